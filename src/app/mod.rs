@@ -1,0 +1,2 @@
+//! Layer 6: command line, progress, logs.
+#![forbid(unsafe_code)]

@@ -1,0 +1,20 @@
+//! Layer 0: values every other layer speaks in. Pure, no I/O, no clock.
+#![forbid(unsafe_code)]
+
+mod bitfield;
+mod geometry;
+mod ids;
+mod rate;
+mod rng;
+mod slots;
+mod time;
+
+pub use bitfield::{Bitfield, BitfieldError};
+pub use geometry::{
+    BLOCK_BYTES, BlockRef, Geometry, GeometryError, PIECE_LENGTH_BYTES_MAX, PieceIndex,
+};
+pub use ids::{InfoHash, PeerId};
+pub use rate::{RateMeter, TokenBucket};
+pub use rng::Rng;
+pub use slots::{Key, Slots};
+pub use time::Now;

@@ -1,0 +1,2 @@
+//! Layer 5: where the core meets I/O.
+#![forbid(unsafe_code)]

@@ -1,0 +1,19 @@
+//! Layer 2: every decision of the protocol, as plain calls on plain values. No payload bytes, no clock, no sockets.
+//!
+//! The runtime calls `Torrent::on_*`/`next_*` with a [`Cx`]; what the core wants done lies in `cx.fx` afterwards.
+#![forbid(unsafe_code)]
+
+pub mod announce;
+pub mod bandwidth;
+pub mod candidates;
+pub mod choker;
+pub mod effects;
+pub mod peer;
+pub mod picker;
+pub mod pieces;
+pub mod pipeline;
+pub mod torrent;
+pub mod uploads;
+
+pub use effects::{CloseReason, Credits, Cx, Effect, PeerKey, UploadRun};
+pub use torrent::{Torrent, TorrentConfig};

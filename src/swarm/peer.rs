@@ -1,0 +1,3 @@
+//! Stub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerFault {}

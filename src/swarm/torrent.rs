@@ -1,0 +1,3 @@
+//! Stub.
+pub struct Torrent;
+pub struct TorrentConfig;

@@ -1,0 +1,15 @@
+//! Layer 4: file descriptors, bytes and the ring. Knows no BEP. The only module with `unsafe`.
+
+pub mod buffers;
+pub mod files;
+pub mod hasher;
+pub mod limits;
+pub mod listener;
+pub mod op;
+pub mod probe;
+pub mod resolve;
+pub mod ring;
+pub mod signals;
+pub mod socket;
+pub mod stream;
+pub mod udp;

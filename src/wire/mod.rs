@@ -1,0 +1,14 @@
+//! Layer 1: bytes to values and back. Pure: no sockets, no clock, no allocation by a stranger's number.
+#![forbid(unsafe_code)]
+
+pub mod bencode;
+pub mod decoder;
+pub mod extended;
+pub mod handshake;
+pub mod magnet;
+pub mod message;
+pub mod metainfo;
+pub mod tracker_http;
+pub mod tracker_udp;
+pub mod ut_metadata;
+pub mod ut_pex;
