@@ -1,2 +1,9 @@
-//! Layer 5: where the core meets I/O.
+//! Layer 5: where the core meets I/O. One session is one ring thread with any number of torrents.
 #![forbid(unsafe_code)]
+
+pub mod config;
+
+pub use config::{
+    BindTo, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine, SessionConfig,
+    SessionEvent, Stopper, TorrentConfig, TorrentProgress, TorrentState, WriteEngine,
+};

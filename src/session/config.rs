@@ -1,0 +1,259 @@
+//! What the layer above asks of a session and what it is told back. Layer 5. Plain values, no I/O.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::{Bitfield, InfoHash};
+use crate::swarm::choker::{SeedChoker, UploadSlots};
+use crate::wire::metainfo::Metainfo;
+
+/// Which port to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortChoice {
+    /// The default port, or one of the next nine when it is taken.
+    Default,
+    /// Exactly this one; 0 is any free port.
+    Exactly(u16),
+}
+
+/// What everything goes out through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindTo {
+    /// A local address; only its family is used.
+    Addr(IpAddr),
+    /// A network interface by name (SO_BINDTODEVICE).
+    Interface(String),
+}
+
+/// How blocks are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SendEngine {
+    #[default]
+    Auto,
+    Mapped,
+    Copy,
+}
+
+/// How verified pieces are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteEngine {
+    #[default]
+    Auto,
+    Direct,
+    Buffered,
+}
+
+/// What happens to existing data at the start (`--check`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CheckMode {
+    /// Trust a matching resume record, hash what it does not cover.
+    #[default]
+    Auto,
+    /// Hash everything.
+    Full,
+    /// Trust the files as they are.
+    None,
+}
+
+/// How files get their size (`--preallocate`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preallocate {
+    None,
+    #[default]
+    Sparse,
+    Full,
+}
+
+/// Settings of a whole session.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// Folder of the resume records.
+    pub state_dir: PathBuf,
+    pub port: PortChoice,
+    pub bind: Option<BindTo>,
+    /// False leaves out every IPv6 socket, peer and tracker (`--no-ipv6`).
+    pub ipv6: bool,
+    pub limit_up_bytes_per_s: Option<u64>,
+    pub limit_down_bytes_per_s: Option<u64>,
+    /// Connections of the whole session, half-open ones included.
+    pub peers_max: u32,
+    pub upload_slots: UploadSlots,
+    pub seed_choker: SeedChoker,
+    /// Registered buffer memory; `None` is 32 MiB or what RLIMIT_MEMLOCK leaves.
+    pub buffers_bytes: Option<u64>,
+    pub send_engine: SendEngine,
+    pub write_engine: WriteEngine,
+    /// Ends with an error when trouble that may pass lasts this long.
+    pub give_up: Option<Duration>,
+    /// `http_proxy` of the environment, used for HTTP trackers.
+    pub http_proxy: Option<String>,
+    /// Hosts that `http_proxy` is not used for (`no_proxy`).
+    pub no_proxy: Vec<String>,
+    /// Shortest announce interval accepted from a tracker; 60 s outside of tests and private swarms.
+    pub announce_interval_min: Duration,
+}
+
+/// Settings of one torrent.
+#[derive(Clone, Debug)]
+pub struct TorrentConfig {
+    pub metainfo: Arc<Metainfo>,
+    /// Folder the torrent's root goes into or lies in. For seeding it may be the content folder or file itself.
+    pub folder: PathBuf,
+    /// False for `gyre seed`: what is good is served, nothing is fetched.
+    pub fetches: bool,
+    pub check: CheckMode,
+    pub preallocate: Preallocate,
+    pub is_sequential: bool,
+    /// Indices into `metainfo.info.files`; `None` is all.
+    pub selected_files: Option<Vec<usize>>,
+    /// Addresses to dial whatever the trackers say (`--peer`).
+    pub peers: Vec<SocketAddr>,
+    /// False leaves the trackers alone (`--no-trackers`).
+    pub trackers: bool,
+    pub seed_after: SeedAfter,
+}
+
+/// When a torrent that has everything ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SeedAfter {
+    /// Seed on at all; without limits until stopped. True for `gyre seed`.
+    pub seeds: bool,
+    /// Uploaded ÷ max(downloaded, selected size) over the torrent's life.
+    pub ratio: Option<f64>,
+    /// Time spent seeding in this run.
+    pub time: Option<Duration>,
+}
+
+/// What a torrent is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TorrentState {
+    Checking,
+    Metadata,
+    Downloading,
+    /// Wants data, and no peer gives any.
+    Stalled,
+    Seeding,
+    Paused,
+    Error,
+}
+
+impl TorrentState {
+    /// The word used in `--json`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TorrentState::Checking => "checking",
+            TorrentState::Metadata => "metadata",
+            TorrentState::Downloading => "downloading",
+            TorrentState::Stalled => "stalled",
+            TorrentState::Seeding => "seeding",
+            TorrentState::Paused => "paused",
+            TorrentState::Error => "error",
+        }
+    }
+}
+
+/// One torrent's figures, sent about once a second and once more at the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TorrentProgress {
+    pub info_hash: InfoHash,
+    /// As in the torrent: escape it before it reaches a terminal.
+    pub name: String,
+    pub state: TorrentState,
+    /// Bytes of verified pieces among those wanted (while checking: bytes found good so far).
+    pub have_bytes: u64,
+    /// Bytes wanted.
+    pub total_bytes: u64,
+    /// While checking: bytes hashed so far.
+    pub checked_bytes: u64,
+    pub downloaded_bytes: u64,
+    pub uploaded_bytes: u64,
+    pub wasted_bytes: u64,
+    pub total_downloaded_bytes: u64,
+    pub total_uploaded_bytes: u64,
+    pub down_bytes_per_s: u64,
+    pub up_bytes_per_s: u64,
+    pub peers: u32,
+    pub peers_known: u32,
+    pub pieces_have: u32,
+    pub pieces: u32,
+    /// Pieces hashed from disk by this run's check.
+    pub pieces_checked: u32,
+}
+
+/// What a session tells the layer above, in order.
+#[derive(Clone, Debug)]
+pub enum SessionEvent {
+    /// One listening socket is open (one event a socket).
+    Listening {
+        addr: SocketAddr,
+    },
+    /// A torrent was loaded.
+    Metadata {
+        info_hash: InfoHash,
+        name: String,
+        total_bytes: u64,
+        pieces: u32,
+        files: usize,
+    },
+    Progress(TorrentProgress),
+    /// All wanted pieces are verified and written.
+    Complete {
+        info_hash: InfoHash,
+        seconds: f64,
+    },
+    /// An address sent corrupt data and is refused from now on.
+    Banned {
+        info_hash: InfoHash,
+        ip: IpAddr,
+    },
+    /// Something the user should know that does not stop the torrent.
+    Warning {
+        info_hash: Option<InfoHash>,
+        message: String,
+        hint: String,
+    },
+    /// Trouble; with `is_final` the torrent stops, else it is tried again.
+    Error {
+        info_hash: Option<InfoHash>,
+        message: String,
+        hint: String,
+        is_final: bool,
+    },
+    /// The torrent has ended: done as asked, stopped, or failed (an `Error` came before).
+    Ended {
+        info_hash: InfoHash,
+        outcome: Outcome,
+        have: Bitfield,
+    },
+}
+
+/// How a torrent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything asked for was done.
+    Done,
+    /// Stopped by the user.
+    Stopped,
+    /// Nothing is good, or not all is verified (exit code 3).
+    Incomplete,
+    /// Failed (exit code 1).
+    Failed,
+}
+
+/// Tells a running session to stop, from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct Stopper(Arc<tokio::sync::Notify>);
+
+impl Stopper {
+    /// Asks for a clean stop: state saved, `stopped` announced, connections closed.
+    pub fn stop(&self) {
+        self.0.notify_one();
+    }
+
+    /// Completes when a stop was asked for.
+    pub async fn stopped(&self) {
+        self.0.notified().await;
+    }
+}
