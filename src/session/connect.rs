@@ -1,0 +1,261 @@
+//! Making and taking connections up to the end of the handshake (BEP 3). Layer 5.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::driver::Driver;
+use super::peer;
+use super::shared::Shared;
+use crate::base::InfoHash;
+use crate::swarm::torrent::Connected;
+use crate::uring::listener::Listener;
+use crate::uring::stream::Stream;
+use crate::wire::handshake::{HANDSHAKE_BYTES, Handshake, Prefix, Reserved};
+
+/// A dial that takes longer is given up: live peers answer within a round trip or two.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The whole handshake, not each read of it (HOSTILE.md H1).
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Inbound connections in handshake at once; further ones wait in the listen backlog (HOSTILE.md H4).
+const INBOUND_PENDING_MAX: u32 = 512;
+/// Of those, from one address: one stranger cannot take all places.
+const INBOUND_PENDING_PER_IP_MAX: usize = 64;
+/// After accept fails for want of descriptors (HOSTILE.md L5).
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
+/// Peers with a pending operation are dead after this much unacknowledged time.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Dials, shakes hands and runs the connection. The core learns of every end.
+pub async fn dial(driver: Rc<Driver>, addr: SocketAddr) {
+    let shared = driver.shared().clone();
+    if shared.is_banned(addr.ip()) {
+        driver.call(|core, cx| core.on_dial_failed(addr, cx));
+        return;
+    }
+    let half_open = HalfOpen::new(&shared);
+    let outcome = shake_outbound(&driver, addr).await;
+    drop(half_open);
+    match outcome {
+        Ok((stream, conn, early)) => {
+            // Its own task: a connection is not disk work that a shutdown waits for as such.
+            tokio_uring::spawn(peer::run(driver, stream, conn, early));
+        }
+        Err(error) => {
+            debug!(%addr, %error, "dial failed");
+            driver.call(|core, cx| core.on_dial_failed(addr, cx));
+        }
+    }
+}
+
+struct HalfOpen(Rc<Shared>);
+
+impl HalfOpen {
+    fn new(shared: &Rc<Shared>) -> Self {
+        shared.half_open.set(shared.half_open.get() + 1);
+        HalfOpen(shared.clone())
+    }
+}
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        self.0.half_open.set(self.0.half_open.get().saturating_sub(1));
+    }
+}
+
+async fn shake_outbound(driver: &Driver, addr: SocketAddr) -> io::Result<(Stream, Connected, Vec<u8>)> {
+    let shared = driver.shared();
+    let stream = Stream::connect(addr, &shared.socket_options, CONNECT_TIMEOUT).await?;
+    tune(&stream);
+    let info_hash = driver.info_hash();
+    let ours = our_handshake(shared, info_hash);
+    let shaken = within(HANDSHAKE_TIMEOUT, &stream, async {
+        let (sent, _) = stream.send_all(ours).await;
+        sent?;
+        let mut wire = HandshakeReader::default();
+        let handshake = wire.finish(&stream, shared).await?;
+        if handshake.info_hash != info_hash {
+            return Err(io::Error::other("the peer answered for another torrent"));
+        }
+        Ok((handshake, wire.early()))
+    });
+    let (handshake, early) = shaken.await?;
+    let conn = Connected { addr, is_inbound: false, peer_id: handshake.peer_id, reserved: handshake.reserved.0 };
+    Ok((stream, conn, early))
+}
+
+/// Takes connections from one socket as long as the session runs.
+pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
+    let pending: Rc<Pending> = Rc::default();
+    loop {
+        let (stream, addr) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) if is_closed(&error) => return,
+            Err(error) => {
+                warn!(%error, "cannot take connections for the moment");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        let from_here = pending.by_ip.borrow().get(&addr.ip()).copied().unwrap_or(0);
+        if shared.is_banned(addr.ip())
+            || pending.count.get() >= INBOUND_PENDING_MAX
+            || from_here >= INBOUND_PENDING_PER_IP_MAX
+        {
+            stream.shutdown();
+            continue;
+        }
+        let guard = PendingGuard::new(&pending, addr.ip());
+        let shared = shared.clone();
+        tokio_uring::spawn(async move {
+            match shake_inbound(&shared, &stream, addr).await {
+                Ok((driver, conn, early)) => {
+                    drop(guard);
+                    peer::run(driver, stream, conn, early).await;
+                }
+                Err(error) => {
+                    debug!(%addr, %error, "inbound handshake failed");
+                    stream.shutdown();
+                }
+            }
+        });
+    }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EBADF | libc::ECANCELED))
+}
+
+#[derive(Default)]
+struct Pending {
+    count: Cell<u32>,
+    by_ip: std::cell::RefCell<std::collections::BTreeMap<IpAddr, usize>>,
+}
+
+struct PendingGuard {
+    pending: Rc<Pending>,
+    ip: IpAddr,
+}
+
+impl PendingGuard {
+    fn new(pending: &Rc<Pending>, ip: IpAddr) -> Self {
+        pending.count.set(pending.count.get() + 1);
+        *pending.by_ip.borrow_mut().entry(ip).or_default() += 1;
+        PendingGuard { pending: pending.clone(), ip }
+    }
+}
+
+impl Drop for PendingGuard {
+    fn drop(&mut self) {
+        self.pending.count.set(self.pending.count.get().saturating_sub(1));
+        let mut by_ip = self.pending.by_ip.borrow_mut();
+        if let Some(count) = by_ip.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                by_ip.remove(&self.ip);
+            }
+        }
+    }
+}
+
+async fn shake_inbound(
+    shared: &Rc<Shared>,
+    stream: &Stream,
+    addr: SocketAddr,
+) -> io::Result<(Rc<Driver>, Connected, Vec<u8>)> {
+    tune(stream);
+    within(HANDSHAKE_TIMEOUT, stream, async {
+        let mut wire = HandshakeReader::default();
+        // Some dialers wait for our half before they send their peer id: answer as soon as the torrent is known.
+        let info_hash = wire.info_hash(stream, shared).await?;
+        let driver = shared.torrent(&info_hash).ok_or_else(|| io::Error::other("a torrent that is not here"))?;
+        let (sent, _) = stream.send_all(our_handshake(shared, info_hash)).await;
+        sent?;
+        let handshake = wire.finish(stream, shared).await?;
+        let conn = Connected { addr, is_inbound: true, peer_id: handshake.peer_id, reserved: handshake.reserved.0 };
+        Ok((driver, conn, wire.early()))
+    })
+    .await
+}
+
+fn our_handshake(shared: &Shared, info_hash: InfoHash) -> Vec<u8> {
+    Handshake { reserved: Reserved::OURS, info_hash, peer_id: shared.our_id }.encode().to_vec()
+}
+
+fn tune(stream: &Stream) {
+    // Both only improve latency and detection of dead peers: the connection works without.
+    let _ = stream.set_nodelay(true);
+    let _ = stream.set_user_timeout(USER_TIMEOUT);
+}
+
+/// Runs `work` with a total deadline: then the stream is shut down, which ends the pending operation, and `work` is
+/// awaited to its end; it is never dropped with an operation in flight.
+pub async fn within<T>(limit: Duration, stream: &Stream, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        result = &mut work => result,
+        () = tokio::time::sleep(limit) => {
+            stream.shutdown();
+            let _ = work.await;
+            Err(io::Error::new(io::ErrorKind::TimedOut, "no handshake in time"))
+        }
+    }
+}
+
+/// Gathers the 68 bytes of a handshake; what comes behind them is kept.
+#[derive(Default)]
+struct HandshakeReader {
+    bytes: Vec<u8>,
+}
+
+impl HandshakeReader {
+    async fn info_hash(&mut self, stream: &Stream, shared: &Shared) -> io::Result<InfoHash> {
+        loop {
+            match Handshake::parse_prefix(&self.bytes) {
+                Prefix::NeedMore => self.read(stream, shared).await?,
+                Prefix::Wrong => return Err(io::Error::other("no BitTorrent handshake")),
+                Prefix::InfoHash(info_hash) => return Ok(info_hash),
+                Prefix::Complete(handshake) => return Ok(handshake.info_hash),
+            }
+        }
+    }
+
+    async fn finish(&mut self, stream: &Stream, shared: &Shared) -> io::Result<Handshake> {
+        loop {
+            match Handshake::parse_prefix(&self.bytes) {
+                Prefix::Complete(handshake) => return Ok(handshake),
+                Prefix::Wrong => return Err(io::Error::other("no BitTorrent handshake")),
+                Prefix::NeedMore | Prefix::InfoHash(_) => self.read(stream, shared).await?,
+            }
+        }
+    }
+
+    fn early(&self) -> Vec<u8> {
+        self.bytes.get(HANDSHAKE_BYTES..).unwrap_or_default().to_vec()
+    }
+
+    async fn read(&mut self, stream: &Stream, shared: &Shared) -> io::Result<()> {
+        // Waiting costs no buffer: silent connections must stay cheap.
+        stream.readable().await?;
+        let segment = shared.pool.alloc_or_heap(HANDSHAKE_RECV_BYTES);
+        let (result, segment) = stream.recv_now(segment, 0..HANDSHAKE_RECV_BYTES).await;
+        match result {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(received) => {
+                self.bytes.extend_from_slice(segment.as_slice().get(..received).unwrap_or_default());
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Enough for a handshake and the first messages behind it.
+const HANDSHAKE_RECV_BYTES: usize = 16 * 1024;

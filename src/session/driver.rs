@@ -1,0 +1,329 @@
+//! One running torrent: its core, its files and its connections, and the execution of what the core asks. Layer 5.
+//!
+//! Traffic has one rule: the runtime calls the core plainly through [`Driver::call`], and what the core wants done lies
+//! in the effects when that call returns. No effect calls the core before it returns to the caller.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+use tracing::{Instrument, Span, debug, info};
+
+use super::config::{SessionEvent, TorrentConfig, TorrentState};
+use super::connect;
+use super::disk::{DiskError, DiskTorrent};
+use super::peer::PeerHandle;
+use super::shared::Shared;
+use super::trouble::Trouble;
+use crate::base::{InfoHash, Now, PieceIndex};
+use crate::swarm::{self, CloseReason, Cx, Effect, PeerKey, UploadRun};
+use crate::wire::decoder::Limits;
+use crate::wire::metainfo::Metainfo;
+
+/// A torrent on the ring thread.
+pub struct Driver {
+    shared: Rc<Shared>,
+    metainfo: std::sync::Arc<Metainfo>,
+    core: RefCell<swarm::Torrent>,
+    disk: Rc<DiskTorrent>,
+    /// By slot number of the key, with the key itself to know a stale one.
+    peers: RefCell<Vec<Option<(PeerKey, Rc<PeerHandle>)>>>,
+    timer_at: Cell<Option<Now>>,
+    timer_wake: Notify,
+    effects: RefCell<Vec<Effect>>,
+    /// Disk work and dials under way.
+    tasks: Cell<usize>,
+    idle: Notify,
+    /// Pieces verified and written that no record claims yet.
+    unrecorded_bytes: Cell<u64>,
+    pub(super) changed: Notify,
+    pub(super) announce: super::announce::AnnounceHandle,
+    pub(super) trouble: Trouble,
+    pub(super) state: Cell<TorrentState>,
+    span: Span,
+}
+
+impl Driver {
+    /// Ties a core to its files.
+    pub fn new(
+        shared: Rc<Shared>,
+        config: &TorrentConfig,
+        core: swarm::Torrent,
+        disk: Rc<DiskTorrent>,
+        span: Span,
+    ) -> Rc<Self> {
+        Rc::new(Driver {
+            shared,
+            metainfo: config.metainfo.clone(),
+            core: RefCell::new(core),
+            disk,
+            peers: RefCell::default(),
+            timer_at: Cell::new(None),
+            timer_wake: Notify::new(),
+            effects: RefCell::default(),
+            tasks: Cell::new(0),
+            idle: Notify::new(),
+            unrecorded_bytes: Cell::new(0),
+            changed: Notify::new(),
+            announce: super::announce::AnnounceHandle::default(),
+            trouble: Trouble::default(),
+            state: Cell::new(TorrentState::Stalled),
+            span,
+        })
+    }
+
+    /// The session it belongs to.
+    pub fn shared(&self) -> &Rc<Shared> {
+        &self.shared
+    }
+
+    /// Its files.
+    pub fn disk(&self) -> &Rc<DiskTorrent> {
+        &self.disk
+    }
+
+    /// Its description.
+    pub fn metainfo(&self) -> &Metainfo {
+        &self.metainfo
+    }
+
+    /// Its info_hash.
+    pub fn info_hash(&self) -> InfoHash {
+        self.metainfo.info_hash
+    }
+
+    /// The sizes that messages of this torrent may have.
+    pub fn decoder_limits(&self) -> Limits {
+        Limits::for_pieces(self.metainfo.info.geometry.piece_count())
+    }
+
+    /// Reads the core.
+    pub fn read<R>(&self, read: impl FnOnce(&swarm::Torrent) -> R) -> R {
+        read(&self.core.borrow())
+    }
+
+    /// True while the core waits for assembly memory.
+    pub fn is_starved(&self) -> bool {
+        self.core.borrow().is_starved()
+    }
+
+    /// Calls the core, then executes what it asks for.
+    pub fn call<R>(self: &Rc<Self>, call: impl FnOnce(&mut swarm::Torrent, &mut Cx<'_>) -> R) -> R {
+        let mut effects = self.effects.take();
+        let (result, deadline) = {
+            let mut core = self.core.borrow_mut();
+            let result = self.shared.lend(&mut effects, |cx| call(&mut core, cx));
+            (result, core.next_deadline())
+        };
+        for effect in effects.drain(..) {
+            self.execute(effect);
+        }
+        *self.effects.borrow_mut() = effects;
+        if deadline.is_some_and(|at| self.timer_at.get().is_none_or(|set| at < set)) {
+            self.timer_at.set(deadline);
+            self.timer_wake.notify_one();
+        }
+        result
+    }
+
+    /// Drives the core's deadlines. Runs until the torrent ends.
+    pub async fn timer_loop(self: Rc<Self>) {
+        loop {
+            let deadline = self.core.borrow().next_deadline();
+            self.timer_at.set(deadline);
+            match deadline {
+                Some(at) if at > self.shared.now() => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(self.shared.clock.instant(at)) => {}
+                        () = self.timer_wake.notified() => continue,
+                    }
+                }
+                Some(_) => tokio::task::yield_now().await,
+                None => {
+                    self.timer_wake.notified().await;
+                    continue;
+                }
+            }
+            self.call(|core, cx| core.on_timer(cx));
+        }
+    }
+
+    /// Makes a connection reachable for effects.
+    pub fn add_peer(&self, key: PeerKey, handle: Rc<PeerHandle>) {
+        let mut peers = self.peers.borrow_mut();
+        let slot = key.0.index();
+        if peers.len() <= slot {
+            peers.resize_with(slot + 1, || None);
+        }
+        peers[slot] = Some((key, handle));
+    }
+
+    /// Forgets a connection.
+    pub fn remove_peer(&self, key: PeerKey) {
+        if let Some(slot) = self.peers.borrow_mut().get_mut(key.0.index()) {
+            if slot.as_ref().is_some_and(|(present, _)| *present == key) {
+                *slot = None;
+            }
+        }
+        self.idle.notify_waiters();
+    }
+
+    /// Number of connections whose tasks still run.
+    pub fn peer_count(&self) -> usize {
+        self.peers.borrow().iter().flatten().count()
+    }
+
+    /// Ends every connection from that address.
+    pub fn close_ip(&self, ip: std::net::IpAddr) {
+        let handles: Vec<_> = self.peers.borrow().iter().flatten().map(|(_, handle)| handle.clone()).collect();
+        for handle in handles {
+            if handle.stream.peer_addr().is_ok_and(|addr| addr.ip() == ip) {
+                handle.close(CloseReason::Banned);
+            }
+        }
+    }
+
+    /// Completes when no connection and no disk work is left.
+    pub async fn drained(&self) {
+        while self.tasks.get() > 0 || self.peer_count() > 0 {
+            let idle = self.idle.notified();
+            if self.tasks.get() > 0 || self.peer_count() > 0 {
+                idle.await;
+            }
+        }
+    }
+
+    /// Bytes verified and written since the last record.
+    pub fn unrecorded_bytes(&self) -> u64 {
+        self.unrecorded_bytes.get()
+    }
+
+    /// The present bits are about to be recorded.
+    pub fn reset_unrecorded(&self) {
+        self.unrecorded_bytes.set(0);
+    }
+
+    /// An upload could not be read: the pieces may be gone.
+    pub fn on_read_failed(self: &Rc<Self>, run: &UploadRun, error: DiskError) {
+        debug!(%error, "read failed");
+        let pieces = run.blocks.first().map(|block| block.piece()).into_iter().collect();
+        self.on_data_suspect(pieces, &error);
+    }
+
+    /// Runs `work` as a task that keeps the torrent from counting as drained.
+    pub fn spawn(self: &Rc<Self>, work: impl Future<Output = ()> + 'static) {
+        self.tasks.set(self.tasks.get() + 1);
+        let driver = self.clone();
+        let guarded = async move {
+            let _guard = TaskGuard(driver);
+            work.await;
+        };
+        tokio_uring::spawn(guarded.instrument(self.span.clone()));
+    }
+
+    fn execute(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::WakeWriter(peer) => self.with_peer(peer, |handle| handle.wake.notify_one()),
+            Effect::Close { peer, reason } => self.with_peer(peer, |handle| handle.close(reason)),
+            Effect::Dial { addr } => self.dial(addr),
+            Effect::Hash { piece } => self.hash(piece),
+            Effect::Write { piece } => self.write(piece),
+            Effect::FlushSegment { piece, segment } => self.flush_segment(piece, segment),
+            Effect::Discard { piece } => self.disk.discard(piece),
+            Effect::DigestBlocks { piece } => self.digest(piece),
+            Effect::Ban { ip } => self.ban(ip),
+            Effect::Have { piece } => self.on_have(piece),
+            Effect::Complete => self.changed.notify_one(),
+            Effect::WantPeers => self.announce.want_peers(),
+        }
+    }
+
+    fn with_peer(&self, key: PeerKey, act: impl FnOnce(&PeerHandle)) {
+        if let Some(Some((present, handle))) = self.peers.borrow().get(key.0.index()) {
+            if *present == key {
+                act(handle);
+            }
+        }
+    }
+
+    fn dial(self: &Rc<Self>, addr: SocketAddr) {
+        self.spawn(connect::dial(self.clone(), addr));
+    }
+
+    fn hash(self: &Rc<Self>, piece: PieceIndex) {
+        let driver = self.clone();
+        self.spawn(async move {
+            match driver.disk.hash_piece(piece).await {
+                Ok(is_good) => driver.call(|core, cx| core.on_piece_hashed(piece, is_good, cx)),
+                Err(error) => driver.on_write_failed(piece, error),
+            }
+        });
+    }
+
+    fn write(self: &Rc<Self>, piece: PieceIndex) {
+        let driver = self.clone();
+        self.spawn(async move {
+            match driver.disk.write_piece(piece).await {
+                Ok(()) => {
+                    driver.trouble.write_succeeded();
+                    driver.call(|core, cx| core.on_piece_written(piece, cx));
+                }
+                Err(error) => driver.on_write_failed(piece, error),
+            }
+        });
+    }
+
+    fn flush_segment(self: &Rc<Self>, piece: PieceIndex, segment: u32) {
+        let driver = self.clone();
+        self.spawn(async move {
+            match driver.disk.flush_segment(piece, segment).await {
+                Ok(()) => driver.call(|core, cx| core.on_segment_flushed(piece, segment, cx)),
+                Err(error) => driver.on_write_failed(piece, error),
+            }
+        });
+    }
+
+    fn digest(self: &Rc<Self>, piece: PieceIndex) {
+        let driver = self.clone();
+        self.spawn(async move {
+            let digests = driver.disk.digest_blocks(piece).await.ok();
+            driver.call(|core, cx| core.on_block_digests(piece, digests, cx));
+        });
+    }
+
+    fn on_write_failed(self: &Rc<Self>, piece: PieceIndex, error: DiskError) {
+        self.disk.discard(piece);
+        self.call(|core, cx| core.on_piece_write_failed(piece, cx));
+        self.on_disk_trouble(error);
+    }
+
+    fn ban(self: &Rc<Self>, ip: std::net::IpAddr) {
+        info!(%ip, "banned: it sent corrupt data");
+        self.shared.banned.borrow_mut().insert(ip);
+        self.shared.emit(SessionEvent::Banned { info_hash: self.info_hash(), ip });
+        let drivers: Vec<Rc<Driver>> = self.shared.torrents.borrow().values().cloned().collect();
+        for driver in drivers {
+            driver.close_ip(ip);
+        }
+    }
+
+    fn on_have(&self, piece: PieceIndex) {
+        let bytes = u64::from(self.metainfo.info.geometry.piece_bytes(piece));
+        self.unrecorded_bytes.set(self.unrecorded_bytes.get() + bytes);
+        self.trouble.made_progress(self.shared.now());
+        if self.unrecorded_bytes.get() >= super::checkpoint::BYTES_MAX {
+            self.changed.notify_one();
+        }
+    }
+}
+
+struct TaskGuard(Rc<Driver>);
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        let driver = &self.0;
+        driver.tasks.set(driver.tasks.get().saturating_sub(1));
+        driver.idle.notify_waiters();
+    }
+}

@@ -1,0 +1,152 @@
+//! What all torrents of a session share: clock, buffers, credits, limits, and the way to tell the user. Layer 5.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::clock::Clock;
+use super::config::{SessionConfig, SessionEvent};
+use super::driver::Driver;
+use super::pace::Pacer;
+use crate::base::{InfoHash, Now, PeerId, Rng};
+use crate::swarm::{Credits, Cx, Effect};
+use crate::uring::buffers::Pool;
+use crate::uring::hasher::Hasher;
+use crate::uring::resolve::Resolver;
+use crate::uring::stream::SocketOptions;
+
+/// Dials that may be half open at once: beyond it a dead swarm would fill the connection limit (HOSTILE.md H4).
+pub const HALF_OPEN_MAX: u32 = 100;
+/// Dials a second: home routers lose track of more.
+pub const DIALS_PER_S: u32 = 50;
+
+/// One per session, on the ring thread.
+pub struct Shared {
+    pub config: SessionConfig,
+    pub clock: Clock,
+    pub pool: Pool,
+    pub hasher: Rc<Hasher>,
+    pub resolver: Rc<Resolver>,
+    pub our_id: PeerId,
+    pub credits: RefCell<Credits>,
+    pub torrents: RefCell<BTreeMap<InfoHash, Rc<Driver>>>,
+    pub up: Pacer,
+    pub down: Pacer,
+    /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
+    pub banned: RefCell<BTreeSet<IpAddr>>,
+    pub half_open: Cell<u32>,
+    /// Woken when credits came back, so that starved torrents are asked again.
+    pub credits_back: Notify,
+    pub socket_options: SocketOptions,
+    pub port: Cell<u16>,
+    rng: RefCell<Rng>,
+    events: RefCell<Box<dyn FnMut(SessionEvent)>>,
+}
+
+/// The parts of [`Shared`] that are opened before it.
+pub struct Opened {
+    pub pool: Pool,
+    pub hasher: Rc<Hasher>,
+    pub resolver: Rc<Resolver>,
+    pub socket_options: SocketOptions,
+    pub seed: u64,
+}
+
+impl Shared {
+    /// Ties the opened parts together; `assembly_bytes` is the part of the pool that piece assembly may take.
+    pub fn new(
+        config: SessionConfig,
+        opened: Opened,
+        assembly_bytes: u64,
+        events: Box<dyn FnMut(SessionEvent)>,
+    ) -> Rc<Self> {
+        let mut rng = Rng::new(opened.seed);
+        let connections = config.peers_max;
+        Rc::new(Shared {
+            our_id: PeerId::generate(&mut rng),
+            up: Pacer::new(config.limit_up_bytes_per_s),
+            down: Pacer::new(config.limit_down_bytes_per_s),
+            config,
+            clock: Clock::start(),
+            pool: opened.pool,
+            hasher: opened.hasher,
+            resolver: opened.resolver,
+            socket_options: opened.socket_options,
+            credits: RefCell::new(Credits { assembly_bytes, connections, dials: DIALS_PER_S / 10 }),
+            torrents: RefCell::default(),
+            banned: RefCell::default(),
+            half_open: Cell::new(0),
+            credits_back: Notify::new(),
+            port: Cell::new(0),
+            rng: RefCell::new(rng),
+            events: RefCell::new(events),
+        })
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// 64 random bits of the session's generator.
+    pub fn random(&self) -> u64 {
+        self.rng.borrow_mut().next_u64()
+    }
+
+    /// Tells the layer above.
+    pub fn emit(&self, event: SessionEvent) {
+        (self.events.borrow_mut())(event);
+    }
+
+    /// The torrent of that info_hash, if it is running.
+    pub fn torrent(&self, info_hash: &InfoHash) -> Option<Rc<Driver>> {
+        self.torrents.borrow().get(info_hash).cloned()
+    }
+
+    /// True when the address sent corrupt data before.
+    pub fn is_banned(&self, ip: IpAddr) -> bool {
+        self.banned.borrow().contains(&ip)
+    }
+
+    /// Lends the clock and the credits to one call of a core; what it wants done is left in `fx`.
+    pub fn lend<R>(&self, fx: &mut Vec<Effect>, call: impl FnOnce(&mut Cx<'_>) -> R) -> R {
+        let mut credits = self.credits.borrow_mut();
+        let assembly_before = credits.assembly_bytes;
+        let connections_before = credits.connections;
+        let result = call(&mut Cx { now: self.clock.now(), credits: &mut credits, fx });
+        let came_back =
+            credits.assembly_bytes > assembly_before || (connections_before == 0 && credits.connections > 0);
+        if came_back {
+            self.credits_back.notify_one();
+        }
+        result
+    }
+
+    /// Hands credits that came back to the torrents that wait for them, and dial credits as time passes. Runs as long
+    /// as the session.
+    pub async fn credit_loop(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let is_tick = tokio::select! {
+                _ = tick.tick() => true,
+                () = self.credits_back.notified() => false,
+            };
+            let had_no_dials = self.credits.borrow().dials == 0;
+            if is_tick {
+                let free = HALF_OPEN_MAX.saturating_sub(self.half_open.get());
+                self.credits.borrow_mut().dials = free.min(DIALS_PER_S / 10);
+            }
+            let drivers: Vec<Rc<Driver>> = self.torrents.borrow().values().cloned().collect();
+            for driver in drivers {
+                if driver.is_starved() || (is_tick && had_no_dials) {
+                    driver.call(|core, cx| core.on_credits(cx));
+                }
+            }
+        }
+    }
+}
