@@ -187,3 +187,116 @@ impl Bandwidth {
         u128::from(burst_bytes.saturating_add(self.missing_bytes)) * MICRO
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients that always want their next `bytes`, woken late by up to `late_ms`; returns what each got.
+    fn run(rate: u64, clients: &[u64], secs: u64, late_ms: u64) -> Vec<u64> {
+        let mut rng = crate::base::Rng::new(rate);
+        let mut limiter = Bandwidth::new(Some(rate));
+        let mut got = vec![0; clients.len()];
+        let mut now = Now::from_secs(100);
+        let end = now + Duration::from_secs(secs);
+        let ask = |limiter: &mut Bandwidth, got: &mut Vec<u64>, at: usize, now| {
+            while limiter.request(at as u64, clients[at], now) == Grant::Now {
+                got[at] += clients[at];
+            }
+        };
+        for at in 0..clients.len() {
+            ask(&mut limiter, &mut got, at, now);
+        }
+        loop {
+            let due = limiter.next_deadline().expect("somebody waits");
+            now = due.max(now) + Duration::from_micros(rng.below(late_ms * 1_000 + 1));
+            if now > end {
+                return got;
+            }
+            for (client, bytes) in limiter.poll(now) {
+                got[client as usize] += bytes;
+                ask(&mut limiter, &mut got, client as usize, now);
+            }
+        }
+    }
+
+    #[test]
+    fn the_rate_holds_within_three_percent_over_two_seconds() {
+        for rate in [100_000, 1_000_000, 12_345_678, 100_000_000, 1_250_000_000] {
+            for late_ms in [0, 3, 20] {
+                let sum: u64 = run(rate, &[16_384; 5], 2, late_ms).iter().sum();
+                // What is saved up for unfinished requests is not yet sent.
+                let slack = rate * 2 * 3 / 100 + 5 * 16_384;
+                assert!(sum <= rate * 2 + rate * 6 / 100, "{sum} at {rate}");
+                assert!(sum + slack >= rate * 2, "{sum} at {rate}, late {late_ms}");
+            }
+        }
+    }
+
+    #[test]
+    fn clients_of_different_demand_get_the_same() {
+        let got = run(2_000_000, &[16_384, 262_144, 65_536, 16_384], 20, 1);
+        let fair = 10_000_000;
+        for bytes in &got {
+            assert!((fair * 9 / 10..=fair * 11 / 10).contains(bytes), "{got:?}");
+        }
+    }
+
+    #[test]
+    fn a_modest_client_never_waits_behind_greedy_ones() {
+        let mut limiter = Bandwidth::new(Some(1_000_000));
+        let start = Now::from_secs(1);
+        assert_eq!(limiter.request(1, 1 << 30, start), Grant::Wait);
+        assert_eq!(limiter.request(2, 10_000, start), Grant::Wait);
+        let granted = limiter.poll(start + Duration::from_millis(50));
+        assert_eq!(granted, [(2, 10_000)]);
+    }
+
+    #[test]
+    fn an_unlimited_limiter_never_waits() {
+        let mut limiter = Bandwidth::new(None);
+        assert_eq!(limiter.request(1, u64::MAX, Now::ZERO), Grant::Now);
+        assert_eq!(limiter.next_deadline(), None);
+    }
+
+    #[test]
+    fn the_rate_can_be_changed_and_lifted() {
+        let mut limiter = Bandwidth::new(Some(0));
+        assert_eq!(limiter.request(1, 1_000, Now::ZERO), Grant::Wait);
+        assert_eq!(limiter.next_deadline(), None, "nothing goes at rate 0");
+        let later = Now::from_secs(10);
+        assert_eq!(limiter.poll(later), []);
+        limiter.set_rate(Some(1_000), later);
+        assert_eq!(limiter.next_deadline(), Some(Now::from_secs(11)));
+        assert_eq!(limiter.poll(Now::from_secs(11)), [(1, 1_000)]);
+        assert_eq!(limiter.request(1, 1 << 40, later), Grant::Wait);
+        limiter.set_rate(None, later);
+        assert!(limiter.next_deadline().unwrap() <= Now::from_secs(11));
+        assert_eq!(limiter.poll(later), [(1, 1 << 40)]);
+    }
+
+    #[test]
+    fn a_client_that_leaves_gives_back_what_it_saved() {
+        let mut limiter = Bandwidth::new(Some(1_000_000));
+        limiter.request(1, 1_000_000, Now::ZERO);
+        limiter.request(2, 100_000, Now::ZERO);
+        assert_eq!(limiter.poll(Now::from_millis(100)), []);
+        limiter.forget(1);
+        let granted = limiter.poll(Now::from_millis(110));
+        assert_eq!(granted, [(2, 100_000)]);
+        assert_eq!(limiter.waiting_count(), 0);
+        limiter.forget(2);
+    }
+
+    #[test]
+    fn idle_time_is_worth_one_burst() {
+        let mut limiter = Bandwidth::new(Some(1_000_000));
+        limiter.request(1, 1, Now::ZERO);
+        limiter.poll(Now::from_secs(1));
+        let later = Now::from_secs(1_000);
+        assert_eq!(limiter.request(1, 50_000, later), Grant::Now);
+        assert_eq!(limiter.request(1, 1, later), Grant::Wait);
+        limiter.refund(50_000);
+        assert_eq!(limiter.poll(later), [(1, 1)]);
+    }
+}

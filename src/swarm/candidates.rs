@@ -511,3 +511,6 @@ fn is_possible(addr: SocketAddr, source: Source) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -336,3 +336,6 @@ fn draw(now: Now, others: &[&ChokeInput], last: Option<PeerKey>, rng: &mut Rng) 
     }
     None
 }
+
+#[cfg(test)]
+mod tests;
