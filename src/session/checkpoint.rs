@@ -1,0 +1,114 @@
+//! Resume records in step with the data: bits are recorded only after the bytes they claim are synced. Layer 5.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::driver::Driver;
+use super::resume_store::ResumeStore;
+use super::shared::Shared;
+use crate::base::Now;
+use crate::storage::resume::{Counters, Record};
+
+/// At most this much verified data is unrecorded (HOSTILE.md L7).
+pub const BYTES_MAX: u64 = 64 << 20;
+/// Or this much time (HOSTILE.md L7).
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Writes one torrent's record.
+pub struct Checkpointer {
+    shared: Rc<Shared>,
+    store: ResumeStore,
+    /// What earlier runs counted.
+    base: Counters,
+    record: RefCell<Record>,
+    saved_at: Cell<Now>,
+    is_saving: Cell<bool>,
+}
+
+impl Checkpointer {
+    /// Goes on from a loaded or fresh record.
+    pub fn new(shared: &Rc<Shared>, store: ResumeStore, record: Record) -> Self {
+        Checkpointer {
+            shared: shared.clone(),
+            store,
+            base: record.counters,
+            record: RefCell::new(record),
+            saved_at: Cell::new(shared.now()),
+            is_saving: Cell::new(false),
+        }
+    }
+
+    /// Payload downloaded and uploaded since the torrent was added, in bytes.
+    pub fn totals(&self, driver: &Driver) -> (u64, u64) {
+        let stats = driver.read(|core| core.stats(self.shared.now()));
+        let down = self.base.downloaded_bytes.saturating_add(stats.downloaded_bytes);
+        let up = self.base.uploaded_bytes.saturating_add(stats.uploaded_bytes);
+        (down, up)
+    }
+
+    /// True when too much, or anything for too long, is unrecorded.
+    pub fn is_due(&self, driver: &Driver) -> bool {
+        let age = self.shared.now().since(self.saved_at.get());
+        !self.is_saving.get() && (driver.unrecorded_bytes() >= BYTES_MAX || age >= INTERVAL)
+    }
+
+    /// Saves in the background.
+    pub fn spawn_save(self: &Rc<Self>, driver: &Rc<Driver>) {
+        if self.is_saving.replace(true) {
+            return;
+        }
+        let (checkpointer, of) = (self.clone(), driver.clone());
+        driver.spawn(async move {
+            checkpointer.save(&of, true).await;
+            checkpointer.is_saving.set(false);
+        });
+    }
+
+    /// Saves for the last time: nothing changes behind this record.
+    pub async fn close(&self, driver: &Rc<Driver>) {
+        self.save(driver, false).await;
+    }
+
+    /// Freeze the bits, sync every touched file and new folder, commit the bits: in this order alone a record never
+    /// claims what a power cut can take.
+    async fn save(&self, driver: &Rc<Driver>, is_open: bool) {
+        self.saved_at.set(self.shared.now());
+        let have = driver.read(|core| core.have().clone());
+        driver.reset_unrecorded();
+        if let Err(failed) = driver.disk().sync().await {
+            driver.on_sync_failed(failed);
+            return;
+        }
+        let stamps = match driver.disk().stamps().await {
+            Ok(stamps) => stamps,
+            Err(error) => return warn!(%error, "the resume record was not written"),
+        };
+        let mut record = self.record.borrow().clone();
+        record.have = have;
+        record.is_open = is_open;
+        record.files = stamps.files;
+        record.parts = stamps.parts;
+        record.counters = self.counters(driver);
+        *self.record.borrow_mut() = record.clone();
+        let store = self.store.clone();
+        let saved = tokio::task::spawn_blocking(move || store.save(&record)).await;
+        match saved {
+            Ok(Ok(())) => debug!(is_open, "resume record written"),
+            Ok(Err(error)) => driver.tell_trouble(
+                format!("the resume record in {} cannot be written: {error}", self.shared.config.state_dir.display()),
+                "make room in the state folder or name another with --state; until then a restart hashes more",
+            ),
+            Err(error) => warn!(%error, "the resume record was not written"),
+        }
+    }
+
+    fn counters(&self, driver: &Driver) -> Counters {
+        let stats = driver.read(|core| core.stats(self.shared.now()));
+        let (downloaded_bytes, uploaded_bytes) = self.totals(driver);
+        let wasted_bytes = self.base.wasted_bytes.saturating_add(stats.wasted_bytes);
+        Counters { downloaded_bytes, uploaded_bytes, wasted_bytes, ..self.base }
+    }
+}

@@ -1,0 +1,267 @@
+//! From a torrent's settings to files that are open and pieces that are known good. Layer 5.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::check::{self, CheckJob, CheckResult};
+use super::config::{CheckMode, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
+use super::disk::{DiskConfig, DiskTorrent};
+use super::error::SessionError;
+use super::resume_store::{self, ResumeStore};
+use super::root_lock::{RootLock, Share};
+use super::shared::Shared;
+use crate::base::Bitfield;
+use crate::storage::layout::FileLayout;
+use crate::storage::parts::{self, PartsMap};
+use crate::storage::resume::{Counters, Reason, Record, RootKey, Verdict, judge};
+
+/// A torrent ready to run.
+pub struct Loaded {
+    pub disk: Rc<DiskTorrent>,
+    /// Pieces known good.
+    pub have: Bitfield,
+    /// Pieces of the selected files.
+    pub wanted: Bitfield,
+    pub counters: Counters,
+    pub store: ResumeStore,
+    /// The record to go on from.
+    pub record: Record,
+    /// Pieces that were hashed to get here.
+    pub pieces_checked: u32,
+    /// Held until the torrent ends.
+    pub lock: RootLock,
+}
+
+/// What the blocking first look found.
+struct Found {
+    layout: Arc<FileLayout>,
+    parts: Arc<PartsMap>,
+    folder: PathBuf,
+    wanted: Bitfield,
+    store: ResumeStore,
+    lock: RootLock,
+    record: Option<Record>,
+    verdict: Verdict,
+}
+
+/// Locks the root, weighs the record, hashes what it does not cover, opens the files. `None` when stopped meanwhile.
+///
+/// # Errors
+/// What keeps this torrent from starting, in words for the user.
+pub async fn load(shared: &Rc<Shared>, config: &TorrentConfig) -> Result<Option<Loaded>, SessionError> {
+    let (state_dir, of) = (shared.config.state_dir.clone(), config.clone());
+    let found = tokio::task::spawn_blocking(move || look(&state_dir, &of));
+    let found = found.await.map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
+    let Some(result) = hash(shared, config, &found).await? else { return Ok(None) };
+    let mut have = found.verdict.trusted.clone();
+    result.good.iter().for_each(|piece| {
+        have.set(piece);
+    });
+    for error in &result.errors {
+        warn!(path = %error.path.display(), error = error.message, "cannot be read");
+    }
+    if !config.fetches && result.missing_files().next().is_some() {
+        warn!("some files are missing: what is there is served");
+    }
+    let disk = DiskTorrent::open(DiskConfig {
+        layout: found.layout.clone(),
+        parts: found.parts.clone(),
+        root: found.folder.clone(),
+        piece_hashes: config.metainfo.info.piece_hashes.clone(),
+        is_writable: config.fetches,
+        preallocate: config.preallocate,
+        have: have.clone(),
+        pool: shared.pool.clone(),
+        hasher: shared.hasher.clone(),
+        files: shared.files.clone(),
+    });
+    let disk = disk.await.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
+    let counters = found.record.as_ref().map_or_else(fresh_counters, |record| record.counters);
+    let record = fresh_record(config, &found, have.clone(), counters);
+    Ok(Some(Loaded {
+        disk: Rc::new(disk),
+        have,
+        wanted: found.wanted,
+        counters,
+        store: found.store,
+        record,
+        pieces_checked: found.verdict.to_hash.count(),
+        lock: found.lock,
+    }))
+}
+
+fn fresh_counters() -> Counters {
+    let added = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Counters { added_unix_s: i64::try_from(added.as_secs()).unwrap_or(i64::MAX), ..Counters::default() }
+}
+
+fn fresh_record(config: &TorrentConfig, found: &Found, have: Bitfield, counters: Counters) -> Record {
+    use std::os::unix::ffi::OsStrExt;
+    let root_path = found.folder.join(found.layout.root_name());
+    Record {
+        info_hash: config.metainfo.info_hash,
+        root: Some(found.lock.key()),
+        root_path: root_path.as_os_str().as_bytes().to_vec(),
+        is_open: true,
+        have,
+        files: Vec::new(),
+        parts: None,
+        counters,
+    }
+}
+
+/// Everything that blocks before hashing.
+fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError> {
+    let info = &config.metainfo.info;
+    let layout = FileLayout::new(info)
+        .map_err(|error| SessionError::new(format!("this torrent cannot be stored: {error}"), "the torrent is malformed"))?;
+    let (folder, layout) = locate(config, layout)?;
+    let selection = config.selected_files.as_deref();
+    let wanted = parts::wanted_pieces(&layout, selection);
+    let parts = PartsMap::new(&layout, selection, config.metainfo.info_hash);
+    let in_folder = |error: std::io::Error| {
+        SessionError::new(format!("cannot use {}: {error}", folder.display()), "check the folder and its permissions")
+    };
+    if config.fetches {
+        std::fs::create_dir_all(&folder).map_err(in_folder)?;
+    }
+    let observed = resume_store::observe(&folder, &layout, &parts).map_err(in_folder)?;
+    let share = if config.fetches { Share::Exclusive } else { Share::Shared };
+    let lock =
+        RootLock::take(&folder, &layout, share).map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
+    let in_state = |error: std::io::Error| {
+        SessionError::new(
+            format!("cannot use the state folder {}: {error}", state_dir.display()),
+            "name one that you may write with --state",
+        )
+    };
+    let store = ResumeStore::open(state_dir).map_err(in_state)?;
+    let root_path = folder.join(layout.root_name());
+    let root: Option<RootKey> = observed.root;
+    let report = store.load(config.metainfo.info_hash, root, &root_path).map_err(in_state)?;
+    for (path, why) in &report.set_aside {
+        warn!(path = %path.display(), why, "an unreadable resume record was kept aside; the data is hashed");
+    }
+    let record = report.loaded.into_record();
+    let verdict = judge(record.as_ref(), &observed, &layout);
+    let verdict = match config.check {
+        CheckMode::Auto => refuse_missing(config, &layout, verdict)?,
+        CheckMode::Full => everything(info.geometry.piece_count(), false),
+        CheckMode::None => everything(info.geometry.piece_count(), true),
+    };
+    Ok(Found { layout: Arc::new(layout), parts: Arc::new(parts), folder, wanted, store, lock, record, verdict })
+}
+
+fn everything(piece_count: u32, is_trusted: bool) -> Verdict {
+    let (all, none) = (Bitfield::full(piece_count), Bitfield::new(piece_count));
+    let (trusted, to_hash) = if is_trusted { (all, none) } else { (none, all) };
+    Verdict { trusted, to_hash, reason: Reason::NoRecord, missing: Vec::new() }
+}
+
+/// Recorded data that is gone is never fetched again silently (HOSTILE.md L4).
+fn refuse_missing(config: &TorrentConfig, layout: &FileLayout, verdict: Verdict) -> Result<Verdict, SessionError> {
+    let Some(first) = verdict.missing.first().and_then(|file| layout.files().get(*file)) else { return Ok(verdict) };
+    if !config.fetches {
+        return Ok(verdict);
+    }
+    let (count, folder) = (verdict.missing.len(), config.folder.display());
+    Err(SessionError::new(
+        format!("{count} files that were fetched are missing, the first is {} in {folder}", first.path.display()),
+        "mount or restore them, or fetch what is missing again with --check full",
+    ))
+}
+
+/// The output folder. Data to seed may also be named by its own folder or file.
+fn locate(config: &TorrentConfig, layout: FileLayout) -> Result<(PathBuf, FileLayout), SessionError> {
+    let folder = super::torrent::folder(config);
+    if config.fetches || std::fs::symlink_metadata(folder.join(layout.root_name())).is_ok() {
+        return Ok((folder, layout));
+    }
+    let full = std::fs::canonicalize(&folder).map_err(|error| {
+        SessionError::new(
+            format!("cannot open {}: {error}", folder.display()),
+            "give the folder that holds the data with --data",
+        )
+    })?;
+    if let (Some(parent), Some(name)) = (full.parent(), full.file_name())
+        && let Some(layout) = layout.clone().renamed_root(name)
+        && full.is_dir() == super::root_lock::root_is_folder(&layout)
+    {
+        return Ok((parent.to_owned(), layout));
+    }
+    Ok((folder, layout))
+}
+
+async fn hash(
+    shared: &Rc<Shared>,
+    config: &TorrentConfig,
+    found: &Found,
+) -> Result<Option<CheckResult>, SessionError> {
+    let job = CheckJob {
+        layout: found.layout.clone(),
+        parts: found.parts.clone(),
+        root: found.folder.clone(),
+        piece_hashes: config.metainfo.info.piece_hashes.clone(),
+        pieces: found.verdict.to_hash.clone(),
+        threads: 0,
+    };
+    let pieces = job.pieces.count();
+    if pieces > 0 {
+        info!(pieces, reason = ?found.verdict.reason, "checking data");
+    }
+    let progress = Arc::new(AtomicU64::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut running = {
+        let (progress, stop) = (progress.clone(), stop.clone());
+        tokio::task::spawn_blocking(move || check::check(&job, &progress, &stop))
+    };
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            result = &mut running => {
+                let result = result
+                    .map_err(|error| SessionError::new(format!("checking the data failed: {error}"), "run `gyre verify`"))?;
+                return Ok((!result.is_stopped).then_some(result));
+            }
+            () = shared.stopping() => stop.store(true, Ordering::Relaxed),
+            _ = tick.tick() => {
+                shared.emit(SessionEvent::Progress(checking(config, found, progress.load(Ordering::Relaxed))));
+            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            // Ends within one read, unless the file system hangs: then nobody waits for it.
+            let _ = tokio::time::timeout(Duration::from_secs(5), running).await;
+            return Ok(None);
+        }
+    }
+}
+
+fn checking(config: &TorrentConfig, found: &Found, checked_bytes: u64) -> TorrentProgress {
+    let geometry = config.metainfo.info.geometry;
+    let bytes = |pieces: &Bitfield| pieces.iter().map(|piece| u64::from(geometry.piece_bytes(piece))).sum();
+    TorrentProgress {
+        info_hash: config.metainfo.info_hash,
+        name: config.metainfo.info.name.clone(),
+        state: TorrentState::Checking,
+        have_bytes: bytes(&found.verdict.trusted),
+        total_bytes: bytes(&found.wanted),
+        checked_bytes,
+        downloaded_bytes: 0,
+        uploaded_bytes: 0,
+        wasted_bytes: 0,
+        total_downloaded_bytes: 0,
+        total_uploaded_bytes: 0,
+        down_bytes_per_s: 0,
+        up_bytes_per_s: 0,
+        peers: 0,
+        peers_known: 0,
+        pieces_have: found.verdict.trusted.count(),
+        pieces: geometry.piece_count(),
+        pieces_checked: 0,
+    }
+}

@@ -1,0 +1,227 @@
+//! A session from its start to its end: sockets, buffers, torrents, shutdown. Layer 5.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::config::{BindTo, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentConfig};
+use super::error::SessionError;
+use super::shared::{Opened, Shared};
+use super::{connect, torrent};
+use crate::base::InfoHash;
+use crate::uring::buffers::Pool;
+use crate::uring::hasher::Hasher;
+use crate::uring::limits;
+use crate::uring::listener::Listener;
+use crate::uring::resolve::Resolver;
+use crate::uring::socket::SocketOptions;
+use crate::uring::udp::Udp;
+
+/// The port of `PortChoice::Default`.
+pub const PORT_DEFAULT: u16 = 6881;
+/// Ports tried from there on.
+const PORTS_TRIED: u16 = 10;
+/// Tries to find one free port for all sockets when any port will do.
+const ANY_PORT_TRIES: u32 = 50;
+/// Buffers unless `--buffers` says otherwise.
+const BUFFERS_DEFAULT_BYTES: u64 = 32 << 20;
+/// Fewer buffers than this cannot assemble pieces and serve at once.
+const BUFFERS_MIN_BYTES: u64 = 2 << 20;
+/// Peers with data unacknowledged for so long are gone.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How each torrent ended, in the order they were given.
+#[derive(Clone, Debug, Default)]
+pub struct SessionSummary {
+    pub outcomes: Vec<(InfoHash, Outcome)>,
+}
+
+/// Runs all torrents until each has ended or `stopper` is used. Call it inside the ring's runtime.
+///
+/// # Errors
+/// What keeps the session from starting at all: a taken port, an interface that is not there, no memory.
+pub async fn run(
+    config: SessionConfig,
+    torrents: Vec<TorrentConfig>,
+    stopper: Stopper,
+    events: impl FnMut(SessionEvent) + 'static,
+) -> Result<SessionSummary, SessionError> {
+    let files_max = limits::raise_nofile();
+    debug!(files_max, "open files");
+    let socket_options = socket_options(&config);
+    let sockets = bind_sockets(&config, &socket_options)?;
+    let shared = open(config, socket_options, Box::new(events))?;
+    shared.port.set(sockets.port);
+    let mut background = Vec::new();
+    for listener in &sockets.listeners {
+        let addr = listener.local_addr().map_err(|error| SessionError::new(format!("cannot listen: {error}"), ""))?;
+        info!(%addr, "listening");
+        shared.emit(SessionEvent::Listening { addr });
+        background.push(tokio_uring::spawn(connect::accept_loop(shared.clone(), listener.clone())));
+    }
+    background.push(tokio_uring::spawn(shared.clone().credit_loop()));
+    background.push(tokio_uring::spawn(pace(shared.clone(), true)));
+    background.push(tokio_uring::spawn(pace(shared.clone(), false)));
+    let stop_watch = {
+        let shared = shared.clone();
+        tokio_uring::spawn(async move {
+            stopper.stopped().await;
+            info!("stopping");
+            shared.stop();
+        })
+    };
+    let running: Vec<_> =
+        torrents.into_iter().map(|config| tokio_uring::spawn(torrent::run(shared.clone(), config))).collect();
+    let mut summary = SessionSummary::default();
+    for task in running {
+        match task.await {
+            Ok(outcome) => summary.outcomes.push(outcome),
+            Err(error) => {
+                // A panic in one torrent's task ends that torrent alone.
+                warn!(%error, "a torrent ended by an error in the program");
+                let message = "a torrent ended by an error in the program".to_owned();
+                let hint = "please report it with the log (-vv)".to_owned();
+                shared.emit(SessionEvent::Error { info_hash: None, message, hint, is_final: true });
+            }
+        }
+    }
+    stop_watch.abort();
+    for listener in &sockets.listeners {
+        listener.close();
+    }
+    for udp in &sockets.udp {
+        udp.close();
+    }
+    for task in background {
+        task.abort();
+    }
+    Ok(summary)
+}
+
+async fn pace(shared: Rc<Shared>, is_up: bool) {
+    let pacer = if is_up { &shared.up } else { &shared.down };
+    pacer.run(shared.clock).await;
+}
+
+fn open(
+    config: SessionConfig,
+    socket_options: SocketOptions,
+    events: Box<dyn FnMut(SessionEvent)>,
+) -> Result<Rc<Shared>, SessionError> {
+    let wanted = config.buffers_bytes.unwrap_or_else(buffers_default).max(BUFFERS_MIN_BYTES);
+    let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+    let (pool, report) = Pool::new(wanted).map_err(|error| {
+        SessionError::new(
+            format!("cannot set up {} MiB of buffers: {error}", wanted >> 20),
+            "use a smaller --buffers, or raise the limit on locked memory (ulimit -l)",
+        )
+    })?;
+    info!(bytes = report.bytes, registered_bytes = report.registered_bytes, "buffers");
+    if let Some(note) = &report.note {
+        warn!("{note}");
+    }
+    // The rest of the pool receives and serves.
+    let assembly_bytes = report.bytes as u64 / 4 * 3;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let opened = Opened {
+        pool,
+        hasher: Rc::new(Hasher::new(threads)),
+        resolver: Rc::new(Resolver::new()),
+        socket_options,
+        seed: seed(),
+    };
+    Ok(Shared::new(config, opened, assembly_bytes, events))
+}
+
+/// 32 MiB, or what a small limit on locked memory leaves beside the ring.
+fn buffers_default() -> u64 {
+    match limits::memlock() {
+        limits::Limit::Bytes(bytes) if bytes < 2 * BUFFERS_DEFAULT_BYTES => {
+            (bytes / 4 * 3).clamp(BUFFERS_MIN_BYTES, BUFFERS_DEFAULT_BYTES)
+        }
+        _ => BUFFERS_DEFAULT_BYTES,
+    }
+}
+
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher as _};
+    // The standard library's hash keys are the system's random bytes.
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+fn socket_options(config: &SessionConfig) -> SocketOptions {
+    let (bind, bind_device) = match &config.bind {
+        None => (None, None),
+        Some(BindTo::Addr(ip)) => (Some(*ip), None),
+        Some(BindTo::Interface(name)) => (None, Some(name.clone())),
+    };
+    SocketOptions { bind, bind_device, user_timeout: Some(USER_TIMEOUT), ..SocketOptions::default() }
+}
+
+struct Sockets {
+    listeners: Vec<Rc<Listener>>,
+    /// Held so that the port is ours in UDP too.
+    udp: Vec<Udp>,
+    port: u16,
+}
+
+fn bind_sockets(config: &SessionConfig, options: &SocketOptions) -> Result<Sockets, SessionError> {
+    let ips = listen_addrs(config);
+    let ports: Vec<u16> = match config.port {
+        PortChoice::Default => (PORT_DEFAULT..PORT_DEFAULT + PORTS_TRIED).collect(),
+        PortChoice::Exactly(0) => vec![0; ANY_PORT_TRIES as usize],
+        PortChoice::Exactly(port) => vec![port],
+    };
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for port in &ports {
+        match bind_port(&ips, *port, options) {
+            Ok(sockets) => return Ok(sockets),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
+            Err(error) => {
+                let what = match &config.bind {
+                    Some(BindTo::Addr(ip)) => format!("cannot listen on {ip}: {error}"),
+                    Some(BindTo::Interface(name)) => format!("cannot listen on interface {name}: {error}"),
+                    None => format!("cannot listen on port {port}: {error}"),
+                };
+                return Err(SessionError::new(what, "check --bind and --port"));
+            }
+        }
+    }
+    let what = match ports.as_slice() {
+        [port] => format!("port {port} is taken: {last}"),
+        [first, .., end] => format!("ports {first} to {end} are taken: {last}"),
+        [] => "no port to listen on".to_owned(),
+    };
+    Err(SessionError::new(what, "choose another with --port, or any free one with --port 0"))
+}
+
+fn listen_addrs(config: &SessionConfig) -> Vec<IpAddr> {
+    match &config.bind {
+        Some(BindTo::Addr(ip)) => vec![*ip],
+        _ if config.ipv6 => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        _ => vec![Ipv4Addr::UNSPECIFIED.into()],
+    }
+}
+
+fn bind_port(ips: &[IpAddr], port: u16, options: &SocketOptions) -> io::Result<Sockets> {
+    let mut sockets = Sockets { listeners: Vec::new(), udp: Vec::new(), port };
+    for ip in ips {
+        let listener = match Listener::bind(SocketAddr::new(*ip, sockets.port), options) {
+            Ok(listener) => listener,
+            // A kernel without IPv6 still has IPv4.
+            Err(error) if ip.is_ipv6() && !sockets.listeners.is_empty() && is_no_family(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        sockets.port = listener.local_addr()?.port();
+        sockets.udp.push(Udp::bind(SocketAddr::new(*ip, sockets.port), options)?);
+        sockets.listeners.push(Rc::new(listener));
+    }
+    Ok(sockets)
+}
+
+fn is_no_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}

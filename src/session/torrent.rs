@@ -1,0 +1,292 @@
+//! The life of one torrent in a session: load, check, run, and end it in order. Layer 5.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::{Instrument, Span, info, info_span, warn};
+
+use super::checkpoint::Checkpointer;
+use super::config::{Outcome, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
+use super::driver::Driver;
+use super::error::SessionError;
+use super::load::{self, Loaded};
+use super::shared::Shared;
+use super::trouble::SILENT_AFTER;
+use crate::base::{Bitfield, InfoHash, Now};
+use crate::swarm;
+use crate::swarm::candidates::Source;
+
+/// Progress is told this often.
+const TICK: Duration = Duration::from_secs(1);
+/// A shutdown waits this long for connections and disk work; the whole must fit in ten seconds (HOSTILE.md L12).
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+/// And this long for trackers to hear `stopped`.
+const STOPPED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs one torrent to its end; everything the user must know went out as events.
+pub async fn run(shared: Rc<Shared>, config: TorrentConfig) -> (InfoHash, Outcome) {
+    let info_hash = config.metainfo.info_hash;
+    let span = info_span!("torrent", %info_hash);
+    let (outcome, have) = match live(shared.clone(), &config, span.clone()).instrument(span).await {
+        Ok(ended) => ended,
+        Err(error) => {
+            let (message, hint) = (error.to_string(), error.hint().to_owned());
+            shared.emit(SessionEvent::Error { info_hash: Some(info_hash), message, hint, is_final: true });
+            (Outcome::Failed, Bitfield::new(config.metainfo.info.geometry.piece_count()))
+        }
+    };
+    shared.emit(SessionEvent::Ended { info_hash, outcome, have });
+    (info_hash, outcome)
+}
+
+async fn live(
+    shared: Rc<Shared>,
+    config: &TorrentConfig,
+    span: Span,
+) -> Result<(Outcome, Bitfield), SessionError> {
+    let info = &config.metainfo.info;
+    shared.emit(SessionEvent::Metadata {
+        info_hash: config.metainfo.info_hash,
+        name: info.name.clone(),
+        total_bytes: info.geometry.total_bytes(),
+        pieces: info.geometry.piece_count(),
+        files: info.files.len(),
+    });
+    let Some(loaded) = load::load(&shared, config).await? else {
+        return Ok((Outcome::Stopped, Bitfield::new(info.geometry.piece_count())));
+    };
+    if !config.fetches && loaded.have.count() == 0 {
+        let message = format!("none of the data of \"{}\" in {} is good", info.name.escape_debug(), config.folder.display());
+        let hint = "give the folder that holds the data with --data, or run `gyre verify` to see what differs";
+        shared.emit(SessionEvent::Error {
+            info_hash: Some(config.metainfo.info_hash),
+            message,
+            hint: hint.to_owned(),
+            is_final: true,
+        });
+        return Ok((Outcome::Incomplete, loaded.have));
+    }
+    let mut torrent = Running::start(shared, config, loaded, span);
+    let outcome = torrent.run().await;
+    torrent.end(outcome).await;
+    let have = torrent.driver.read(|core| core.have().clone());
+    Ok((outcome, have))
+}
+
+struct Running<'c> {
+    shared: Rc<Shared>,
+    config: &'c TorrentConfig,
+    driver: Rc<Driver>,
+    checkpointer: Rc<Checkpointer>,
+    timer: tokio::task::JoinHandle<()>,
+    wanted_bytes: u64,
+    pieces_checked: u32,
+    started_at: Now,
+    seeding_since: Option<Now>,
+    was_complete: bool,
+}
+
+impl<'c> Running<'c> {
+    fn start(shared: Rc<Shared>, config: &'c TorrentConfig, loaded: Loaded, span: Span) -> Self {
+        let core = swarm::Torrent::new(core_config(&shared, config, &loaded), shared.now());
+        let geometry = config.metainfo.info.geometry;
+        let wanted_bytes = loaded.wanted.iter().map(|piece| u64::from(geometry.piece_bytes(piece))).sum();
+        let is_complete = core.is_complete();
+        let driver = Driver::new(shared.clone(), config, core, loaded.disk.clone(), span);
+        driver.trouble.made_progress(shared.now());
+        shared.torrents.borrow_mut().insert(driver.info_hash(), driver.clone());
+        let timer = tokio_uring::spawn(driver.clone().timer_loop());
+        if config.trackers {
+            super::announce::start(&driver, config, &loaded.counters, is_complete);
+        }
+        driver.call(|core, cx| core.on_candidates(Source::User, &config.peers, cx));
+        let checkpointer = Rc::new(Checkpointer::new(&shared, loaded.store, loaded.record));
+        Running {
+            started_at: shared.now(),
+            shared,
+            config,
+            driver,
+            checkpointer,
+            timer,
+            wanted_bytes,
+            pieces_checked: loaded.pieces_checked,
+            seeding_since: None,
+            was_complete: false,
+        }
+    }
+
+    async fn run(&mut self) -> Outcome {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.checkpointer.spawn_save(&self.driver);
+        loop {
+            let is_tick = tokio::select! {
+                biased;
+                () = self.shared.stopping() => return Outcome::Stopped,
+                () = self.driver.changed.notified() => false,
+                _ = tick.tick() => true,
+            };
+            if let Some(outcome) = self.step(is_tick) {
+                return outcome;
+            }
+        }
+    }
+
+    /// One look at the torrent; an outcome ends it.
+    fn step(&mut self, is_tick: bool) -> Option<Outcome> {
+        if let Some((message, hint)) = self.driver.trouble.fatal() {
+            self.fail(message, hint);
+            return Some(Outcome::Failed);
+        }
+        let now = self.shared.now();
+        let is_complete = self.driver.read(swarm::Torrent::is_complete);
+        if is_complete && !self.was_complete {
+            self.was_complete = true;
+            self.seeding_since = Some(now);
+            if self.config.fetches {
+                let seconds = now.since(self.started_at).as_secs_f64();
+                self.shared.emit(SessionEvent::Complete { info_hash: self.driver.info_hash(), seconds });
+                self.driver.announce.completed();
+                info!(seconds, "complete");
+            }
+            self.checkpointer.spawn_save(&self.driver);
+        }
+        if is_complete && self.is_seeding_done(now) {
+            return Some(Outcome::Done);
+        }
+        if self.checkpointer.is_due(&self.driver) {
+            self.checkpointer.spawn_save(&self.driver);
+        }
+        if is_tick {
+            self.driver.state.set(self.state(is_complete));
+            self.shared.emit(SessionEvent::Progress(self.progress()));
+            self.driver.look_at_files();
+            return self.look_for_trouble(now, is_complete);
+        }
+        None
+    }
+
+    fn is_seeding_done(&self, now: Now) -> bool {
+        let after = self.config.seed_after;
+        if !after.seeds {
+            return true;
+        }
+        let (down, up) = self.checkpointer.totals(&self.driver);
+        let ratio = up as f64 / down.max(self.wanted_bytes).max(1) as f64;
+        let seeded = self.seeding_since.map_or(Duration::ZERO, |since| now.since(since));
+        after.ratio.is_some_and(|wanted| ratio >= wanted) || after.time.is_some_and(|wanted| seeded >= wanted)
+    }
+
+    /// Trouble that lasts: told once, and after `--give-up` the end.
+    fn look_for_trouble(&self, now: Now, is_complete: bool) -> Option<Outcome> {
+        if is_complete || !self.config.fetches {
+            return None;
+        }
+        let silent = self.driver.trouble.silent_for(now);
+        let stats = self.driver.read(|core| core.stats(now));
+        if silent >= SILENT_AFTER && stats.peers_connected == 0 && !self.driver.trouble.is_disk_waiting() {
+            let message = format!("no peers found for \"{}\"", self.config.metainfo.info.name.escape_debug());
+            self.driver.tell_trouble(message, "it goes on looking; check the trackers, or name a peer with --peer");
+        }
+        let is_over = self.shared.config.give_up.is_some_and(|limit| silent >= limit);
+        if !is_over {
+            return None;
+        }
+        let cause = self.driver.trouble.last_told().unwrap_or_else(|| "no data arrived".to_owned());
+        let message = format!("gave up on \"{}\": {cause}", self.config.metainfo.info.name.escape_debug());
+        self.fail(message, "what was fetched is kept: run the same command again to go on".to_owned());
+        Some(Outcome::Failed)
+    }
+
+    fn fail(&self, message: String, hint: String) {
+        let info_hash = Some(self.driver.info_hash());
+        self.shared.emit(SessionEvent::Error { info_hash, message, hint, is_final: true });
+        self.driver.state.set(TorrentState::Error);
+    }
+
+    fn state(&self, is_complete: bool) -> TorrentState {
+        if self.driver.trouble.is_disk_waiting() {
+            return TorrentState::Error;
+        }
+        if is_complete || !self.config.fetches {
+            return TorrentState::Seeding;
+        }
+        let now = self.shared.now();
+        if self.driver.read(|core| core.stats(now)).down_bytes_per_s == 0 {
+            TorrentState::Stalled
+        } else {
+            TorrentState::Downloading
+        }
+    }
+
+    fn progress(&self) -> TorrentProgress {
+        let stats = self.driver.read(|core| core.stats(self.shared.now()));
+        let (total_down, total_up) = self.checkpointer.totals(&self.driver);
+        TorrentProgress {
+            info_hash: self.driver.info_hash(),
+            name: self.config.metainfo.info.name.clone(),
+            state: self.driver.state.get(),
+            have_bytes: self.wanted_bytes.saturating_sub(stats.left_bytes),
+            total_bytes: self.wanted_bytes,
+            checked_bytes: 0,
+            downloaded_bytes: stats.downloaded_bytes,
+            uploaded_bytes: stats.uploaded_bytes,
+            wasted_bytes: stats.wasted_bytes,
+            total_downloaded_bytes: total_down,
+            total_uploaded_bytes: total_up,
+            down_bytes_per_s: stats.down_bytes_per_s,
+            up_bytes_per_s: stats.up_bytes_per_s,
+            peers: stats.peers_connected,
+            peers_known: stats.peers_known,
+            pieces_have: stats.pieces_have,
+            pieces: self.config.metainfo.info.geometry.piece_count(),
+            pieces_checked: self.pieces_checked,
+        }
+    }
+
+    /// Says goodbye to trackers and peers, syncs, and records the end.
+    async fn end(&mut self, outcome: Outcome) {
+        let announced = self.driver.announce.stop(STOPPED_TIMEOUT);
+        let saved = async {
+            self.driver.call(|core, cx| core.stop(cx));
+            if tokio::time::timeout(DRAIN_TIMEOUT, self.driver.drained()).await.is_err() {
+                warn!("some connections or disk operations did not end in time");
+            }
+            self.checkpointer.close(&self.driver).await;
+        };
+        tokio::join!(announced, saved);
+        self.timer.abort();
+        self.shared.torrents.borrow_mut().remove(&self.driver.info_hash());
+        if outcome != Outcome::Failed {
+            let is_complete = self.driver.read(swarm::Torrent::is_complete);
+            self.driver.state.set(self.state(is_complete));
+        }
+        let mut last = self.progress();
+        last.peers = 0;
+        self.shared.emit(SessionEvent::Progress(last));
+    }
+}
+
+fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swarm::TorrentConfig {
+    let info = &config.metainfo.info;
+    swarm::TorrentConfig {
+        have: loaded.have.clone(),
+        wanted: loaded.wanted.clone(),
+        is_sequential: config.is_sequential,
+        fetches: config.fetches,
+        is_private: info.is_private,
+        peers_max: shared.config.peers_max,
+        upload_slots: shared.config.upload_slots,
+        seed_choker: shared.config.seed_choker,
+        assembly_budget_bytes: shared.assembly_bytes,
+        listen_port: shared.port.get(),
+        limit_up_bytes_per_s: shared.config.limit_up_bytes_per_s,
+        ..swarm::TorrentConfig::new(info.geometry, shared.our_id, shared.random())
+    }
+}
+
+/// The folder that records and files are looked for in.
+pub fn folder(config: &TorrentConfig) -> PathBuf {
+    if config.folder.as_os_str().is_empty() { PathBuf::from(".") } else { config.folder.clone() }
+}

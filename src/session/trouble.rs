@@ -1,0 +1,145 @@
+//! Trouble that may pass: full disks, failing disks, silent swarms, and when to give up on it. Layer 5.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::config::SessionEvent;
+use super::disk::DiskError;
+use super::driver::Driver;
+use crate::base::{Now, PieceIndex};
+
+/// Between looks at a full disk (HOSTILE.md L1).
+const SPACE_RETRY: Duration = Duration::from_secs(5);
+/// Between tries after any other disk error: three of them fill a minute (HOSTILE.md L2).
+const ERROR_RETRY: Duration = Duration::from_secs(20);
+const ERROR_RETRIES_MAX: u32 = 3;
+/// Space that must be free before a full disk is tried again: less would fill at once.
+const SPACE_MIN_BYTES: u64 = 4 << 20;
+/// Without a verified byte for so long, an incomplete torrent without peers is reported.
+pub const SILENT_AFTER: Duration = Duration::from_secs(30);
+
+/// One torrent's present trouble.
+#[derive(Default)]
+pub struct Trouble {
+    progress_at: Cell<Now>,
+    /// Failed tries in a row of an erring disk.
+    retries: Cell<u32>,
+    is_recovering: Cell<bool>,
+    /// What the user was last told, so that it is told once.
+    told: RefCell<Option<String>>,
+    /// Set when the torrent must end.
+    fatal: RefCell<Option<(String, String)>>,
+}
+
+impl Trouble {
+    /// Verified data arrived.
+    pub fn made_progress(&self, now: Now) {
+        self.progress_at.set(now);
+        self.told.take();
+    }
+
+    /// How long nothing was verified.
+    pub fn silent_for(&self, now: Now) -> Duration {
+        now.since(self.progress_at.get())
+    }
+
+    /// The disk works.
+    pub fn write_succeeded(&self) {
+        self.retries.set(0);
+    }
+
+    /// True while fetching waits for the disk.
+    pub fn is_disk_waiting(&self) -> bool {
+        self.is_recovering.get()
+    }
+
+    /// Message and hint that end the torrent.
+    pub fn fatal(&self) -> Option<(String, String)> {
+        self.fatal.borrow().clone()
+    }
+
+    /// Ends the torrent.
+    pub fn set_fatal(&self, message: String, hint: String) {
+        self.fatal.borrow_mut().get_or_insert((message, hint));
+    }
+
+    /// What the user was last told.
+    pub fn last_told(&self) -> Option<String> {
+        self.told.borrow().clone()
+    }
+}
+
+impl Driver {
+    /// Tells the user of trouble that is waited out, once until progress is made.
+    pub fn tell_trouble(&self, message: String, hint: &str) {
+        if self.trouble.told.borrow().as_ref() == Some(&message) {
+            return;
+        }
+        warn!(%message, "trouble");
+        *self.trouble.told.borrow_mut() = Some(message.clone());
+        let info_hash = Some(self.info_hash());
+        self.shared().emit(SessionEvent::Error { info_hash, message, hint: hint.to_owned(), is_final: false });
+    }
+
+    /// The disk refused a write: fetching stops, seeding goes on, and it is tried again later.
+    pub fn on_disk_trouble(self: &Rc<Self>, error: DiskError) {
+        if self.trouble.is_recovering.replace(true) {
+            return;
+        }
+        self.call(|core, cx| core.set_paused(true, cx));
+        self.tell_trouble(error.to_string(), error.hint());
+        if !error.is_out_of_space() {
+            let tries = self.trouble.retries.get() + 1;
+            self.trouble.retries.set(tries);
+            if tries > ERROR_RETRIES_MAX {
+                self.trouble.set_fatal(error.to_string(), error.hint().to_owned());
+                self.changed.notify_one();
+                return;
+            }
+        }
+        // Not a task of the torrent: a shutdown does not wait for it.
+        let driver = Rc::downgrade(self);
+        tokio_uring::spawn(async move {
+            loop {
+                tokio::time::sleep(if error.is_out_of_space() { SPACE_RETRY } else { ERROR_RETRY }).await;
+                let Some(driver) = driver.upgrade() else { return };
+                let has_space = match driver.disk().free_bytes().await {
+                    Ok(free) => free >= SPACE_MIN_BYTES,
+                    Err(_) => true,
+                };
+                if error.is_out_of_space() && !has_space {
+                    continue;
+                }
+                driver.trouble.is_recovering.set(false);
+                driver.call(|core, cx| core.set_paused(false, cx));
+                return;
+            }
+        });
+    }
+
+    /// Data that was had can no longer be read or has changed: looks at those pieces again (HOSTILE.md L3).
+    pub fn on_data_suspect(self: &Rc<Self>, pieces: Vec<PieceIndex>, why: &str) {
+        let driver = self.clone();
+        let why = why.to_owned();
+        self.spawn(async move {
+            let mut lost = Vec::new();
+            for piece in pieces {
+                let is_had = driver.read(|core| core.have().has(piece));
+                if is_had && !driver.disk().recheck_piece(piece).await.unwrap_or(false) {
+                    lost.push(piece);
+                }
+            }
+            if lost.is_empty() {
+                return;
+            }
+            driver.call(|core, cx| core.on_pieces_lost(&lost, cx));
+            let message = format!("{} pieces that were verified are no longer good: {why}", lost.len());
+            let hint = "the files were changed, truncated or removed: restore them, or run `gyre verify`".to_owned();
+            driver.shared().emit(SessionEvent::Warning { info_hash: Some(driver.info_hash()), message, hint });
+            driver.changed.notify_one();
+        });
+    }
+}
