@@ -3,6 +3,10 @@
 /// Bytes in a block: what one `request` asks for, save at the end of a piece (BEP 3).
 pub const BLOCK_BYTES: u32 = 16_384;
 
+/// Bytes in a segment, the unit of assembly memory: a piece is cut into segments from its start, the last one
+/// shorter (a piece below 256 KiB is one segment).
+pub const SEGMENT_BYTES: u32 = 262_144;
+
 /// The longest piece accepted; longer ones exist only in hostile files (HOSTILE.md T5).
 pub const PIECE_LENGTH_BYTES_MAX: u32 = 512 * 1024 * 1024;
 
@@ -152,6 +156,18 @@ impl Geometry {
     /// Number of blocks in this piece: the last block may be shorter.
     pub fn block_count(&self, piece: PieceIndex) -> u32 {
         self.piece_bytes(piece).div_ceil(BLOCK_BYTES)
+    }
+
+    /// Number of segments in this piece: the last segment may be shorter.
+    pub fn segment_count(&self, piece: PieceIndex) -> u32 {
+        self.piece_bytes(piece).div_ceil(SEGMENT_BYTES)
+    }
+
+    /// Bytes in the `segment`th segment of the piece; 0 past its end.
+    pub fn segment_bytes(&self, piece: PieceIndex, segment: u32) -> u32 {
+        let begin = u64::from(segment) * u64::from(SEGMENT_BYTES);
+        let left = u64::from(self.piece_bytes(piece)).saturating_sub(begin);
+        u32::try_from(left).map_or(SEGMENT_BYTES, |left| left.min(SEGMENT_BYTES))
     }
 
     /// The `block`th block of the piece, if there is one.

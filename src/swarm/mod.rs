@@ -16,4 +16,8 @@ pub mod torrent;
 pub mod uploads;
 
 pub use effects::{CloseReason, Credits, Cx, Effect, PeerKey, UploadRun};
-pub use torrent::{Torrent, TorrentConfig};
+pub use peer::PeerFault;
+pub use torrent::{
+    Connected, PeerStats, Placement, Refusal, SeedChoker, Source, Torrent, TorrentConfig,
+    TorrentStats, UploadSlots,
+};

@@ -1,3 +1,0 @@
-//! Stub.
-pub struct Torrent;
-pub struct TorrentConfig;

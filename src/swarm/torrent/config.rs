@@ -1,0 +1,123 @@
+//! What a torrent is told once, when it starts, and the small values of its interface. Layer 2.
+
+use std::net::SocketAddr;
+
+use crate::base::{Bitfield, BlockRef, Geometry, PeerId};
+
+/// Requests a peer may leave unanswered with us; what the extension handshake advertises (BEP 10, `reqq`).
+pub const REQQ_DEFAULT: u32 = 512;
+
+/// How many peers are unchoked at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadSlots {
+    /// As many as the upload rate feeds well.
+    Auto,
+    /// Exactly so many, the optimistic one included.
+    Fixed(u32),
+}
+
+/// Whom a seed unchokes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeedChoker {
+    /// Everyone in turn.
+    RoundRobin,
+    /// Those who take the most.
+    FastestUpload,
+}
+
+/// The fixed settings of one torrent.
+#[derive(Clone, Debug)]
+pub struct TorrentConfig {
+    pub geometry: Geometry,
+    /// Pieces verified and on disk.
+    pub have: Bitfield,
+    /// Pieces of the selected files.
+    pub wanted: Bitfield,
+    /// Pieces are fetched in order instead of rarest first.
+    pub is_sequential: bool,
+    /// False for a torrent that only seeds what it has and never requests.
+    pub fetches: bool,
+    /// Seed of all randomness: one seed and one order of events repeat a whole run.
+    pub seed: u64,
+    pub our_id: PeerId,
+    /// BEP 27: peers come from trackers alone.
+    pub is_private: bool,
+    /// Connections of this torrent at most, half-open ones included.
+    pub peers_max: u32,
+    pub upload_slots: UploadSlots,
+    pub seed_choker: SeedChoker,
+    /// Requests a peer may queue here; advertised as `reqq`.
+    pub reqq: u32,
+    /// The whole session's assembly memory; pieces up to a quarter of it are kept whole until hashed.
+    pub assembly_budget_bytes: u64,
+    /// Advertised as `p` in the extension handshake; 0 when nobody can dial us.
+    pub listen_port: u16,
+    /// Advertised as `v` in the extension handshake.
+    pub client_version: String,
+    /// The session's upload limit, for the choker's automatic slots.
+    pub limit_up_bytes_per_s: Option<u64>,
+}
+
+impl TorrentConfig {
+    /// A leecher of everything with the usual settings.
+    pub fn new(geometry: Geometry, our_id: PeerId, seed: u64) -> Self {
+        let pieces = geometry.piece_count();
+        TorrentConfig {
+            geometry,
+            have: Bitfield::new(pieces),
+            wanted: Bitfield::full(pieces),
+            is_sequential: false,
+            fetches: true,
+            seed,
+            our_id,
+            is_private: false,
+            peers_max: 200,
+            upload_slots: UploadSlots::Auto,
+            seed_choker: SeedChoker::RoundRobin,
+            reqq: REQQ_DEFAULT,
+            assembly_budget_bytes: 32 << 20,
+            listen_port: 0,
+            client_version: format!("Gyre {}", env!("CARGO_PKG_VERSION")),
+            limit_up_bytes_per_s: None,
+        }
+    }
+}
+
+/// A connection whose handshake is done on both sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connected {
+    pub addr: SocketAddr,
+    pub is_inbound: bool,
+    pub peer_id: PeerId,
+    /// The reserved bytes of its handshake (BEP 6, BEP 10).
+    pub reserved: [u8; 8],
+}
+
+/// Why a connection is not taken in; the runtime closes it and tells the core nothing more about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The torrent or the session has all the peers it may have.
+    #[error("no place for another peer")]
+    Full,
+    /// It sent corrupt data before.
+    #[error("the address is banned")]
+    Banned,
+    /// The same peer is connected already (HOSTILE.md H3).
+    #[error("this peer is connected already")]
+    Duplicate,
+    /// It is us (HOSTILE.md H3).
+    #[error("connected to ourselves")]
+    Ourselves,
+    /// The torrent is being stopped.
+    #[error("the torrent is stopping")]
+    Stopping,
+}
+
+/// Where the payload of a `piece` message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Into its place: until `on_block_stored` or the disconnect this peer alone owns the block.
+    Store(BlockRef),
+    /// Nowhere: not requested, a duplicate, or owned by another peer. Answer: `on_block_discarded`.
+    Scratch,
+}
