@@ -501,13 +501,13 @@ fn is_possible(addr: SocketAddr, source: Source) -> bool {
             // 0.0.0.0/8 and 240.0.0.0/4 with the broadcast address are no one's (RFC 1122, RFC 1112).
             let is_nobody = ip.octets()[0] == 0 || *ip >= Ipv4Addr::new(240, 0, 0, 0);
             let is_local = ip.is_loopback() || ip.is_private() || ip.is_link_local();
-            !is_nobody && !(is_stranger && is_local)
+            !(is_nobody || is_stranger && is_local)
         }
         SocketAddr::V6(v6) => {
             let ip = v6.ip();
             let is_unscoped = ip.is_unicast_link_local() && v6.scope_id() == 0;
             let is_local = ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local();
-            !is_unscoped && !(is_stranger && is_local)
+            !(is_unscoped || is_stranger && is_local)
         }
     }
 }
