@@ -3,6 +3,10 @@
 /// Bytes in a block: what one `request` asks for, save at the end of a piece (BEP 3).
 pub const BLOCK_BYTES: u32 = 16_384;
 
+/// Bytes in a segment: the unit in which a piece lies in memory and goes to disk. 16 blocks; the last segment of a
+/// piece may be shorter.
+pub const SEGMENT_BYTES: u32 = 262_144;
+
 /// The longest piece accepted; longer ones exist only in hostile files (HOSTILE.md T5).
 pub const PIECE_LENGTH_BYTES_MAX: u32 = 512 * 1024 * 1024;
 

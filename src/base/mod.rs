@@ -12,6 +12,7 @@ mod time;
 pub use bitfield::{Bitfield, BitfieldError};
 pub use geometry::{
     BLOCK_BYTES, BlockRef, Geometry, GeometryError, PIECE_LENGTH_BYTES_MAX, PieceIndex,
+    SEGMENT_BYTES,
 };
 pub use ids::{InfoHash, PeerId};
 pub use rate::{RateMeter, TokenBucket};
