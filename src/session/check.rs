@@ -171,7 +171,7 @@ fn on_threads<T: Send>(threads: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
 
 fn report_no_root(job: &CheckJob, error: &io::Error, result: &mut CheckResult) {
     for (state, file) in result.files.iter_mut().zip(job.layout.files()) {
-        if !file.is_pad {
+        if file.is_regular() {
             *state = FileState::Missing;
         }
     }
@@ -201,7 +201,7 @@ fn look_at_files(job: &CheckJob, base: &OwnedFd, result: &mut CheckResult) {
             let mut pieces = job.layout.pieces_of_file(index);
             is_whole || pieces.any(|piece| job.pieces.has(PieceIndex::new(piece)))
         };
-        if file.is_pad || file.symlink.is_some() || !is_touched() {
+        if !file.is_regular() || !is_touched() {
             continue;
         }
         let length = files::open_beneath(base, &file.path, OpenMode::Stat)
@@ -364,7 +364,7 @@ impl<'a> Worker<'a> {
         let Some(file) = file else {
             return Err(NoVerdict::NotThere);
         };
-        if file.is_pad {
+        if !file.is_regular() {
             return Ok(Place::Zeros);
         }
         let opened = self

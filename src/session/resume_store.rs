@@ -157,7 +157,7 @@ pub fn observe(output: &Path, layout: &FileLayout, parts: &PartsMap) -> io::Resu
         return Ok(observed);
     }
     for (stamp, file) in observed.files.iter_mut().zip(layout.files()) {
-        if !file.is_pad && file.symlink.is_none() {
+        if file.is_regular() {
             *stamp = look(&base, &file.path)?.map(|meta| stamp_of(&meta));
         }
     }

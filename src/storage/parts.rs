@@ -127,7 +127,7 @@ impl PartsMap {
 fn stored_files(layout: &FileLayout, piece: PieceIndex) -> impl Iterator<Item = usize> + '_ {
     let is_stored = |file: &usize| {
         let file = layout.files().get(*file);
-        file.is_some_and(|file| !file.is_pad && file.length_bytes > 0)
+        file.is_some_and(|file| file.is_regular() && file.length_bytes > 0)
     };
     layout.files_of_piece(piece).filter(is_stored)
 }

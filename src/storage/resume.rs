@@ -390,7 +390,7 @@ fn file_has_data(observed: &Observed, layout: &FileLayout, file: usize) -> bool 
     let is_stored = layout
         .files()
         .get(file)
-        .is_some_and(|file| !file.is_pad && file.length_bytes > 0);
+        .is_some_and(|file| file.is_regular() && file.length_bytes > 0);
     let stamp = observed.files.get(file).copied().flatten();
     is_stored && (stamp.is_some_and(|stamp| stamp.size_bytes > 0) || observed.parts.is_some())
 }
@@ -399,7 +399,7 @@ fn file_fits(record: &Record, observed: &Observed, layout: &FileLayout, file: us
     let is_stored = layout
         .files()
         .get(file)
-        .is_some_and(|file| !file.is_pad && file.length_bytes > 0);
+        .is_some_and(|file| file.is_regular() && file.length_bytes > 0);
     if !is_stored {
         return true;
     }
