@@ -82,10 +82,7 @@ impl Checkpointer {
             driver.on_sync_failed(failed);
             return;
         }
-        let stamps = match driver.disk().stamps().await {
-            Ok(stamps) => stamps,
-            Err(error) => return warn!(%error, "the resume record was not written"),
-        };
+        let stamps = driver.disk().stamps();
         let mut record = self.record.borrow().clone();
         record.have = have;
         record.is_open = is_open;

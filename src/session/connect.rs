@@ -16,10 +16,8 @@ use crate::base::InfoHash;
 use crate::swarm::torrent::Connected;
 use crate::uring::listener::Listener;
 use crate::uring::stream::Stream;
-use crate::wire::handshake::{HANDSHAKE_BYTES, Handshake, Prefix, Reserved};
+use crate::wire::handshake::{HANDSHAKE_BYTES, Handshake, Prefix, Reserved, parse_prefix};
 
-/// A dial that takes longer is given up: live peers answer within a round trip or two.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The whole handshake, not each read of it (HOSTILE.md H1).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Inbound connections in handshake at once; further ones wait in the listen backlog (HOSTILE.md H4).
@@ -28,8 +26,6 @@ const INBOUND_PENDING_MAX: u32 = 512;
 const INBOUND_PENDING_PER_IP_MAX: usize = 64;
 /// After accept fails for want of descriptors (HOSTILE.md L5).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
-/// Peers with a pending operation are dead after this much unacknowledged time.
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Dials, shakes hands and runs the connection. The core learns of every end.
 pub async fn dial(driver: Rc<Driver>, addr: SocketAddr) {
@@ -70,8 +66,7 @@ impl Drop for HalfOpen {
 
 async fn shake_outbound(driver: &Driver, addr: SocketAddr) -> io::Result<(Stream, Connected, Vec<u8>)> {
     let shared = driver.shared();
-    let stream = Stream::connect(addr, &shared.socket_options, CONNECT_TIMEOUT).await?;
-    tune(&stream);
+    let stream = Stream::connect(addr, &shared.socket_options).await?;
     let info_hash = driver.info_hash();
     let ours = our_handshake(shared, info_hash);
     let shaken = within(HANDSHAKE_TIMEOUT, &stream, async {
@@ -85,7 +80,7 @@ async fn shake_outbound(driver: &Driver, addr: SocketAddr) -> io::Result<(Stream
         Ok((handshake, wire.early()))
     });
     let (handshake, early) = shaken.await?;
-    let conn = Connected { addr, is_inbound: false, peer_id: handshake.peer_id, reserved: handshake.reserved.0 };
+    let conn = Connected { addr, is_inbound: false, peer_id: handshake.peer_id, reserved: *handshake.reserved.as_bytes() };
     Ok((stream, conn, early))
 }
 
@@ -129,7 +124,7 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
 }
 
 fn is_closed(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EBADF | libc::ECANCELED))
+    error.kind() == io::ErrorKind::ConnectionAborted && error.raw_os_error().is_none()
 }
 
 #[derive(Default)]
@@ -169,7 +164,6 @@ async fn shake_inbound(
     stream: &Stream,
     addr: SocketAddr,
 ) -> io::Result<(Rc<Driver>, Connected, Vec<u8>)> {
-    tune(stream);
     within(HANDSHAKE_TIMEOUT, stream, async {
         let mut wire = HandshakeReader::default();
         // Some dialers wait for our half before they send their peer id: answer as soon as the torrent is known.
@@ -178,7 +172,7 @@ async fn shake_inbound(
         let (sent, _) = stream.send_all(our_handshake(shared, info_hash)).await;
         sent?;
         let handshake = wire.finish(stream, shared).await?;
-        let conn = Connected { addr, is_inbound: true, peer_id: handshake.peer_id, reserved: handshake.reserved.0 };
+        let conn = Connected { addr, is_inbound: true, peer_id: handshake.peer_id, reserved: *handshake.reserved.as_bytes() };
         Ok((driver, conn, wire.early()))
     })
     .await
@@ -186,12 +180,6 @@ async fn shake_inbound(
 
 fn our_handshake(shared: &Shared, info_hash: InfoHash) -> Vec<u8> {
     Handshake { reserved: Reserved::OURS, info_hash, peer_id: shared.our_id }.encode().to_vec()
-}
-
-fn tune(stream: &Stream) {
-    // Both only improve latency and detection of dead peers: the connection works without.
-    let _ = stream.set_nodelay(true);
-    let _ = stream.set_user_timeout(USER_TIMEOUT);
 }
 
 /// Runs `work` with a total deadline: then the stream is shut down, which ends the pending operation, and `work` is
@@ -217,10 +205,9 @@ struct HandshakeReader {
 impl HandshakeReader {
     async fn info_hash(&mut self, stream: &Stream, shared: &Shared) -> io::Result<InfoHash> {
         loop {
-            match Handshake::parse_prefix(&self.bytes) {
-                Prefix::NeedMore => self.read(stream, shared).await?,
-                Prefix::Wrong => return Err(io::Error::other("no BitTorrent handshake")),
-                Prefix::InfoHash(info_hash) => return Ok(info_hash),
+            match parse_prefix(&self.bytes).map_err(io::Error::other)? {
+                Prefix::NeedsMore => self.read(stream, shared).await?,
+                Prefix::InfoHashKnown { info_hash, .. } => return Ok(info_hash),
                 Prefix::Complete(handshake) => return Ok(handshake.info_hash),
             }
         }
@@ -228,10 +215,9 @@ impl HandshakeReader {
 
     async fn finish(&mut self, stream: &Stream, shared: &Shared) -> io::Result<Handshake> {
         loop {
-            match Handshake::parse_prefix(&self.bytes) {
+            match parse_prefix(&self.bytes).map_err(io::Error::other)? {
                 Prefix::Complete(handshake) => return Ok(handshake),
-                Prefix::Wrong => return Err(io::Error::other("no BitTorrent handshake")),
-                Prefix::NeedMore | Prefix::InfoHash(_) => self.read(stream, shared).await?,
+                Prefix::NeedsMore | Prefix::InfoHashKnown { .. } => self.read(stream, shared).await?,
             }
         }
     }

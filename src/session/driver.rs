@@ -12,7 +12,7 @@ use tracing::{Instrument, Span, debug, info};
 
 use super::config::{SessionEvent, TorrentConfig, TorrentState};
 use super::connect;
-use super::disk::{DiskError, DiskTorrent};
+use super::disk::{DiskError, DiskTorrent, ReadError, SyncError};
 use super::peer::PeerHandle;
 use super::shared::Shared;
 use super::trouble::Trouble;
@@ -95,7 +95,7 @@ impl Driver {
 
     /// The sizes that messages of this torrent may have.
     pub fn decoder_limits(&self) -> Limits {
-        Limits::for_pieces(self.metainfo.info.geometry.piece_count())
+        Limits::for_bitfield(self.metainfo.info.geometry.piece_count().div_ceil(8))
     }
 
     /// Reads the core.
@@ -205,10 +205,19 @@ impl Driver {
     }
 
     /// An upload could not be read: the pieces may be gone.
-    pub fn on_read_failed(self: &Rc<Self>, run: &UploadRun, error: DiskError) {
+    pub fn on_read_failed(self: &Rc<Self>, run: &UploadRun, error: &ReadError) {
         debug!(%error, "read failed");
-        let pieces = run.blocks.first().map(|block| block.piece()).into_iter().collect();
-        self.on_data_suspect(pieces, &error);
+        let pieces = match error {
+            ReadError::Changed(changed) => changed.pieces.clone(),
+            ReadError::Disk(_) => run.blocks.first().map(|block| block.piece()).into_iter().collect(),
+        };
+        self.on_data_suspect(pieces, &error.to_string());
+    }
+
+    /// A sync failed: the kernel may have dropped what was written since the last good one.
+    pub fn on_sync_failed(self: &Rc<Self>, failed: SyncError) {
+        self.on_data_suspect(failed.pieces, &failed.error.to_string());
+        self.on_disk_trouble(failed.error);
     }
 
     /// Runs `work` as a task that keeps the torrent from counting as drained.

@@ -15,9 +15,9 @@ use super::error::SessionError;
 use super::resume_store::{self, ResumeStore};
 use super::root_lock::{RootLock, Share};
 use super::shared::Shared;
-use crate::base::Bitfield;
+use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::FileLayout;
-use crate::storage::parts::{self, PartsMap};
+use crate::storage::parts::PartsMap;
 use crate::storage::resume::{Counters, Reason, Record, RootKey, Verdict, judge};
 
 /// A torrent ready to run.
@@ -42,6 +42,8 @@ struct Found {
     layout: Arc<FileLayout>,
     parts: Arc<PartsMap>,
     folder: PathBuf,
+    /// One a file of the layout.
+    selected: Vec<bool>,
     wanted: Bitfield,
     store: ResumeStore,
     lock: RootLock,
@@ -68,23 +70,22 @@ pub async fn load(shared: &Rc<Shared>, config: &TorrentConfig) -> Result<Option<
     if !config.fetches && result.missing_files().next().is_some() {
         warn!("some files are missing: what is there is served");
     }
-    let disk = DiskTorrent::open(DiskConfig {
+    let disk_config = DiskConfig {
         layout: found.layout.clone(),
         parts: found.parts.clone(),
-        root: found.folder.clone(),
+        info_hash: config.metainfo.info_hash,
         piece_hashes: config.metainfo.info.piece_hashes.clone(),
-        is_writable: config.fetches,
+        output: found.folder.clone(),
+        selected: found.selected.clone(),
         preallocate: config.preallocate,
-        have: have.clone(),
-        pool: shared.pool.clone(),
-        hasher: shared.hasher.clone(),
-        files: shared.files.clone(),
-    });
-    let disk = disk.await.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
+        is_writer: config.fetches,
+    };
+    let disk = DiskTorrent::open(&shared.disks, disk_config).await;
+    let disk = disk.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
     let counters = found.record.as_ref().map_or_else(fresh_counters, |record| record.counters);
     let record = fresh_record(config, &found, have.clone(), counters);
     Ok(Some(Loaded {
-        disk: Rc::new(disk),
+        disk,
         have,
         wanted: found.wanted,
         counters,
@@ -121,9 +122,9 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     let layout = FileLayout::new(info)
         .map_err(|error| SessionError::new(format!("this torrent cannot be stored: {error}"), "the torrent is malformed"))?;
     let (folder, layout) = locate(config, layout)?;
-    let selection = config.selected_files.as_deref();
-    let wanted = parts::wanted_pieces(&layout, selection);
-    let parts = PartsMap::new(&layout, selection, config.metainfo.info_hash);
+    let selected = selected(config, layout.files().len());
+    let wanted = wanted_pieces(&layout, &selected);
+    let parts = PartsMap::new(&layout, config.metainfo.info_hash);
     let in_folder = |error: std::io::Error| {
         SessionError::new(format!("cannot use {}: {error}", folder.display()), "check the folder and its permissions")
     };
@@ -147,14 +148,35 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     for (path, why) in &report.set_aside {
         warn!(path = %path.display(), why, "an unreadable resume record was kept aside; the data is hashed");
     }
-    let record = report.loaded.into_record();
+    let record = match report.loaded {
+        resume_store::Loaded::Found(record) | resume_store::Loaded::Moved(record) => Some(*record),
+        resume_store::Loaded::None => None,
+    };
     let verdict = judge(record.as_ref(), &observed, &layout);
     let verdict = match config.check {
         CheckMode::Auto => refuse_missing(config, &layout, verdict)?,
         CheckMode::Full => everything(info.geometry.piece_count(), false),
         CheckMode::None => everything(info.geometry.piece_count(), true),
     };
-    Ok(Found { layout: Arc::new(layout), parts: Arc::new(parts), folder, wanted, store, lock, record, verdict })
+    Ok(Found { layout: Arc::new(layout), parts: Arc::new(parts), folder, selected, wanted, store, lock, record, verdict })
+}
+
+/// One a file: fetched or not. Pad files are never asked for.
+fn selected(config: &TorrentConfig, file_count: usize) -> Vec<bool> {
+    match &config.selected_files {
+        None => vec![true; file_count],
+        Some(files) => (0..file_count).map(|file| files.contains(&file)).collect(),
+    }
+}
+
+fn wanted_pieces(layout: &FileLayout, selected: &[bool]) -> Bitfield {
+    let mut wanted = Bitfield::new(layout.geometry().piece_count());
+    for (file, _) in selected.iter().enumerate().filter(|(_, is_selected)| **is_selected) {
+        for piece in layout.pieces_of_file(file) {
+            wanted.set(PieceIndex::new(piece));
+        }
+    }
+    wanted
 }
 
 fn everything(piece_count: u32, is_trusted: bool) -> Verdict {

@@ -84,7 +84,7 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, early: Vec
     let end = reader.run(&handle, &early).instrument(span.clone()).await;
     span.in_scope(|| debug!(reason = ?handle.closing.get(), end = end.as_ref().err().map(tracing::field::display), "disconnected"));
     handle.close(CloseReason::Silent);
-    driver.shared().down.forget(reader.client);
+    reader.end();
     // A panicked writer has nothing left to return.
     let _ = writer.await;
     driver.remove_peer(key);
@@ -141,6 +141,14 @@ impl Reader {
         }
     }
 
+    /// Gives back what a connection that ended in the middle of a block held.
+    fn end(&mut self) {
+        self.driver.shared().down.forget(self.client);
+        if let Some((_, Placement::Store(block), _)) = self.payload.take() {
+            self.driver.disk().block_abandoned(block);
+        }
+    }
+
     /// Hands everything in `bytes` to the core, in one borrow of it.
     fn feed(&mut self, bytes: &[u8]) -> Result<(), ReadEnd> {
         if bytes.is_empty() {
@@ -157,7 +165,7 @@ impl Reader {
                         let placement = core.on_piece_header(key, header, cx)?;
                         *payload = Some((header, placement, 0));
                     }
-                    Event::Payload(part) => {
+                    Event::Payload { bytes: part, remaining_bytes } => {
                         let Some((header, placement, done)) = payload.as_mut() else { continue };
                         let part_bytes = u32::try_from(part.len()).unwrap_or(u32::MAX);
                         core.on_block_bytes(key, part_bytes, cx);
@@ -165,9 +173,12 @@ impl Reader {
                             driver.disk().copy_in(block, *done, part);
                         }
                         *done = done.saturating_add(part_bytes);
-                        if *done >= header.length {
+                        if remaining_bytes == 0 {
                             match *placement {
-                                Placement::Store(block) => core.on_block_stored(key, block, cx),
+                                Placement::Store(block) => {
+                                    driver.disk().block_done(block);
+                                    core.on_block_stored(key, block, cx);
+                                }
                                 Placement::Scratch => core.on_block_discarded(key, *header, cx),
                             }
                             *payload = None;
@@ -227,7 +238,7 @@ async fn send_run(
         Ok(read) => read,
         Err(error) => {
             driver.call(|core, cx| core.on_upload_failed(key, &run, cx));
-            driver.on_read_failed(&run, error);
+            driver.on_read_failed(&run, &error);
             return Ok(());
         }
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::config::{BindTo, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentConfig};
+use super::disk::{DiskHub, FileBudget};
 use super::error::SessionError;
 use super::shared::{Opened, Shared};
 use super::{connect, torrent};
@@ -49,8 +50,6 @@ pub async fn run(
     stopper: Stopper,
     events: impl FnMut(SessionEvent) + 'static,
 ) -> Result<SessionSummary, SessionError> {
-    let files_max = limits::raise_nofile();
-    debug!(files_max, "open files");
     let socket_options = socket_options(&config);
     let sockets = bind_sockets(&config, &socket_options)?;
     let shared = open(config, socket_options, Box::new(events))?;
@@ -123,12 +122,14 @@ fn open(
     if let Some(note) = &report.note {
         warn!("{note}");
     }
+    let files_max = usize::try_from(limits::raise_nofile()).unwrap_or(usize::MAX);
+    debug!(files_max, "open files");
     // The rest of the pool receives and serves.
     let assembly_bytes = report.bytes as u64 / 4 * 3;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let opened = Opened {
+        disks: DiskHub::new(pool.clone(), Hasher::new(threads), FileBudget::new(files_max / 4), seed()),
         pool,
-        hasher: Rc::new(Hasher::new(threads)),
         resolver: Rc::new(Resolver::new()),
         socket_options,
         seed: seed(),

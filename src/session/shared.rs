@@ -10,14 +10,14 @@ use tokio::sync::Notify;
 
 use super::clock::Clock;
 use super::config::{SessionConfig, SessionEvent};
+use super::disk::DiskHub;
 use super::driver::Driver;
 use super::pace::Pacer;
 use crate::base::{InfoHash, Now, PeerId, Rng};
 use crate::swarm::{Credits, Cx, Effect};
 use crate::uring::buffers::Pool;
-use crate::uring::hasher::Hasher;
 use crate::uring::resolve::Resolver;
-use crate::uring::stream::SocketOptions;
+use crate::uring::socket::SocketOptions;
 
 /// Dials that may be half open at once: beyond it a dead swarm would fill the connection limit (HOSTILE.md H4).
 pub const HALF_OPEN_MAX: u32 = 100;
@@ -29,7 +29,7 @@ pub struct Shared {
     pub config: SessionConfig,
     pub clock: Clock,
     pub pool: Pool,
-    pub hasher: Rc<Hasher>,
+    pub disks: Rc<DiskHub>,
     pub resolver: Rc<Resolver>,
     pub our_id: PeerId,
     pub credits: RefCell<Credits>,
@@ -43,6 +43,10 @@ pub struct Shared {
     pub credits_back: Notify,
     pub socket_options: SocketOptions,
     pub port: Cell<u16>,
+    /// Assembly memory of the whole session, in bytes.
+    pub assembly_bytes: u64,
+    is_stopping: Cell<bool>,
+    stopping: Notify,
     rng: RefCell<Rng>,
     events: RefCell<Box<dyn FnMut(SessionEvent)>>,
 }
@@ -50,7 +54,7 @@ pub struct Shared {
 /// The parts of [`Shared`] that are opened before it.
 pub struct Opened {
     pub pool: Pool,
-    pub hasher: Rc<Hasher>,
+    pub disks: Rc<DiskHub>,
     pub resolver: Rc<Resolver>,
     pub socket_options: SocketOptions,
     pub seed: u64,
@@ -73,7 +77,7 @@ impl Shared {
             config,
             clock: Clock::start(),
             pool: opened.pool,
-            hasher: opened.hasher,
+            disks: opened.disks,
             resolver: opened.resolver,
             socket_options: opened.socket_options,
             credits: RefCell::new(Credits { assembly_bytes, connections, dials: DIALS_PER_S / 10 }),
@@ -82,6 +86,9 @@ impl Shared {
             half_open: Cell::new(0),
             credits_back: Notify::new(),
             port: Cell::new(0),
+            assembly_bytes,
+            is_stopping: Cell::new(false),
+            stopping: Notify::new(),
             rng: RefCell::new(rng),
             events: RefCell::new(events),
         })
@@ -100,6 +107,20 @@ impl Shared {
     /// Tells the layer above.
     pub fn emit(&self, event: SessionEvent) {
         (self.events.borrow_mut())(event);
+    }
+
+    /// Asks every torrent to end.
+    pub fn stop(&self) {
+        self.is_stopping.set(true);
+        self.stopping.notify_waiters();
+    }
+
+    /// Completes once the session was asked to stop.
+    pub async fn stopping(&self) {
+        let notified = self.stopping.notified();
+        if !self.is_stopping.get() {
+            notified.await;
+        }
     }
 
     /// The torrent of that info_hash, if it is running.

@@ -91,7 +91,7 @@ impl Driver {
         }
         self.call(|core, cx| core.set_paused(true, cx));
         self.tell_trouble(error.to_string(), error.hint());
-        if !error.is_out_of_space() {
+        if !error.is_disk_full() {
             let tries = self.trouble.retries.get() + 1;
             self.trouble.retries.set(tries);
             if tries > ERROR_RETRIES_MAX {
@@ -104,13 +104,13 @@ impl Driver {
         let driver = Rc::downgrade(self);
         tokio_uring::spawn(async move {
             loop {
-                tokio::time::sleep(if error.is_out_of_space() { SPACE_RETRY } else { ERROR_RETRY }).await;
+                tokio::time::sleep(if error.is_disk_full() { SPACE_RETRY } else { ERROR_RETRY }).await;
                 let Some(driver) = driver.upgrade() else { return };
                 let has_space = match driver.disk().free_bytes().await {
                     Ok(free) => free >= SPACE_MIN_BYTES,
                     Err(_) => true,
                 };
-                if error.is_out_of_space() && !has_space {
+                if error.is_disk_full() && !has_space {
                     continue;
                 }
                 driver.trouble.is_recovering.set(false);
