@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 const PIECES_AIM_MAX: u64 = 2_000;
 /// One block: shorter pieces only add hashes.
 const PIECE_LENGTH_AUTO_MIN: u32 = 16 * 1024;
-/// Longer pieces waste more on a bad block and some clients refuse them.
+/// Longer pieces waste more when one block is bad.
 const PIECE_LENGTH_AUTO_MAX: u32 = 16 * 1024 * 1024;
 
 /// A piece length that makes about 1,000 to 2,000 pieces: a power of two from 16 KiB to 16 MiB.
