@@ -28,6 +28,9 @@ pub const PATH_BYTES_MAX: usize = 4_095;
 /// An extension longer than this is no extension worth keeping apart.
 const EXTENSION_BYTES_MAX: usize = 16;
 
+/// As long as the longest suffix that a collision can lead to.
+const SUFFIX_WIDEST: &str = "~4294967295";
+
 /// Why a torrent's files cannot be laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -153,6 +156,9 @@ fn with_suffix(name: &str, suffix: &str) -> String {
 
 /// Names that differ in case only become one; upper case first unites what has two lower-case forms.
 fn fold(name: &str) -> String {
+    if name.is_ascii() {
+        return name.to_ascii_lowercase();
+    }
     name.chars()
         .flat_map(char::to_uppercase)
         .flat_map(char::to_lowercase)
@@ -167,7 +173,8 @@ type FolderId = u32;
 struct Names {
     taken: HashSet<(FolderId, String)>,
     folders: HashMap<(FolderId, String), Folder>,
-    /// The last suffix tried for a name, so that many collisions on one name stay cheap.
+    /// The last suffix tried for a name, so that many collisions stay cheap. Names that are equal once they are
+    /// cut to make room for a suffix share it, or each would try all that the others took.
     suffixes: HashMap<(FolderId, String), u32>,
 }
 
@@ -217,12 +224,221 @@ impl Names {
         if self.taken.insert(key.clone()) {
             return None;
         }
-        let number = self.suffixes.entry(key).or_insert(1);
+        let cut_key = (parent, fold(&with_suffix(name, SUFFIX_WIDEST)));
+        let number = self.suffixes.entry(cut_key).or_insert(1);
         loop {
             *number += 1;
             let other_name = with_suffix(name, &format!("~{number}"));
             if self.taken.insert((parent, fold(&other_name))) {
                 return Some(other_name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Geometry;
+    use crate::wire::metainfo::{FileAttributes, FileEntry, Kind, PieceHashes};
+    use proptest::prelude::*;
+    use std::path::Component;
+
+    fn info(name: &str, paths: &[&[&[u8]]]) -> Info {
+        let entry = |path: &&[&[u8]]| FileEntry {
+            path: path.iter().map(|element| element.to_vec()).collect(),
+            length_bytes: 1,
+            attributes: FileAttributes::default(),
+            symlink_target: Vec::new(),
+        };
+        Info {
+            name: name.to_owned(),
+            geometry: Geometry::new(paths.len() as u64, 16_384).unwrap(),
+            piece_hashes: PieceHashes::new(&[0; 20]).unwrap(),
+            files: paths.iter().map(entry).collect(),
+            is_multi_file: true,
+            is_private: false,
+            source: None,
+            kind: Kind::V1,
+        }
+    }
+
+    fn safe(paths: &[&[&[u8]]]) -> Vec<String> {
+        let paths = safe_paths(&info("r", paths)).unwrap();
+        paths
+            .iter()
+            .map(|path| path.to_str().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn elements_that_could_escape_are_made_harmless() {
+        assert_eq!(
+            safe(&[&[b"..", b"..", b"etc", b"passwd"]]),
+            ["r/__/__/etc/passwd"]
+        );
+        assert_eq!(safe(&[&[b".", b"/", b"/abs"]]), ["r/_/_/_abs"]);
+        assert_eq!(
+            safe(&[&[b"a/../b", b"c\\d", b"e\0f"]]),
+            ["r/a_.._b/c_d/e_f"]
+        );
+        assert_eq!(safe(&[&[b"a\nb\x1b[2J\x7f"]]), ["r/a_b_[2J_"]);
+        assert_eq!(
+            safe(&[&["x\u{202e}gpj.exe\u{85}".as_bytes()]]),
+            ["r/x_gpj.exe_"]
+        );
+        assert_eq!(
+            safe(&[&[b".Gyre-parts"], &[b".gyre"]]),
+            ["r/_Gyre-parts", "r/.gyre"]
+        );
+        assert_eq!(
+            safe(&[&["...".as_bytes(), "été ö".as_bytes()]]),
+            ["r/.../été ö"]
+        );
+    }
+
+    #[test]
+    fn the_root_name_is_made_safe_too() {
+        for (name, root) in [
+            ("..", "__"),
+            ("/etc", "_etc"),
+            ("", "_"),
+            ("a\u{fffd}", "a_"),
+        ] {
+            let mut info = info(name, &[&[b"f"]]);
+            assert_eq!(safe_paths(&info), Ok(vec![PathBuf::from(root).join("f")]));
+            info.is_multi_file = false;
+            assert_eq!(safe_paths(&info), Ok(vec![PathBuf::from(root)]));
+        }
+    }
+
+    #[test]
+    fn empty_names_and_invalid_utf8_are_substituted() {
+        assert_eq!(safe(&[&[b"", b"a", b"", b"b"]]), ["r/a/b"]);
+        assert_eq!(safe(&[&[], &[b""], &[b"", b""]]), ["r/_", "r/_~2", "r/_~3"]);
+        assert_eq!(safe(&[&[b"a\xff\xfeb"], &[b"a\xc3"]]), ["r/a__b", "r/a_"]);
+    }
+
+    #[test]
+    fn long_elements_are_cut_and_stay_apart() {
+        let long = |end: &str| format!("{}{end}.tar", "é".repeat(200)).into_bytes();
+        let (a, b) = (long("a"), long("b"));
+        let paths = safe(&[&[&a], &[&b], &[&a]]);
+        for path in &paths {
+            let name = path.strip_prefix("r/").unwrap();
+            assert!(
+                name.len() <= ELEMENT_BYTES_MAX && name.ends_with(".tar"),
+                "{name}"
+            );
+        }
+        assert_ne!(paths[0], paths[1]);
+        assert_ne!(paths[0], paths[2]);
+        assert!(paths[2].ends_with("~2.tar"));
+    }
+
+    #[test]
+    fn a_path_too_long_for_the_system_is_an_error() {
+        let deep: Vec<&[u8]> = vec![b"abc"; 2_000];
+        let error = safe_paths(&info("r", &[&[b"ok"], &deep])).unwrap_err();
+        let expected = PathError::TooLong {
+            file_index: 1,
+            max_bytes: PATH_BYTES_MAX,
+        };
+        assert_eq!(error, expected);
+        let fits: Vec<&[u8]> = vec![b"a"; (PATH_BYTES_MAX - 1) / 2];
+        assert!(safe_paths(&info("r", &[&fits])).is_ok());
+    }
+
+    #[test]
+    fn equal_paths_and_paths_differing_in_case_are_renamed() {
+        assert_eq!(
+            safe(&[&[b"a.txt"], &[b"A.TXT"], &[b"a.txt"], &[b"a~2.txt"]]),
+            ["r/a.txt", "r/A~2.TXT", "r/a~3.txt", "r/a~2~2.txt"]
+        );
+        let (sharp, double) = ("Straße".as_bytes(), "STRASSE".as_bytes());
+        assert_eq!(safe(&[&[sharp], &[double]]), ["r/Straße", "r/STRASSE~2"]);
+        // Folders may differ in case: what is inside must not.
+        assert_eq!(
+            safe(&[&[b"D", b"a"], &[b"d", b"b"], &[b"d", b"A"]]),
+            ["r/D/a", "r/d/b", "r/d/A~2"]
+        );
+    }
+
+    #[test]
+    fn a_file_and_a_folder_never_share_a_name() {
+        assert_eq!(
+            safe(&[&[b"a"], &[b"a", b"b"], &[b"A", b"c"]]),
+            ["r/a", "r/a~2/b", "r/a~2/c"]
+        );
+        assert_eq!(safe(&[&[b"a", b"b"], &[b"a"]]), ["r/a/b", "r/a~2"]);
+        assert_eq!(
+            safe(&[&[b"a"], &[b"a", b"b"], &[b"a~2", b"b"]]),
+            ["r/a", "r/a~2/b", "r/a~2~2/b"]
+        );
+    }
+
+    #[test]
+    fn pad_files_take_no_name_from_others() {
+        let mut info = info("r", &[&[b".pad", b"1"], &[b".pad", b"1"], &[b".pad"]]);
+        info.files[0].attributes.is_pad = true;
+        info.files[1].attributes.is_pad = true;
+        let paths = safe_paths(&info).unwrap();
+        assert_eq!(paths, ["r/.pad/1", "r/.pad/1", "r/.pad"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_hundred_thousand_equal_paths_take_no_time() {
+        let path: &[&[u8]] = &[b"d", b"same"];
+        let paths = safe(&vec![path; 100_000]);
+        assert_eq!(paths[99_999], "r/d/same~100000");
+    }
+
+    #[test]
+    fn collisions_of_long_names_with_one_stem_take_no_time() {
+        let names: Vec<Vec<u8>> = (0..20_000)
+            .map(|n| format!("{}{n:05}", "x".repeat(250)).into_bytes())
+            .collect();
+        let paths: Vec<[&[u8]; 1]> = names.iter().chain(&names).map(|name| [&name[..]]).collect();
+        let paths: Vec<&[&[u8]]> = paths.iter().map(|path| &path[..]).collect();
+        let safe: HashSet<_> = safe(&paths).into_iter().collect();
+        assert_eq!(safe.len(), 40_000);
+    }
+
+    fn element() -> impl Strategy<Value = Vec<u8>> {
+        let tricky: [&[u8]; 14] = [
+            b"a", b"A", b"b", b"..", b".", b"", b"/", b"a~2", b"a/b", b"a_b", b"\xff", b"_", b"__",
+            b"a.b",
+        ];
+        prop_oneof![
+            8 => proptest::sample::select(tricky.map(<[u8]>::to_vec).to_vec()),
+            1 => proptest::collection::vec(any::<u8>(), 0..300),
+            1 => "\\PC{1,4}".prop_map(String::into_bytes),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_escapes_and_no_two_collide(
+            name in "\\PC{0,3}|\\.\\.|/",
+            paths in proptest::collection::vec(proptest::collection::vec(element(), 0..4), 1..20),
+        ) {
+            let borrowed: Vec<Vec<&[u8]>> =
+                paths.iter().map(|path| path.iter().map(Vec::as_slice).collect()).collect();
+            let borrowed: Vec<&[&[u8]]> = borrowed.iter().map(Vec::as_slice).collect();
+            let info = info(&name, &borrowed);
+            let safe = safe_paths(&info).unwrap();
+            prop_assert_eq!(&safe, &safe_paths(&info).unwrap());
+            let folded: Vec<String> = safe.iter().map(|path| fold(path.to_str().unwrap())).collect();
+            for (index, path) in safe.iter().enumerate() {
+                prop_assert!(path.components().count() >= 2);
+                for component in path.components() {
+                    prop_assert!(matches!(component, Component::Normal(name) if name.len() <= 255));
+                }
+                for other in folded.iter().take(index) {
+                    prop_assert_ne!(other, &folded[index]);
+                    let below = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
+                    prop_assert!(!below(other, &folded[index]) && !below(&folded[index], other));
+                }
             }
         }
     }

@@ -5,8 +5,9 @@
 //! which allocate nothing. Writing goes through `bendy`, whose encoder guarantees the canonical form.
 //!
 //! Reading does not go through `bendy`: its decoder refuses unsorted keys (torrents with them exist, and their
-//! info_hash is over the raw bytes), tells the offset in some of its errors only, and sees trailing bytes as part of the input,
-//! where `ut_metadata` is a dictionary followed by payload. The tests hold the two against each other.
+//! info_hash is over the raw bytes), tells the offset in some of its errors only, and takes trailing bytes for
+//! part of the input, where `ut_metadata` is a dictionary followed by payload. The tests hold the two against
+//! each other.
 
 mod scan;
 #[cfg(test)]

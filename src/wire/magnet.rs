@@ -259,3 +259,104 @@ impl fmt::Display for Encoded<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn magnet(query: &str) -> Magnet {
+        format!("magnet:?xt=urn:btih:{HEX}{query}").parse().unwrap()
+    }
+
+    #[test]
+    fn a_full_link_is_read() {
+        let m = magnet(
+            "&dn=A%20b+c%26d&tr=udp%3A%2F%2Ft.example%3A80&tr.1=http://u.example/a%2Bb+c&\
+             ws=http%3A%2F%2Fw.example%2F&x.pe=%5B2001:db8::1%5D:6881&x.pe=host.example:1&so=0,2,4-6&x=y",
+        );
+        assert_eq!(m.info_hash.to_string(), HEX);
+        assert_eq!(m.name.as_deref(), Some("A b c&d"));
+        let trackers = ["udp://t.example:80", "http://u.example/a+b+c"];
+        assert_eq!(m.trackers, trackers);
+        assert_eq!(m.web_seeds, ["http://w.example/"]);
+        assert_eq!(m.peers, ["[2001:db8::1]:6881", "host.example:1"]);
+        assert_eq!(m.selected_files, [0..=0, 2..=2, 4..=6]);
+    }
+
+    #[test]
+    fn what_is_written_is_percent_encoded() {
+        let mut m = Magnet::new(HEX.parse().unwrap());
+        m.name = Some("Ä b&c=d.txt".to_owned());
+        m.trackers = vec!["http://t.example/announce?k=1".to_owned()];
+        m.selected_files = vec![1..=1, 3..=5];
+        let expected = format!(
+            "magnet:?xt=urn:btih:{HEX}&dn=%C3%84%20b%26c%3Dd.txt\
+             &tr=http%3A%2F%2Ft.example%2Fannounce%3Fk%3D1&so=1,3-5"
+        );
+        assert_eq!(m.to_string(), expected);
+        assert_eq!(expected.parse(), Ok(m));
+    }
+
+    #[test]
+    fn base32_and_upper_case_info_hashes_are_read() {
+        let m: Magnet = "MAGNET:?xt=URN:BTIH:AERUKZ4JVPG66AJDIVTYTK6N54ASGRLH"
+            .parse()
+            .unwrap();
+        assert_eq!(m.info_hash.to_string(), HEX);
+        let lower: Magnet = "magnet:?xt.1=urn:btih:aerukz4jvpg66ajdivtytk6n54asgrlh"
+            .parse()
+            .unwrap();
+        assert_eq!(lower, m);
+    }
+
+    #[test]
+    fn links_without_a_v1_info_hash_say_so() {
+        let error = |text: &str| text.parse::<Magnet>().unwrap_err();
+        assert_eq!(error("http://x/"), MagnetError::NotMagnet);
+        assert_eq!(error("magnet:"), MagnetError::NotMagnet);
+        assert_eq!(error("magnet:?dn=x"), MagnetError::NoInfoHash);
+        assert_eq!(error("magnet:?xt=urn:btih:12"), MagnetError::BadInfoHash);
+        let v2 = format!("magnet:?xt=urn:btmh:1220{}", "ab".repeat(32));
+        assert_eq!(error(&v2), MagnetError::V2Only);
+        let hybrid: Magnet = format!("{v2}&xt=urn:btih:{HEX}").parse().unwrap();
+        assert_eq!(hybrid.info_hash.to_string(), HEX);
+        let long = "x".repeat(MAGNET_BYTES_MAX + 1);
+        assert!(matches!(error(&long), MagnetError::TooLong { .. }));
+    }
+
+    #[test]
+    fn malformed_parameters_are_skipped() {
+        let m =
+            magnet("&tr=&tr=a%20b&tr=%0a&x.pe=nohost&x.pe=h:0&x.pe=h:99999&so=5-3,x,-&dn=&ws&&=");
+        assert_eq!(m, Magnet::new(HEX.parse().unwrap()));
+    }
+
+    #[test]
+    fn entries_are_capped() {
+        let many: String = (0..2_000).map(|n| format!("&tr=a{n}&so={n}")).collect();
+        let m = magnet(&many);
+        assert_eq!(m.trackers.len(), ENTRIES_MAX);
+        assert_eq!(m.selected_files.len(), ENTRIES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(
+            text in "(magnet:\\?)?((xt|tr|dn|so|x\\.pe|ws|tr\\.1)=|urn:btih:|[%&+a-fA-F0-9=,é-]|.){0,60}",
+        ) {
+            let _ = text.parse::<Magnet>();
+            let _ = format!("magnet:?xt=urn:btih:{HEX}&{text}").parse::<Magnet>();
+        }
+
+        #[test]
+        fn links_round_trip(name in "[^\0]{1,40}", tracker in "[a-zA-Z0-9:/?=&%+.é-]{1,40}") {
+            let mut m = Magnet::new(HEX.parse().unwrap());
+            m.name = Some(name);
+            m.trackers = vec![tracker];
+            prop_assert_eq!(m.to_string().parse(), Ok(m));
+        }
+    }
+}

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 /// Pieces that an automatic piece length aims to stay at or under.
 const PIECES_AIM_MAX: u64 = 2_000;
+/// One block: shorter pieces only add hashes.
 const PIECE_LENGTH_AUTO_MIN: u32 = 16 * 1024;
+/// Longer pieces waste more when one block is bad.
 const PIECE_LENGTH_AUTO_MAX: u32 = 16 * 1024 * 1024;
 
 /// A piece length that makes about 1,000 to 2,000 pieces: a power of two from 16 KiB to 16 MiB.
@@ -100,11 +102,13 @@ impl MetainfoBuilder {
         self
     }
 
+    /// Free text for people.
     pub fn comment(mut self, comment: Option<String>) -> Self {
         self.comment = comment;
         self
     }
 
+    /// The program that made the torrent.
     pub fn created_by(mut self, created_by: Option<String>) -> Self {
         self.created_by = created_by;
         self
