@@ -48,7 +48,9 @@ const RECV_BYTES: usize = 16_384;
 /// Why a GET failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    #[error("https is not supported: Gyre is built without TLS; use an http or udp tracker, or an http_proxy that speaks TLS to the tracker")]
+    #[error(
+        "https is not supported: Gyre is built without TLS; use an http or udp tracker, or an http_proxy that speaks TLS to the tracker"
+    )]
     HttpsUnsupported,
     #[error("only http can be fetched")]
     NotHttp,
@@ -424,15 +426,13 @@ pub async fn lookup(
 ) -> Result<Vec<SocketAddr>, FetchError> {
     match host {
         Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, port)]),
-        Host::Name(name) => {
-            deadline
-                .run(resolver.resolve(name, port, deadline.remaining()))
-                .await
-                .map_err(|source| FetchError::Lookup {
-                    host: name.clone(),
-                    source,
-                })
-        }
+        Host::Name(name) => deadline
+            .run(resolver.resolve(name, port, deadline.remaining()))
+            .await
+            .map_err(|source| FetchError::Lookup {
+                host: name.clone(),
+                source,
+            }),
     }
 }
 

@@ -119,7 +119,10 @@ mod tests {
 
     #[test]
     fn credentials_are_base64() {
-        assert_eq!(basic_credentials("Aladdin:open%20sesame"), "QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert_eq!(
+            basic_credentials("Aladdin:open%20sesame"),
+            "QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
+        );
         assert_eq!(basic_credentials("a:bc"), "YTpiYw==");
         assert_eq!(basic_credentials("a:b"), "YTpi");
         assert_eq!(basic_credentials("a:bcd"), "YTpiY2Q=");
