@@ -1,13 +1,31 @@
 //! Layer 5: where the core meets I/O. One session is one ring thread with any number of torrents.
 #![forbid(unsafe_code)]
 
+pub mod announce;
+pub mod announce_task;
 pub mod check;
+pub mod checkpoint;
+pub mod clock;
 pub mod config;
+mod connect;
+pub mod deadline;
 pub mod disk;
+pub mod driver;
+pub mod error;
+pub mod http;
+pub mod load;
+pub mod pace;
+mod peer;
 pub mod resume_store;
 pub mod root_lock;
+mod run;
+pub mod shared;
+mod torrent;
+mod trouble;
 
 pub use config::{
     BindTo, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine, SessionConfig,
     SessionEvent, Stopper, TorrentConfig, TorrentProgress, TorrentState, WriteEngine,
 };
+pub use error::SessionError;
+pub use run::{SessionSummary, run};
