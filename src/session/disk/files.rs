@@ -1,0 +1,224 @@
+//! Open files of all torrents: a bounded set of handles, least recently used out first. Layer 5.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::{DiskError, DiskOp, DiskTorrent, Home};
+use crate::storage::parts::{HEADER_USED_BYTES, PartsMap};
+use crate::uring::files::{self, File, OpenMode};
+
+/// Stands for the parts file where a file's number is asked for.
+pub(super) const PARTS: usize = usize::MAX;
+
+/// Number of the torrent, number of the file.
+type HandleKey = (u64, usize);
+
+/// The handles kept open, over all torrents of the session.
+pub struct FileBudget {
+    open_max: usize,
+    clock: Cell<u64>,
+    open: RefCell<OpenFiles>,
+}
+
+#[derive(Default)]
+struct OpenFiles {
+    by_key: BTreeMap<HandleKey, Handle>,
+    /// Time of last use to file.
+    by_use: BTreeMap<u64, HandleKey>,
+}
+
+struct Handle {
+    file: File,
+    is_writable: bool,
+    used: u64,
+}
+
+impl FileBudget {
+    /// Keeps up to `open_max` files open (at least one). Handles in use by an operation stay open beyond that.
+    pub fn new(open_max: usize) -> Rc<FileBudget> {
+        Rc::new(FileBudget {
+            open_max: open_max.max(1),
+            clock: Cell::new(0),
+            open: RefCell::default(),
+        })
+    }
+
+    /// Files open now.
+    pub fn open_count(&self) -> usize {
+        self.open.borrow().by_key.len()
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.set(self.clock.get() + 1);
+        self.clock.get()
+    }
+
+    fn get(&self, key: HandleKey, needs_write: bool) -> Option<File> {
+        let mut open = self.open.borrow_mut();
+        let handle = open.by_key.get_mut(&key)?;
+        if needs_write && !handle.is_writable {
+            return None;
+        }
+        let before = std::mem::replace(&mut handle.used, self.tick());
+        let (used, file) = (handle.used, handle.file.clone());
+        open.by_use.remove(&before);
+        open.by_use.insert(used, key);
+        Some(file)
+    }
+
+    fn put(&self, key: HandleKey, file: File, is_writable: bool) {
+        let used = self.tick();
+        let handle = Handle {
+            file,
+            is_writable,
+            used,
+        };
+        let mut open = self.open.borrow_mut();
+        if let Some(before) = open.by_key.insert(key, handle) {
+            open.by_use.remove(&before.used);
+        }
+        open.by_use.insert(used, key);
+        while open.by_key.len() > self.open_max {
+            let Some((_, oldest)) = open.by_use.pop_first() else {
+                return;
+            };
+            open.by_key.remove(&oldest);
+        }
+    }
+
+    /// Closes the file unless an operation is using it.
+    pub(super) fn close(&self, torrent: u64, file: usize) {
+        let mut open = self.open.borrow_mut();
+        if let Some(handle) = open.by_key.remove(&(torrent, file)) {
+            open.by_use.remove(&handle.used);
+        }
+    }
+
+    /// Closes all files of a torrent.
+    pub(super) fn forget(&self, torrent: u64) {
+        let mut open = self.open.borrow_mut();
+        let OpenFiles { by_key, by_use } = &mut *open;
+        let gone = |key: &HandleKey| key.0 == torrent;
+        by_use.retain(|_, key| !gone(key));
+        by_key.retain(|key, _| !gone(key));
+    }
+}
+
+/// Runs a blocking call on a thread of its own.
+pub(super) async fn off_ring<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+impl DiskTorrent {
+    /// The file's path, relative to the output folder.
+    pub(super) fn path_of(&self, file: usize) -> PathBuf {
+        if file == PARTS {
+            return self.config.parts.path().clone();
+        }
+        let entry = self.config.layout.files().get(file);
+        entry.map(|entry| entry.path.clone()).unwrap_or_default()
+    }
+
+    /// The file, opened if need be: for reading, or for both. Writing creates it.
+    pub(super) async fn handle(&self, file: usize, needs_write: bool) -> Result<File, DiskError> {
+        let key = (self.id, file);
+        if let Some(file) = self.hub.budget.get(key, needs_write) {
+            return Ok(file);
+        }
+        let path = self.path_of(file);
+        let base = Arc::clone(&self.base);
+        let parts = (file == PARTS).then(|| Arc::clone(&self.config.parts));
+        let opened = off_ring({
+            let path = path.clone();
+            move || open(&base, &path, needs_write, parts.as_deref())
+        })
+        .await;
+        let (fd, is_new) =
+            opened.map_err(|error| DiskError::new(DiskOp::Open, self.full(&path), &error))?;
+        if is_new {
+            let parent = path.parent().unwrap_or(Path::new("")).to_owned();
+            self.unsynced.borrow_mut().folders.insert(parent);
+        }
+        let handle = File::with_kind(fd, self.kind);
+        self.hub.budget.put(key, handle.clone(), needs_write);
+        Ok(handle)
+    }
+
+    /// The path as the user knows it.
+    pub(super) fn full(&self, path: &Path) -> PathBuf {
+        self.config.output.join(path)
+    }
+
+    pub(super) fn error(&self, op: DiskOp, file: usize, error: &io::Error) -> DiskError {
+        DiskError::new(op, self.full(&self.path_of(file)), error)
+    }
+
+    /// Sets the executable bits that the torrent asks for. Call it when the torrent is complete.
+    ///
+    /// # Errors
+    /// The first file that could not be changed.
+    pub async fn mark_executables(&self) -> Result<(), DiskError> {
+        let wanted = self.config.layout.files().iter().zip(&self.homes);
+        let paths: Vec<PathBuf> = wanted
+            .filter(|(file, home)| file.is_executable && file.is_regular() && **home == Home::File)
+            .map(|(file, _)| file.path.clone())
+            .collect();
+        if paths.is_empty() || !self.config.is_writer {
+            return Ok(());
+        }
+        let base = Arc::clone(&self.base);
+        let output = self.config.output.clone();
+        off_ring(move || {
+            paths.iter().try_for_each(|path| {
+                let error =
+                    |error: io::Error| DiskError::new(DiskOp::Create, output.join(path), &error);
+                files::open_beneath(&base, path, OpenMode::Read)
+                    .and_then(|fd| files::set_executable(&fd, true))
+                    .map_err(error)
+            })
+        })
+        .await
+    }
+}
+
+/// Opens a file and says whether it is new. A parts file gets, or must have, its header.
+fn open(
+    base: &OwnedFd,
+    path: &Path,
+    needs_write: bool,
+    parts: Option<&PartsMap>,
+) -> io::Result<(OwnedFd, bool)> {
+    let existing = if needs_write {
+        OpenMode::Write
+    } else {
+        OpenMode::Read
+    };
+    let (fd, is_new) = match files::open_beneath(base, path, existing) {
+        Ok(fd) => (fd, false),
+        Err(error) if needs_write && error.kind() == io::ErrorKind::NotFound => {
+            (files::open_beneath(base, path, OpenMode::Create)?, true)
+        }
+        Err(error) => return Err(error),
+    };
+    let Some(parts) = parts else {
+        return Ok((fd, is_new));
+    };
+    let mut file = std::fs::File::from(fd);
+    if needs_write && file.metadata()?.len() == 0 {
+        file.write_all(parts.header())?;
+    } else {
+        let mut header = [0; HEADER_USED_BYTES];
+        file.read_exact_at(&mut header, 0)?;
+        parts.check_header(&header).map_err(io::Error::other)?;
+    }
+    Ok((file.into(), is_new))
+}

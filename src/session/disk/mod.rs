@@ -1,0 +1,286 @@
+//! One torrent's bytes on the ring thread: from arriving blocks to synced files, and from files to runs for sending.
+//! Layer 5.
+//!
+//! Blocks are copied into segments ([`DiskTorrent::copy_in`]); what the core asks for with its effects are futures
+//! that borrow the segments when they are made, not when they are first polled: an effect that follows sees the
+//! state the one before left. All of them are `'static` and may run as tasks of their own; they give up their memory
+//! only when the ring is done with it, so none is ever to be dropped half-way.
+//! Opening, creating and looking at files by name happens on blocking threads.
+
+mod error;
+mod files;
+mod hash;
+mod prepare;
+mod read;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, Semaphore};
+
+use crate::base::{BlockRef, Geometry, InfoHash, PieceIndex};
+use crate::storage::assembly::Assembly;
+use crate::storage::layout::{FileLayout, Span};
+use crate::storage::parts::PartsMap;
+use crate::storage::resume::FileStamp;
+use crate::uring::buffers::{Pool, Segment};
+use crate::uring::files::FsKind;
+use crate::uring::hasher::{Hasher, Sha1State};
+use crate::wire::metainfo::PieceHashes;
+
+pub use error::{Changed, DiskError, DiskOp, ReadError, SyncError};
+pub use files::FileBudget;
+pub use read::ReadRun;
+
+/// Ring operations under way on one device at once: keeps an NVMe drive busy and leaves a slow disk no more than
+/// 16 MiB of the pool.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// How space is reserved when a download starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preallocate {
+    /// Files grow as they are written.
+    None,
+    /// Files have their length from the start, as holes.
+    #[default]
+    Sparse,
+    /// Files have their blocks from the start.
+    Full,
+}
+
+/// What all torrents of a session share.
+pub struct DiskHub {
+    pool: Pool,
+    hasher: Hasher,
+    budget: Rc<FileBudget>,
+    /// By device number.
+    in_flight: RefCell<BTreeMap<u64, Rc<Semaphore>>>,
+    digest_key: u64,
+    next_id: Cell<u64>,
+}
+
+impl DiskHub {
+    /// `digest_key` keys block digests: random, so that nobody can aim at equal ones.
+    pub fn new(pool: Pool, hasher: Hasher, budget: Rc<FileBudget>, digest_key: u64) -> Rc<DiskHub> {
+        Rc::new(DiskHub {
+            pool,
+            hasher,
+            budget,
+            in_flight: RefCell::new(BTreeMap::new()),
+            digest_key,
+            next_id: Cell::new(0),
+        })
+    }
+
+    fn in_flight_of(&self, device: u64) -> Rc<Semaphore> {
+        let mut all = self.in_flight.borrow_mut();
+        let semaphore = all.entry(device);
+        Rc::clone(semaphore.or_insert_with(|| Rc::new(Semaphore::new(IN_FLIGHT_MAX))))
+    }
+}
+
+/// One torrent to open.
+#[derive(Clone, Debug)]
+pub struct DiskConfig {
+    /// Where bytes lie.
+    pub layout: Arc<FileLayout>,
+    /// Where bytes of unselected files lie.
+    pub parts: Arc<PartsMap>,
+    /// The torrent.
+    pub info_hash: InfoHash,
+    /// What pieces must hash to.
+    pub piece_hashes: PieceHashes,
+    /// The folder that holds the torrent's root.
+    pub output: PathBuf,
+    /// One a file of the layout: may be created. Missing entries count as selected.
+    pub selected: Vec<bool>,
+    /// How space is reserved.
+    pub preallocate: Preallocate,
+    /// False for `seed`: nothing is created or written.
+    pub is_writer: bool,
+}
+
+/// Where a file's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// In the file itself.
+    File,
+    /// In the parts file.
+    Parts,
+    /// Nowhere: zeros.
+    Zeros,
+}
+
+/// One torrent's files and memory. Lives on the ring thread.
+pub struct DiskTorrent {
+    id: u64,
+    hub: Rc<DiskHub>,
+    config: DiskConfig,
+    base: Arc<OwnedFd>,
+    homes: Vec<Home>,
+    kind: FsKind,
+    in_flight: Rc<Semaphore>,
+    assembly: RefCell<Assembly<Segment, Box<Sha1State>>>,
+    /// Rung whenever the running hash moves on or a loan ends.
+    moved: Notify,
+    watches: RefCell<BTreeMap<usize, read::Watch>>,
+    /// Written and not synced since.
+    unsynced: RefCell<Unsynced>,
+    stamps: RefCell<Stamps>,
+}
+
+/// What the next sync has to do.
+#[derive(Debug, Default)]
+struct Unsynced {
+    files: BTreeSet<usize>,
+    /// Folders with new entries, relative to the output folder; the empty path is that folder.
+    folders: BTreeSet<PathBuf>,
+    pieces: BTreeSet<PieceIndex>,
+}
+
+/// How the files looked when last opened, synced or created.
+#[derive(Clone, Debug, Default)]
+pub struct Stamps {
+    /// One a file of the layout.
+    pub files: Vec<Option<FileStamp>>,
+    /// The parts file.
+    pub parts: Option<FileStamp>,
+}
+
+impl DiskTorrent {
+    /// Opens the torrent: as writer it checks the free space, makes folders, links, empty files and the preallocated
+    /// ones, and moves bytes of newly selected files out of the parts file.
+    ///
+    /// Weigh the resume record against `resume_store::observe` before this: it changes what lies there.
+    ///
+    /// # Errors
+    /// The first thing that could not be made; missing space is told in bytes.
+    pub async fn open(hub: &Rc<DiskHub>, config: DiskConfig) -> Result<Rc<DiskTorrent>, DiskError> {
+        let given = config.clone();
+        let prepared = files::off_ring(move || prepare::prepare(&given)).await?;
+        let id = hub.next_id.get();
+        hub.next_id.set(id + 1);
+        let unsynced = Unsynced {
+            folders: prepared.new_entries_in,
+            ..Unsynced::default()
+        };
+        Ok(Rc::new(DiskTorrent {
+            id,
+            in_flight: hub.in_flight_of(prepared.device),
+            hub: Rc::clone(hub),
+            assembly: RefCell::new(Assembly::new(*config.layout.geometry())),
+            base: Arc::new(prepared.base),
+            homes: prepared.homes,
+            kind: prepared.kind,
+            moved: Notify::new(),
+            watches: RefCell::default(),
+            unsynced: RefCell::new(unsynced),
+            stamps: RefCell::new(prepared.stamps),
+            config,
+        }))
+    }
+
+    /// Copies payload into its place: `bytes` are those of `block` from `offset_in_block` on. Bytes past the block's
+    /// end are not copied.
+    ///
+    /// Only for a block that the core placed (`Placement::Store`), by its one owner.
+    pub fn copy_in(&self, block: BlockRef, offset_in_block: u32, bytes: &[u8]) {
+        let mut assembly = self.assembly.borrow_mut();
+        let place = assembly.place(block);
+        let (piece, segment) = (block.piece(), place.segment);
+        if let Some(bytes) = place.needs_buffer {
+            let buffer = self.hub.pool.alloc_or_heap(bytes as usize);
+            assembly.insert_buffer(piece, segment, buffer);
+        }
+        let room = block.length().saturating_sub(offset_in_block) as usize;
+        let bytes = bytes.get(..room).unwrap_or(bytes);
+        let start = (place.offset_in_segment + offset_in_block) as usize;
+        let buffer = assembly.buffer_mut(piece, segment);
+        let into = buffer.and_then(|b| b.as_mut_slice().get_mut(start..start + bytes.len()));
+        match into {
+            Some(into) => into.copy_from_slice(bytes),
+            None => debug_assert!(false, "block {block:?} outside its segment"),
+        }
+    }
+
+    /// The block's last byte was copied. Call it before the core's `on_block_stored`.
+    pub fn block_done(&self, block: BlockRef) {
+        let mut assembly = self.assembly.borrow_mut();
+        assembly.block_done(block);
+        #[cfg(debug_assertions)]
+        assembly.check();
+    }
+
+    /// The block's connection ended before its last byte.
+    pub fn block_abandoned(&self, block: BlockRef) {
+        let freed = self.assembly.borrow_mut().block_abandoned(block);
+        drop(freed);
+    }
+
+    /// Forgets what memory holds of the piece (`Effect::Discard`).
+    pub fn discard(&self, piece: PieceIndex) {
+        self.assembly.borrow_mut().discard(piece);
+        self.moved.notify_waiters();
+    }
+
+    /// Bytes of segments that hold blocks now.
+    pub fn memory_bytes(&self) -> u64 {
+        self.assembly.borrow().memory_bytes()
+    }
+
+    /// How the files looked when last synced or opened: for the resume record. Files not touched since then may have
+    /// changed without our knowing; the record says what *we* saw.
+    pub fn stamps(&self) -> Stamps {
+        self.stamps.borrow().clone()
+    }
+
+    fn geometry(&self) -> &Geometry {
+        self.config.layout.geometry()
+    }
+
+    fn home(&self, file: usize) -> Home {
+        self.homes.get(file).copied().unwrap_or(Home::Zeros)
+    }
+
+    /// Where a span of the piece lies: the file to open and the offset there; `None` for zeros.
+    fn target(&self, piece: PieceIndex, span: &Span) -> Result<Option<(usize, u64)>, DiskError> {
+        match self.home(span.file) {
+            Home::Zeros => Ok(None),
+            Home::File => Ok(Some((span.file, span.file_offset))),
+            Home::Parts => {
+                let begin = span.stream_offset - self.geometry().piece_offset(piece);
+                let begin = u32::try_from(begin).ok();
+                let offset = begin.and_then(|begin| self.config.parts.offset(piece, begin));
+                match offset {
+                    Some(offset) => Ok(Some((files::PARTS, offset))),
+                    None => Err(DiskError::other(
+                        DiskOp::Open,
+                        self.path_of(span.file),
+                        std::io::ErrorKind::NotFound,
+                        "the file is not selected",
+                    )),
+                }
+            }
+        }
+    }
+
+    /// The pieces' segments start here in the torrent.
+    fn segment_offset(&self, piece: PieceIndex, segment: u32) -> u64 {
+        let begin = u64::from(segment) * u64::from(crate::base::SEGMENT_BYTES);
+        self.geometry().piece_offset(piece) + begin
+    }
+}
+
+impl Drop for DiskTorrent {
+    fn drop(&mut self) {
+        self.hub.budget.forget(self.id);
+    }
+}
