@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use sha1::{Digest, Sha1};
 
+use super::resume_store::found;
 use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::{HEADER_USED_BYTES, PartsMap};
@@ -113,8 +114,8 @@ pub fn check(job: &CheckJob, progress: &AtomicU64, stop: &AtomicBool) -> CheckRe
         errors: Vec::new(),
         is_stopped: false,
     };
-    let base = match File::open(&job.root) {
-        Ok(base) => OwnedFd::from(base),
+    let base = match files::open_root(&job.root) {
+        Ok(base) => base,
         Err(error) => {
             report_no_root(job, &error, &mut result);
             return result;
@@ -129,7 +130,9 @@ pub fn check(job: &CheckJob, progress: &AtomicU64, stop: &AtomicBool) -> CheckRe
     };
     let pieces: Vec<PieceIndex> = job.pieces.iter().collect();
     let piece_bytes = u64::from(job.layout.geometry().piece_length_bytes());
-    let grab = usize::try_from(GRAB_BYTES / piece_bytes).unwrap_or(1).max(1);
+    let grab = usize::try_from(GRAB_BYTES / piece_bytes)
+        .unwrap_or(1)
+        .max(1);
     let next = AtomicUsize::new(0);
     let zeros = OnceLock::new();
     let work = || {
@@ -204,9 +207,8 @@ fn look_at_files(job: &CheckJob, base: &OwnedFd, result: &mut CheckResult) {
         if !file.is_regular() || !is_touched() {
             continue;
         }
-        let length = files::open_beneath(base, &file.path, OpenMode::Stat)
-            .and_then(|fd| File::from(fd).metadata());
-        *state = match length.map(|meta| meta.len()) {
+        let stamp = files::stamp_beneath(base, &file.path);
+        *state = match stamp.map(|stamp| stamp.size_bytes) {
             Err(_) => FileState::Missing,
             Ok(got_bytes) if got_bytes < file.length_bytes => FileState::TooShort { got_bytes },
             Ok(got_bytes) if got_bytes > file.length_bytes => FileState::TooLong { got_bytes },
@@ -338,7 +340,8 @@ impl<'a> Worker<'a> {
                 if stop.load(Ordering::Relaxed) {
                     return Err(NoVerdict::Stopped);
                 }
-                let step = usize::try_from(span.length - at).map_or(READ_BYTES, |n| n.min(READ_BYTES));
+                let step =
+                    usize::try_from(span.length - at).map_or(READ_BYTES, |n| n.min(READ_BYTES));
                 let chunk = &mut self.buffer[..step];
                 place.read(chunk, at).map_err(|error| match error.kind() {
                     io::ErrorKind::UnexpectedEof => NoVerdict::NotThere,
@@ -367,9 +370,9 @@ impl<'a> Worker<'a> {
         if !file.is_regular() {
             return Ok(Place::Zeros);
         }
-        let opened = self
-            .open_file(span.file)
-            .map_err(|error| NoVerdict::Unreadable(check_error(file.path.clone(), piece, &error)))?;
+        let opened = self.open_file(span.file).map_err(|error| {
+            NoVerdict::Unreadable(check_error(file.path.clone(), piece, &error))
+        })?;
         if let Some(opened) = opened {
             return Ok(Place::At(opened, span.file_offset));
         }
@@ -390,14 +393,11 @@ impl<'a> Worker<'a> {
             return Ok(opened.clone());
         }
         let entry = self.source.layout.files().get(file);
-        let path = entry.map(|entry| entry.path.as_path()).unwrap_or(Path::new(""));
-        let opened = match files::open_beneath(self.source.base, path, OpenMode::Read) {
-            Ok(fd) => Some(Arc::new(File::from(fd))),
-            Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => None,
-                _ => return Err(error),
-            },
-        };
+        let path = entry
+            .map(|entry| entry.path.as_path())
+            .unwrap_or(Path::new(""));
+        let opened = found(files::open_beneath(self.source.base, path, OpenMode::Read))?;
+        let opened = opened.map(|fd| Arc::new(File::from(fd)));
         if self.open.len() >= OPEN_FILES_MAX {
             self.open.remove(0);
         }
@@ -482,7 +482,9 @@ pub fn hash_pieces(
         if *length > 0 {
             starts.insert(total, index);
         }
-        total = total.checked_add(*length).ok_or_else(|| io::Error::other("the files are too long together"))?;
+        total = total
+            .checked_add(*length)
+            .ok_or_else(|| io::Error::other("the files are too long together"))?;
     }
     let piece_bytes = u64::from(piece_length_bytes.max(1));
     let piece_count = total.div_ceil(piece_bytes);

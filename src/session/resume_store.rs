@@ -5,9 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +13,7 @@ use crate::base::InfoHash;
 use crate::storage::layout::FileLayout;
 use crate::storage::parts::PartsMap;
 use crate::storage::resume::{FileStamp, Observed, RECORD_BYTES_MAX, Record, RootKey};
-use crate::uring::files::{self, OpenMode};
+use crate::uring::files;
 
 /// Makes temporary names of this process differ.
 static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
@@ -145,47 +143,39 @@ pub fn observe(output: &Path, layout: &FileLayout, parts: &PartsMap) -> io::Resu
         files: vec![None; layout.files().len()],
         parts: None,
     };
-    let Some(base) = found(File::open(output))? else {
+    let Some(base) = found(files::open_root(output))? else {
         return Ok(observed);
     };
-    let base = OwnedFd::from(base);
-    observed.root = look(&base, layout.root_name())?.map(|meta| RootKey {
-        device: meta.dev(),
-        inode: meta.ino(),
+    let root = found(files::stamp_beneath(&base, layout.root_name()))?;
+    observed.root = root.map(|stamp| RootKey {
+        device: stamp.device,
+        inode: stamp.inode,
     });
     if observed.root.is_none() {
         return Ok(observed);
     }
     for (stamp, file) in observed.files.iter_mut().zip(layout.files()) {
         if file.is_regular() {
-            *stamp = look(&base, &file.path)?.map(|meta| stamp_of(&meta));
+            *stamp = found(files::stamp_beneath(&base, &file.path))?.map(stamp_of);
         }
     }
     if !parts.is_empty() {
-        observed.parts = look(&base, parts.path())?.map(|meta| stamp_of(&meta));
+        observed.parts = found(files::stamp_beneath(&base, parts.path()))?.map(stamp_of);
     }
     Ok(observed)
 }
 
-/// How a file looks, for a record.
-pub fn stamp_of(meta: &fs::Metadata) -> FileStamp {
-    let seconds = meta.mtime().saturating_mul(1_000_000_000);
+/// What a record keeps of a file's look.
+pub fn stamp_of(stamp: files::FileStamp) -> FileStamp {
     FileStamp {
-        inode: meta.ino(),
-        size_bytes: meta.len(),
-        mtime_ns: seconds.saturating_add(meta.mtime_nsec()),
+        inode: stamp.inode,
+        size_bytes: stamp.size_bytes,
+        mtime_ns: stamp.mtime_ns,
     }
 }
 
-fn look(base: &OwnedFd, path: &Path) -> io::Result<Option<fs::Metadata>> {
-    let Some(fd) = found(files::open_beneath(base, path, OpenMode::Stat))? else {
-        return Ok(None);
-    };
-    File::from(fd).metadata().map(Some)
-}
-
 /// Turns "does not exist" into `None`.
-fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) => match error.kind() {

@@ -5,12 +5,8 @@
 //! `--state` folders apart. Downloads lock it exclusively, seeds share it (HOSTILE.md L9).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use nix::sys::stat::fstat;
 
 use crate::storage::layout::FileLayout;
 use crate::storage::resume::RootKey;
@@ -78,7 +74,8 @@ impl RootLockError {
 /// The lock; dropping it lets the root go.
 #[derive(Debug)]
 pub struct RootLock {
-    _lock: Flock<OwnedFd>,
+    /// The lock ends with this descriptor.
+    _root: OwnedFd,
     key: RootKey,
 }
 
@@ -103,23 +100,18 @@ impl RootLock {
                 source,
             },
         })?;
-        let io_error = |errno: Errno| RootLockError::Io {
+        let io_error = |source: io::Error| RootLockError::Io {
             path: path.clone(),
-            source: errno.into(),
+            source,
         };
         let key = key_of(&fd).map_err(io_error)?;
-        let how = match share {
-            Share::Exclusive => FlockArg::LockExclusiveNonblock,
-            Share::Shared => FlockArg::LockSharedNonblock,
-        };
-        match Flock::lock(fd, how) {
-            Ok(lock) => Ok(RootLock { _lock: lock, key }),
-            Err((_, Errno::EWOULDBLOCK)) => Err(RootLockError::Held {
-                holder: find_holder(key),
-                path,
-            }),
-            Err((_, errno)) => Err(io_error(errno)),
+        if files::try_lock(&fd, share == Share::Exclusive).map_err(io_error)? {
+            return Ok(RootLock { _root: fd, key });
         }
+        Err(RootLockError::Held {
+            holder: find_holder(key),
+            path,
+        })
     }
 
     /// The identity of the root.
@@ -132,11 +124,11 @@ impl RootLock {
 ///
 /// # Errors
 /// Those of `fstat`.
-pub fn key_of(fd: impl AsFd) -> Result<RootKey, Errno> {
-    let stat = fstat(fd)?;
+pub fn key_of(fd: &OwnedFd) -> io::Result<RootKey> {
+    let stamp = files::stamp(fd)?;
     Ok(RootKey {
-        device: stat.st_dev,
-        inode: stat.st_ino,
+        device: stamp.device,
+        inode: stamp.inode,
     })
 }
 
@@ -151,17 +143,17 @@ fn open_root(output: &Path, layout: &FileLayout, share: Share) -> io::Result<Own
     if is_creating {
         std::fs::create_dir_all(output)?;
     }
-    let base = OwnedFd::from(std::fs::File::open(output)?);
-    let is_folder = root_is_folder(layout);
-    if is_creating && is_folder {
-        files::mkdir_beneath(&base, layout.root_name())?;
+    let base = files::open_root(output)?;
+    let root = layout.root_name();
+    match (root_is_folder(layout), is_creating) {
+        (true, true) => {
+            files::mkdirs_beneath(&base, root)?;
+            files::open_dir_beneath(&base, root)
+        }
+        (true, false) => files::open_dir_beneath(&base, root),
+        (false, true) => files::open_beneath(&base, root, OpenMode::Create),
+        (false, false) => files::open_beneath(&base, root, OpenMode::Read),
     }
-    let mode = match (is_folder, is_creating) {
-        (true, _) => OpenMode::Directory,
-        (false, true) => OpenMode::Create,
-        (false, false) => OpenMode::Read,
-    };
-    files::open_beneath(&base, layout.root_name(), mode)
 }
 
 fn describe(holder: Option<&Holder>) -> String {
@@ -233,6 +225,9 @@ mod tests {
 
     #[test]
     fn command_lines_are_made_safe_for_a_terminal() {
-        assert_eq!(printable(b"gyre\0download\0\x1b[2J\0"), "gyre download ?[2J");
+        assert_eq!(
+            printable(b"gyre\0download\0\x1b[2J\0"),
+            "gyre download ?[2J"
+        );
     }
 }

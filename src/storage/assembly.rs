@@ -327,6 +327,11 @@ impl<B, H> Assembly<B, H> {
         self.slot(piece, segment).map_or(0, |slot| slot.held)
     }
 
+    /// The blocks of the segment that I/O has borrowed.
+    pub fn blocks_lent(&self, piece: PieceIndex, segment: u32) -> u16 {
+        self.slot(piece, segment).map_or(0, |slot| slot.lent)
+    }
+
     /// True when any block of the piece went to disk before its verdict.
     pub fn is_streamed(&self, piece: PieceIndex) -> bool {
         let is_on_disk = |active: &Active<B, H>| active.segments.iter().any(|s| s.on_disk != 0);

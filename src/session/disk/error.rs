@@ -99,12 +99,18 @@ impl DiskError {
             io::ErrorKind::ReadOnlyFilesystem => {
                 "the file system is read-only: look for disk errors in the system log, or mount it writable"
             }
-            io::ErrorKind::PermissionDenied => "check owner and permissions of the file and its folder",
-            io::ErrorKind::NotFound => "put the file back, or check the data again with --check full",
-            io::ErrorKind::CrossesDevices | io::ErrorKind::FilesystemLoop => {
+            io::ErrorKind::PermissionDenied => {
+                "check owner and permissions of the file and its folder"
+            }
+            io::ErrorKind::NotFound => {
+                "put the file back, or check the data again with --check full"
+            }
+            io::ErrorKind::CrossesDevices => {
                 "a link leads out of the output folder: remove it, or use another --output folder"
             }
-            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+            io::ErrorKind::AlreadyExists
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory => {
                 "something else has that name: move it away, or use another --output folder"
             }
             _ => match self.errno {

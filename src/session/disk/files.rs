@@ -148,7 +148,7 @@ impl DiskTorrent {
             let parent = path.parent().unwrap_or(Path::new("")).to_owned();
             self.unsynced.borrow_mut().folders.insert(parent);
         }
-        let handle = File::from_fd(fd);
+        let handle = File::with_kind(fd, self.kind);
         self.hub.budget.put(key, handle.clone(), needs_write);
         Ok(handle)
     }
@@ -181,7 +181,9 @@ impl DiskTorrent {
             paths.iter().try_for_each(|path| {
                 let error =
                     |error: io::Error| DiskError::new(DiskOp::Create, output.join(path), &error);
-                make_executable(&base, path).map_err(error)
+                files::open_beneath(&base, path, OpenMode::Read)
+                    .and_then(|fd| files::set_executable(&fd, true))
+                    .map_err(error)
             })
         })
         .await
@@ -196,7 +198,7 @@ fn open(
     parts: Option<&PartsMap>,
 ) -> io::Result<(OwnedFd, bool)> {
     let existing = if needs_write {
-        OpenMode::ReadWrite
+        OpenMode::Write
     } else {
         OpenMode::Read
     };
@@ -219,14 +221,4 @@ fn open(
         parts.check_header(&header).map_err(io::Error::other)?;
     }
     Ok((file.into(), is_new))
-}
-
-/// Whoever may read the file may run it.
-fn make_executable(base: &OwnedFd, path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let file = std::fs::File::from(files::open_beneath(base, path, OpenMode::Read)?);
-    let mut permissions = file.metadata()?.permissions();
-    let readable = permissions.mode() & 0o444;
-    permissions.set_mode(permissions.mode() | readable >> 2);
-    file.set_permissions(permissions)
 }

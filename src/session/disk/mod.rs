@@ -32,6 +32,7 @@ use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
 use crate::storage::resume::FileStamp;
 use crate::uring::buffers::{Pool, Segment};
+use crate::uring::files::FsKind;
 use crate::uring::hasher::{Hasher, Sha1State};
 use crate::wire::metainfo::PieceHashes;
 
@@ -125,7 +126,7 @@ pub struct DiskTorrent {
     config: DiskConfig,
     base: Arc<OwnedFd>,
     homes: Vec<Home>,
-    is_remote: bool,
+    kind: FsKind,
     in_flight: Rc<Semaphore>,
     assembly: RefCell<Assembly<Segment, Box<Sha1State>>>,
     /// Rung whenever the running hash moves on or a loan ends.
@@ -178,7 +179,7 @@ impl DiskTorrent {
             assembly: RefCell::new(Assembly::new(*config.layout.geometry())),
             base: Arc::new(prepared.base),
             homes: prepared.homes,
-            is_remote: prepared.is_remote,
+            kind: prepared.kind,
             moved: Notify::new(),
             watches: RefCell::default(),
             unsynced: RefCell::new(unsynced),

@@ -1,0 +1,314 @@
+//! What a torrent needs on disk before its first byte: space, folders, links, files. All of it blocks. Layer 5.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{Whence, lseek};
+
+use super::{DiskConfig, DiskError, DiskOp, Home, Preallocate, Stamps};
+use crate::session::resume_store::{found, stamp_of};
+use crate::storage::layout::LayoutFile;
+use crate::storage::parts::{Export, HEADER_USED_BYTES};
+use crate::uring::files::{self, FileStamp, FsKind, OpenMode};
+
+/// Bytes copied at once out of the parts file.
+const COPY_BYTES: usize = 1 << 18;
+
+/// What [`super::DiskTorrent`] starts from.
+pub(super) struct Prepared {
+    pub base: OwnedFd,
+    pub device: u64,
+    pub kind: FsKind,
+    pub homes: Vec<Home>,
+    pub stamps: Stamps,
+    /// Folders with new entries, relative to the output folder.
+    pub new_entries_in: BTreeSet<PathBuf>,
+}
+
+pub(super) fn prepare(config: &DiskConfig) -> Result<Prepared, DiskError> {
+    let fail = |op| move |error: io::Error| DiskError::new(op, &config.output, &error);
+    if config.is_writer {
+        fs::create_dir_all(&config.output).map_err(fail(DiskOp::Create))?;
+    }
+    let base = files::open_root(&config.output).map_err(fail(DiskOp::Open))?;
+    let device = files::stamp(&base).map_err(fail(DiskOp::Stat))?.device;
+    let kind = files::statfs_kind(&base);
+    let mut work = Work {
+        config,
+        base,
+        new_entries_in: BTreeSet::new(),
+    };
+    let mut found = work.look()?;
+    let homes = work.homes(&found);
+    if config.is_writer {
+        work.check_space(&found)?;
+        work.make_all(&mut found)?;
+    }
+    let parts = work.stamp(config.parts.path())?.map(stamp_of);
+    let files = found.iter().map(|stamp| stamp.map(stamp_of)).collect();
+    Ok(Prepared {
+        base: work.base,
+        device,
+        kind,
+        homes,
+        stamps: Stamps { files, parts },
+        new_entries_in: work.new_entries_in,
+    })
+}
+
+struct Work<'a> {
+    config: &'a DiskConfig,
+    base: OwnedFd,
+    new_entries_in: BTreeSet<PathBuf>,
+}
+
+impl Work<'_> {
+    fn error(&self, op: DiskOp, path: &Path, error: &io::Error) -> DiskError {
+        DiskError::new(op, self.config.output.join(path), error)
+    }
+
+    fn stamp(&self, path: &Path) -> Result<Option<FileStamp>, DiskError> {
+        found(files::stamp_beneath(&self.base, path))
+            .map_err(|error| self.error(DiskOp::Stat, path, &error))
+    }
+
+    fn is_selected(&self, file: usize) -> bool {
+        self.config.selected.get(file).copied().unwrap_or(true)
+    }
+
+    fn layout_files(&self) -> impl Iterator<Item = (usize, &LayoutFile)> {
+        self.config.layout.files().iter().enumerate()
+    }
+
+    /// The files there are.
+    fn look(&self) -> Result<Vec<Option<FileStamp>>, DiskError> {
+        let look = |(_, file): (usize, &LayoutFile)| {
+            if file.is_regular() {
+                self.stamp(&file.path)
+            } else {
+                Ok(None)
+            }
+        };
+        self.layout_files().map(look).collect()
+    }
+
+    /// An unselected file that is there already stays in use; else its bytes go to the parts file.
+    fn homes(&self, found: &[Option<FileStamp>]) -> Vec<Home> {
+        let home = |((index, file), stamp): ((usize, &LayoutFile), &Option<FileStamp>)| {
+            if !file.is_regular() {
+                Home::Zeros
+            } else if self.is_selected(index) || stamp.is_some() {
+                Home::File
+            } else {
+                Home::Parts
+            }
+        };
+        self.layout_files().zip(found).map(home).collect()
+    }
+
+    /// Space for all selected files, less what they occupy already.
+    fn check_space(&self, found: &[Option<FileStamp>]) -> Result<(), DiskError> {
+        let needed: u64 = self
+            .layout_files()
+            .zip(found)
+            .filter(|((index, file), _)| file.is_regular() && self.is_selected(*index))
+            .map(|((_, file), stamp)| {
+                let there = stamp.map_or(0, |stamp| stamp.allocated_bytes);
+                file.length_bytes.saturating_sub(there)
+            })
+            .fold(0, u64::saturating_add);
+        let free = files::free_bytes(&self.base)
+            .map_err(|error| self.error(DiskOp::Stat, Path::new(""), &error))?;
+        if needed <= free {
+            return Ok(());
+        }
+        let message = format!(
+            "{} are needed and {} are free: {} are missing",
+            readable(needed),
+            readable(free),
+            readable(needed - free)
+        );
+        Err(DiskError::other(
+            DiskOp::Allocate,
+            &self.config.output,
+            io::ErrorKind::StorageFull,
+            message,
+        ))
+    }
+
+    fn make_all(&mut self, found: &mut [Option<FileStamp>]) -> Result<(), DiskError> {
+        let layout = self.config.layout.clone();
+        for (index, file) in layout.files().iter().enumerate() {
+            if !self.is_selected(index) || (file.is_pad && file.symlink.is_none()) {
+                continue;
+            }
+            self.make_parents(&file.path)?;
+            if let Some(target) = &file.symlink {
+                self.make_link(&file.path, target)?;
+                continue;
+            }
+            let is_new = found.get(index).is_some_and(Option::is_none);
+            let exports = if is_new {
+                self.exports(index)?
+            } else {
+                Vec::new()
+            };
+            let is_now = file.length_bytes == 0 || !exports.is_empty();
+            if !is_now && self.config.preallocate == Preallocate::None {
+                continue;
+            }
+            let fd = self.make_file(file, is_new)?;
+            self.run_exports(&file.path, &fd, &exports)?;
+            let stamp = files::stamp(&fd).map_err(|e| self.error(DiskOp::Stat, &file.path, &e))?;
+            if let Some(place) = found.get_mut(index) {
+                *place = Some(stamp);
+            }
+        }
+        Ok(())
+    }
+
+    fn make_parents(&mut self, path: &Path) -> Result<(), DiskError> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let made = files::mkdirs_beneath(&self.base, parent)
+            .map_err(|error| self.error(DiskOp::Create, parent, &error))?;
+        for folder in made {
+            let above = folder.parent().unwrap_or(Path::new(""));
+            self.new_entries_in.insert(above.to_owned());
+        }
+        Ok(())
+    }
+
+    fn make_link(&mut self, path: &Path, target: &Path) -> Result<(), DiskError> {
+        match files::symlink_beneath(&self.base, target, path) {
+            Ok(()) => {
+                self.note_entry(path);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(self.error(DiskOp::Create, path, &error)),
+        }
+    }
+
+    /// Opens the file, new or not, with its length or blocks as asked for. A longer file keeps its length.
+    fn make_file(&mut self, file: &LayoutFile, is_new: bool) -> Result<OwnedFd, DiskError> {
+        let fd = files::open_beneath(&self.base, &file.path, OpenMode::Create)
+            .map_err(|error| self.error(DiskOp::Create, &file.path, &error))?;
+        if is_new {
+            self.note_entry(&file.path);
+        }
+        let allocate = || -> io::Result<()> {
+            let length = files::stamp(&fd)?.size_bytes;
+            if self.config.preallocate == Preallocate::Full && file.length_bytes > 0 {
+                let bytes = i64::try_from(file.length_bytes).map_err(io::Error::other)?;
+                return Ok(fallocate(&fd, FallocateFlags::empty(), 0, bytes)?);
+            }
+            if length < file.length_bytes && self.config.preallocate == Preallocate::Sparse {
+                files::set_len(&fd, file.length_bytes)?;
+            }
+            Ok(())
+        };
+        allocate().map_err(|error| self.error(DiskOp::Allocate, &file.path, &error))?;
+        Ok(fd)
+    }
+
+    fn note_entry(&mut self, path: &Path) {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        self.new_entries_in.insert(parent.to_owned());
+    }
+
+    /// What the parts file holds of a file that is not there; ranges never written are left out.
+    fn exports(&self, file: usize) -> Result<Vec<Export>, DiskError> {
+        let parts = &self.config.parts;
+        if parts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some(fd) = self.open_parts()? else {
+            return Ok(Vec::new());
+        };
+        let is_written = |export: &Export| {
+            let start = i64::try_from(export.parts_offset).unwrap_or(i64::MAX);
+            let end = export.parts_offset + export.length_bytes;
+            lseek(&fd, start, Whence::SeekData)
+                .is_ok_and(|data| u64::try_from(data).is_ok_and(|data| data < end))
+        };
+        let mut exports = parts.plan_exports(&self.config.layout, file);
+        exports.retain(is_written);
+        Ok(exports)
+    }
+
+    fn open_parts(&self) -> Result<Option<fs::File>, DiskError> {
+        let path = self.config.parts.path();
+        let fd = found(files::open_beneath(&self.base, path, OpenMode::Read))
+            .map_err(|error| self.error(DiskOp::Open, path, &error))?;
+        let Some(file) = fd.map(fs::File::from) else {
+            return Ok(None);
+        };
+        let mut header = [0; HEADER_USED_BYTES];
+        let checked = file.read_exact_at(&mut header, 0).and_then(|()| {
+            self.config
+                .parts
+                .check_header(&header)
+                .map_err(io::Error::other)
+        });
+        checked.map_err(|error| self.error(DiskOp::Open, path, &error))?;
+        Ok(Some(file))
+    }
+
+    /// Copies, and syncs: the resume record already counts on these bytes.
+    fn run_exports(&self, path: &Path, fd: &OwnedFd, exports: &[Export]) -> Result<(), DiskError> {
+        if exports.is_empty() {
+            return Ok(());
+        }
+        let Some(parts) = self.open_parts()? else {
+            return Ok(());
+        };
+        let copy = || -> io::Result<()> {
+            let into = fs::File::from(fd.try_clone()?);
+            let mut buffer = vec![0; COPY_BYTES];
+            for export in exports {
+                copy_range(&parts, &into, export, &mut buffer)?;
+            }
+            into.sync_data()
+        };
+        copy().map_err(|error| self.error(DiskOp::Write, path, &error))
+    }
+}
+
+/// Stops at the end of the parts file.
+fn copy_range(
+    from: &fs::File,
+    into: &fs::File,
+    export: &Export,
+    buffer: &mut [u8],
+) -> io::Result<()> {
+    let mut done = 0;
+    while done < export.length_bytes {
+        let left = usize::try_from(export.length_bytes - done).unwrap_or(buffer.len());
+        let step = left.min(buffer.len());
+        let got = from.read_at(&mut buffer[..step], export.parts_offset + done)?;
+        if got == 0 {
+            return Ok(());
+        }
+        into.write_all_at(&buffer[..got], export.file_offset + done)?;
+        done += got as u64;
+    }
+    Ok(())
+}
+
+/// Bytes for people.
+fn readable(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let unit = UNITS.iter().find(|(size, _)| bytes >= *size);
+    match unit {
+        Some((size, name)) => {
+            let tenths = u128::from(bytes) * 10 / u128::from(*size);
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} bytes"),
+    }
+}

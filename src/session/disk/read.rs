@@ -1,0 +1,261 @@
+//! From files to runs for sending, and the watch over files that others may change. Layer 5.
+
+use std::io;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::files::{PARTS, off_ring};
+use super::{Changed, DiskError, DiskOp, DiskTorrent, ReadError};
+use crate::base::PieceIndex;
+use crate::swarm::effects::UploadRun;
+use crate::uring::buffers::Segment;
+use crate::uring::files::{File, FileStamp, FsKind};
+use crate::uring::stream::{SendData, SendPart};
+
+/// How often at most a file is looked at before it is read (HOSTILE.md L3).
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A read that found the pool empty waits this long for a segment before it takes other memory. Reads under way are
+/// bounded, so that other memory is too.
+const POOL_WAIT: Duration = Duration::from_millis(100);
+/// Bytes of a `piece` message before its payload: length, id, index, begin (BEP 3).
+const PIECE_HEADER_BYTES: usize = 13;
+/// The id of a `piece` message (BEP 3).
+const PIECE_ID: u8 = 7;
+
+/// How a file looked when we last saw it, or wrote it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Watch {
+    /// None after a write of ours: the next look takes whatever it sees.
+    pub seen: Option<FileStamp>,
+    pub looked: Option<Instant>,
+}
+
+/// A run in memory, shaped for `Stream::send_run`.
+#[derive(Debug)]
+pub struct ReadRun {
+    /// The headers of the `piece` messages, one behind the other.
+    pub headers: Vec<u8>,
+    /// One a block.
+    pub parts: Vec<SendPart>,
+    /// The payload.
+    pub segments: Vec<Segment>,
+}
+
+impl DiskTorrent {
+    /// Reads the blocks of a run with as few operations as the files allow, waiting for memory if need be.
+    ///
+    /// # Errors
+    /// The disk's; or [`Changed`], told once a change.
+    pub async fn read_run(&self, run: &UploadRun) -> Result<ReadRun, ReadError> {
+        let (Some(first), Some(last)) = (run.blocks.first(), run.blocks.last()) else {
+            let (headers, parts, segments) = Default::default();
+            return Ok(ReadRun {
+                headers,
+                parts,
+                segments,
+            });
+        };
+        let piece = first.piece();
+        let length = last.end().saturating_sub(first.begin()) as usize;
+        let start = self.geometry().piece_offset(piece) + u64::from(first.begin());
+        for span in self.config.layout.spans(start, length as u64) {
+            if let Some((file, _)) = self.target(piece, &span)? {
+                self.look_for_changes(file).await?;
+            }
+        }
+        let buffer = self.read_memory(length).await;
+        let (read, buffer) = self.read_range(piece, start, 0..length, buffer).await;
+        if let Err(error) = read {
+            return Err(self.read_failed(piece, start, length as u64, error));
+        }
+        Ok(shape(run, buffer))
+    }
+
+    /// The file ended too early: somebody cut it.
+    fn read_failed(
+        &self,
+        piece: PieceIndex,
+        start: u64,
+        length: u64,
+        error: DiskError,
+    ) -> ReadError {
+        if error.kind != io::ErrorKind::UnexpectedEof && error.kind != io::ErrorKind::NotFound {
+            return error.into();
+        }
+        let spans = self.config.layout.spans(start, length);
+        let by_path = spans
+            .filter_map(|span| self.target(piece, &span).ok().flatten())
+            .map(|(file, _)| file)
+            .find(|file| self.full(&self.path_of(*file)) == error.path);
+        match by_path {
+            Some(file) => self.changed(file).into(),
+            None => error.into(),
+        }
+    }
+
+    async fn read_memory(&self, length: usize) -> Segment {
+        let deadline = tokio::time::Instant::now() + POOL_WAIT;
+        loop {
+            let freed = self.hub.pool.wait_free();
+            if let Some(segment) = self.hub.pool.alloc(length) {
+                return segment;
+            }
+            if tokio::time::timeout_at(deadline, freed).await.is_err() {
+                return self.hub.pool.alloc_or_heap(length);
+            }
+        }
+    }
+
+    /// Reads `range` of the segment from the torrent: byte 0 of the segment is byte `start` of the torrent.
+    pub(super) async fn read_range(
+        &self,
+        piece: PieceIndex,
+        start: u64,
+        range: Range<usize>,
+        mut buffer: Segment,
+    ) -> (Result<(), DiskError>, Segment) {
+        let mut at = range.start;
+        let offset = start + range.start as u64;
+        for span in self.config.layout.spans(offset, range.len() as u64) {
+            let length = usize::try_from(span.length).unwrap_or(usize::MAX);
+            let into = at..at.saturating_add(length);
+            at = into.end;
+            let (file, offset) = match self.target(piece, &span) {
+                Ok(Some(target)) => target,
+                Ok(None) => {
+                    if let Some(zeros) = buffer.as_mut_slice().get_mut(into) {
+                        zeros.fill(0);
+                    }
+                    continue;
+                }
+                Err(error) => return (Err(error), buffer),
+            };
+            let handle = match self.handle(file, false).await {
+                Ok(handle) => handle,
+                Err(error) => return (Err(error), buffer),
+            };
+            let _permit = self.in_flight.acquire().await;
+            let read;
+            (read, buffer) = handle.read_at(buffer, into, offset).await;
+            let failed = match read {
+                Ok(got) if got == length => continue,
+                Ok(_) => io::ErrorKind::UnexpectedEof.into(),
+                Err(error) => error,
+            };
+            self.hub.budget.close(self.id, file);
+            return (Err(self.error(DiskOp::Read, file, &failed)), buffer);
+        }
+        (Ok(()), buffer)
+    }
+
+    /// Compares the file with what we last saw, at most once a second.
+    async fn look_for_changes(&self, file: usize) -> Result<(), ReadError> {
+        let now = Instant::now();
+        let watch = self
+            .watches
+            .borrow()
+            .get(&file)
+            .copied()
+            .unwrap_or_default();
+        if watch.looked.is_some_and(|at| now - at < LOOK_EVERY) {
+            return Ok(());
+        }
+        // Set before the look: others need not look meanwhile.
+        self.watches.borrow_mut().entry(file).or_default().looked = Some(now);
+        let handle = match self.handle(file, false).await {
+            Ok(handle) => handle,
+            Err(error) if error.kind == io::ErrorKind::NotFound => {
+                return Err(self.changed(file).into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let stamp = self.look(&handle).await;
+        let stamp = stamp.map_err(|error| self.error(DiskOp::Stat, file, &error))?;
+        let mut watches = self.watches.borrow_mut();
+        let watch = watches.entry(file).or_default();
+        let before = watch.seen.replace(stamp);
+        let recorded = self.opened_stamp(file);
+        drop(watches);
+        let is_same = match before {
+            Some(before) => before == stamp,
+            // Nothing of ours was written since the start: it must be the file we started with.
+            None => recorded.is_none_or(|was| was == super::sync::record_stamp(stamp)),
+        };
+        if is_same && stamp.links > 0 {
+            return Ok(());
+        }
+        Err(self.changed(file).into())
+    }
+
+    /// How the file looked when the torrent was opened or last synced; `None` when it was written since.
+    fn opened_stamp(&self, file: usize) -> Option<crate::storage::resume::FileStamp> {
+        if self.config.is_writer {
+            return None;
+        }
+        let stamps = self.stamps.borrow();
+        if file == PARTS {
+            stamps.parts
+        } else {
+            stamps.files.get(file).copied().flatten()
+        }
+    }
+
+    async fn look(&self, handle: &File) -> io::Result<FileStamp> {
+        if self.kind == FsKind::Local {
+            return handle.stamp();
+        }
+        let fd = handle.fd().try_clone()?;
+        off_ring(move || crate::uring::files::stamp(&fd)).await
+    }
+
+    /// Starts afresh with the file: the next read opens and accepts what is there.
+    fn changed(&self, file: usize) -> Changed {
+        self.hub.budget.close(self.id, file);
+        let watch = Watch {
+            seen: None,
+            looked: Some(Instant::now()),
+        };
+        self.watches.borrow_mut().insert(file, watch);
+        self.forget_stamp(file);
+        let layout = &self.config.layout;
+        let pieces = if file == PARTS {
+            let is_here = |piece: &PieceIndex| self.config.parts.offset(*piece, 0).is_some();
+            self.geometry().pieces().filter(is_here).collect()
+        } else {
+            layout.pieces_of_file(file).map(PieceIndex::new).collect()
+        };
+        Changed {
+            path: self.path_of(file),
+            pieces,
+        }
+    }
+}
+
+/// Headers and slices of the run.
+fn shape(run: &UploadRun, buffer: Segment) -> ReadRun {
+    let mut headers = Vec::with_capacity(run.blocks.len() * PIECE_HEADER_BYTES);
+    let mut parts = Vec::with_capacity(run.blocks.len());
+    let mut at = 0;
+    for block in &run.blocks {
+        let start = headers.len();
+        // 9 bytes of id, index and begin count too; a block has at most 16 KiB.
+        headers.extend_from_slice(&(block.length() + 9).to_be_bytes());
+        headers.push(PIECE_ID);
+        headers.extend_from_slice(&block.piece().get().to_be_bytes());
+        headers.extend_from_slice(&block.begin().to_be_bytes());
+        let end = at + block.length() as usize;
+        parts.push(SendPart {
+            header: start..headers.len(),
+            data: SendData::Segment {
+                index: 0,
+                range: at..end,
+            },
+        });
+        at = end;
+    }
+    ReadRun {
+        headers,
+        parts,
+        segments: vec![buffer],
+    }
+}
