@@ -1,1 +1,240 @@
-//! (to be written)
+//! What a `.torrent` says: BEP 3, 12, 19, 27, 47, the v1 part of BEP 52 hybrids. Layer 1.
+//!
+//! Reading is in `metainfo/parse.rs` and `metainfo/info.rs`, writing in `metainfo/build.rs`. Names and paths are
+//! as the torrent has them: not safe for a file system (see `storage::safe_path`) nor for a terminal.
+
+mod build;
+mod info;
+mod parse;
+
+use crate::base::{Geometry, GeometryError, InfoHash, PieceIndex};
+use crate::wire::bencode::BencodeError;
+use std::sync::Arc;
+
+pub use build::{MetainfoBuilder, choose_piece_length};
+pub use info::parse_info;
+
+/// The longest `.torrent` that is looked at; one with 2 million pieces has 40 MiB (HOSTILE.md T2).
+pub const TORRENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The longest info dictionary taken from peers (HOSTILE.md T2, W14; libtorrent's figure).
+pub const METADATA_BYTES_MAX: usize = 30 * 1024 * 1024;
+
+/// Tracker URLs kept; public torrents carry a few hundred at most.
+pub const TRACKERS_MAX: usize = 1_000;
+
+/// Web seed URLs kept; each is a connection we might open.
+pub const WEB_SEEDS_MAX: usize = 256;
+
+/// DHT nodes kept; a handful is enough to enter the DHT.
+pub const NODES_MAX: usize = 256;
+
+/// The longest URL kept; trackers' passkey URLs have some 100 bytes, browsers stop at about 2,000.
+pub const URL_BYTES_MAX: usize = 4_096;
+
+/// Warnings kept; a hostile file could cause one a file entry.
+pub const WARNINGS_MAX: usize = 32;
+
+/// A whole `.torrent`.
+#[derive(Clone, Debug)]
+pub struct Metainfo {
+    pub info: Info,
+    pub info_hash: InfoHash,
+    /// Tracker URLs by tier (BEP 12); a lone `announce` is one tier.
+    pub announce_tiers: Vec<Vec<String>>,
+    /// BEP 19 `url-list`.
+    pub web_seeds: Vec<String>,
+    pub comment: Option<String>,
+    pub created_by: Option<String>,
+    /// Seconds since 1970.
+    pub creation_date: Option<i64>,
+    /// DHT nodes, host and port (BEP 5).
+    pub nodes: Vec<(String, u16)>,
+    /// What was odd but did not matter, for the user's eyes.
+    pub warnings: Vec<String>,
+    /// The raw bytes of the info dictionary, which peers may ask for (BEP 9).
+    pub info_bytes: Vec<u8>,
+}
+
+/// The info dictionary: what the info_hash covers.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// For display; invalid UTF-8 is replaced. Not safe as a path.
+    pub name: String,
+    pub geometry: Geometry,
+    pub piece_hashes: PieceHashes,
+    /// In the order of the torrent's bytes; exactly one for a single-file torrent.
+    pub files: Vec<FileEntry>,
+    pub is_multi_file: bool,
+    /// BEP 27: peers only from the torrent's trackers.
+    pub is_private: bool,
+    pub source: Option<String>,
+    pub kind: Kind,
+}
+
+/// Which protocol versions the torrent can be shared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    V1,
+    /// BEP 52 keys beside the v1 keys; the v1 part is what is used.
+    Hybrid,
+}
+
+/// SHA-1 of every piece.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PieceHashes(Arc<[u8]>);
+
+/// One file of the torrent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Raw path elements as in the torrent, without its root name; empty for a single-file torrent.
+    pub path: Vec<Vec<u8>>,
+    pub length_bytes: u64,
+    pub attributes: FileAttributes,
+    /// Raw elements of BEP 47 `symlink path`, from the torrent's root; empty if this is no symlink.
+    pub symlink_target: Vec<Vec<u8>>,
+}
+
+/// BEP 47 `attr`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileAttributes {
+    /// `p`: zeros that fill up a piece.
+    pub is_pad: bool,
+    /// `x`
+    pub is_executable: bool,
+    /// `h`
+    pub is_hidden: bool,
+    /// `l`
+    pub is_symlink: bool,
+}
+
+/// Why bytes are no torrent we can use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MetainfoError {
+    #[error("{got_bytes} bytes are more than the {max_bytes} a torrent may have")]
+    TooLarge { got_bytes: usize, max_bytes: usize },
+    #[error("not a torrent: {0}")]
+    Bencode(#[from] BencodeError),
+    #[error("not a torrent: the top level is not a dictionary")]
+    NotADictionary,
+    #[error("`{key}` is missing")]
+    Missing { key: &'static str },
+    #[error("`{key}` is not {expected}")]
+    WrongType {
+        key: &'static str,
+        expected: &'static str,
+    },
+    /// Piece length zero, negative or above 512 MiB (HOSTILE.md T5).
+    #[error("piece length {got_bytes} is outside 1..={max_bytes}")]
+    BadPieceLength { got_bytes: i64, max_bytes: u32 },
+    #[error("`pieces` has {got_bytes} bytes, not a multiple of 20")]
+    PiecesNotHashes { got_bytes: usize },
+    #[error(
+        "{total_bytes} bytes in pieces of {piece_length_bytes} need {expected} hashes, but there are {got}"
+    )]
+    PieceCountMismatch {
+        total_bytes: u64,
+        piece_length_bytes: u32,
+        expected: u32,
+        got: usize,
+    },
+    #[error("file {file_index} has the length {got_bytes}")]
+    BadLength { file_index: usize, got_bytes: i64 },
+    #[error("the lengths of the files overflow at file {file_index}")]
+    LengthOverflow { file_index: usize },
+    #[error("file {file_index}: `{key}` is missing or not {expected}")]
+    BadFile {
+        file_index: usize,
+        key: &'static str,
+        expected: &'static str,
+    },
+    #[error("the torrent holds no byte: all lengths are zero")]
+    Empty,
+    #[error("{pieces} pieces are more than the protocol can number")]
+    TooManyPieces { pieces: u64 },
+    /// BEP 52 keys only (HOSTILE.md T13).
+    #[error("unsupported: a BitTorrent v2 torrent without a v1 part")]
+    V2Only,
+    #[error("unsupported: meta version {version} without a v1 part")]
+    UnknownVersion { version: i64 },
+}
+
+impl From<GeometryError> for MetainfoError {
+    fn from(error: GeometryError) -> Self {
+        match error {
+            GeometryError::BadPieceLength {
+                got_bytes,
+                max_bytes,
+            } => MetainfoError::BadPieceLength {
+                got_bytes: i64::try_from(got_bytes).unwrap_or(i64::MAX),
+                max_bytes,
+            },
+            GeometryError::Empty => MetainfoError::Empty,
+            GeometryError::TooManyPieces { pieces } => MetainfoError::TooManyPieces { pieces },
+        }
+    }
+}
+
+impl Metainfo {
+    /// Reads a whole `.torrent`.
+    ///
+    /// # Errors
+    /// See [`MetainfoError`]; oddities that do not matter are in [`Metainfo::warnings`].
+    pub fn parse(bytes: &[u8]) -> Result<Metainfo, MetainfoError> {
+        parse::parse(bytes)
+    }
+}
+
+impl PieceHashes {
+    /// Wraps the value of `pieces`: 20 bytes a piece.
+    ///
+    /// # Errors
+    /// The length is not a multiple of 20.
+    pub fn new(bytes: &[u8]) -> Result<Self, MetainfoError> {
+        if !bytes.len().is_multiple_of(20) {
+            return Err(MetainfoError::PiecesNotHashes {
+                got_bytes: bytes.len(),
+            });
+        }
+        Ok(PieceHashes(Arc::from(bytes)))
+    }
+
+    /// The SHA-1 this piece must have.
+    ///
+    /// # Panics
+    /// If the piece is none of this torrent's: [`Geometry`] hands out only such that are.
+    pub fn get(&self, piece: PieceIndex) -> [u8; 20] {
+        let start = piece.as_usize() * 20;
+        let mut hash = [0; 20];
+        hash.copy_from_slice(&self.0[start..start + 20]);
+        hash
+    }
+
+    /// Number of pieces.
+    pub fn count(&self) -> usize {
+        self.0.len() / 20
+    }
+
+    /// The value of `pieces`.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for PieceHashes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PieceHashes({})", self.count())
+    }
+}
+
+/// Warnings with a lid.
+#[derive(Default)]
+struct Warnings(Vec<String>);
+
+impl Warnings {
+    fn add(&mut self, text: impl Into<String>) {
+        if self.0.len() < WARNINGS_MAX {
+            self.0.push(text.into());
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Writing a `.torrent` (BEP 3, 12, 19, 27) in canonical bencode. Layer 1.
+
+use super::{Metainfo, MetainfoError};
+use crate::wire::bencode::Item;
+use std::collections::BTreeMap;
+
+/// Pieces that an automatic piece length aims to stay at or under.
+const PIECES_AIM_MAX: u64 = 2_000;
+const PIECE_LENGTH_AUTO_MIN: u32 = 16 * 1024;
+const PIECE_LENGTH_AUTO_MAX: u32 = 16 * 1024 * 1024;
+
+/// A piece length that makes about 1,000 to 2,000 pieces: a power of two from 16 KiB to 16 MiB.
+pub fn choose_piece_length(total_bytes: u64) -> u32 {
+    let mut length = PIECE_LENGTH_AUTO_MIN;
+    while length < PIECE_LENGTH_AUTO_MAX && total_bytes.div_ceil(u64::from(length)) > PIECES_AIM_MAX
+    {
+        length *= 2;
+    }
+    length
+}
+
+/// Collects what goes into a `.torrent`.
+#[derive(Clone, Debug, Default)]
+pub struct MetainfoBuilder {
+    name: Vec<u8>,
+    piece_length_bytes: u32,
+    pieces: Vec<u8>,
+    content: Content,
+    is_private: bool,
+    source: Option<String>,
+    announce_tiers: Vec<Vec<String>>,
+    web_seeds: Vec<String>,
+    comment: Option<String>,
+    created_by: Option<String>,
+    creation_date: Option<i64>,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    Single { length_bytes: u64 },
+    Multi(Vec<(Vec<Vec<u8>>, u64)>),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Content::Multi(Vec::new())
+    }
+}
+
+impl MetainfoBuilder {
+    /// Starts with the root name and the piece length in bytes.
+    pub fn new(name: impl Into<Vec<u8>>, piece_length_bytes: u32) -> Self {
+        MetainfoBuilder {
+            name: name.into(),
+            piece_length_bytes,
+            ..MetainfoBuilder::default()
+        }
+    }
+
+    /// Makes it a single-file torrent of this length.
+    pub fn single_file(mut self, length_bytes: u64) -> Self {
+        self.content = Content::Single { length_bytes };
+        self
+    }
+
+    /// Makes it a multi-file torrent: path elements below the root name, and length, in the order of the bytes.
+    pub fn files(mut self, files: Vec<(Vec<Vec<u8>>, u64)>) -> Self {
+        self.content = Content::Multi(files);
+        self
+    }
+
+    /// The SHA-1 of every piece, one behind the other.
+    pub fn pieces(mut self, hashes: Vec<u8>) -> Self {
+        self.pieces = hashes;
+        self
+    }
+
+    /// BEP 27.
+    pub fn private(mut self, is_private: bool) -> Self {
+        self.is_private = is_private;
+        self
+    }
+
+    /// `source`, which makes the info_hash differ between trackers.
+    pub fn source(mut self, source: Option<String>) -> Self {
+        self.source = source;
+        self
+    }
+
+    /// BEP 12 tiers; empty ones are left out.
+    pub fn announce_tiers(mut self, tiers: Vec<Vec<String>>) -> Self {
+        self.announce_tiers = tiers;
+        self.announce_tiers.retain(|tier| !tier.is_empty());
+        self
+    }
+
+    /// BEP 19.
+    pub fn web_seeds(mut self, urls: Vec<String>) -> Self {
+        self.web_seeds = urls;
+        self
+    }
+
+    pub fn comment(mut self, comment: Option<String>) -> Self {
+        self.comment = comment;
+        self
+    }
+
+    pub fn created_by(mut self, created_by: Option<String>) -> Self {
+        self.created_by = created_by;
+        self
+    }
+
+    /// Seconds since 1970.
+    pub fn creation_date(mut self, seconds: Option<i64>) -> Self {
+        self.creation_date = seconds;
+        self
+    }
+
+    /// The bytes of the `.torrent`, and what our own reader makes of them.
+    ///
+    /// # Errors
+    /// What a reader would object to: no bytes, a piece count that does not match, a bad piece length.
+    pub fn build(&self) -> Result<(Vec<u8>, Metainfo), MetainfoError> {
+        let mut root: BTreeMap<&[u8], Item<'_>> = BTreeMap::new();
+        root.insert(b"info", self.info()?);
+        if let Some(first) = self.announce_tiers.first().and_then(|tier| tier.first()) {
+            root.insert(b"announce", Item::text(first));
+        }
+        if self.announce_tiers.iter().map(Vec::len).sum::<usize>() > 1 {
+            let tiers = self.announce_tiers.iter().map(|tier| texts(tier)).collect();
+            root.insert(b"announce-list", Item::List(tiers));
+        }
+        if !self.web_seeds.is_empty() {
+            root.insert(b"url-list", texts(&self.web_seeds));
+        }
+        if let Some(comment) = &self.comment {
+            root.insert(b"comment", Item::text(comment));
+        }
+        if let Some(created_by) = &self.created_by {
+            root.insert(b"created by", Item::text(created_by));
+        }
+        if let Some(seconds) = self.creation_date {
+            root.insert(b"creation date", Item::Int(seconds));
+        }
+        let bytes = Item::Dict(root).encode();
+        let metainfo = Metainfo::parse(&bytes)?;
+        Ok((bytes, metainfo))
+    }
+
+    fn info(&self) -> Result<Item<'_>, MetainfoError> {
+        let mut info: BTreeMap<&[u8], Item<'_>> = BTreeMap::new();
+        info.insert(b"name", Item::bytes(&self.name[..]));
+        info.insert(b"piece length", Item::Int(self.piece_length_bytes.into()));
+        info.insert(b"pieces", Item::bytes(&self.pieces[..]));
+        if self.is_private {
+            info.insert(b"private", Item::Int(1));
+        }
+        if let Some(source) = &self.source {
+            info.insert(b"source", Item::text(source));
+        }
+        match &self.content {
+            Content::Single { length_bytes } => {
+                info.insert(b"length", length(0, *length_bytes)?);
+            }
+            Content::Multi(files) => {
+                let files = files.iter().enumerate().map(|(index, (path, bytes))| {
+                    let path = path.iter().map(|element| Item::bytes(&element[..]));
+                    Ok(Item::dict([
+                        (&b"length"[..], length(index, *bytes)?),
+                        (&b"path"[..], Item::List(path.collect())),
+                    ]))
+                });
+                let files = files.collect::<Result<Vec<_>, MetainfoError>>()?;
+                info.insert(b"files", Item::List(files));
+            }
+        }
+        Ok(Item::Dict(info))
+    }
+}
+
+fn texts(texts: &[String]) -> Item<'_> {
+    Item::List(texts.iter().map(|text| Item::text(text)).collect())
+}
+
+fn length(file_index: usize, length_bytes: u64) -> Result<Item<'static>, MetainfoError> {
+    i64::try_from(length_bytes)
+        .map(Item::Int)
+        .map_err(|_| MetainfoError::LengthOverflow { file_index })
+}
