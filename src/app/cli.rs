@@ -63,8 +63,9 @@ Example:
     Seed(SeedArgs),
     /// Make a .torrent from a file or folder
     #[command(after_long_help = "\
-Folders are walked in the order of their raw path bytes. Symbolic links to files are followed, links to folders, \
-sockets and devices are left out with a warning. Files of zero length are kept, empty folders have no place in a torrent.
+Files are put in the order of their raw path bytes. Symbolic links are followed, as mktorrent and libtorrent do; \
+sockets and devices are left out with a warning. Files of zero length are kept, empty folders have no place in a torrent. \
+SOURCE_DATE_EPOCH stands in for the clock, so that the same data gives the same .torrent.
 
 Example:
   gyre create ./album -a http://tracker.example/announce -a http://b1.example/announce,http://b2.example/announce")]
@@ -243,9 +244,6 @@ pub struct CreateArgs {
     /// Name in the torrent [default: the name of PATH]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Leave out when it was made, so that the same data gives the same file
-    #[arg(long)]
-    pub no_date: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -152,6 +152,14 @@ pub fn eta(left_bytes: u64, bytes_per_s: u64) -> Option<String> {
     (seconds < SECONDS_MAX).then(|| duration(seconds))
 }
 
+/// `1 file`, `2 files`.
+pub fn plural(count: u64, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
