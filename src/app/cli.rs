@@ -454,7 +454,7 @@ fn parse_slots(text: &str) -> Result<Slots, String> {
         return Ok(UploadSlots::Auto);
     }
     match text.parse() {
-        Ok(0) | Err(_) => Err("a number from 1, or auto".into()),
+        Err(_) => Err("a number, or auto".into()),
         Ok(slots) => Ok(UploadSlots::Fixed(slots)),
     }
 }
@@ -527,7 +527,7 @@ mod tests {
     fn wrong_values_are_refused() {
         for options in [
             "--limit-up 5parsecs",
-            "--upload-slots 0",
+            "--upload-slots few",
             "--max-peers 0",
             "--seed-ratio -1",
             "--peer 1.2.3.4",

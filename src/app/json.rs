@@ -47,7 +47,7 @@ pub fn event(event: &SessionEvent) -> Value {
             have,
         } => json!({
             "event": "ended", "info_hash": info_hash.to_string(), "outcome": outcome_word(*outcome),
-            "pieces_have": have.count_ones(), "pieces": have.len(),
+            "pieces_have": have.count(), "pieces": have.len(),
         }),
     }
 }
