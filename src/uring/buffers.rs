@@ -1,1 +1,515 @@
-//! (to be written)
+//! THE pool of payload memory: page-aligned, registered with the ring once (layer 4).
+//!
+//! Holds: the regions, their allocation, the segments handed out. Does not hold: credits (the session
+//! bounds who may take how much).
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use tokio::sync::Notify;
+use tokio_uring::buf::fixed::FixedBufRegistry;
+use tokio_uring::buf::{IoBuf, IoBufMut};
+
+use super::buddy::{Buddy, ORDER_MAX, UNIT_BYTES};
+use super::limits::{self, Limit};
+
+/// Longest segment of the pool (1 MiB): the longest single disk write.
+pub const SEGMENT_BYTES_MAX: usize = UNIT_BYTES << ORDER_MAX;
+/// The kernel registers at most 1 GiB as one buffer.
+const REGION_BYTES_MAX: usize = 1 << 30;
+/// Regions of a pool: 256 GiB is beyond any machine this is for, and well under 1,024 buffers.
+const REGIONS_MAX: usize = 256;
+/// Registering less than this is not worth its entries.
+const REGISTERED_BYTES_MIN: usize = SEGMENT_BYTES_MAX;
+/// Locked memory of a killed process comes back late: this long is an ENOMEM retried.
+const RETRY: Duration = Duration::from_millis(500);
+/// Pause between two retries.
+const RETRY_PAUSE: Duration = Duration::from_millis(25);
+/// Alignment of segments, for O_DIRECT.
+const PAGE_BYTES: usize = 4096;
+
+/// What the pool turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolReport {
+    /// Memory of the pool, in bytes.
+    pub bytes: usize,
+    /// How much of it is registered with the ring, in bytes.
+    pub registered_bytes: usize,
+    /// For the operator, to be said once: why not all of it is registered.
+    pub note: Option<String>,
+}
+
+/// Anonymous memory, page-aligned and zeroed.
+struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Mapping {
+    fn new(bytes: usize) -> io::Result<Mapping> {
+        let length = NonZeroUsize::new(bytes.max(1).next_multiple_of(PAGE_BYTES))
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        // SAFETY: a new private mapping at an address of the kernel's choice touches no other memory.
+        let start = unsafe { mmap_anonymous(None, length, protection, flags)? };
+        Ok(Mapping {
+            start: start.cast(),
+            bytes: length.get(),
+        })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `new`; segments and the registry hold an Rc of it, so
+        // no reference into it is left.
+        let _ = unsafe { munmap(self.start.cast(), self.bytes) };
+    }
+}
+
+/// A region as tokio-uring's registry wants it.
+struct RegionBuf(Rc<Mapping>);
+
+// SAFETY: the mapping neither moves nor shrinks while the Rc lives, and all of it is initialised.
+unsafe impl IoBuf for RegionBuf {
+    fn stable_ptr(&self) -> *const u8 {
+        self.0.start.as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.0.bytes
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.0.bytes
+    }
+}
+
+// SAFETY: as above. The registry itself never reads or writes the memory: nothing is checked out of it.
+unsafe impl IoBufMut for RegionBuf {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.0.start.as_ptr()
+    }
+
+    unsafe fn set_init(&mut self, _: usize) {}
+}
+
+/// One mapping, its free lists, and its number with the ring if it has one.
+struct Region {
+    memory: Rc<Mapping>,
+    buddy: Buddy,
+    buf_index: Option<u16>,
+}
+
+impl Region {
+    fn new(bytes: usize, buf_index: Option<u16>) -> io::Result<Region> {
+        let memory = Rc::new(Mapping::new(bytes)?);
+        let units = u32::try_from(bytes / UNIT_BYTES).map_err(io::Error::other)?;
+        Ok(Region {
+            memory,
+            buddy: Buddy::new(units),
+            buf_index,
+        })
+    }
+}
+
+struct Shared {
+    regions: RefCell<Vec<Region>>,
+    bytes_free: Cell<usize>,
+    heap_bytes: Cell<usize>,
+    freed: Notify,
+}
+
+/// Handle of the pool; clones share it.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Rc<Shared>,
+}
+
+impl Pool {
+    /// Makes a pool of about `bytes` (rounded up to 1 MiB) and registers as much of it as the
+    /// kernel takes; the rest is plain memory.
+    ///
+    /// Call it once per ring, inside [`Ring::block_on`](super::ring::Ring::block_on), before other
+    /// I/O. It may sleep up to half a second.
+    ///
+    /// # Errors
+    ///
+    /// When the address space itself is refused.
+    pub fn new(bytes: usize) -> io::Result<(Pool, PoolReport)> {
+        Pool::with_registrar(bytes, register)
+    }
+
+    /// Makes a pool that is not registered with any ring.
+    ///
+    /// # Errors
+    ///
+    /// When the address space itself is refused.
+    pub fn plain(bytes: usize) -> io::Result<Pool> {
+        let (pool, _) = Pool::with_registrar(bytes, |_| Err(io::ErrorKind::Unsupported.into()))?;
+        Ok(pool)
+    }
+
+    /// Halves the registered part on ENOMEM; `registrar` decides.
+    fn with_registrar(
+        bytes: usize,
+        mut registrar: impl FnMut(&[Rc<Mapping>]) -> io::Result<()>,
+    ) -> io::Result<(Pool, PoolReport)> {
+        let bytes = bytes
+            .clamp(SEGMENT_BYTES_MAX, REGION_BYTES_MAX * REGIONS_MAX)
+            .next_multiple_of(SEGMENT_BYTES_MAX);
+        let deadline = Instant::now() + RETRY;
+        let mut want = bytes;
+        let mut cause = None;
+        while want >= REGISTERED_BYTES_MIN {
+            let regions = regions_of(want, true)?;
+            let memories: Vec<_> = regions.iter().map(|r| Rc::clone(&r.memory)).collect();
+            let Err(error) = registrar(&memories) else {
+                return Pool::assemble(bytes, regions, cause);
+            };
+            let is_no_memory = error.raw_os_error() == Some(libc::ENOMEM);
+            cause.get_or_insert(error);
+            if !is_no_memory {
+                break;
+            }
+            if may_fit(want) && Instant::now() < deadline {
+                std::thread::sleep(RETRY_PAUSE);
+            } else {
+                want = want / 2 / SEGMENT_BYTES_MAX * SEGMENT_BYTES_MAX;
+            }
+        }
+        Pool::assemble(bytes, Vec::new(), cause)
+    }
+
+    fn assemble(
+        bytes: usize,
+        mut regions: Vec<Region>,
+        error: Option<io::Error>,
+    ) -> io::Result<(Pool, PoolReport)> {
+        let registered_bytes = regions.iter().map(|r| r.memory.bytes).sum();
+        if registered_bytes < bytes {
+            regions.extend(regions_of(bytes - registered_bytes, false)?);
+        }
+        let note = error
+            .filter(|_| registered_bytes < bytes)
+            .map(|e| note(bytes, registered_bytes, &e));
+        let shared = Shared {
+            regions: RefCell::new(regions),
+            bytes_free: Cell::new(bytes),
+            heap_bytes: Cell::new(0),
+            freed: Notify::new(),
+        };
+        let report = PoolReport {
+            bytes,
+            registered_bytes,
+            note,
+        };
+        let pool = Pool {
+            shared: Rc::new(shared),
+        };
+        Ok((pool, report))
+    }
+
+    /// A segment of `len` bytes, or nothing when the pool is full, too fragmented, or `len` is
+    /// beyond [`SEGMENT_BYTES_MAX`]. Never blocks. Its bytes are whatever was there before.
+    pub fn alloc(&self, len: usize) -> Option<Segment> {
+        let order = Buddy::order_of(len)?;
+        let mut regions = self.shared.regions.borrow_mut();
+        let (index, unit) = regions
+            .iter_mut()
+            .enumerate()
+            .find_map(|(i, r)| Some((i, r.buddy.alloc(order)?)))?;
+        let region = &regions[index];
+        let capacity = UNIT_BYTES << order;
+        self.shared
+            .bytes_free
+            .set(self.shared.bytes_free.get() - capacity);
+        // SAFETY: the buddy allocator hands out units inside the region only.
+        let start = unsafe { region.memory.start.add(unit as usize * UNIT_BYTES) };
+        Some(Segment {
+            start,
+            len,
+            capacity,
+            home: Home::Pool {
+                shared: Rc::clone(&self.shared),
+                region: index,
+                unit,
+                order,
+                buf_index: region.buf_index,
+            },
+        })
+    }
+
+    /// Like [`Pool::alloc`], with page-aligned memory of its own when the pool has none; callers bound
+    /// how much of that there is.
+    ///
+    /// # Panics
+    ///
+    /// When the address space is exhausted, as any allocation.
+    pub fn alloc_or_heap(&self, len: usize) -> Segment {
+        if let Some(segment) = self.alloc(len) {
+            return segment;
+        }
+        let mapping = Mapping::new(len).expect("out of memory");
+        let heap_bytes = self.shared.heap_bytes.get() + mapping.bytes;
+        self.shared.heap_bytes.set(heap_bytes);
+        Segment {
+            start: mapping.start,
+            len,
+            capacity: mapping.bytes,
+            home: Home::Heap {
+                shared: Rc::clone(&self.shared),
+                _mapping: mapping,
+            },
+        }
+    }
+
+    /// Free bytes of the pool, in whatever pieces.
+    pub fn free_bytes(&self) -> usize {
+        self.shared.bytes_free.get()
+    }
+
+    /// Bytes of segments that live outside the pool now.
+    pub fn heap_bytes(&self) -> usize {
+        self.shared.heap_bytes.get()
+    }
+
+    /// Waits until a segment is given back after this call. All waiters wake.
+    pub async fn wait_free(&self) {
+        self.shared.freed.notified().await;
+    }
+
+    /// Checks the books against the free lists.
+    pub fn check(&self) {
+        let regions = self.shared.regions.borrow();
+        regions.iter().for_each(|r| r.buddy.check());
+        let units: u32 = regions.iter().map(|r| r.buddy.units_free()).sum();
+        assert_eq!(units as usize * UNIT_BYTES, self.free_bytes());
+    }
+}
+
+enum Home {
+    Pool {
+        shared: Rc<Shared>,
+        region: usize,
+        unit: u32,
+        order: u8,
+        buf_index: Option<u16>,
+    },
+    Heap {
+        shared: Rc<Shared>,
+        _mapping: Mapping,
+    },
+}
+
+/// Owned, page-aligned memory of a [`Pool`]; dropping it gives it back.
+///
+/// Shapes: `len` bytes are visible, `capacity` are there; all of them are initialised.
+pub struct Segment {
+    start: NonNull<u8>,
+    len: usize,
+    capacity: usize,
+    home: Home,
+}
+
+impl Segment {
+    /// Visible bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no byte is visible.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes there are.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Makes `len` bytes visible.
+    ///
+    /// # Panics
+    ///
+    /// If `len` is beyond the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity, "length beyond the segment's capacity");
+        self.len = len;
+    }
+
+    /// Whether the memory is registered with the ring.
+    pub fn is_registered(&self) -> bool {
+        self.buf_index().is_some()
+    }
+
+    /// The visible bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: the segment owns `capacity >= len` initialised bytes at `start`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// The visible bytes, to write.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` makes it the only view.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
+    /// First byte, for a ring entry or a hash worker.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// Number of the registered buffer it lies in.
+    pub(crate) fn buf_index(&self) -> Option<u16> {
+        match self.home {
+            Home::Pool { buf_index, .. } => buf_index,
+            Home::Heap { .. } => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Segment")
+            .field("len", &self.len)
+            .field("capacity", &self.capacity)
+            .field("buf_index", &self.buf_index())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        match &self.home {
+            Home::Pool {
+                shared,
+                region,
+                unit,
+                order,
+                ..
+            } => {
+                shared.regions.borrow_mut()[*region]
+                    .buddy
+                    .free(*unit, *order);
+                let bytes_free = shared.bytes_free.get() + self.capacity;
+                shared.bytes_free.set(bytes_free);
+                shared.freed.notify_waiters();
+            }
+            Home::Heap { shared, .. } => {
+                let heap_bytes = shared.heap_bytes.get() - self.capacity;
+                shared.heap_bytes.set(heap_bytes);
+                shared.freed.notify_waiters();
+            }
+        }
+    }
+}
+
+/// Regions of 1 GiB each and a last shorter one, numbered as they will be registered.
+fn regions_of(bytes: usize, is_registered: bool) -> io::Result<Vec<Region>> {
+    let count = bytes.div_ceil(REGION_BYTES_MAX);
+    (0..count)
+        .map(|i| {
+            let bytes = (bytes - i * REGION_BYTES_MAX).min(REGION_BYTES_MAX);
+            let buf_index = u16::try_from(i).ok().filter(|_| is_registered);
+            Region::new(bytes, buf_index)
+        })
+        .collect()
+}
+
+/// Registers the regions with the ring of this thread; buffer numbers are their positions.
+fn register(memories: &[Rc<Mapping>]) -> io::Result<()> {
+    let bufs = memories.iter().map(|m| RegionBuf(Rc::clone(m)));
+    FixedBufRegistry::new(bufs).register()
+}
+
+/// Whether the limit as such leaves room, so that waiting for late memory makes sense.
+fn may_fit(bytes: usize) -> bool {
+    match limits::memlock() {
+        Limit::Unlimited => true,
+        Limit::Bytes(n) => u64::try_from(bytes).is_ok_and(|bytes| bytes < n),
+    }
+}
+
+fn note(bytes: usize, registered_bytes: usize, error: &io::Error) -> String {
+    const MIB: usize = 1 << 20;
+    format!(
+        "{} of {} MiB of buffers are registered with the ring ({error}); the rest works, a little slower. \
+         Raise RLIMIT_MEMLOCK (ulimit -l) or lower --buffers",
+        registered_bytes / MIB,
+        bytes / MIB
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// A kernel that locks at most `limit` bytes.
+    fn limited(bytes: usize, limit: usize) -> (Pool, PoolReport) {
+        Pool::with_registrar(bytes, |memories| {
+            let wanted: usize = memories.iter().map(|m| m.bytes).sum();
+            if wanted <= limit {
+                return Ok(());
+            }
+            Err(io::Error::from_raw_os_error(libc::ENOMEM))
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn locked_memory_that_is_short_is_halved_and_the_rest_is_plain() {
+        let (pool, report) = limited(32 * MIB, 5 * MIB);
+        assert_eq!(report.bytes, 32 * MIB);
+        assert_eq!(report.registered_bytes, 4 * MIB);
+        assert!(report.note.unwrap().starts_with("4 of 32 MiB"));
+        let all: Vec<_> = (0..32).map(|_| pool.alloc(MIB).unwrap()).collect();
+        assert_eq!(all.iter().filter(|s| s.is_registered()).count(), 4);
+        assert!(pool.alloc(1).is_none());
+        drop(all);
+        pool.check();
+        assert_eq!(pool.free_bytes(), 32 * MIB);
+    }
+
+    #[test]
+    fn without_any_locked_memory_the_pool_is_plain_and_whole() {
+        let (pool, report) = limited(3 * MIB, 0);
+        assert_eq!((report.bytes, report.registered_bytes), (3 * MIB, 0));
+        assert!(!pool.alloc(MIB).unwrap().is_registered());
+    }
+
+    #[test]
+    fn segments_are_page_aligned_disjoint_and_come_back() {
+        let pool = Pool::plain(2 * MIB).unwrap();
+        let mut a = pool.alloc(16_384).unwrap();
+        let mut b = pool.alloc(40_000).unwrap();
+        assert_eq!((b.len(), b.capacity()), (40_000, 65_536));
+        assert_eq!(a.start() as usize % PAGE_BYTES, 0);
+        a.as_mut_slice().fill(1);
+        b.as_mut_slice().fill(2);
+        assert!(a.as_slice().iter().all(|&x| x == 1));
+        drop((a, b));
+        assert_eq!(pool.free_bytes(), 2 * MIB);
+        pool.check();
+    }
+
+    #[test]
+    fn a_full_pool_falls_back_to_memory_of_its_own() {
+        let pool = Pool::plain(MIB).unwrap();
+        let _all = pool.alloc(MIB).unwrap();
+        let mut heap = pool.alloc_or_heap(20_000);
+        heap.as_mut_slice().fill(7);
+        assert_eq!((heap.len(), heap.capacity()), (20_000, 20_480));
+        assert_eq!(pool.heap_bytes(), 20_480);
+        drop(heap);
+        assert_eq!(pool.heap_bytes(), 0);
+    }
+}

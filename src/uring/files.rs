@@ -1,1 +1,563 @@
-//! (to be written)
+//! Files over the ring, and the synchronous calls around them (layer 4).
+//!
+//! Holds: reads and writes continued after short results, and paths that cannot leave their root folder. Functions
+//! marked "blocks" belong on a blocking thread: a dead file system holds them for ever.
+
+use std::ffi::OsStr;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use io_uring::{opcode, squeue, types};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+
+use super::buffers::Segment;
+use super::op;
+use super::socket;
+
+/// openat2 answers EAGAIN when a rename raced with it: this often it is tried again.
+const OPEN_TRIES_MAX: u32 = 8;
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Read an existing file.
+    Read,
+    /// Read and write an existing file.
+    Write,
+    /// Read and write, made when missing.
+    Create,
+}
+
+/// Where a file system keeps its data, as far as waiting for it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FsKind {
+    /// A known file system on a local device or in memory.
+    Local,
+    /// A network or FUSE file system, or one we do not know: any call may hang.
+    Remote,
+}
+
+/// Identity and version of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStamp {
+    /// Device number.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// Last change of the content, in ns since 1970.
+    pub mtime_ns: i64,
+    /// Last change of content or attributes, in ns since 1970.
+    pub ctime_ns: i64,
+    /// Bytes of disk it occupies.
+    pub allocated_bytes: u64,
+    /// Names it has (hard links).
+    pub links: u64,
+}
+
+struct Inner {
+    fd: OwnedFd,
+    kind: FsKind,
+}
+
+/// An open file; clones share it. Closed when the last clone and operation are gone.
+#[derive(Clone)]
+pub struct File {
+    inner: Rc<Inner>,
+}
+
+impl File {
+    /// Takes an open file; looks up its file system's kind (blocks on a dead one).
+    pub fn from_fd(fd: OwnedFd) -> File {
+        let kind = statfs_kind(&fd);
+        File::with_kind(fd, kind)
+    }
+
+    /// Takes an open file whose file system's kind is known.
+    pub fn with_kind(fd: OwnedFd, kind: FsKind) -> File {
+        File {
+            inner: Rc::new(Inner { fd, kind }),
+        }
+    }
+
+    /// The kind it was opened with.
+    pub fn kind(&self) -> FsKind {
+        self.inner.kind
+    }
+
+    /// The descriptor, for the synchronous helpers.
+    pub fn fd(&self) -> &OwnedFd {
+        &self.inner.fd
+    }
+
+    /// Reads into `range` of the segment; fewer bytes than asked for mean the end of the file.
+    ///
+    /// # Errors
+    ///
+    /// As pread(2).
+    ///
+    /// # Panics
+    ///
+    /// If the range leaves the segment.
+    pub async fn read_at(
+        &self,
+        segment: Segment,
+        range: Range<usize>,
+        offset: u64,
+    ) -> (io::Result<usize>, Segment) {
+        let mut data = self.transfer(segment, &range);
+        let mut done = 0;
+        while done < range.len() {
+            let at = Spot::new(&range, done, offset);
+            // SAFETY: the stored data owns the file and the segment, whose memory does not move;
+            // the range was checked against it, and its buffer number is that of its region.
+            let op = unsafe { op::submit(data, |(inner, segment)| at.read(inner, segment)) };
+            let result;
+            (result, data) = op.await;
+            match result {
+                Ok(0) => break,
+                Ok(n) => done += n as usize,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return (Err(e), data.1),
+            }
+        }
+        (Ok(done), data.1)
+    }
+
+    /// Writes `range` of the segment.
+    ///
+    /// # Errors
+    ///
+    /// As pwrite(2); part of the range may have been written.
+    ///
+    /// # Panics
+    ///
+    /// If the range leaves the segment.
+    pub async fn write_at(
+        &self,
+        segment: Segment,
+        range: Range<usize>,
+        offset: u64,
+    ) -> (io::Result<()>, Segment) {
+        let mut data = self.transfer(segment, &range);
+        let mut done = 0;
+        while done < range.len() {
+            let at = Spot::new(&range, done, offset);
+            // SAFETY: as in `read_at`.
+            let op = unsafe { op::submit(data, |(inner, segment)| at.write(inner, segment)) };
+            let result;
+            (result, data) = op.await;
+            match result {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), data.1),
+                Ok(n) => done += n as usize,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return (Err(e), data.1),
+            }
+        }
+        (Ok(()), data.1)
+    }
+
+    fn transfer(&self, segment: Segment, range: &Range<usize>) -> (Rc<Inner>, Segment) {
+        assert!(range.start <= range.end && range.end <= segment.len());
+        (Rc::clone(&self.inner), segment)
+    }
+
+    /// Makes written data durable (fdatasync).
+    ///
+    /// # Errors
+    ///
+    /// As fdatasync(2): after one, nothing written since the last good one is known to be on disk.
+    pub async fn fdatasync(&self) -> io::Result<()> {
+        // SAFETY: the stored data owns the file; the entry names no memory.
+        let op = unsafe {
+            op::submit(Rc::clone(&self.inner), |inner| {
+                opcode::Fsync::new(types::Fd(inner.fd.as_raw_fd()))
+                    .flags(types::FsyncFlags::DATASYNC)
+                    .build()
+            })
+        };
+        op.await.0.map(drop)
+    }
+
+    /// Reserves disk space for the range, growing the file if it ends before.
+    ///
+    /// # Errors
+    ///
+    /// As fallocate(2).
+    pub async fn fallocate(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.fallocate_with(offset, length, 0).await
+    }
+
+    /// Gives the range back to the file system; it reads as zeros afterwards.
+    ///
+    /// # Errors
+    ///
+    /// As fallocate(2).
+    pub async fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        self.fallocate_with(offset, length, mode).await
+    }
+
+    async fn fallocate_with(&self, offset: u64, length: u64, mode: i32) -> io::Result<()> {
+        // SAFETY: the stored data owns the file; the entry names no memory.
+        let op = unsafe {
+            op::submit(Rc::clone(&self.inner), |inner| {
+                opcode::Fallocate::new(types::Fd(inner.fd.as_raw_fd()), length)
+                    .offset(offset)
+                    .mode(mode)
+                    .build()
+            })
+        };
+        op.await.0.map(drop)
+    }
+
+    /// Identity and version now (blocks on a dead file system).
+    ///
+    /// # Errors
+    ///
+    /// As fstat(2).
+    pub fn stamp(&self) -> io::Result<FileStamp> {
+        stamp(&self.inner.fd)
+    }
+}
+
+/// The part of a transfer that is still to be done.
+struct Spot {
+    start: usize,
+    length: u32,
+    offset: u64,
+}
+
+impl Spot {
+    fn new(range: &Range<usize>, done: usize, offset: u64) -> Spot {
+        Spot {
+            start: range.start + done,
+            length: u32::try_from(range.len() - done).unwrap_or(u32::MAX),
+            offset: offset.saturating_add(done as u64),
+        }
+    }
+
+    fn read(&self, inner: &Inner, segment: &Segment) -> squeue::Entry {
+        let fd = types::Fd(inner.fd.as_raw_fd());
+        let start = segment.start().wrapping_add(self.start);
+        let entry = match segment.buf_index() {
+            Some(index) => opcode::ReadFixed::new(fd, start, self.length, index)
+                .offset(self.offset)
+                .build(),
+            None => opcode::Read::new(fd, start, self.length)
+                .offset(self.offset)
+                .build(),
+        };
+        inner.placed(entry)
+    }
+
+    fn write(&self, inner: &Inner, segment: &Segment) -> squeue::Entry {
+        let fd = types::Fd(inner.fd.as_raw_fd());
+        let start = segment.start().wrapping_add(self.start);
+        let entry = match segment.buf_index() {
+            Some(index) => opcode::WriteFixed::new(fd, start, self.length, index)
+                .offset(self.offset)
+                .build(),
+            None => opcode::Write::new(fd, start, self.length)
+                .offset(self.offset)
+                .build(),
+        };
+        inner.placed(entry)
+    }
+}
+
+impl Inner {
+    /// Where a file system may hang the operation goes to a worker thread of the kernel at once.
+    fn placed(&self, entry: squeue::Entry) -> squeue::Entry {
+        match self.kind {
+            FsKind::Local => entry,
+            FsKind::Remote => entry.flags(squeue::Flags::ASYNC),
+        }
+    }
+}
+
+/// Opens a folder as a root for the `*_beneath` functions (blocks).
+///
+/// # Errors
+///
+/// As open(2).
+pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::open(path, flags, Mode::empty())?)
+}
+
+/// Opens a regular file below `root` (blocks). Symbolic links are followed as long as they stay below it.
+///
+/// # Errors
+///
+/// InvalidInput when `rel` is empty, absolute or contains `..`; EXDEV when a link leads out; InvalidData
+/// when it is no regular file; else as openat2(2).
+pub fn open_beneath(root: &OwnedFd, rel: &Path, mode: OpenMode) -> io::Result<OwnedFd> {
+    check_relative(rel)?;
+    let flags = match mode {
+        OpenMode::Read => OFlag::O_RDONLY,
+        OpenMode::Write => OFlag::O_RDWR,
+        OpenMode::Create => OFlag::O_RDWR | OFlag::O_CREAT,
+    };
+    // O_NONBLOCK: a FIFO that somebody put there must not hold us.
+    let flags = flags | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let fd = open_with(root, rel, flags)?;
+    let kind = fstat(&fd)?.st_mode & SFlag::S_IFMT.bits();
+    if kind != SFlag::S_IFREG.bits() {
+        let name = rel.display();
+        let error = format!("{name} is not a regular file");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+    }
+    // The ring would answer EAGAIN instead of waiting for the disk.
+    socket::set_blocking(fd.as_fd())?;
+    Ok(fd)
+}
+
+/// Opens a folder below `root` (blocks); the empty path is the root itself.
+///
+/// # Errors
+///
+/// As [`open_beneath`].
+pub fn open_dir_beneath(root: &OwnedFd, rel: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY;
+    if rel.as_os_str().is_empty() {
+        return open_with(root, Path::new("."), flags);
+    }
+    check_relative(rel)?;
+    open_with(root, rel, flags)
+}
+
+/// Makes the folder `rel` below `root` and all above it (blocks); returns those that were missing.
+///
+/// # Errors
+///
+/// As [`open_beneath`] and mkdirat(2).
+pub fn mkdirs_beneath(root: &OwnedFd, rel: &Path) -> io::Result<Vec<PathBuf>> {
+    if rel.as_os_str().is_empty() {
+        return Ok(Vec::new());
+    }
+    check_relative(rel)?;
+    let mut made = Vec::new();
+    let mut parent = PathBuf::new();
+    for name in rel.iter() {
+        let path = parent.join(name);
+        match open_dir_beneath(root, &path) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let dir = open_dir_beneath(root, &parent)?;
+                match mkdirat(&dir, name, Mode::from_bits_truncate(0o777)) {
+                    Ok(()) => made.push(path.clone()),
+                    Err(Errno::EEXIST) => {}
+                    Err(e) => return Err(e.into()),
+                }
+                open_dir_beneath(root, &path)?;
+            }
+            Err(e) => return Err(e),
+        }
+        parent = path;
+    }
+    Ok(made)
+}
+
+/// Identity and version of an open file or folder (blocks).
+///
+/// # Errors
+///
+/// As fstat(2).
+pub fn stamp(fd: &OwnedFd) -> io::Result<FileStamp> {
+    let stat = fstat(fd)?;
+    let ns = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);
+    Ok(FileStamp {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
+        mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec),
+        ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
+        allocated_bytes: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
+        links: stat.st_nlink,
+    })
+}
+
+/// Identity and version of a file below `root`, without opening it for reading (blocks).
+///
+/// # Errors
+///
+/// As [`open_beneath`].
+pub fn stamp_beneath(root: &OwnedFd, rel: &Path) -> io::Result<FileStamp> {
+    check_relative(rel)?;
+    stamp(&open_with(root, rel, OFlag::O_PATH)?)
+}
+
+/// Removes the file `rel` below `root` (blocks).
+///
+/// # Errors
+///
+/// As [`open_beneath`] and unlinkat(2).
+pub fn unlink_beneath(root: &OwnedFd, rel: &Path) -> io::Result<()> {
+    let (dir, name) = split(root, rel)?;
+    let flag = nix::unistd::UnlinkatFlags::NoRemoveDir;
+    Ok(nix::unistd::unlinkat(&dir, name, flag)?)
+}
+
+/// Gives the file `from` the name `to`, both below `root` (blocks); replaces what is there.
+///
+/// # Errors
+///
+/// As [`open_beneath`] and renameat(2).
+pub fn rename_beneath(root: &OwnedFd, from: &Path, to: &Path) -> io::Result<()> {
+    let (from_dir, from_name) = split(root, from)?;
+    let (to_dir, to_name) = split(root, to)?;
+    Ok(nix::fcntl::renameat(
+        &from_dir, from_name, &to_dir, to_name,
+    )?)
+}
+
+/// Makes the symbolic link `rel` below `root` (blocks). Where it points is not looked at: opening through it is.
+///
+/// # Errors
+///
+/// As [`open_beneath`] and symlinkat(2).
+pub fn symlink_beneath(root: &OwnedFd, target: &Path, rel: &Path) -> io::Result<()> {
+    let (dir, name) = split(root, rel)?;
+    Ok(nix::unistd::symlinkat(target, &dir, name)?)
+}
+
+/// Cuts or grows a file; what it grows by is a hole (blocks).
+///
+/// # Errors
+///
+/// As ftruncate(2).
+pub fn set_len(fd: &OwnedFd, bytes: u64) -> io::Result<()> {
+    let length = i64::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    Ok(nix::unistd::ftruncate(fd, length)?)
+}
+
+/// Sets or clears the executable bits, for those who may read (blocks).
+///
+/// # Errors
+///
+/// As fchmod(2).
+pub fn set_executable(fd: &OwnedFd, is_executable: bool) -> io::Result<()> {
+    let mode = fstat(fd)?.st_mode & 0o7777;
+    let bits = (mode & 0o444) >> 2;
+    let mode = if is_executable {
+        mode | bits
+    } else {
+        mode & !0o111
+    };
+    Ok(nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode))?)
+}
+
+/// Makes the names in a folder durable (blocks).
+///
+/// # Errors
+///
+/// As fsync(2).
+pub fn sync_dir(fd: &OwnedFd) -> io::Result<()> {
+    Ok(nix::unistd::fsync(fd)?)
+}
+
+/// Which kind of file system an open file lies on (blocks on a dead one).
+pub fn statfs_kind(fd: &OwnedFd) -> FsKind {
+    /// Magic numbers of statfs(2): ext2/3/4, XFS, btrfs, tmpfs, ramfs, F2FS, bcachefs, ZFS, overlayfs, JFS, NILFS, exFAT, FAT.
+    const LOCAL: [u32; 13] = [
+        0xEF53,
+        0x5846_5342,
+        0x9123_683E,
+        0x0102_1994,
+        0x8584_58F6,
+        0xF2F5_2010,
+        0xCA45_1A4E,
+        0x2FC1_2FC1,
+        0x794C_7630,
+        0x3153_464A,
+        0x3434,
+        0x2011_BAB0,
+        0x4D44,
+    ];
+    let Ok(stat) = nix::sys::statfs::fstatfs(fd) else {
+        return FsKind::Remote;
+    };
+    // The field's width differs between architectures; the numbers have 32 bits.
+    let magic = stat.filesystem_type().0 as u32;
+    if LOCAL.contains(&magic) {
+        FsKind::Local
+    } else {
+        FsKind::Remote
+    }
+}
+
+/// Bytes an ordinary user may still write to the file system of `fd` (blocks).
+///
+/// # Errors
+///
+/// As fstatvfs(2).
+pub fn free_bytes(fd: &OwnedFd) -> io::Result<u64> {
+    let stat = nix::sys::statvfs::fstatvfs(fd)?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+/// Takes an advisory lock on an open file or folder without waiting; it ends with the last copy of
+/// the descriptor (flock(2)). `false`: somebody else has it.
+///
+/// # Errors
+///
+/// As flock(2).
+pub fn try_lock(fd: &OwnedFd, is_exclusive: bool) -> io::Result<bool> {
+    let kind = if is_exclusive {
+        libc::LOCK_EX
+    } else {
+        libc::LOCK_SH
+    };
+    // SAFETY: the call takes no pointers.
+    let result = unsafe { libc::flock(fd.as_raw_fd(), kind | libc::LOCK_NB) };
+    match Errno::result(result) {
+        Ok(_) => Ok(true),
+        Err(Errno::EWOULDBLOCK) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The folder and the last element of a path below `root`.
+fn split<'a>(root: &OwnedFd, rel: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
+    check_relative(rel)?;
+    let name = rel.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let parent = rel.parent().unwrap_or(Path::new(""));
+    Ok((open_dir_beneath(root, parent)?, name))
+}
+
+fn check_relative(rel: &Path) -> io::Result<()> {
+    let is_normal = |c: Component<'_>| matches!(c, Component::Normal(_));
+    if rel.as_os_str().is_empty() || !rel.components().all(is_normal) {
+        let error = format!("{} is not a path inside the folder", rel.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+    }
+    Ok(())
+}
+
+fn open_with(root: &OwnedFd, rel: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+    let mode = if flags.contains(OFlag::O_CREAT) {
+        Mode::from_bits_truncate(0o666)
+    } else {
+        Mode::empty()
+    };
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let mut tries = 0;
+    loop {
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .mode(mode)
+            .resolve(resolve);
+        tries += 1;
+        match openat2(root, rel, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) if tries < OPEN_TRIES_MAX => {}
+            result => return Ok(result?),
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Layer 4: file descriptors, bytes and the ring. Knows no BEP. The only module with `unsafe`.
 
+pub mod buddy;
 pub mod buffers;
 pub mod files;
 pub mod hasher;

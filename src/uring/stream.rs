@@ -1,1 +1,459 @@
-//! (to be written)
+//! TCP streams over the ring: receive into segments, send runs of blocks (layer 4).
+//!
+//! Rules for callers: one reader and one writer task per stream, which own their operation until it
+//! completes. To give up: [`Stream::shutdown`], then await the operation. Dropping a stream with an
+//! operation pending keeps the socket open until that operation ends.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use io_uring::{opcode, types};
+
+use super::buffers::Segment;
+use super::op;
+use super::socket::{self, Carrier, SocketOptions};
+
+/// Vectors of one SENDMSG (IOV_MAX): a header and its data for 512 blocks.
+const IOVECS_MAX: usize = 1024;
+
+/// Where the payload of a part lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SendData {
+    /// Bytes of a segment handed over with the run.
+    Segment {
+        /// Position in the run's segments.
+        index: usize,
+        /// Bytes inside that segment.
+        range: Range<usize>,
+    },
+}
+
+/// One header and the payload that follows it on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendPart {
+    /// Bytes inside the run's headers.
+    pub header: Range<usize>,
+    /// The payload.
+    pub data: SendData,
+}
+
+/// What TCP knows of the connection (TCP_INFO).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// TCP segments retransmitted since the start.
+    pub retransmits: u32,
+    /// Congestion window in segments.
+    pub congestion_window: u32,
+}
+
+struct Inner {
+    fd: OwnedFd,
+    sent_bytes: Cell<u64>,
+    received_bytes: Cell<u64>,
+}
+
+/// A connected TCP socket; clones share it. Closed when the last clone and operation are gone.
+#[derive(Clone)]
+pub struct Stream {
+    inner: Rc<Inner>,
+}
+
+impl Stream {
+    /// Connects within `options.connect_timeout`. Dropping the future ends the attempt.
+    ///
+    /// # Errors
+    ///
+    /// As connect(2); TimedOut; options the kernel refuses.
+    pub async fn connect(addr: SocketAddr, options: &SocketOptions) -> io::Result<Stream> {
+        let fd = socket::open(&addr, Carrier::Tcp, libc::SOCK_NONBLOCK, options)?;
+        if let Some(ip) = options.bind {
+            // Without this a source address would reserve a port that other destinations could share.
+            socket::set_int(&fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+            socket::bind(&fd, &SocketAddr::new(ip, 0))?;
+        }
+        let stream = Stream::from_fd(fd);
+        match socket::connect(&stream.inner.fd, &addr) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {
+                stream.finish_connect(options.connect_timeout).await?;
+            }
+            Err(e) => return Err(e),
+        }
+        socket::set_blocking(stream.inner.fd.as_fd())?;
+        Ok(stream)
+    }
+
+    async fn finish_connect(&self, timeout: Duration) -> io::Result<()> {
+        let guard = Abort(Some(self));
+        let mut writable = pin!(self.poll(libc::POLLOUT));
+        tokio::select! {
+            biased;
+            ready = &mut writable => ready?,
+            () = tokio::time::sleep(timeout) => {
+                drop(guard);
+                // The operation owns the socket until the shutdown has woken it.
+                let _ = writable.await;
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        guard.disarm();
+        socket::take_error(&self.inner.fd)
+    }
+
+    /// Wraps a connected, blocking socket.
+    pub fn from_fd(fd: OwnedFd) -> Stream {
+        let inner = Inner {
+            fd,
+            sent_bytes: Cell::new(0),
+            received_bytes: Cell::new(0),
+        };
+        Stream {
+            inner: Rc::new(inner),
+        }
+    }
+
+    /// Receives what is there, at least one byte, into `range` of the segment; 0 is the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// As recv(2).
+    ///
+    /// # Panics
+    ///
+    /// If the range leaves the segment.
+    pub async fn recv(
+        &self,
+        segment: Segment,
+        range: Range<usize>,
+    ) -> (io::Result<usize>, Segment) {
+        self.recv_with(segment, range, 0).await
+    }
+
+    /// Receives what is there now; WouldBlock when there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// As recv(2).
+    ///
+    /// # Panics
+    ///
+    /// If the range leaves the segment.
+    pub async fn recv_now(
+        &self,
+        segment: Segment,
+        range: Range<usize>,
+    ) -> (io::Result<usize>, Segment) {
+        self.recv_with(segment, range, libc::MSG_DONTWAIT).await
+    }
+
+    async fn recv_with(
+        &self,
+        segment: Segment,
+        range: Range<usize>,
+        flags: i32,
+    ) -> (io::Result<usize>, Segment) {
+        assert!(range.start <= range.end && range.end <= segment.len());
+        let length = u32::try_from(range.len()).unwrap_or(u32::MAX);
+        // SAFETY: the stored data owns the socket and the segment, whose memory does not move.
+        let op = unsafe {
+            op::submit((Rc::clone(&self.inner), segment), |(inner, segment)| {
+                let start = segment.start().add(range.start);
+                opcode::Recv::new(types::Fd(inner.fd.as_raw_fd()), start, length)
+                    .flags(flags)
+                    .build()
+            })
+        };
+        let (result, (inner, segment)) = op.await;
+        (inner.received(result), segment)
+    }
+
+    /// Receives what is there, at least one byte, behind the bytes of `buf`, at most `max_bytes`; 0 is the end.
+    ///
+    /// # Errors
+    ///
+    /// As recv(2).
+    pub async fn recv_vec(
+        &self,
+        mut buf: Vec<u8>,
+        max_bytes: usize,
+    ) -> (io::Result<usize>, Vec<u8>) {
+        buf.reserve(max_bytes);
+        let length = u32::try_from(max_bytes).unwrap_or(u32::MAX);
+        // SAFETY: the stored data owns the socket and the vector, whose spare memory does not move.
+        let op = unsafe {
+            op::submit((Rc::clone(&self.inner), buf), |(inner, buf)| {
+                let start = buf.as_mut_ptr().add(buf.len());
+                opcode::Recv::new(types::Fd(inner.fd.as_raw_fd()), start, length).build()
+            })
+        };
+        let (result, (inner, mut buf)) = op.await;
+        let result = inner.received(result);
+        if let Ok(n) = result {
+            // SAFETY: the kernel has written `n <= max_bytes` bytes into the reserved space.
+            unsafe { buf.set_len(buf.len() + n) };
+        }
+        (result, buf)
+    }
+
+    /// Waits until there is something to receive, the end of the stream included. Holds no buffer.
+    ///
+    /// # Errors
+    ///
+    /// When the ring refuses; errors of the socket come from the receive that follows.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.poll(libc::POLLIN | libc::POLLRDHUP).await
+    }
+
+    async fn poll(&self, events: i16) -> io::Result<()> {
+        poll(Rc::clone(&self.inner), events, |inner| &inner.fd).await
+    }
+
+    /// Sends all of `buf`.
+    ///
+    /// # Errors
+    ///
+    /// As send(2); what had been sent before is counted by [`Stream::sent_bytes`].
+    pub async fn send_all(&self, buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        let mut data = (Rc::clone(&self.inner), buf);
+        let mut done = 0;
+        while done < data.1.len() {
+            let length = u32::try_from(data.1.len() - done).unwrap_or(u32::MAX);
+            // SAFETY: the stored data owns the socket and the vector, whose bytes do not move.
+            let op = unsafe {
+                op::submit(data, |(inner, buf)| {
+                    let start = buf.as_ptr().add(done);
+                    opcode::Send::new(types::Fd(inner.fd.as_raw_fd()), start, length)
+                        .flags(libc::MSG_NOSIGNAL)
+                        .build()
+                })
+            };
+            let result;
+            (result, data) = op.await;
+            match data.0.sent(result) {
+                Ok(n) => done += n,
+                Err(e) => return (Err(e), data.1),
+            }
+        }
+        (Ok(()), data.1)
+    }
+
+    /// Sends `[header, data]` of each part in order, as few SENDMSG as the socket allows.
+    ///
+    /// # Errors
+    ///
+    /// As sendmsg(2); InvalidInput when a part leaves the headers or its segment.
+    pub async fn send_run(
+        &self,
+        headers: Vec<u8>,
+        parts: Vec<SendPart>,
+        segments: Vec<Segment>,
+    ) -> (io::Result<()>, Vec<u8>, Vec<Segment>) {
+        let Some(iovecs) = plan_iovecs(&headers, &parts, &segments) else {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "send part out of range");
+            return (Err(error), headers, segments);
+        };
+        let mut run = Run {
+            inner: Rc::clone(&self.inner),
+            headers,
+            segments,
+            iovecs,
+            first: 0,
+            // SAFETY: zero bytes are a valid msghdr.
+            message: Box::new(unsafe { std::mem::zeroed() }),
+        };
+        while run.first < run.iovecs.len() {
+            // SAFETY: the stored data owns the socket, the message, its vectors and all they point
+            // to, each behind a pointer that does not move with it.
+            let op = unsafe { op::submit(run, Run::entry) };
+            let result;
+            (result, run) = op.await;
+            match run.inner.sent(result) {
+                Ok(n) => run.advance(n),
+                Err(e) => return (Err(e), run.headers, run.segments),
+            }
+        }
+        (Ok(()), run.headers, run.segments)
+    }
+
+    /// Ends both directions at once: FIN goes out, pending operations complete.
+    pub fn shutdown(&self) {
+        // The only error is that the peer has already gone.
+        let _ = socket::shutdown(&self.inner.fd);
+    }
+
+    /// Bytes the kernel has taken so far, also in the middle of a run.
+    pub fn sent_bytes(&self) -> u64 {
+        self.inner.sent_bytes.get()
+    }
+
+    /// Bytes received so far.
+    pub fn received_bytes(&self) -> u64 {
+        self.inner.received_bytes.get()
+    }
+
+    /// Own address.
+    ///
+    /// # Errors
+    ///
+    /// As getsockname(2).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        socket::local_addr(&self.inner.fd)
+    }
+
+    /// The peer's address.
+    ///
+    /// # Errors
+    ///
+    /// As getpeername(2).
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        socket::peer_addr(&self.inner.fd)
+    }
+
+    /// Sets TCP_USER_TIMEOUT.
+    ///
+    /// # Errors
+    ///
+    /// As setsockopt(2).
+    pub fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
+        socket::set_user_timeout(&self.inner.fd, timeout)
+    }
+
+    /// Round-trip time and losses as TCP sees them.
+    ///
+    /// # Errors
+    ///
+    /// As getsockopt(2).
+    pub fn tcp_info(&self) -> io::Result<TcpInfo> {
+        // SAFETY: tcp_info is integers only: any bytes are valid.
+        let info: libc::tcp_info =
+            unsafe { socket::get(&self.inner.fd, libc::IPPROTO_TCP, libc::TCP_INFO)? };
+        Ok(TcpInfo {
+            rtt: Duration::from_micros(info.tcpi_rtt.into()),
+            retransmits: info.tcpi_total_retrans,
+            congestion_window: info.tcpi_snd_cwnd,
+        })
+    }
+}
+
+impl Inner {
+    fn received(&self, result: io::Result<u32>) -> io::Result<usize> {
+        let n = result?;
+        self.received_bytes
+            .set(self.received_bytes.get() + u64::from(n));
+        usize::try_from(n).map_err(io::Error::other)
+    }
+
+    fn sent(&self, result: io::Result<u32>) -> io::Result<usize> {
+        let n = result?;
+        if n == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.sent_bytes.set(self.sent_bytes.get() + u64::from(n));
+        usize::try_from(n).map_err(io::Error::other)
+    }
+}
+
+/// Waits for events of a descriptor that `owner` owns.
+pub(crate) async fn poll<T: Unpin + 'static>(
+    owner: T,
+    events: i16,
+    fd: impl Fn(&T) -> &OwnedFd,
+) -> io::Result<()> {
+    // SAFETY: the stored data owns the descriptor; the entry names no memory.
+    let op = unsafe {
+        op::submit(owner, |owner| {
+            let flags = u32::try_from(events).unwrap_or(0);
+            opcode::PollAdd::new(types::Fd(fd(owner).as_raw_fd()), flags).build()
+        })
+    };
+    op.await.0.map(drop)
+}
+
+/// Shuts the socket down unless disarmed: ends a connection attempt whose future was dropped.
+struct Abort<'a>(Option<&'a Stream>);
+
+impl Abort<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Abort<'_> {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0 {
+            stream.shutdown();
+        }
+    }
+}
+
+/// Stored data of one SENDMSG.
+struct Run {
+    inner: Rc<Inner>,
+    headers: Vec<u8>,
+    segments: Vec<Segment>,
+    iovecs: Vec<libc::iovec>,
+    /// First vector that is not wholly sent.
+    first: usize,
+    message: Box<libc::msghdr>,
+}
+
+impl Run {
+    fn entry(&mut self) -> io_uring::squeue::Entry {
+        let rest = &mut self.iovecs[self.first..];
+        self.message.msg_iov = rest.as_mut_ptr();
+        self.message.msg_iovlen = rest.len().min(IOVECS_MAX);
+        opcode::SendMsg::new(
+            types::Fd(self.inner.fd.as_raw_fd()),
+            &raw const *self.message,
+        )
+        .flags(libc::MSG_NOSIGNAL as u32)
+        .build()
+    }
+
+    /// Takes `n` sent bytes off the front.
+    fn advance(&mut self, mut n: usize) {
+        while let Some(iovec) = self.iovecs.get_mut(self.first) {
+            if n < iovec.iov_len {
+                iovec.iov_base = iovec.iov_base.wrapping_byte_add(n);
+                iovec.iov_len -= n;
+                return;
+            }
+            n -= iovec.iov_len;
+            self.first += 1;
+        }
+    }
+}
+
+/// The vectors of a run; empty ranges are left out. `None` when a range leaves its memory.
+fn plan_iovecs(
+    headers: &[u8],
+    parts: &[SendPart],
+    segments: &[Segment],
+) -> Option<Vec<libc::iovec>> {
+    let mut iovecs = Vec::with_capacity(parts.len() * 2);
+    let mut push = |bytes: &[u8]| {
+        if !bytes.is_empty() {
+            iovecs.push(libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            });
+        }
+    };
+    for part in parts {
+        push(headers.get(part.header.clone())?);
+        match &part.data {
+            SendData::Segment { index, range } => {
+                push(segments.get(*index)?.as_slice().get(range.clone())?);
+            }
+        }
+    }
+    Some(iovecs)
+}
