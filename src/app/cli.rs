@@ -199,6 +199,9 @@ pub struct SessionArgs {
     /// Fail when trouble that may pass lasts this long
     #[arg(long, value_name = "T", value_parser = parse_duration)]
     pub give_up: Option<Duration>,
+    /// Shortest announce interval taken from a tracker, for swarms of one's own
+    #[arg(long, value_name = "T", default_value = "60s", value_parser = parse_duration, hide = true)]
+    pub announce_interval_min: Duration,
     /// How blocks are sent
     #[arg(long, value_name = "ENGINE", value_enum, default_value_t = SendEngine::Auto)]
     pub send_engine: SendEngine,
@@ -499,7 +502,11 @@ mod tests {
         for verb in command().get_subcommands() {
             let after = verb.get_after_long_help().map(ToString::to_string);
             let has_example = after.is_some_and(|text| text.contains("Example:"));
-            assert!(has_example || verb.get_name() == "man", "{}", verb.get_name());
+            assert!(
+                has_example || verb.get_name() == "man",
+                "{}",
+                verb.get_name()
+            );
         }
     }
 
@@ -514,7 +521,8 @@ mod tests {
             );
             let cli = parsed(&line).unwrap();
             assert_eq!(cli.log.verbose, 2);
-            let (Verb::Download(DownloadArgs { session, .. }) | Verb::Seed(SeedArgs { session, .. })) = cli.verb
+            let (Verb::Download(DownloadArgs { session, .. })
+            | Verb::Seed(SeedArgs { session, .. })) = cli.verb
             else {
                 panic!("another verb");
             };
@@ -534,7 +542,10 @@ mod tests {
             "--port 65536",
             "--bind ../x",
         ] {
-            assert!(parsed(&format!("gyre download x {options}")).is_err(), "{options}");
+            assert!(
+                parsed(&format!("gyre download x {options}")).is_err(),
+                "{options}"
+            );
         }
     }
 }

@@ -81,7 +81,10 @@ pub fn run(args: &CreateArgs) -> Result<Exit, Failure> {
 fn tiers(values: &[String]) -> Result<Vec<Vec<String>>, Failure> {
     let mut tiers = Vec::new();
     for value in values {
-        let urls = value.split(',').map(str::trim).filter(|url| !url.is_empty());
+        let urls = value
+            .split(',')
+            .map(str::trim)
+            .filter(|url| !url.is_empty());
         let tier: Vec<String> = urls.map(str::to_owned).collect();
         tier.iter()
             .try_for_each(|url| check_url(url, &["http", "https", "udp", "ws", "wss"]))?;
@@ -104,7 +107,10 @@ fn check_url(url: &str, schemes: &[&str]) -> Result<(), Failure> {
     }
     Err(Failure::usage(
         format!("{url} is no URL that can be used here"),
-        format!("write SCHEME://HOST/..., the scheme being one of {}", schemes.join(", ")),
+        format!(
+            "write SCHEME://HOST/..., the scheme being one of {}",
+            schemes.join(", ")
+        ),
     ))
 }
 
@@ -137,7 +143,10 @@ fn name(args: &CreateArgs) -> Result<Vec<u8>, Failure> {
     };
     if matches!(name.as_slice(), b"" | b"." | b"..") || name.contains(&b'/') || name.contains(&0) {
         return Err(Failure::usage(
-            format!("\"{}\" cannot be the name of a torrent", String::from_utf8_lossy(&name)),
+            format!(
+                "\"{}\" cannot be the name of a torrent",
+                String::from_utf8_lossy(&name)
+            ),
             "give a plain name with --name",
         ));
     }

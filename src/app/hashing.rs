@@ -119,7 +119,13 @@ impl<'a> Reader<'a> {
         Ok(sha1.finalize().into())
     }
 
-    fn span(&mut self, index: usize, mut at: u64, mut left: u64, sha1: &mut Sha1) -> io::Result<()> {
+    fn span(
+        &mut self,
+        index: usize,
+        mut at: u64,
+        mut left: u64,
+        sha1: &mut Sha1,
+    ) -> io::Result<()> {
         let is_pad = self.files.get(index).is_some_and(|file| file.is_pad);
         while left > 0 {
             let want = usize::try_from(left).map_or(READ_BYTES, |left| left.min(READ_BYTES));

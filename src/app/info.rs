@@ -189,14 +189,22 @@ fn show_magnet(link: &Magnet, as_json: bool) {
     }
     let text = |text: &str| terminal_bytes(cut(text, SHOWN_CHARS_MAX).as_bytes());
     let mut lines = vec![format!("info_hash    {}", link.info_hash)];
-    lines.extend(link.name.iter().map(|name| format!("name         {}", text(name))));
+    lines.extend(
+        link.name
+            .iter()
+            .map(|name| format!("name         {}", text(name))),
+    );
     let lists = [
         ("tracker", &link.trackers),
         ("web seed", &link.web_seeds),
         ("peer", &link.peers),
     ];
     for (label, values) in lists {
-        lines.extend(values.iter().map(|value| format!("{label:<12} {}", text(value))));
+        lines.extend(
+            values
+                .iter()
+                .map(|value| format!("{label:<12} {}", text(value))),
+        );
     }
     for range in &link.selected_files {
         lines.push(format!("selected     {}-{}", range.start(), range.end()));
@@ -219,7 +227,6 @@ fn magnet_json(link: &Magnet) -> Value {
         "selected_files": selected.map(|range| json!([range.start(), range.end()])).collect::<Vec<_>>(),
     })
 }
-
 
 /// `2024-02-29 12:00:00 UTC` from seconds since 1970 (Gregorian calendar, Howard Hinnant's day count).
 fn utc(seconds: i64) -> String {

@@ -132,9 +132,21 @@ mod tests {
     fn progress_has_every_promised_field() {
         let value = event(&SessionEvent::Progress(figures()));
         for field in [
-            "event", "info_hash", "state", "have_bytes", "total_bytes", "downloaded_bytes", "uploaded_bytes",
-            "wasted_bytes", "down_bytes_per_s", "up_bytes_per_s", "peers", "pieces_have", "pieces",
-            "total_downloaded_bytes", "total_uploaded_bytes",
+            "event",
+            "info_hash",
+            "state",
+            "have_bytes",
+            "total_bytes",
+            "downloaded_bytes",
+            "uploaded_bytes",
+            "wasted_bytes",
+            "down_bytes_per_s",
+            "up_bytes_per_s",
+            "peers",
+            "pieces_have",
+            "pieces",
+            "total_downloaded_bytes",
+            "total_uploaded_bytes",
         ] {
             assert!(value.get(field).is_some(), "{field}");
         }
@@ -152,7 +164,10 @@ mod tests {
         let listening = event(&SessionEvent::Listening {
             addr: "0.0.0.0:6881".parse().unwrap(),
         });
-        assert_eq!(listening, json!({"event": "listening", "addr": "0.0.0.0:6881"}));
+        assert_eq!(
+            listening,
+            json!({"event": "listening", "addr": "0.0.0.0:6881"})
+        );
         let complete = event(&SessionEvent::Complete {
             info_hash: InfoHash::new([0; 20]),
             seconds: 1.23456,
@@ -164,6 +179,9 @@ mod tests {
             hint: "h".into(),
             is_final: false,
         });
-        assert_eq!((&error["message"], &error["hint"]), (&json!("m"), &json!("h")));
+        assert_eq!(
+            (&error["message"], &error["hint"]),
+            (&json!("m"), &json!("h"))
+        );
     }
 }

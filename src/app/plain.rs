@@ -62,11 +62,7 @@ pub fn summary(p: &TorrentProgress, seconds: f64) -> String {
     };
     let have = match whole {
         true => format!("complete, {}", size::bytes(p.total_bytes)),
-        false => format!(
-            "{}% of {}",
-            percent(p),
-            size::bytes(p.total_bytes)
-        ),
+        false => format!("{}% of {}", percent(p), size::bytes(p.total_bytes)),
     };
     let mut line = format!("{}: {have}", name(&p.name));
     if p.downloaded_bytes > 0 {
@@ -123,7 +119,10 @@ mod tests {
     #[test]
     fn percents_follow_the_check_and_reach_100_only_when_whole() {
         assert_eq!(percent(&figures_of(TorrentState::Checking, 0)), 50);
-        assert_eq!(percent(&figures_of(TorrentState::Downloading, (1000 << 20) - 1)), 99);
+        assert_eq!(
+            percent(&figures_of(TorrentState::Downloading, (1000 << 20) - 1)),
+            99
+        );
         assert_eq!(percent(&figures_of(TorrentState::Seeding, 1000 << 20)), 100);
     }
 }

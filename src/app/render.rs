@@ -91,7 +91,9 @@ impl Renderer {
             SessionEvent::Banned { ip, .. } => {
                 tracing::info!(%ip, "peer sent corrupt data and is refused");
             }
-            SessionEvent::Warning { message, hint, .. } => self.on_trouble("warning", message, hint),
+            SessionEvent::Warning { message, hint, .. } => {
+                self.on_trouble("warning", message, hint)
+            }
             SessionEvent::Error { message, hint, .. } => self.on_trouble("error", message, hint),
             SessionEvent::Ended { info_hash, .. } => self.on_ended(*info_hash),
         }

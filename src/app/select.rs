@@ -37,7 +37,11 @@ pub fn select(metainfo: &Metainfo, texts: &[String]) -> Result<Option<Vec<usize>
 
 fn matching(metainfo: &Metainfo, text: &str) -> Result<Vec<usize>, Failure> {
     let files = &metainfo.info.files;
-    let is_wanted = |index: &usize| files.get(*index).is_some_and(|file| !file.attributes.is_pad);
+    let is_wanted = |index: &usize| {
+        files
+            .get(*index)
+            .is_some_and(|file| !file.attributes.is_pad)
+    };
     if let Some((first, last)) = index_range(text) {
         let last = last.min(files.len().saturating_sub(1));
         return Ok((first..=last).filter(is_wanted).collect());
@@ -83,7 +87,12 @@ mod tests {
             (elements.collect::<Vec<_>>(), 1)
         };
         MetainfoBuilder::new("album", 16_384)
-            .files(vec![file("cd1/a.flac"), file("cd1/b.mp3"), file("cd2/c.flac"), file("cover.jpg")])
+            .files(vec![
+                file("cd1/a.flac"),
+                file("cd1/b.mp3"),
+                file("cd2/c.flac"),
+                file("cover.jpg"),
+            ])
             .pieces(vec![0; 20])
             .build()
             .unwrap()

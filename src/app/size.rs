@@ -45,8 +45,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 /// A sentence for the user.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     let text = text.trim();
-    parse_size(text.strip_suffix("/s").unwrap_or(text))
-        .map_err(|why| why.replace("a size is", "a rate is").replace("16KiB", "10MiB"))
+    parse_size(text.strip_suffix("/s").unwrap_or(text)).map_err(|why| {
+        why.replace("a size is", "a rate is")
+            .replace("16KiB", "10MiB")
+    })
 }
 
 /// Parses `30s`, `10m`, `2h`, `1d`, `500ms`, `1h30m`; a plain number is seconds.
@@ -178,7 +180,17 @@ mod tests {
 
     #[test]
     fn nonsense_sizes_are_errors() {
-        for text in ["", "KiB", "1XB", "-1", "1.", ".5", "1.2.3", "99999999999999999999", "20000000TiB"] {
+        for text in [
+            "",
+            "KiB",
+            "1XB",
+            "-1",
+            "1.",
+            ".5",
+            "1.2.3",
+            "99999999999999999999",
+            "20000000TiB",
+        ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

@@ -71,7 +71,9 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
     let unreadable = |error: std::io::Error| {
         let hint = match error.kind() {
             std::io::ErrorKind::NotFound => "check the path",
-            std::io::ErrorKind::PermissionDenied => "check the permissions of the file and its folders",
+            std::io::ErrorKind::PermissionDenied => {
+                "check the permissions of the file and its folders"
+            }
             _ => "name a .torrent file",
         };
         Failure::new(format!("cannot read {shown}: {}", io_cause(&error)), hint)

@@ -124,7 +124,11 @@ pub fn data_paths(layout: &FileLayout, data: &Path) -> Vec<PathBuf> {
         Ok(inner) if is_content => data.join(inner),
         _ => data.join(path),
     };
-    layout.files().iter().map(|file| place(&file.path)).collect()
+    layout
+        .files()
+        .iter()
+        .map(|file| place(&file.path))
+        .collect()
 }
 
 fn verify(metainfo: &Metainfo, layout: &FileLayout, data: &Path, meter: &meter::Meter) -> Verdict {
@@ -141,9 +145,7 @@ fn verify(metainfo: &Metainfo, layout: &FileLayout, data: &Path, meter: &meter::
         .collect();
     let geometry = layout.geometry();
     let mut verdict = Verdict {
-        files: files
-            .map(|(file, path)| look_at(file, path))
-            .collect(),
+        files: files.map(|(file, path)| look_at(file, path)).collect(),
         good: Bitfield::new(geometry.piece_count()),
         good_bytes: 0,
     };
@@ -203,7 +205,10 @@ fn judge(
         }
     };
     for span in layout.piece_spans(piece) {
-        let is_pad = layout.files().get(span.file).is_some_and(|file| file.is_pad);
+        let is_pad = layout
+            .files()
+            .get(span.file)
+            .is_some_and(|file| file.is_pad);
         let Some(file) = verdict.files.get_mut(span.file).filter(|_| !is_pad) else {
             continue;
         };
@@ -243,7 +248,11 @@ fn print(metainfo: &Metainfo, verdict: &Verdict, is_quiet: bool) {
         size::plural(geometry.piece_count().into(), "piece"),
         size::bytes(verdict.good_bytes),
         size::bytes(geometry.total_bytes()),
-        if verdict.is_complete() { ", complete" } else { "" },
+        if verdict.is_complete() {
+            ", complete"
+        } else {
+            ""
+        },
     ));
 }
 
@@ -297,7 +306,11 @@ fn shown_runs(pieces: &[u32]) -> String {
         (first, last) => format!("{first}-{last}"),
     };
     let shown: Vec<String> = runs.iter().take(RUNS_SHOWN_MAX).map(text).collect();
-    let more = if runs.len() > RUNS_SHOWN_MAX { ", …" } else { "" };
+    let more = if runs.len() > RUNS_SHOWN_MAX {
+        ", …"
+    } else {
+        ""
+    };
     let noun = if pieces.len() == 1 { "piece" } else { "pieces" };
     format!("{noun} {}{more}", shown.join(", "))
 }

@@ -62,7 +62,8 @@ pub fn walk(start: &Path, leave_out: Option<&Path>) -> Result<Walk, Failure> {
         elements: Vec::new(),
     };
     walker.folder(start)?;
-    walk.files.sort_by_cached_key(|file| file.elements.join(&b'/'));
+    walk.files
+        .sort_by_cached_key(|file| file.elements.join(&b'/'));
     Ok(walk)
 }
 
@@ -93,7 +94,10 @@ impl Walker<'_> {
             let identity = (metadata.dev(), metadata.ino());
             if self.ancestors.contains(&identity) || self.ancestors.len() >= DEPTH_MAX {
                 return Err(Failure::new(
-                    format!("{} leads back into a folder that holds it", terminal_path(&path)),
+                    format!(
+                        "{} leads back into a folder that holds it",
+                        terminal_path(&path)
+                    ),
                     "remove the symbolic link, or share a folder without it",
                 ));
             }
@@ -107,9 +111,9 @@ impl Walker<'_> {
                 .push(format!("{shown} is no regular file and is left out"));
         } else if self.is_left_out(&path) {
             let shown = terminal_path(&path);
-            self.walk
-                .warnings
-                .push(format!("{shown} is the .torrent to be written and is left out"));
+            self.walk.warnings.push(format!(
+                "{shown} is the .torrent to be written and is left out"
+            ));
         } else {
             self.walk.files.push(Found {
                 elements: self.elements.clone(),
