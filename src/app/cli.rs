@@ -1,0 +1,551 @@
+//! The command line: verbs, options, help. Layer 6.
+//!
+//! Every long option can also be set by `GYRE_<OPTION>`; the names are derived in [`command`], so none is forgotten.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::FalseyValueParser;
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use super::size::{parse_duration, parse_rate, parse_size};
+use crate::session;
+use crate::swarm::choker::UploadSlots;
+
+/// The port listened on when none is given; when it is taken, one of the next nine.
+pub const DEFAULT_PORT: u16 = 6881;
+
+const ENVIRONMENT: &str = "\
+Every option is also read from the environment as GYRE_<OPTION>, such as GYRE_LIMIT_UP=10MiB or GYRE_NO_DHT=1; \
+options that can be repeated take commas there.
+
+Sizes: 16KiB, 1MiB, 2GB. Rates: the same per second. Durations: 30s, 10m, 2h. Addresses: IP:PORT or [IPv6]:PORT.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 data incomplete or not verified, 130/143 stopped by SIGINT/SIGTERM.";
+
+/// A BitTorrent peer for Linux, built on io_uring.
+#[derive(Debug, Parser)]
+#[command(name = "gyre", version, after_long_help = ENVIRONMENT, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Logging, for every verb.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Log more to stderr: -v lifecycle, -vv decisions, -vvv messages
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Append the log to FILE instead of writing it to stderr
+    #[arg(long, value_name = "FILE", global = true)]
+    pub log_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Fetch torrents, seeding while they download
+    #[command(after_long_help = "\
+Example:
+  gyre download debian.torrent -o ~/isos --seed-ratio 2
+  gyre download album.torrent --list
+  gyre download album.torrent --select '*.flac' --select 0")]
+    Download(DownloadArgs),
+    /// Check data and seed it until stopped
+    #[command(after_long_help = "\
+Example:
+  gyre seed debian.torrent --data ~/isos --limit-up 10MiB")]
+    Seed(SeedArgs),
+    /// Make a .torrent from a file or folder
+    #[command(after_long_help = "\
+Files are put in the order of their raw path bytes. Symbolic links are followed, as mktorrent and libtorrent do; \
+sockets and devices are left out with a warning. Files of zero length are kept, empty folders have no place in a torrent. \
+SOURCE_DATE_EPOCH stands in for the clock, so that the same data gives the same .torrent.
+
+Example:
+  gyre create ./album -a http://tracker.example/announce -a http://b1.example/announce,http://b2.example/announce")]
+    Create(CreateArgs),
+    /// Show what is in a .torrent or magnet link
+    #[command(after_long_help = "Example:\n  gyre info debian.torrent --json")]
+    Info(InfoArgs),
+    /// Compare data with its torrent
+    #[command(after_long_help = "Example:\n  gyre verify debian.torrent --data ~/isos")]
+    Verify(VerifyArgs),
+    /// Print the magnet link of a .torrent
+    #[command(after_long_help = "Example:\n  gyre magnet debian.torrent")]
+    Magnet(MagnetArgs),
+    /// Run a small HTTP and UDP tracker for a swarm of one's own
+    #[command(after_long_help = "Example:\n  gyre tracker --listen 0.0.0.0:6969")]
+    Tracker(TrackerArgs),
+    /// Check this machine: kernel, io_uring, limits, disk, port
+    #[command(after_long_help = "Example:\n  gyre doctor --output /srv/torrents")]
+    Doctor(DoctorArgs),
+    /// Show a whole swarm at work on this machine alone
+    #[command(after_long_help = "Example:\n  gyre demo --size 1GiB")]
+    Demo(DemoArgs),
+    /// Print a completion script for a shell
+    #[command(after_long_help = "\
+Example:
+  gyre completions bash > /usr/share/bash-completion/completions/gyre")]
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    #[command(after_long_help = "Example:\n  gyre man | man -l -")]
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub struct DownloadArgs {
+    /// A .torrent file or an http:// URL of one
+    #[arg(required = true, value_name = "SOURCE")]
+    pub sources: Vec<OsString>,
+    /// Folder to fetch into
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub output: PathBuf,
+    /// Fetch only files matching a glob or with this index (repeat)
+    ///
+    /// Globs are matched against the path inside the torrent and against the file name; `*` also matches `/`.
+    /// Indices start at 0 and are shown by --list; ranges such as 3-7 work.
+    #[arg(long, value_name = "GLOB|INDEX")]
+    pub select: Vec<String>,
+    /// List the files and leave
+    #[arg(long)]
+    pub list: bool,
+    /// Fetch pieces in order
+    #[arg(long)]
+    pub sequential: bool,
+    /// How files get their size
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Preallocate::Sparse)]
+    pub preallocate: Preallocate,
+    #[command(flatten)]
+    pub session: SessionArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SeedArgs {
+    /// .torrent files
+    #[arg(required = true, value_name = "TORRENT")]
+    pub torrents: Vec<OsString>,
+    /// Folder the data lies in (--output of the download), or the content folder or file itself
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub data: PathBuf,
+    #[command(flatten)]
+    pub session: SessionArgs,
+}
+
+/// What `download` and `seed` share.
+#[derive(Debug, Args)]
+pub struct SessionArgs {
+    /// How existing data is checked at the start
+    ///
+    /// auto trusts a matching resume record and hashes the rest, full hashes everything, none trusts the files.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Check::Auto)]
+    pub check: Check,
+    /// Port to listen on, 0 for any [default: 6881 or one of the next nine]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Send and receive only through this local address or network interface
+    #[arg(long, value_name = "ADDR|IFACE", value_parser = parse_bind)]
+    pub bind: Option<BindTo>,
+    /// Dial this peer (repeat)
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    pub peer: Vec<SocketAddr>,
+    /// Upload at most this fast, 0 for no limit
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub limit_up: Option<u64>,
+    /// Download at most this fast, 0 for no limit
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub limit_down: Option<u64>,
+    /// Most connections of the whole session
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub max_peers: u32,
+    /// Peers uploaded to at a time, or auto
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = parse_slots)]
+    pub upload_slots: Slots,
+    /// Seed on when complete
+    #[arg(long)]
+    pub seed: bool,
+    /// Seed until uploaded ÷ downloaded reaches R
+    #[arg(long, value_name = "R", value_parser = parse_ratio)]
+    pub seed_ratio: Option<f64>,
+    /// Seed for this long
+    #[arg(long, value_name = "T", value_parser = parse_duration)]
+    pub seed_time: Option<Duration>,
+    /// Leave the trackers alone
+    #[arg(long)]
+    pub no_trackers: bool,
+    /// Leave the DHT alone
+    #[arg(long)]
+    pub no_dht: bool,
+    /// Exchange no peer addresses with peers
+    #[arg(long)]
+    pub no_pex: bool,
+    /// Look for no peers on the local network
+    #[arg(long)]
+    pub no_lsd: bool,
+    /// Use IPv4 only
+    #[arg(long)]
+    pub no_ipv6: bool,
+    /// Folder of the resume records [default: $XDG_STATE_HOME/gyre]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Registered buffer memory [default: 32MiB, or what RLIMIT_MEMLOCK leaves]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub buffers: Option<u64>,
+    /// Fail when trouble that may pass lasts this long
+    #[arg(long, value_name = "T", value_parser = parse_duration)]
+    pub give_up: Option<Duration>,
+    /// Shortest announce interval taken from a tracker, for swarms of one's own
+    #[arg(long, value_name = "T", default_value = "60s", value_parser = parse_duration, hide = true)]
+    pub announce_interval_min: Duration,
+    /// How blocks are sent
+    #[arg(long, value_name = "ENGINE", value_enum, default_value_t = SendEngine::Auto)]
+    pub send_engine: SendEngine,
+    /// How pieces are written
+    #[arg(long, value_name = "ENGINE", value_enum, default_value_t = WriteEngine::Auto)]
+    pub write_engine: WriteEngine,
+    /// Report events as one JSON object a line on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Show errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// File or folder to share
+    pub path: PathBuf,
+    /// The .torrent to write, or the folder to put it in [default: NAME.torrent here]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace an existing .torrent
+    #[arg(short, long)]
+    pub force: bool,
+    /// Tracker (repeat: one tier each; commas put several into one tier)
+    #[arg(short, long, value_name = "URL")]
+    pub announce: Vec<String>,
+    /// Web server that has the same data (repeat)
+    #[arg(short, long, value_name = "URL")]
+    pub web_seed: Vec<String>,
+    /// Bytes in a piece, a power of two [default: for 1,000 to 2,000 pieces, 16KiB to 16MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub piece_length: Option<u64>,
+    /// Peers come from the trackers only
+    #[arg(long)]
+    pub private: bool,
+    /// Free text
+    #[arg(long, value_name = "TEXT")]
+    pub comment: Option<String>,
+    /// Text that gives the same data another info_hash
+    #[arg(long, value_name = "TEXT")]
+    pub source: Option<String>,
+    /// Name in the torrent [default: the name of PATH]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Show errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// A .torrent file, an http:// URL of one, or a magnet link
+    pub source: OsString,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A .torrent file
+    pub torrent: OsString,
+    /// Folder the data lies in, or the content folder or file itself
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub data: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Show errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MagnetArgs {
+    /// A .torrent file
+    pub torrent: OsString,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TrackerArgs {
+    /// Address to listen on, HTTP and UDP
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:6969")]
+    pub listen: SocketAddr,
+    /// Interval peers are told
+    #[arg(long, value_name = "T", default_value = "30m", value_parser = parse_duration)]
+    pub interval: Duration,
+    /// Report events as one JSON object a line on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Show errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Folder that downloads would go to
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub output: PathBuf,
+    /// Folder of the resume records [default: $XDG_STATE_HOME/gyre]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Port to look at
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Bytes of sample data
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
+    pub size: u64,
+    /// Fail when it takes longer than this
+    #[arg(long, value_name = "T", default_value = "55s", value_parser = parse_duration)]
+    pub deadline: Duration,
+    /// Show errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `--check`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Check {
+    Auto,
+    Full,
+    None,
+}
+
+/// `--preallocate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Preallocate {
+    None,
+    Sparse,
+    Full,
+}
+
+/// `--send-engine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SendEngine {
+    Auto,
+    Mapped,
+    Copy,
+}
+
+/// `--write-engine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum WriteEngine {
+    Auto,
+    Direct,
+    Buffered,
+}
+
+/// `--bind`.
+pub type BindTo = session::BindTo;
+
+/// `--upload-slots`.
+pub type Slots = UploadSlots;
+
+/// The whole command with its environment variables.
+pub fn command() -> clap::Command {
+    fn from_environment(arg: clap::Arg) -> clap::Arg {
+        let Some(long) = arg.get_long() else {
+            return arg;
+        };
+        let name = format!("GYRE_{}", long.replace('-', "_").to_uppercase());
+        let arg = arg.env(name).hide_env(true);
+        match arg.get_action() {
+            ArgAction::SetTrue => arg.value_parser(FalseyValueParser::new()),
+            _ => arg,
+        }
+    }
+    let mut command = Cli::command().mut_args(from_environment);
+    let verbs: Vec<String> = command
+        .get_subcommands()
+        .map(|verb| verb.get_name().to_owned())
+        .collect();
+    for verb in verbs {
+        command = command.mut_subcommand(verb, |verb| verb.mut_args(from_environment));
+    }
+    command
+}
+
+/// Parses the arguments and the environment.
+///
+/// # Errors
+/// What clap says, help and version included.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let matches = command().try_get_matches_from(arguments)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    let Some((_, verb_matches)) = matches.subcommand() else {
+        return Ok(cli);
+    };
+    match &mut cli.verb {
+        Verb::Download(args) => split_environment(verb_matches, "select", &mut args.select),
+        Verb::Create(args) => {
+            split_environment(verb_matches, "announce", &mut args.announce);
+            split_environment(verb_matches, "web_seed", &mut args.web_seed);
+        }
+        _ => {}
+    }
+    Ok(cli)
+}
+
+/// A repeatable option whose values may hold commas takes them as separators only in the environment.
+fn split_environment(matches: &ArgMatches, id: &str, values: &mut Vec<String>) {
+    if matches.value_source(id) != Some(ValueSource::EnvVariable) {
+        return;
+    }
+    let split = values
+        .iter()
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|value| !value.is_empty())
+        .map(str::to_owned)
+        .collect();
+    *values = split;
+}
+
+fn parse_bind(text: &str) -> Result<BindTo, String> {
+    if let Ok(addr) = text.parse() {
+        return Ok(BindTo::Addr(addr));
+    }
+    // IFNAMSIZ is 16 with its closing zero; the kernel allows neither '/' nor white space in a name.
+    let is_name = (1..16).contains(&text.len())
+        && !text
+            .bytes()
+            .any(|byte| byte == b'/' || !byte.is_ascii_graphic());
+    if !is_name {
+        return Err("neither an IP address nor the name of a network interface".into());
+    }
+    Ok(BindTo::Interface(text.to_owned()))
+}
+
+fn parse_slots(text: &str) -> Result<Slots, String> {
+    if text == "auto" {
+        return Ok(UploadSlots::Auto);
+    }
+    match text.parse() {
+        Err(_) => Err("a number, or auto".into()),
+        Ok(slots) => Ok(UploadSlots::Fixed(slots)),
+    }
+}
+
+fn parse_ratio(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(ratio) if ratio.is_finite() && ratio >= 0.0 => Ok(ratio),
+        _ => Err("a ratio is a number from 0, such as 1.5".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_long_option_is_read_from_the_environment() {
+        let command = command();
+        for verb in command.get_subcommands().chain([&command]) {
+            for arg in verb.get_arguments() {
+                let Some(long) = arg.get_long() else { continue };
+                if matches!(long, "help" | "version") {
+                    continue;
+                }
+                let name = format!("GYRE_{}", long.replace('-', "_").to_uppercase());
+                assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(&*name));
+            }
+        }
+    }
+
+    #[test]
+    fn every_verb_has_an_example() {
+        for verb in command().get_subcommands() {
+            let after = verb.get_after_long_help().map(ToString::to_string);
+            let has_example = after.is_some_and(|text| text.contains("Example:"));
+            assert!(
+                has_example || verb.get_name() == "man",
+                "{}",
+                verb.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn shared_options_are_accepted_by_download_and_seed() {
+        for verb in ["download", "seed"] {
+            let line = format!(
+                "gyre {verb} x.torrent --port 0 --bind 127.0.0.1 --peer 127.0.0.1:1 --peer [::1]:2 --limit-up 1MiB \
+                 --limit-down 2MB --max-peers 9 --upload-slots auto --seed --seed-ratio 1.5 --seed-time 2h --no-trackers \
+                 --no-dht --no-pex --no-lsd --no-ipv6 --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
+                 --write-engine direct --json --check full -vv --log-file l"
+            );
+            let cli = parsed(&line).unwrap();
+            assert_eq!(cli.log.verbose, 2);
+            let (Verb::Download(DownloadArgs { session, .. })
+            | Verb::Seed(SeedArgs { session, .. })) = cli.verb
+            else {
+                panic!("another verb");
+            };
+            assert_eq!(session.peer.len(), 2);
+            assert_eq!(session.limit_down, Some(2_000_000));
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for options in [
+            "--limit-up 5parsecs",
+            "--upload-slots few",
+            "--max-peers 0",
+            "--seed-ratio -1",
+            "--peer 1.2.3.4",
+            "--port 65536",
+            "--bind ../x",
+        ] {
+            assert!(
+                parsed(&format!("gyre download x {options}")).is_err(),
+                "{options}"
+            );
+        }
+    }
+}

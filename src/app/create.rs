@@ -1,0 +1,295 @@
+//! `gyre create`: a .torrent from a file or folder. Layer 6.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+
+use super::cli::CreateArgs;
+use super::escape::{terminal, terminal_path};
+use super::exit::{Exit, Failure, io_cause};
+use super::hashing::{SourceFile, hash_pieces};
+use super::walk::{Found, Walk, unreadable, walk};
+use super::{json, magnet, meter, output, size};
+use crate::base::{Geometry, PIECE_LENGTH_BYTES_MAX};
+use crate::wire::metainfo::{Metainfo, MetainfoBuilder, choose_piece_length};
+
+/// Pieces shorter than a block only cost hashes.
+const PIECE_LENGTH_BYTES_MIN: u64 = 16 * 1024;
+
+/// Runs the verb.
+///
+/// # Errors
+/// Something cannot be read or written, or makes no torrent.
+pub fn run(args: &CreateArgs) -> Result<Exit, Failure> {
+    let tiers = tiers(&args.announce)?;
+    args.web_seed
+        .iter()
+        .try_for_each(|url| check_url(url, &["http", "https", "ftp"]))?;
+    let piece_length = args.piece_length.map(check_piece_length).transpose()?;
+    let name = name(args)?;
+    let output = output_path(args, &name);
+    if !args.force && fs::symlink_metadata(&output).is_ok() {
+        return Err(exists(&output));
+    }
+    let walk = walk(&args.path, Some(&output))?;
+    for warning in &walk.warnings {
+        output::stderr_line(&format!("warning: {warning}"));
+    }
+    let files = source_files(&walk.files);
+    let total: u64 = files.iter().map(|file| file.length_bytes).sum();
+    if total == 0 {
+        return Err(Failure::new(
+            format!("{} holds no data", terminal_path(&args.path)),
+            "a torrent needs at least one byte",
+        ));
+    }
+    let piece_length = piece_length.unwrap_or_else(|| choose_piece_length(total));
+    let geometry = Geometry::new(total, piece_length.into()).map_err(|error| {
+        Failure::new(
+            format!("cannot cut {} into pieces: {error}", size::bytes(total)),
+            "choose a larger --piece-length",
+        )
+    })?;
+    let hashes = hash(&files, &geometry, args)?;
+    let builder = with_content(MetainfoBuilder::new(name, piece_length), &walk)
+        .pieces(hashes)
+        .private(args.private)
+        .source(args.source.clone())
+        .announce_tiers(tiers)
+        .web_seeds(args.web_seed.clone())
+        .comment(args.comment.clone())
+        .created_by(Some(concat!("gyre/", env!("CARGO_PKG_VERSION")).to_owned()))
+        .creation_date(creation_date());
+    let (bytes, metainfo) = builder.build().map_err(|error| {
+        Failure::new(
+            format!("{} makes no torrent: {error}", terminal_path(&args.path)),
+            "change what the message names",
+        )
+    })?;
+    write(&output, &bytes, args.force)?;
+    report(args, &output, &metainfo);
+    Ok(Exit::Done)
+}
+
+/// `--announce` values: each is a tier, commas separate its URLs.
+fn tiers(values: &[String]) -> Result<Vec<Vec<String>>, Failure> {
+    let mut tiers = Vec::new();
+    for value in values {
+        let urls = value
+            .split(',')
+            .map(str::trim)
+            .filter(|url| !url.is_empty());
+        let tier: Vec<String> = urls.map(str::to_owned).collect();
+        tier.iter()
+            .try_for_each(|url| check_url(url, &["http", "https", "udp", "ws", "wss"]))?;
+        if !tier.is_empty() {
+            tiers.push(tier);
+        }
+    }
+    Ok(tiers)
+}
+
+fn check_url(url: &str, schemes: &[&str]) -> Result<(), Failure> {
+    let parts = url.split_once("://");
+    let is_good = parts.is_some_and(|(scheme, rest)| {
+        schemes.contains(&scheme.to_ascii_lowercase().as_str())
+            && !rest.is_empty()
+            && !rest.starts_with('/')
+    }) && !url.contains(|c: char| c.is_control() || c.is_whitespace());
+    if is_good {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        format!("{url} is no URL that can be used here"),
+        format!(
+            "write SCHEME://HOST/..., the scheme being one of {}",
+            schemes.join(", ")
+        ),
+    ))
+}
+
+fn check_piece_length(bytes: u64) -> Result<u32, Failure> {
+    let range = PIECE_LENGTH_BYTES_MIN..=u64::from(PIECE_LENGTH_BYTES_MAX);
+    u32::try_from(bytes)
+        .ok()
+        .filter(|_| bytes.is_power_of_two() && range.contains(&bytes))
+        .ok_or_else(|| {
+            Failure::usage(
+                format!("a piece length of {bytes} bytes cannot be used"),
+                "choose a power of two from 16KiB to 512MiB, such as 1MiB",
+            )
+        })
+}
+
+/// The torrent's name as raw bytes.
+fn name(args: &CreateArgs) -> Result<Vec<u8>, Failure> {
+    let name = match &args.name {
+        Some(name) => name.as_bytes().to_vec(),
+        None => {
+            let whole = args
+                .path
+                .canonicalize()
+                .map_err(|error| unreadable(&args.path, &error))?;
+            // The name as the user wrote it, when there is one: a link keeps its own.
+            let name = args.path.file_name().or_else(|| whole.file_name());
+            name.unwrap_or_default().as_bytes().to_vec()
+        }
+    };
+    if matches!(name.as_slice(), b"" | b"." | b"..") || name.contains(&b'/') || name.contains(&0) {
+        return Err(Failure::usage(
+            format!(
+                "\"{}\" cannot be the name of a torrent",
+                String::from_utf8_lossy(&name)
+            ),
+            "give a plain name with --name",
+        ));
+    }
+    Ok(name)
+}
+
+fn output_path(args: &CreateArgs, name: &[u8]) -> PathBuf {
+    let mut file = OsStr::from_bytes(name).to_owned();
+    file.push(".torrent");
+    match &args.output {
+        Some(path) if path.is_dir() => path.join(file),
+        Some(path) => path.clone(),
+        None => PathBuf::from(file),
+    }
+}
+
+fn source_files(found: &[Found]) -> Vec<SourceFile> {
+    let mut offset = 0;
+    let place = |file: &Found| {
+        let placed = SourceFile {
+            path: file.path.clone(),
+            offset,
+            length_bytes: file.length_bytes,
+            is_pad: false,
+        };
+        offset += file.length_bytes;
+        placed
+    };
+    found.iter().map(place).collect()
+}
+
+fn with_content(builder: MetainfoBuilder, walk: &Walk) -> MetainfoBuilder {
+    match walk.files.as_slice() {
+        [file] if walk.is_single_file => builder.single_file(file.length_bytes),
+        files => {
+            let entry = |file: &Found| (file.elements.clone(), file.length_bytes);
+            builder.files(files.iter().map(entry).collect())
+        }
+    }
+}
+
+/// All piece hashes, one behind the other.
+fn hash(files: &[SourceFile], geometry: &Geometry, args: &CreateArgs) -> Result<Vec<u8>, Failure> {
+    let meter = meter::Meter::new("hashing", geometry.total_bytes(), !args.quiet && !args.json);
+    let mut hashes = vec![0; geometry.piece_count() as usize * 20];
+    let mut failure = None;
+    hash_pieces(files, geometry, |piece, hash| {
+        meter.add(geometry.piece_bytes(piece).into());
+        let place = hashes.get_mut(piece.as_usize() * 20..piece.as_usize() * 20 + 20);
+        match (hash, place) {
+            (Ok(hash), Some(place)) => {
+                place.copy_from_slice(&hash);
+                ControlFlow::Continue(())
+            }
+            (Err(error), _) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+            (Ok(_), None) => ControlFlow::Break(()),
+        }
+    });
+    meter.clear();
+    let Some(error) = failure else {
+        return Ok(hashes);
+    };
+    let path = files.get(error.file).map(|file| file.path.as_path());
+    let path = path.unwrap_or(&args.path);
+    if error.cause.kind() == std::io::ErrorKind::UnexpectedEof {
+        return Err(Failure::new(
+            format!("{} became shorter while it was read", terminal_path(path)),
+            "run it again when nothing writes to the data",
+        ));
+    }
+    Err(unreadable(path, &error.cause))
+}
+
+/// Seconds since 1970; SOURCE_DATE_EPOCH stands in for the clock where builds must be repeatable.
+fn creation_date() -> Option<i64> {
+    if let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") {
+        return text.parse().ok();
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok()
+}
+
+/// Writes the whole file or none of it.
+fn write(path: &Path, bytes: &[u8], may_replace: bool) -> Result<(), Failure> {
+    let unwritable = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => exists(path),
+        _ => Failure::new(
+            format!("cannot write {}: {}", terminal_path(path), io_cause(&error)),
+            "name a file in a folder you may write to with --output",
+        ),
+    };
+    let mut part = path.as_os_str().to_owned();
+    part.push(format!(".{}.part", std::process::id()));
+    let target = if may_replace { Path::new(&part) } else { path };
+    let mut file = fs::File::create_new(target).map_err(unwritable)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let moved = written.and_then(|()| match may_replace {
+        true => fs::rename(target, path),
+        false => Ok(()),
+    });
+    moved.map_err(|error| {
+        let _ = fs::remove_file(target);
+        unwritable(error)
+    })
+}
+
+fn exists(path: &Path) -> Failure {
+    Failure::new(
+        format!("{} is there already", terminal_path(path)),
+        "use --force to replace it, or --output for another name",
+    )
+}
+
+fn report(args: &CreateArgs, output: &Path, metainfo: &Metainfo) {
+    let link = magnet::link(metainfo);
+    let info = &metainfo.info;
+    if args.json {
+        json::print(&json!({
+            "torrent": output.to_string_lossy(),
+            "name": info.name,
+            "info_hash": metainfo.info_hash.to_string(),
+            "magnet": link,
+            "total_bytes": info.geometry.total_bytes(),
+            "piece_length_bytes": info.geometry.piece_length_bytes(),
+            "pieces": info.geometry.piece_count(),
+            "files": info.files.len(),
+        }));
+        return;
+    }
+    if !args.quiet {
+        output::stdout_line(&format!("torrent    {}", terminal_path(output)));
+        output::stdout_line(&format!("name       {}", terminal(&info.name)));
+        output::stdout_line(&format!(
+            "content    {} in {}, {} × {}",
+            size::bytes(info.geometry.total_bytes()),
+            size::plural(info.files.len() as u64, "file"),
+            size::plural(info.geometry.piece_count().into(), "piece"),
+            size::bytes(info.geometry.piece_length_bytes().into()),
+        ));
+    }
+    output::stdout_line(&format!("info_hash  {}", metainfo.info_hash));
+    output::stdout_line(&format!("magnet     {link}"));
+}

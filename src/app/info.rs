@@ -1,0 +1,263 @@
+//! `gyre info` and `gyre download --list`: what is in a .torrent or magnet link. Layer 6.
+
+use serde_json::{Value, json};
+
+use super::cli::InfoArgs;
+use super::escape::{cut, terminal, terminal_bytes};
+use super::exit::{Exit, Failure};
+use super::source::{self, Source};
+use super::{fetch, json, magnet, output, size};
+use crate::wire::magnet::Magnet;
+use crate::wire::metainfo::{FileEntry, Kind, Metainfo};
+
+/// Characters of a comment or name that are shown; the rest is an ellipsis. `--json` has all.
+const SHOWN_CHARS_MAX: usize = 400;
+
+/// Runs the verb.
+///
+/// # Errors
+/// The source cannot be loaded.
+pub fn run(args: &InfoArgs) -> Result<Exit, Failure> {
+    match source::classify(&args.source)? {
+        Source::File(path) => show(&source::load_file(&path)?, args.json),
+        Source::Http(url) => show(&fetch::torrent(&url)?, args.json),
+        Source::Magnet(link) => show_magnet(&parse_magnet(&link)?, args.json),
+        Source::InfoHash(info_hash) => show_magnet(&Magnet::new(info_hash), args.json),
+    }
+    Ok(Exit::Done)
+}
+
+fn parse_magnet(link: &str) -> Result<Magnet, Failure> {
+    link.parse().map_err(|error| {
+        Failure::new(
+            format!("cannot use {}: {error}", cut(link, 80)),
+            "a magnet link starts with magnet:?xt=urn:btih: and the info_hash",
+        )
+    })
+}
+
+/// Prints everything about a torrent.
+fn show(metainfo: &Metainfo, as_json: bool) {
+    if as_json {
+        json::print(&torrent_json(metainfo));
+        return;
+    }
+    for line in torrent_lines(metainfo) {
+        output::stdout_line(&line);
+    }
+    list(metainfo);
+    for warning in &metainfo.warnings {
+        output::stderr_line(&format!("warning: {}", terminal(warning)));
+    }
+}
+
+/// Prints the files with their indices.
+pub fn list(metainfo: &Metainfo) {
+    let files = metainfo.info.files.iter().enumerate();
+    for (index, file) in files.filter(|(_, file)| !file.attributes.is_pad) {
+        let path = terminal(&shown_path(metainfo, file));
+        let length = size::bytes(file.length_bytes);
+        if !output::stdout_line(&format!("{index:>6}  {length:>11}  {path}")) {
+            return; // nobody reads any more
+        }
+    }
+}
+
+/// The file's path inside the torrent for people, not escaped: the torrent's name first.
+pub fn shown_path(metainfo: &Metainfo, file: &FileEntry) -> String {
+    let mut path = metainfo.info.name.clone();
+    for element in &file.path {
+        path.push('/');
+        path.push_str(&String::from_utf8_lossy(element));
+    }
+    path
+}
+
+fn torrent_lines(metainfo: &Metainfo) -> Vec<String> {
+    let info = &metainfo.info;
+    let geometry = &info.geometry;
+    let text = |text: &str| terminal(&cut(text, SHOWN_CHARS_MAX));
+    let mut lines = vec![
+        format!("name         {}", text(&info.name)),
+        format!("info_hash    {}", metainfo.info_hash),
+        format!(
+            "size         {} ({} bytes)",
+            size::bytes(geometry.total_bytes()),
+            geometry.total_bytes()
+        ),
+        format!(
+            "pieces       {} × {}",
+            geometry.piece_count(),
+            size::bytes(geometry.piece_length_bytes().into())
+        ),
+    ];
+    if info.is_private {
+        lines.push("private      yes".into());
+    }
+    if info.kind == Kind::Hybrid {
+        lines.push("kind         hybrid, the v1 part is used".into());
+    }
+    let optional = [
+        ("source", &info.source),
+        ("comment", &metainfo.comment),
+        ("created by", &metainfo.created_by),
+    ];
+    for (label, value) in optional {
+        if let Some(value) = value {
+            lines.push(format!("{label:<12} {}", text(value)));
+        }
+    }
+    if let Some(seconds) = metainfo.creation_date {
+        lines.push(format!("created on   {}", utc(seconds)));
+    }
+    for (tier, urls) in metainfo.announce_tiers.iter().enumerate() {
+        for url in urls {
+            lines.push(format!("tracker      {} (tier {tier})", text(url)));
+        }
+    }
+    for url in &metainfo.web_seeds {
+        lines.push(format!("web seed     {}", text(url)));
+    }
+    for (host, port) in &metainfo.nodes {
+        lines.push(format!("DHT node     {}:{port}", text(host)));
+    }
+    let files = info.files.iter().filter(|file| !file.attributes.is_pad);
+    lines.push(format!("files        {}", files.count()));
+    lines
+}
+
+fn torrent_json(metainfo: &Metainfo) -> Value {
+    let info = &metainfo.info;
+    json!({
+        "kind": match info.kind { Kind::V1 => "v1", Kind::Hybrid => "hybrid" },
+        "name": info.name,
+        "info_hash": metainfo.info_hash.to_string(),
+        "magnet": magnet::link(metainfo),
+        "total_bytes": info.geometry.total_bytes(),
+        "piece_length_bytes": info.geometry.piece_length_bytes(),
+        "pieces": info.geometry.piece_count(),
+        "multi_file": info.is_multi_file,
+        "files": files_json(metainfo),
+        "trackers": metainfo.announce_tiers,
+        "web_seeds": metainfo.web_seeds,
+        "nodes": metainfo.nodes.iter().map(|(host, port)| json!({"host": host, "port": port})).collect::<Vec<_>>(),
+        "private": info.is_private,
+        "source": info.source,
+        "comment": metainfo.comment,
+        "created_by": metainfo.created_by,
+        "creation_date": metainfo.creation_date,
+        "warnings": metainfo.warnings,
+    })
+}
+
+/// One object a file, pad files included so that offsets add up.
+pub fn files_json(metainfo: &Metainfo) -> Value {
+    let mut offset: u64 = 0;
+    let mut files = Vec::with_capacity(metainfo.info.files.len());
+    for (index, file) in metainfo.info.files.iter().enumerate() {
+        let mut object = json!({
+            "index": index,
+            "path": shown_path(metainfo, file),
+            "length_bytes": file.length_bytes,
+            "offset": offset,
+        });
+        let attributes = &file.attributes;
+        let flags = [
+            ("pad", attributes.is_pad),
+            ("executable", attributes.is_executable),
+            ("hidden", attributes.is_hidden),
+            ("symlink", attributes.is_symlink),
+        ];
+        for (flag, _) in flags.into_iter().filter(|(_, is_set)| *is_set) {
+            object[flag] = Value::Bool(true);
+        }
+        if attributes.is_symlink {
+            let target = file.symlink_target.iter();
+            let target: Vec<_> = target.map(|part| String::from_utf8_lossy(part)).collect();
+            object["symlink_target"] = Value::String(target.join("/"));
+        }
+        files.push(object);
+        offset = offset.saturating_add(file.length_bytes);
+    }
+    Value::Array(files)
+}
+
+fn show_magnet(link: &Magnet, as_json: bool) {
+    if as_json {
+        json::print(&magnet_json(link));
+        return;
+    }
+    let text = |text: &str| terminal_bytes(cut(text, SHOWN_CHARS_MAX).as_bytes());
+    let mut lines = vec![format!("info_hash    {}", link.info_hash)];
+    lines.extend(
+        link.name
+            .iter()
+            .map(|name| format!("name         {}", text(name))),
+    );
+    let lists = [
+        ("tracker", &link.trackers),
+        ("web seed", &link.web_seeds),
+        ("peer", &link.peers),
+    ];
+    for (label, values) in lists {
+        lines.extend(
+            values
+                .iter()
+                .map(|value| format!("{label:<12} {}", text(value))),
+        );
+    }
+    for range in &link.selected_files {
+        lines.push(format!("selected     {}-{}", range.start(), range.end()));
+    }
+    for line in lines {
+        output::stdout_line(&line);
+    }
+}
+
+fn magnet_json(link: &Magnet) -> Value {
+    let selected = link.selected_files.iter();
+    json!({
+        "kind": "magnet",
+        "info_hash": link.info_hash.to_string(),
+        "magnet": link.to_string(),
+        "name": link.name,
+        "trackers": link.trackers,
+        "web_seeds": link.web_seeds,
+        "peers": link.peers,
+        "selected_files": selected.map(|range| json!([range.start(), range.end()])).collect::<Vec<_>>(),
+    })
+}
+
+/// `2024-02-29 12:00:00 UTC` from seconds since 1970 (Gregorian calendar, Howard Hinnant's day count).
+fn utc(seconds: i64) -> String {
+    const RANGE: std::ops::Range<i64> = -62_135_596_800..253_402_300_800; // years 1 to 9999
+    if !RANGE.contains(&seconds) {
+        return format!("{seconds} s since 1970");
+    }
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let shifted = days + 719_468; // days since 0000-03-01
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_follow_the_calendar() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(utc(951_827_696), "2000-02-29 12:34:56 UTC");
+        assert_eq!(utc(-1), "1969-12-31 23:59:59 UTC");
+        assert_eq!(utc(4_102_444_800), "2100-01-01 00:00:00 UTC");
+        assert_eq!(utc(i64::MAX), format!("{} s since 1970", i64::MAX));
+    }
+}

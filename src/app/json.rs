@@ -1,0 +1,187 @@
+//! `--json`: a session's events as one object a line on stdout. Layer 6.
+
+use serde_json::{Value, json};
+
+use crate::session::{Outcome, SessionEvent, TorrentProgress};
+
+/// The object of one event. Field names are an interface: they only grow.
+pub fn event(event: &SessionEvent) -> Value {
+    match event {
+        SessionEvent::Listening { addr } => json!({"event": "listening", "addr": addr.to_string()}),
+        SessionEvent::Metadata {
+            info_hash,
+            name,
+            total_bytes,
+            pieces,
+            files,
+        } => json!({
+            "event": "metadata", "info_hash": info_hash.to_string(), "name": name, "total_bytes": total_bytes,
+            "pieces": pieces, "files": files,
+        }),
+        SessionEvent::Progress(figures) => progress(figures),
+        SessionEvent::Complete { info_hash, seconds } => {
+            json!({"event": "complete", "info_hash": info_hash.to_string(), "seconds": round_ms(*seconds)})
+        }
+        SessionEvent::Banned { info_hash, ip } => {
+            json!({"event": "banned", "info_hash": info_hash.to_string(), "ip": ip.to_string()})
+        }
+        SessionEvent::Warning {
+            info_hash,
+            message,
+            hint,
+        } => json!({
+            "event": "warning", "info_hash": info_hash.map(|hash| hash.to_string()), "message": message, "hint": hint,
+        }),
+        SessionEvent::Error {
+            info_hash,
+            message,
+            hint,
+            is_final,
+        } => json!({
+            "event": "error", "info_hash": info_hash.map(|hash| hash.to_string()), "message": message, "hint": hint,
+            "final": is_final,
+        }),
+        SessionEvent::Ended {
+            info_hash,
+            outcome,
+            have,
+        } => json!({
+            "event": "ended", "info_hash": info_hash.to_string(), "outcome": outcome_word(*outcome),
+            "pieces_have": have.count(), "pieces": have.len(),
+        }),
+    }
+}
+
+/// The `error` event of a failure that ends the command.
+pub fn failure(failure: &super::exit::Failure) -> Value {
+    json!({"event": "error", "info_hash": null, "message": failure.message(), "hint": failure.hint(), "final": true})
+}
+
+/// Prints one object on a line of its own at once. False when nobody reads any more.
+pub fn print(value: &Value) -> bool {
+    super::output::stdout_line(&value.to_string())
+}
+
+fn progress(p: &TorrentProgress) -> Value {
+    json!({
+        "event": "progress",
+        "info_hash": p.info_hash.to_string(),
+        "name": p.name,
+        "state": p.state.as_str(),
+        "have_bytes": p.have_bytes,
+        "total_bytes": p.total_bytes,
+        "checked_bytes": p.checked_bytes,
+        "downloaded_bytes": p.downloaded_bytes,
+        "uploaded_bytes": p.uploaded_bytes,
+        "wasted_bytes": p.wasted_bytes,
+        "total_downloaded_bytes": p.total_downloaded_bytes,
+        "total_uploaded_bytes": p.total_uploaded_bytes,
+        "down_bytes_per_s": p.down_bytes_per_s,
+        "up_bytes_per_s": p.up_bytes_per_s,
+        "peers": p.peers,
+        "peers_known": p.peers_known,
+        "pieces_have": p.pieces_have,
+        "pieces": p.pieces,
+        "pieces_checked": p.pieces_checked,
+    })
+}
+
+const fn outcome_word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done => "done",
+        Outcome::Stopped => "stopped",
+        Outcome::Incomplete => "incomplete",
+        Outcome::Failed => "failed",
+    }
+}
+
+fn round_ms(seconds: f64) -> f64 {
+    (seconds * 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::InfoHash;
+    use crate::session::TorrentState;
+
+    fn figures() -> TorrentProgress {
+        TorrentProgress {
+            info_hash: InfoHash::new([7; 20]),
+            name: "a\u{1b}\nb".into(),
+            state: TorrentState::Downloading,
+            have_bytes: 1,
+            total_bytes: 2,
+            checked_bytes: 0,
+            downloaded_bytes: 3,
+            uploaded_bytes: 4,
+            wasted_bytes: 5,
+            total_downloaded_bytes: 6,
+            total_uploaded_bytes: 7,
+            down_bytes_per_s: 8,
+            up_bytes_per_s: 9,
+            peers: 10,
+            peers_known: 11,
+            pieces_have: 12,
+            pieces: 13,
+            pieces_checked: 0,
+        }
+    }
+
+    #[test]
+    fn progress_has_every_promised_field() {
+        let value = event(&SessionEvent::Progress(figures()));
+        for field in [
+            "event",
+            "info_hash",
+            "state",
+            "have_bytes",
+            "total_bytes",
+            "downloaded_bytes",
+            "uploaded_bytes",
+            "wasted_bytes",
+            "down_bytes_per_s",
+            "up_bytes_per_s",
+            "peers",
+            "pieces_have",
+            "pieces",
+            "total_downloaded_bytes",
+            "total_uploaded_bytes",
+        ] {
+            assert!(value.get(field).is_some(), "{field}");
+        }
+        assert_eq!(value["state"], "downloading");
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_the_name_holds() {
+        let line = event(&SessionEvent::Progress(figures())).to_string();
+        assert!(!line.contains(['\n', '\u{1b}']));
+    }
+
+    #[test]
+    fn listening_complete_and_error_have_their_fields() {
+        let listening = event(&SessionEvent::Listening {
+            addr: "0.0.0.0:6881".parse().unwrap(),
+        });
+        assert_eq!(
+            listening,
+            json!({"event": "listening", "addr": "0.0.0.0:6881"})
+        );
+        let complete = event(&SessionEvent::Complete {
+            info_hash: InfoHash::new([0; 20]),
+            seconds: 1.23456,
+        });
+        assert_eq!(complete["seconds"], 1.235);
+        let error = event(&SessionEvent::Error {
+            info_hash: None,
+            message: "m".into(),
+            hint: "h".into(),
+            is_final: false,
+        });
+        assert_eq!(
+            (&error["message"], &error["hint"]),
+            (&json!("m"), &json!("h"))
+        );
+    }
+}

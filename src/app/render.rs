@@ -1,0 +1,194 @@
+//! Shows a session's events: bars on a terminal, lines elsewhere, JSON objects, or nothing. Layer 6.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::escape::terminal;
+use super::{json, output, plain};
+use crate::base::InfoHash;
+use crate::session::{SessionEvent, TorrentProgress};
+
+/// Time between two lines of one torrent where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// How events are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Json,
+    /// Redrawn in place.
+    Bars,
+    /// A line every few seconds.
+    Lines,
+    /// Errors only.
+    Quiet,
+}
+
+impl Mode {
+    /// From the options and from what stdout is.
+    pub fn choose(as_json: bool, is_quiet: bool) -> Mode {
+        match (as_json, is_quiet) {
+            (true, _) => Mode::Json,
+            (_, true) => Mode::Quiet,
+            _ if std::io::stdout().is_terminal() => Mode::Bars,
+            _ => Mode::Lines,
+        }
+    }
+}
+
+/// Everything shown about a running session.
+pub struct Renderer {
+    mode: Mode,
+    bars: MultiProgress,
+    torrents: BTreeMap<InfoHash, Shown>,
+}
+
+/// What is known and shown of one torrent.
+struct Shown {
+    bar: Option<ProgressBar>,
+    last: Option<TorrentProgress>,
+    next_line: Instant,
+    since: Instant,
+    /// Seconds until complete, as the session said.
+    seconds: Option<f64>,
+}
+
+impl Renderer {
+    /// Starts with nothing to show.
+    pub fn new(mode: Mode) -> Renderer {
+        let target = match mode {
+            Mode::Bars => ProgressDrawTarget::stdout(),
+            _ => ProgressDrawTarget::hidden(),
+        };
+        let bars = MultiProgress::with_draw_target(target);
+        if mode == Mode::Bars {
+            output::set_live_bars(Some(bars.clone()));
+        }
+        Renderer {
+            mode,
+            bars,
+            torrents: BTreeMap::new(),
+        }
+    }
+
+    /// Shows one event.
+    pub fn on_event(&mut self, event: &SessionEvent) {
+        if self.mode == Mode::Json {
+            json::print(&json::event(event));
+            return;
+        }
+        match event {
+            SessionEvent::Listening { addr } => self.say(&format!("listening on {addr}")),
+            SessionEvent::Metadata {
+                info_hash, name, ..
+            } => {
+                self.shown(*info_hash, name);
+            }
+            SessionEvent::Progress(progress) => self.on_progress(progress),
+            SessionEvent::Complete { info_hash, seconds } => self.on_complete(*info_hash, *seconds),
+            SessionEvent::Banned { ip, .. } => {
+                tracing::info!(%ip, "peer sent corrupt data and is refused");
+            }
+            SessionEvent::Warning { message, hint, .. } => {
+                self.on_trouble("warning", message, hint)
+            }
+            SessionEvent::Error { message, hint, .. } => self.on_trouble("error", message, hint),
+            SessionEvent::Ended { info_hash, .. } => self.on_ended(*info_hash),
+        }
+    }
+
+    /// Takes the bars off the terminal and prints what is left to say.
+    pub fn finish(&mut self) {
+        let all: Vec<InfoHash> = self.torrents.keys().copied().collect();
+        for info_hash in all {
+            self.on_ended(info_hash);
+        }
+        if self.mode == Mode::Bars {
+            output::set_live_bars(None);
+        }
+    }
+
+    fn shown(&mut self, info_hash: InfoHash, name: &str) -> &mut Shown {
+        let (mode, bars) = (self.mode, &self.bars);
+        self.torrents.entry(info_hash).or_insert_with(|| Shown {
+            bar: (mode == Mode::Bars).then(|| bars.add(bar(name))),
+            last: None,
+            next_line: Instant::now(),
+            since: Instant::now(),
+            seconds: None,
+        })
+    }
+
+    fn on_progress(&mut self, progress: &TorrentProgress) {
+        let mode = self.mode;
+        let now = Instant::now();
+        let shown = self.shown(progress.info_hash, &progress.name);
+        let is_new_state = shown.last.as_ref().map(|last| last.state) != Some(progress.state);
+        shown.last = Some(progress.clone());
+        if let Some(bar) = &shown.bar {
+            bar.set_length(progress.total_bytes.max(1));
+            bar.set_position(plain::shown_bytes(progress));
+            bar.set_message(plain::figures(progress));
+        }
+        if mode == Mode::Lines && (is_new_state || now >= shown.next_line) {
+            shown.next_line = now + LINE_EVERY;
+            output::stdout_line(&plain::line(progress));
+        }
+    }
+
+    fn on_complete(&mut self, info_hash: InfoHash, seconds: f64) {
+        let Some(shown) = self.torrents.get_mut(&info_hash) else {
+            return;
+        };
+        shown.seconds = Some(seconds);
+        let name = shown.last.as_ref().map(|last| plain::name(&last.name));
+        let name = name.unwrap_or_else(|| info_hash.to_string());
+        self.say(&format!("{name}: complete after {seconds:.1} s"));
+    }
+
+    fn on_trouble(&self, kind: &str, message: &str, hint: &str) {
+        if self.mode == Mode::Quiet && kind != "error" {
+            return;
+        }
+        output::stderr_line(&format!("{kind}: {}", terminal(message)));
+        if !hint.is_empty() {
+            output::stderr_line(&format!("hint: {}", terminal(hint)));
+        }
+    }
+
+    fn on_ended(&mut self, info_hash: InfoHash) {
+        let Some(shown) = self.torrents.remove(&info_hash) else {
+            return;
+        };
+        if let Some(bar) = &shown.bar {
+            bar.finish_and_clear();
+            self.bars.remove(bar);
+        }
+        if let Some(last) = &shown.last {
+            let seconds = shown.seconds;
+            let seconds = seconds.unwrap_or_else(|| shown.since.elapsed().as_secs_f64());
+            self.say(&plain::summary(last, seconds));
+        }
+    }
+
+    fn say(&self, line: &str) {
+        if matches!(self.mode, Mode::Bars | Mode::Lines) {
+            output::stdout_line(line);
+        }
+    }
+}
+
+/// A bar with the torrent's name in front.
+pub fn bar(name: &str) -> ProgressBar {
+    const NAME_CHARS: usize = 24; // leaves room for the figures on 80 columns
+    let bar = ProgressBar::new(1);
+    let template = "{prefix} [{bar:16}] {percent:>3}% {wide_msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    let name = super::escape::cut(&terminal(name), NAME_CHARS).into_owned();
+    bar.set_prefix(name);
+    bar
+}

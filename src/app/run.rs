@@ -1,0 +1,290 @@
+//! `gyre download` and `gyre seed`: from the options to a session, from its end to the exit code. Layer 6.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::cli::{self, DownloadArgs, SeedArgs, SessionArgs};
+use super::exit::{Exit, Failure, io_cause};
+use super::render::{Mode, Renderer};
+use super::{escape, info, json, output, select, signals, source, verify};
+use crate::session::{
+    self, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine, SessionConfig,
+    Stopper, TorrentConfig, WriteEngine,
+};
+use crate::swarm::choker::SeedChoker;
+use crate::uring::{limits, ring};
+use crate::wire::metainfo::Metainfo;
+
+/// Buffers below this hold less than a peer's worth of blocks.
+const BUFFERS_BYTES_MIN: u64 = 1024 * 1024;
+
+/// Runs `gyre download`.
+///
+/// # Errors
+/// A source cannot be loaded, or the session cannot run.
+pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
+    let metainfos = load_all(&args.sources)?;
+    if args.list {
+        list(&metainfos, args.session.json);
+        return Ok(Exit::Done);
+    }
+    let mut torrents = Vec::new();
+    for metainfo in metainfos {
+        let selected_files = select::select(&metainfo, &args.select)?;
+        let mut torrent = torrent_config(metainfo, &args.output, &args.session)?;
+        torrent.fetches = true;
+        torrent.selected_files = selected_files;
+        torrent.is_sequential = args.sequential;
+        torrent.preallocate = match args.preallocate {
+            cli::Preallocate::None => Preallocate::None,
+            cli::Preallocate::Sparse => Preallocate::Sparse,
+            cli::Preallocate::Full => Preallocate::Full,
+        };
+        torrents.push(torrent);
+    }
+    make_folder(&args.output, "--output")?;
+    run(&args.session, torrents)
+}
+
+/// Runs `gyre seed`.
+///
+/// # Errors
+/// A torrent cannot be loaded, or the session cannot run.
+pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
+    let metainfos = load_all(&args.torrents)?;
+    std::fs::metadata(&args.data).map_err(|error| super::walk::unreadable(&args.data, &error))?;
+    let mut torrents = Vec::new();
+    for metainfo in metainfos {
+        let mut torrent = torrent_config(metainfo, &args.data, &args.session)?;
+        torrent.seed_after.seeds = true;
+        torrents.push(torrent);
+    }
+    run(&args.session, torrents)
+}
+
+/// Loads every source; one that is named twice counts once.
+fn load_all(sources: &[OsString]) -> Result<Vec<Metainfo>, Failure> {
+    let mut seen = BTreeSet::new();
+    let mut metainfos = Vec::new();
+    for argument in sources {
+        let metainfo = source::load_torrent(argument)?;
+        for warning in &metainfo.warnings {
+            let name = escape::terminal(&argument.to_string_lossy());
+            tracing::warn!("{name}: {}", escape::terminal(warning));
+        }
+        if seen.insert(metainfo.info_hash) {
+            metainfos.push(metainfo);
+        }
+    }
+    Ok(metainfos)
+}
+
+fn list(metainfos: &[Metainfo], as_json: bool) {
+    for metainfo in metainfos {
+        if as_json {
+            json::print(&json!({
+                "event": "files",
+                "info_hash": metainfo.info_hash.to_string(),
+                "name": metainfo.info.name,
+                "files": info::files_json(metainfo),
+            }));
+            continue;
+        }
+        if metainfos.len() > 1 {
+            output::stdout_line(&escape::terminal(&metainfo.info.name));
+        }
+        info::list(metainfo);
+    }
+}
+
+/// A torrent that is only seeded; the caller changes the rest.
+fn torrent_config(
+    metainfo: Metainfo,
+    folder: &Path,
+    args: &SessionArgs,
+) -> Result<TorrentConfig, Failure> {
+    verify::layout(&metainfo)?;
+    Ok(TorrentConfig {
+        metainfo: Arc::new(metainfo),
+        folder: folder.to_owned(),
+        fetches: false,
+        check: match args.check {
+            cli::Check::Auto => CheckMode::Auto,
+            cli::Check::Full => CheckMode::Full,
+            cli::Check::None => CheckMode::None,
+        },
+        preallocate: Preallocate::default(),
+        is_sequential: false,
+        selected_files: None,
+        peers: args.peer.clone(),
+        trackers: !args.no_trackers,
+        seed_after: SeedAfter {
+            seeds: args.seed || args.seed_ratio.is_some() || args.seed_time.is_some(),
+            ratio: args.seed_ratio,
+            time: args.seed_time,
+        },
+    })
+}
+
+fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
+    if let Some(bytes) = args.buffers.filter(|bytes| *bytes < BUFFERS_BYTES_MIN) {
+        return Err(Failure::usage(
+            format!("--buffers of {bytes} bytes is too small"),
+            "give at least 1MiB, or leave the option out",
+        ));
+    }
+    Ok(SessionConfig {
+        state_dir: state_dir(args.state.as_deref())?,
+        port: args.port.map_or(PortChoice::Default, PortChoice::Exactly),
+        bind: args.bind.clone(),
+        ipv6: !args.no_ipv6,
+        limit_up_bytes_per_s: args.limit_up.filter(|rate| *rate > 0),
+        limit_down_bytes_per_s: args.limit_down.filter(|rate| *rate > 0),
+        peers_max: args.max_peers,
+        upload_slots: args.upload_slots,
+        seed_choker: SeedChoker::RoundRobin,
+        buffers_bytes: args.buffers,
+        send_engine: match args.send_engine {
+            cli::SendEngine::Auto => SendEngine::Auto,
+            cli::SendEngine::Mapped => SendEngine::Mapped,
+            cli::SendEngine::Copy => SendEngine::Copy,
+        },
+        write_engine: match args.write_engine {
+            cli::WriteEngine::Auto => WriteEngine::Auto,
+            cli::WriteEngine::Direct => WriteEngine::Direct,
+            cli::WriteEngine::Buffered => WriteEngine::Buffered,
+        },
+        give_up: args.give_up,
+        http_proxy: variable(&["http_proxy"]),
+        no_proxy: no_proxy(),
+        announce_interval_min: args.announce_interval_min,
+    })
+}
+
+/// The first of these environment variables that is set and not empty.
+fn variable(names: &[&str]) -> Option<String> {
+    let value = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    names.iter().find_map(value)
+}
+
+/// Hosts named by `no_proxy`.
+pub fn no_proxy() -> Vec<String> {
+    let hosts = variable(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
+    let hosts = hosts.split(',').map(str::trim);
+    hosts
+        .filter(|host| !host.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The folder of the resume records: given, `$XDG_STATE_HOME/gyre`, or `~/.local/state/gyre`.
+///
+/// # Errors
+/// None of them is known.
+pub fn state_dir(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    // The XDG specification has relative paths ignored.
+    let absolute = |name: &str| {
+        let path = PathBuf::from(std::env::var_os(name)?);
+        path.is_absolute().then_some(path)
+    };
+    absolute("XDG_STATE_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".local/state")))
+        .map(|folder| folder.join("gyre"))
+        .ok_or_else(|| {
+            Failure::new(
+                "no folder for resume records: neither XDG_STATE_HOME nor HOME is set",
+                "name one with --state",
+            )
+        })
+}
+
+/// Makes the folder and those above it.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_folder(folder: &Path, option: &str) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).map_err(|error| {
+        Failure::new(
+            format!(
+                "cannot make the folder {}: {}",
+                escape::terminal_path(folder),
+                io_cause(&error)
+            ),
+            format!("name a folder you may write to with {option}"),
+        )
+    })
+}
+
+/// A ring for this thread.
+///
+/// # Errors
+/// The kernel gives none; the hint says why.
+pub fn start_ring() -> Result<ring::Ring, Failure> {
+    ring::start(ring::RingConfig::default()).map_err(|error| Failure::new(&error, error.hint()))
+}
+
+fn run(args: &SessionArgs, torrents: Vec<TorrentConfig>) -> Result<Exit, Failure> {
+    let config = session_config(args)?;
+    make_folder(&config.state_dir, "--state")?;
+    limits::raise_nofile();
+    let ring = start_ring()?;
+    let stopper = Stopper::default();
+    let on_signal = stopper.clone();
+    signals::on_first(move || on_signal.stop());
+    let renderer = Renderer::new(Mode::choose(args.json, args.quiet));
+    let renderer = Rc::new(RefCell::new(renderer));
+    let shown = Rc::clone(&renderer);
+    let result = ring.block_on(session::run(config, torrents, stopper, move |event| {
+        shown.borrow_mut().on_event(&event);
+    }));
+    renderer.borrow_mut().finish();
+    let summary = result.map_err(|error| Failure::new(&error, error.hint()))?;
+    Ok(exit_of(
+        &summary
+            .outcomes
+            .iter()
+            .map(|(_, outcome)| *outcome)
+            .collect::<Vec<_>>(),
+    ))
+}
+
+/// A signal decides first, then the worst outcome.
+fn exit_of(outcomes: &[Outcome]) -> Exit {
+    if let Some(exit) = signals::received() {
+        return exit;
+    }
+    if outcomes.contains(&Outcome::Failed) {
+        return Exit::Failed;
+    }
+    match outcomes.contains(&Outcome::Incomplete) {
+        true => Exit::Incomplete,
+        false => Exit::Done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_outcome_decides() {
+        assert_eq!(exit_of(&[Outcome::Done, Outcome::Stopped]), Exit::Done);
+        assert_eq!(
+            exit_of(&[Outcome::Done, Outcome::Incomplete]),
+            Exit::Incomplete
+        );
+        assert_eq!(
+            exit_of(&[Outcome::Incomplete, Outcome::Failed]),
+            Exit::Failed
+        );
+    }
+}

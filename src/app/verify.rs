@@ -1,0 +1,330 @@
+//! `gyre verify`: data against its torrent. Layer 6.
+
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::cli::VerifyArgs;
+use super::escape::{terminal, terminal_path};
+use super::exit::{Exit, Failure};
+use super::hashing::{PieceHash, SourceFile, hash_pieces};
+use super::{json, meter, output, size, source};
+use crate::base::{Bitfield, PieceIndex};
+use crate::storage::layout::FileLayout;
+use crate::wire::metainfo::Metainfo;
+
+/// Runs of pieces shown for one file; `--json` has all.
+const RUNS_SHOWN_MAX: usize = 8;
+
+/// What is the matter with a file, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum FileState {
+    Good,
+    /// All its bytes are good, but there are more of them.
+    Long,
+    /// Shares a piece with a file that is missing: nothing can be said about those bytes.
+    Unverified,
+    Wrong,
+    Short,
+    Unreadable,
+    Missing,
+}
+
+impl FileState {
+    const fn word(self) -> &'static str {
+        match self {
+            FileState::Good => "good",
+            FileState::Long => "long",
+            FileState::Unverified => "unverified",
+            FileState::Wrong => "wrong",
+            FileState::Short => "short",
+            FileState::Unreadable => "unreadable",
+            FileState::Missing => "missing",
+        }
+    }
+}
+
+/// One file's result.
+struct FileResult {
+    path: PathBuf,
+    length_bytes: u64,
+    /// On the disk.
+    found_bytes: Option<u64>,
+    state: FileState,
+    bad_pieces: Vec<u32>,
+}
+
+/// Everything found out.
+struct Verdict {
+    files: Vec<FileResult>,
+    good: Bitfield,
+    good_bytes: u64,
+}
+
+impl Verdict {
+    fn is_complete(&self) -> bool {
+        let has_files = |file: &FileResult| file.state <= FileState::Long;
+        self.good.is_full() && self.files.iter().all(has_files)
+    }
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// The torrent cannot be loaded or laid out, or there is no such folder.
+pub fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
+    let metainfo = source::load_torrent(&args.torrent)?;
+    let layout = layout(&metainfo)?;
+    fs::metadata(&args.data).map_err(|error| super::walk::unreadable(&args.data, &error))?;
+    let meter = meter::Meter::new(
+        "verifying",
+        layout.geometry().total_bytes(),
+        !args.quiet && !args.json,
+    );
+    let verdict = verify(&metainfo, &layout, &args.data, &meter);
+    meter.clear();
+    if args.json {
+        json::print(&verdict_json(&metainfo, &verdict));
+    } else {
+        print(&metainfo, &verdict, args.quiet);
+    }
+    Ok(match verdict.is_complete() {
+        true => Exit::Done,
+        false => Exit::Incomplete,
+    })
+}
+
+/// The torrent's files as they lie on a disk.
+///
+/// # Errors
+/// Paths that no file system takes.
+pub fn layout(metainfo: &Metainfo) -> Result<FileLayout, Failure> {
+    FileLayout::new(&metainfo.info).map_err(|error| {
+        Failure::new(
+            format!("cannot place the files of {}: {error}", metainfo.info.name),
+            "the torrent cannot be used on this machine",
+        )
+    })
+}
+
+/// Where each file of the torrent is: below `data`, or, when that is the content itself, in its place.
+pub fn data_paths(layout: &FileLayout, data: &Path) -> Vec<PathBuf> {
+    let root = layout.root_name();
+    let is_content = !data.join(root).exists()
+        && (data.is_file()
+            || layout.files().iter().any(|file| {
+                let inner = file.path.strip_prefix(root).unwrap_or(&file.path);
+                file.is_regular() && !inner.as_os_str().is_empty() && data.join(inner).exists()
+            }));
+    let place = |path: &Path| match path.strip_prefix(root) {
+        Ok(inner) if is_content && inner.as_os_str().is_empty() => data.to_owned(),
+        Ok(inner) if is_content => data.join(inner),
+        _ => data.join(path),
+    };
+    layout
+        .files()
+        .iter()
+        .map(|file| place(&file.path))
+        .collect()
+}
+
+fn verify(metainfo: &Metainfo, layout: &FileLayout, data: &Path, meter: &meter::Meter) -> Verdict {
+    let paths = data_paths(layout, data);
+    let files = layout.files().iter().zip(&paths);
+    let sources: Vec<SourceFile> = files
+        .clone()
+        .map(|(file, path)| SourceFile {
+            path: path.clone(),
+            offset: file.offset,
+            length_bytes: file.length_bytes,
+            is_pad: file.is_pad,
+        })
+        .collect();
+    let geometry = layout.geometry();
+    let mut verdict = Verdict {
+        files: files.map(|(file, path)| look_at(file, path)).collect(),
+        good: Bitfield::new(geometry.piece_count()),
+        good_bytes: 0,
+    };
+    hash_pieces(&sources, geometry, |piece, hash| {
+        meter.add(geometry.piece_bytes(piece).into());
+        judge(metainfo, layout, piece, hash, &mut verdict);
+        ControlFlow::Continue(())
+    });
+    for file in &mut verdict.files {
+        file.bad_pieces.sort_unstable();
+    }
+    verdict
+}
+
+/// What the file's metadata says.
+fn look_at(file: &crate::storage::layout::LayoutFile, path: &Path) -> FileResult {
+    let found = fs::metadata(path);
+    let state = match &found {
+        _ if !file.is_regular() => FileState::Good,
+        Ok(metadata) if !metadata.is_file() => FileState::Unreadable,
+        Ok(metadata) if metadata.len() < file.length_bytes => FileState::Short,
+        Ok(metadata) if metadata.len() > file.length_bytes => FileState::Long,
+        Ok(_) => FileState::Good,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => FileState::Unreadable,
+        Err(_) => FileState::Missing,
+    };
+    FileResult {
+        path: file.path.clone(),
+        length_bytes: file.length_bytes,
+        found_bytes: found.ok().map(|metadata| metadata.len()),
+        state,
+        bad_pieces: Vec::new(),
+    }
+}
+
+fn judge(
+    metainfo: &Metainfo,
+    layout: &FileLayout,
+    piece: PieceIndex,
+    hash: PieceHash,
+    verdict: &mut Verdict,
+) {
+    let (culprit, culprit_state, others) = match hash {
+        Ok(hash) if hash == metainfo.info.piece_hashes.get(piece) => {
+            verdict.good.set(piece);
+            verdict.good_bytes += u64::from(layout.geometry().piece_bytes(piece));
+            return;
+        }
+        Ok(_) => (None, FileState::Wrong, FileState::Wrong),
+        Err(error) => {
+            let state = match error.cause.kind() {
+                io::ErrorKind::NotFound => FileState::Missing,
+                io::ErrorKind::UnexpectedEof => FileState::Short,
+                _ => FileState::Unreadable,
+            };
+            (Some(error.file), state, FileState::Unverified)
+        }
+    };
+    for span in layout.piece_spans(piece) {
+        let is_pad = layout
+            .files()
+            .get(span.file)
+            .is_some_and(|file| file.is_pad);
+        let Some(file) = verdict.files.get_mut(span.file).filter(|_| !is_pad) else {
+            continue;
+        };
+        let state = match culprit {
+            Some(culprit) if culprit == span.file => culprit_state,
+            _ => others,
+        };
+        file.state = file.state.max(state);
+        file.bad_pieces.push(piece.get());
+    }
+}
+
+fn print(metainfo: &Metainfo, verdict: &Verdict, is_quiet: bool) {
+    for file in &verdict.files {
+        if file.state == FileState::Good || (is_quiet && file.state == FileState::Long) {
+            continue;
+        }
+        let mut line = format!("{:<11} {}", file.state.word(), terminal_path(&file.path));
+        if let Some(found) = file.found_bytes.filter(|found| *found != file.length_bytes) {
+            line += &format!(", {found} of {} bytes", file.length_bytes);
+        }
+        if !file.bad_pieces.is_empty() {
+            line += &format!(", {}", shown_runs(&file.bad_pieces));
+        }
+        if !output::stdout_line(&line) {
+            return; // nobody reads any more
+        }
+    }
+    if is_quiet {
+        return;
+    }
+    let geometry = &metainfo.info.geometry;
+    output::stdout_line(&format!(
+        "{}: {} of {} good, {} of {}{}",
+        terminal(&metainfo.info.name),
+        verdict.good.count(),
+        size::plural(geometry.piece_count().into(), "piece"),
+        size::bytes(verdict.good_bytes),
+        size::bytes(geometry.total_bytes()),
+        if verdict.is_complete() {
+            ", complete"
+        } else {
+            ""
+        },
+    ));
+}
+
+fn verdict_json(metainfo: &Metainfo, verdict: &Verdict) -> Value {
+    let pieces = verdict.good.len();
+    let bad: Vec<u32> = metainfo
+        .info
+        .geometry
+        .pieces()
+        .filter(|piece| !verdict.good.has(*piece))
+        .map(PieceIndex::get)
+        .collect();
+    let file_json = |file: &FileResult| {
+        json!({
+            "path": file.path.to_string_lossy(),
+            "state": file.state.word(),
+            "length_bytes": file.length_bytes,
+            "found_bytes": file.found_bytes,
+            "bad_pieces": runs(&file.bad_pieces),
+        })
+    };
+    json!({
+        "info_hash": metainfo.info_hash.to_string(),
+        "name": metainfo.info.name,
+        "complete": verdict.is_complete(),
+        "pieces": pieces,
+        "pieces_have": verdict.good.count(),
+        "total_bytes": metainfo.info.geometry.total_bytes(),
+        "have_bytes": verdict.good_bytes,
+        "bad_pieces": runs(&bad),
+        "files": verdict.files.iter().map(file_json).collect::<Vec<_>>(),
+    })
+}
+
+/// Sorted numbers as runs of first and last.
+fn runs(numbers: &[u32]) -> Vec<(u32, u32)> {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    runs
+}
+
+fn shown_runs(pieces: &[u32]) -> String {
+    let runs = runs(pieces);
+    let text = |run: &(u32, u32)| match run {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    };
+    let shown: Vec<String> = runs.iter().take(RUNS_SHOWN_MAX).map(text).collect();
+    let more = if runs.len() > RUNS_SHOWN_MAX {
+        ", …"
+    } else {
+        ""
+    };
+    let noun = if pieces.len() == 1 { "piece" } else { "pieces" };
+    format!("{noun} {}{more}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbouring_pieces_are_shown_as_runs() {
+        assert_eq!(runs(&[0, 1, 2, 5, 7, 8]), [(0, 2), (5, 5), (7, 8)]);
+        assert_eq!(shown_runs(&[3]), "piece 3");
+        assert_eq!(shown_runs(&[0, 1, 5]), "pieces 0-1, 5");
+        let every_other: Vec<u32> = (0..40).map(|i| i * 2).collect();
+        assert!(shown_runs(&every_other).ends_with("14, …"));
+    }
+}
