@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Bitfield, InfoHash};
-use crate::swarm::choker::{SeedChoker, UploadSlots};
+pub use crate::session::disk::Preallocate;
+use crate::swarm::torrent::{SeedChoker, UploadSlots};
 use crate::wire::metainfo::Metainfo;
 
 /// Which port to listen on.
@@ -55,15 +56,6 @@ pub enum CheckMode {
     Full,
     /// Trust the files as they are.
     None,
-}
-
-/// How files get their size (`--preallocate`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Preallocate {
-    None,
-    #[default]
-    Sparse,
-    Full,
 }
 
 /// Settings of a whole session.

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 use tracing::{Instrument, Span, debug, info};
 
+use super::check::CheckJob;
 use super::config::{SessionEvent, TorrentConfig, TorrentState};
 use super::connect;
 use super::disk::{DiskError, DiskTorrent, ReadError, SyncError};
@@ -41,6 +42,8 @@ pub struct Driver {
     pub(super) announce: super::announce::AnnounceHandle,
     pub(super) trouble: Trouble,
     pub(super) state: Cell<TorrentState>,
+    /// How pieces are looked at again.
+    pub(super) check_job: CheckJob,
     span: Span,
 }
 
@@ -51,6 +54,7 @@ impl Driver {
         config: &TorrentConfig,
         core: swarm::Torrent,
         disk: Rc<DiskTorrent>,
+        check_job: CheckJob,
         span: Span,
     ) -> Rc<Self> {
         Rc::new(Driver {
@@ -69,6 +73,7 @@ impl Driver {
             announce: super::announce::AnnounceHandle::default(),
             trouble: Trouble::default(),
             state: Cell::new(TorrentState::Stalled),
+            check_job,
             span,
         })
     }
@@ -262,8 +267,9 @@ impl Driver {
 
     fn hash(self: &Rc<Self>, piece: PieceIndex) {
         let driver = self.clone();
+        let work = self.disk.hash_piece(piece);
         self.spawn(async move {
-            match driver.disk.hash_piece(piece).await {
+            match work.await {
                 Ok(is_good) => driver.call(|core, cx| core.on_piece_hashed(piece, is_good, cx)),
                 Err(error) => driver.on_write_failed(piece, error),
             }
@@ -272,8 +278,9 @@ impl Driver {
 
     fn write(self: &Rc<Self>, piece: PieceIndex) {
         let driver = self.clone();
+        let work = self.disk.write_piece(piece);
         self.spawn(async move {
-            match driver.disk.write_piece(piece).await {
+            match work.await {
                 Ok(()) => {
                     driver.trouble.write_succeeded();
                     driver.call(|core, cx| core.on_piece_written(piece, cx));
@@ -285,8 +292,9 @@ impl Driver {
 
     fn flush_segment(self: &Rc<Self>, piece: PieceIndex, segment: u32) {
         let driver = self.clone();
+        let work = self.disk.flush_segment(piece, segment);
         self.spawn(async move {
-            match driver.disk.flush_segment(piece, segment).await {
+            match work.await {
                 Ok(()) => driver.call(|core, cx| core.on_segment_flushed(piece, segment, cx)),
                 Err(error) => driver.on_write_failed(piece, error),
             }
@@ -295,8 +303,9 @@ impl Driver {
 
     fn digest(self: &Rc<Self>, piece: PieceIndex) {
         let driver = self.clone();
+        let work = self.disk.digest_blocks(piece);
         self.spawn(async move {
-            let digests = driver.disk.digest_blocks(piece).await.ok();
+            let digests = work.await;
             driver.call(|core, cx| core.on_block_digests(piece, digests, cx));
         });
     }

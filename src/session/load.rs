@@ -33,6 +33,8 @@ pub struct Loaded {
     pub record: Record,
     /// Pieces that were hashed to get here.
     pub pieces_checked: u32,
+    /// How to look at pieces again.
+    pub check_job: CheckJob,
     /// Held until the torrent ends.
     pub lock: RootLock,
 }
@@ -84,6 +86,7 @@ pub async fn load(shared: &Rc<Shared>, config: &TorrentConfig) -> Result<Option<
     let disk = disk.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
     let counters = found.record.as_ref().map_or_else(fresh_counters, |record| record.counters);
     let record = fresh_record(config, &found, have.clone(), counters);
+    let check_job = check_job(config, &found);
     Ok(Some(Loaded {
         disk,
         have,
@@ -92,6 +95,7 @@ pub async fn load(shared: &Rc<Shared>, config: &TorrentConfig) -> Result<Option<
         store: found.store,
         record,
         pieces_checked: found.verdict.to_hash.count(),
+        check_job,
         lock: found.lock,
     }))
 }
@@ -224,14 +228,7 @@ async fn hash(
     config: &TorrentConfig,
     found: &Found,
 ) -> Result<Option<CheckResult>, SessionError> {
-    let job = CheckJob {
-        layout: found.layout.clone(),
-        parts: found.parts.clone(),
-        root: found.folder.clone(),
-        piece_hashes: config.metainfo.info.piece_hashes.clone(),
-        pieces: found.verdict.to_hash.clone(),
-        threads: 0,
-    };
+    let job = check_job(config, found);
     let pieces = job.pieces.count();
     if pieces > 0 {
         info!(pieces, reason = ?found.verdict.reason, "checking data");
@@ -260,6 +257,17 @@ async fn hash(
             let _ = tokio::time::timeout(Duration::from_secs(5), running).await;
             return Ok(None);
         }
+    }
+}
+
+fn check_job(config: &TorrentConfig, found: &Found) -> CheckJob {
+    CheckJob {
+        layout: found.layout.clone(),
+        parts: found.parts.clone(),
+        root: found.folder.clone(),
+        piece_hashes: config.metainfo.info.piece_hashes.clone(),
+        pieces: found.verdict.to_hash.clone(),
+        threads: 0,
     }
 }
 

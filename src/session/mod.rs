@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod announce;
-pub mod announce_task;
 pub mod check;
 pub mod checkpoint;
 pub mod clock;

@@ -17,7 +17,7 @@ use crate::swarm::torrent::{Connected, Placement};
 use crate::swarm::{CloseReason, PeerKey, UploadRun};
 use crate::uring::stream::Stream;
 use crate::wire::decoder::{DecodeError, Decoder, Event};
-use crate::wire::message::{self, RawBlock};
+use crate::wire::message::RawBlock;
 
 /// One receive takes at most this much; large receives cost the least a byte.
 const RECV_BYTES: u32 = 256 * 1024;
@@ -200,7 +200,7 @@ async fn write_loop(driver: Rc<Driver>, key: PeerKey, handle: Rc<PeerHandle>) {
     handle.close(CloseReason::Silent);
 }
 
-async fn write_until_closed(driver: &Driver, key: PeerKey, handle: &PeerHandle, client: u64) -> io::Result<()> {
+async fn write_until_closed(driver: &Rc<Driver>, key: PeerKey, handle: &PeerHandle, client: u64) -> io::Result<()> {
     let mut out = Vec::new();
     let run_bytes = if driver.shared().up.is_limited() { RUN_LIMITED_BYTES } else { RUN_BYTES };
     while !handle.is_closing() {
@@ -225,7 +225,7 @@ async fn write_until_closed(driver: &Driver, key: PeerKey, handle: &PeerHandle, 
 
 /// Reads a run from disk and sends it behind its headers; its end is told to the core whatever happens.
 async fn send_run(
-    driver: &Driver,
+    driver: &Rc<Driver>,
     key: PeerKey,
     handle: &PeerHandle,
     client: u64,
@@ -242,11 +242,7 @@ async fn send_run(
             return Ok(());
         }
     };
-    let mut headers = Vec::with_capacity(run.blocks.len() * message::PIECE_HEADER_BYTES);
-    for block in &run.blocks {
-        headers.extend_from_slice(&message::piece_header(block.piece().get(), block.begin(), block.length()));
-    }
-    let (result, _segments) = handle.stream.send_run(headers, read.parts, read.segments).await;
+    let (result, _, _) = handle.stream.send_run(read.headers, read.parts, read.segments).await;
     result?;
     driver.call(|core, cx| core.on_sent(key, &run, cx));
     Ok(())

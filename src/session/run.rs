@@ -127,10 +127,13 @@ fn open(
     // The rest of the pool receives and serves.
     let assembly_bytes = report.bytes as u64 / 4 * 3;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let no_threads = |error: io::Error| SessionError::new(format!("cannot start a thread: {error}"), "raise the limit of processes (ulimit -u)");
+    let hasher = Hasher::new(threads).map_err(no_threads)?;
+    let resolver = Resolver::new().map_err(no_threads)?;
     let opened = Opened {
-        disks: DiskHub::new(pool.clone(), Hasher::new(threads), FileBudget::new(files_max / 4), seed()),
+        disks: DiskHub::new(pool.clone(), hasher, FileBudget::new(files_max / 4), seed()),
         pool,
-        resolver: Rc::new(Resolver::new()),
+        resolver,
         socket_options,
         seed: seed(),
     };

@@ -30,7 +30,7 @@ pub struct Shared {
     pub clock: Clock,
     pub pool: Pool,
     pub disks: Rc<DiskHub>,
-    pub resolver: Rc<Resolver>,
+    pub resolver: Resolver,
     pub our_id: PeerId,
     pub credits: RefCell<Credits>,
     pub torrents: RefCell<BTreeMap<InfoHash, Rc<Driver>>>,
@@ -55,7 +55,7 @@ pub struct Shared {
 pub struct Opened {
     pub pool: Pool,
     pub disks: Rc<DiskHub>,
-    pub resolver: Rc<Resolver>,
+    pub resolver: Resolver,
     pub socket_options: SocketOptions,
     pub seed: u64,
 }

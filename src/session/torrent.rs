@@ -11,11 +11,12 @@ use super::config::{Outcome, SessionEvent, TorrentConfig, TorrentProgress, Torre
 use super::driver::Driver;
 use super::error::SessionError;
 use super::load::{self, Loaded};
+use super::root_lock::RootLock;
 use super::shared::Shared;
 use super::trouble::SILENT_AFTER;
 use crate::base::{Bitfield, InfoHash, Now};
 use crate::swarm;
-use crate::swarm::candidates::Source;
+use crate::swarm::torrent::Source;
 
 /// Progress is told this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -85,6 +86,8 @@ struct Running<'c> {
     started_at: Now,
     seeding_since: Option<Now>,
     was_complete: bool,
+    /// Held to the end.
+    _lock: RootLock,
 }
 
 impl<'c> Running<'c> {
@@ -93,7 +96,7 @@ impl<'c> Running<'c> {
         let geometry = config.metainfo.info.geometry;
         let wanted_bytes = loaded.wanted.iter().map(|piece| u64::from(geometry.piece_bytes(piece))).sum();
         let is_complete = core.is_complete();
-        let driver = Driver::new(shared.clone(), config, core, loaded.disk.clone(), span);
+        let driver = Driver::new(shared.clone(), config, core, loaded.disk, loaded.check_job, span);
         driver.trouble.made_progress(shared.now());
         shared.torrents.borrow_mut().insert(driver.info_hash(), driver.clone());
         let timer = tokio_uring::spawn(driver.clone().timer_loop());
@@ -113,6 +116,7 @@ impl<'c> Running<'c> {
             pieces_checked: loaded.pieces_checked,
             seeding_since: None,
             was_complete: false,
+            _lock: loaded.lock,
         }
     }
 
@@ -161,7 +165,6 @@ impl<'c> Running<'c> {
         if is_tick {
             self.driver.state.set(self.state(is_complete));
             self.shared.emit(SessionEvent::Progress(self.progress()));
-            self.driver.look_at_files();
             return self.look_for_trouble(now, is_complete);
         }
         None

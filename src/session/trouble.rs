@@ -1,15 +1,18 @@
 //! Trouble that may pass: full disks, failing disks, silent swarms, and when to give up on it. Layer 5.
 
 use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use tracing::warn;
 
+use super::check;
 use super::config::SessionEvent;
 use super::disk::DiskError;
 use super::driver::Driver;
-use crate::base::{Now, PieceIndex};
+use crate::base::{Bitfield, Now, PieceIndex};
 
 /// Between looks at a full disk (HOSTILE.md L1).
 const SPACE_RETRY: Duration = Duration::from_secs(5);
@@ -106,11 +109,7 @@ impl Driver {
             loop {
                 tokio::time::sleep(if error.is_disk_full() { SPACE_RETRY } else { ERROR_RETRY }).await;
                 let Some(driver) = driver.upgrade() else { return };
-                let has_space = match driver.disk().free_bytes().await {
-                    Ok(free) => free >= SPACE_MIN_BYTES,
-                    Err(_) => true,
-                };
-                if error.is_disk_full() && !has_space {
+                if error.is_disk_full() && !has_space(driver.check_job.root.clone()).await {
                     continue;
                 }
                 driver.trouble.is_recovering.set(false);
@@ -125,13 +124,20 @@ impl Driver {
         let driver = self.clone();
         let why = why.to_owned();
         self.spawn(async move {
-            let mut lost = Vec::new();
-            for piece in pieces {
-                let is_had = driver.read(|core| core.have().has(piece));
-                if is_had && !driver.disk().recheck_piece(piece).await.unwrap_or(false) {
-                    lost.push(piece);
-                }
+            let mut job = driver.check_job.clone();
+            job.pieces = Bitfield::new(job.layout.geometry().piece_count());
+            let had: Vec<PieceIndex> =
+                driver.read(|core| pieces.into_iter().filter(|piece| core.have().has(*piece)).collect());
+            for piece in &had {
+                job.pieces.set(*piece);
             }
+            let looked = tokio::task::spawn_blocking(move || {
+                check::check(&job, &AtomicU64::new(0), &AtomicBool::new(false)).good
+            });
+            let Ok(good) = looked.await else { return };
+            // What is good now is what the files look like now.
+            let _ = driver.disk().refresh_stamps(&had).await;
+            let lost: Vec<PieceIndex> = had.into_iter().filter(|piece| !good.has(*piece)).collect();
             if lost.is_empty() {
                 return;
             }
@@ -141,5 +147,14 @@ impl Driver {
             driver.shared().emit(SessionEvent::Warning { info_hash: Some(driver.info_hash()), message, hint });
             driver.changed.notify_one();
         });
+    }
+}
+
+/// Whether the disk under `folder` has room to go on; unknown counts as yes, so that it is tried.
+async fn has_space(folder: PathBuf) -> bool {
+    let look = tokio::task::spawn_blocking(move || nix::sys::statvfs::statvfs(&folder));
+    match look.await {
+        Ok(Ok(stat)) => stat.blocks_available().saturating_mul(stat.fragment_size()) >= SPACE_MIN_BYTES,
+        _ => true,
     }
 }

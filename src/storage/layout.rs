@@ -5,6 +5,7 @@ use super::safe_path::{PATH_BYTES_MAX, PathError, root_name, safe_paths};
 use crate::base::{Geometry, PieceIndex};
 use crate::wire::metainfo::Info;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -111,6 +112,20 @@ impl FileLayout {
             files,
             warnings,
         })
+    }
+
+    /// The same files under another top element, for data that was renamed; `None` unless `name` is one plain element.
+    pub fn renamed_root(mut self, name: &OsStr) -> Option<FileLayout> {
+        let root = PathBuf::from(name);
+        if root.file_name() != Some(name) {
+            return None;
+        }
+        for file in &mut self.files {
+            let below: PathBuf = file.path.components().skip(1).collect();
+            file.path = if below.as_os_str().is_empty() { root.clone() } else { root.join(below) };
+        }
+        self.root_name = root;
+        Some(self)
     }
 
     /// The files in the order of the torrent's bytes.
