@@ -10,6 +10,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 use tracing::{Instrument, Span, debug, info};
 
+use super::announce::Announcers;
 use super::check::CheckJob;
 use super::config::{SessionEvent, TorrentConfig, TorrentState};
 use super::connect;
@@ -39,7 +40,7 @@ pub struct Driver {
     /// Pieces verified and written that no record claims yet.
     unrecorded_bytes: Cell<u64>,
     pub(super) changed: Notify,
-    pub(super) announce: super::announce::AnnounceHandle,
+    pub(super) announcers: Announcers,
     pub(super) trouble: Trouble,
     pub(super) state: Cell<TorrentState>,
     /// How pieces are looked at again.
@@ -70,7 +71,7 @@ impl Driver {
             idle: Notify::new(),
             unrecorded_bytes: Cell::new(0),
             changed: Notify::new(),
-            announce: super::announce::AnnounceHandle::default(),
+            announcers: Announcers::default(),
             trouble: Trouble::default(),
             state: Cell::new(TorrentState::Stalled),
             check_job,
@@ -249,7 +250,7 @@ impl Driver {
             Effect::Ban { ip } => self.ban(ip),
             Effect::Have { piece } => self.on_have(piece),
             Effect::Complete => self.changed.notify_one(),
-            Effect::WantPeers => self.announce.want_peers(),
+            Effect::WantPeers => self.announcers.want_peers(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::announce_task::TrackerClients;
 use super::clock::Clock;
 use super::config::{SessionConfig, SessionEvent};
 use super::disk::DiskHub;
@@ -18,6 +19,7 @@ use crate::swarm::{Credits, Cx, Effect};
 use crate::uring::buffers::Pool;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
+use crate::wire::tracker::Family;
 
 /// Dials that may be half open at once: beyond it a dead swarm would fill the connection limit (HOSTILE.md H4).
 pub const HALF_OPEN_MAX: u32 = 100;
@@ -31,6 +33,9 @@ pub struct Shared {
     pub pool: Pool,
     pub disks: Rc<DiskHub>,
     pub resolver: Resolver,
+    pub trackers: TrackerClients,
+    /// The families we listen on.
+    pub families: Vec<Family>,
     pub our_id: PeerId,
     pub credits: RefCell<Credits>,
     pub torrents: RefCell<BTreeMap<InfoHash, Rc<Driver>>>,
@@ -56,6 +61,8 @@ pub struct Opened {
     pub pool: Pool,
     pub disks: Rc<DiskHub>,
     pub resolver: Resolver,
+    pub trackers: TrackerClients,
+    pub families: Vec<Family>,
     pub socket_options: SocketOptions,
     pub seed: u64,
 }
@@ -79,6 +86,8 @@ impl Shared {
             pool: opened.pool,
             disks: opened.disks,
             resolver: opened.resolver,
+            trackers: opened.trackers,
+            families: opened.families,
             socket_options: opened.socket_options,
             credits: RefCell::new(Credits { assembly_bytes, connections, dials: DIALS_PER_S / 10 }),
             torrents: RefCell::default(),

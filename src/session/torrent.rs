@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::{Instrument, Span, info, info_span, warn};
 
+use super::announce::Announcers;
 use super::checkpoint::Checkpointer;
 use super::config::{Outcome, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
 use super::driver::Driver;
@@ -95,13 +96,12 @@ impl<'c> Running<'c> {
         let core = swarm::Torrent::new(core_config(&shared, config, &loaded), shared.now());
         let geometry = config.metainfo.info.geometry;
         let wanted_bytes = loaded.wanted.iter().map(|piece| u64::from(geometry.piece_bytes(piece))).sum();
-        let is_complete = core.is_complete();
         let driver = Driver::new(shared.clone(), config, core, loaded.disk, loaded.check_job, span);
         driver.trouble.made_progress(shared.now());
         shared.torrents.borrow_mut().insert(driver.info_hash(), driver.clone());
         let timer = tokio_uring::spawn(driver.clone().timer_loop());
         if config.trackers {
-            super::announce::start(&driver, config, &loaded.counters, is_complete);
+            Announcers::start(&driver, config);
         }
         driver.call(|core, cx| core.on_candidates(Source::User, &config.peers, cx));
         let checkpointer = Rc::new(Checkpointer::new(&shared, loaded.store, loaded.record));
@@ -151,7 +151,7 @@ impl<'c> Running<'c> {
             if self.config.fetches {
                 let seconds = now.since(self.started_at).as_secs_f64();
                 self.shared.emit(SessionEvent::Complete { info_hash: self.driver.info_hash(), seconds });
-                self.driver.announce.completed();
+                self.driver.announcers.completed();
                 info!(seconds, "complete");
             }
             self.checkpointer.spawn_save(&self.driver);
@@ -250,7 +250,7 @@ impl<'c> Running<'c> {
 
     /// Says goodbye to trackers and peers, syncs, and records the end.
     async fn end(&mut self, outcome: Outcome) {
-        let announced = self.driver.announce.stop(STOPPED_TIMEOUT);
+        let announced = self.driver.announcers.stop(STOPPED_TIMEOUT);
         let saved = async {
             self.driver.call(|core, cx| core.stop(cx));
             if tokio::time::timeout(DRAIN_TIMEOUT, self.driver.drained()).await.is_err() {
