@@ -16,9 +16,8 @@ pub mod poison;
 pub mod torrent;
 pub mod uploads;
 
+pub use candidates::Source;
+pub use choker::{SeedChoker, UploadSlots};
 pub use effects::{CloseReason, Credits, Cx, Effect, PeerKey, UploadRun};
 pub use peer::PeerFault;
-pub use torrent::{
-    Connected, PeerStats, Placement, Refusal, SeedChoker, Source, Torrent, TorrentConfig,
-    TorrentStats, UploadSlots,
-};
+pub use torrent::{Connected, PeerStats, Placement, Refusal, Torrent, TorrentConfig, TorrentStats};

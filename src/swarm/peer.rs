@@ -1,5 +1,33 @@
 //! One connected peer: its flags, pieces, pipeline and upload queue, and the ways it can break the protocol. Layer 2.
 
+use std::time::Duration;
+
+use crate::base::{Bitfield, BlockRef, Now, PieceIndex, RateMeter};
+use crate::swarm::candidates::Parting;
+use crate::swarm::effects::{Cx, Effect, PeerKey};
+use crate::swarm::pipeline::Pipeline;
+use crate::swarm::poison::Party;
+use crate::swarm::torrent::Connected;
+use crate::swarm::uploads::Uploads;
+use crate::wire::extended::PeerExtensions;
+use crate::wire::handshake::Reserved;
+use crate::wire::message::{Message, encode};
+
+/// Requests we cannot serve before the peer is dropped (libtorrent's figure); every block sent takes one back.
+pub const REFUSED_MAX: u32 = 300;
+/// Blocks never requested before the peer is dropped. Withdrawn requests are remembered and do not count, so an honest
+/// peer sends none.
+pub const UNREQUESTED_MAX: u32 = 64;
+/// Rejects of nothing requested before the peer is dropped.
+pub const STRAY_REJECTS_MAX: u32 = 300;
+/// Messages without use in one second (choke and interest flapping, cancels of nothing, known haves): a full queue of
+/// crossing cancels is honest, 100,000 a second are not.
+pub const USELESS_PER_S_MAX: u32 = 2_000;
+/// Pieces a peer may name `allowed_fast`; the usual set has ten.
+pub const ALLOWED_FAST_MAX: usize = 64;
+/// Control bytes that may wait for a peer that takes none. A bitfield, which is sent once, does not count.
+pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;
+
 /// A breach of the protocol that ends the connection; no other peer is touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerFault {
@@ -40,4 +68,227 @@ pub enum PeerFault {
     /// Extended message although BEP 10 was not agreed on, or a handshake that is no dictionary.
     #[error("bad extension message {id}")]
     BadExtended { id: u8 },
+    /// HOSTILE.md W8.
+    #[error("{got_bytes} bytes of answers wait, {max_bytes} are kept")]
+    TakesNothing { got_bytes: u32, max_bytes: u32 },
+}
+
+/// The pieces a peer has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerHave {
+    None,
+    Some(Bitfield),
+    All,
+}
+
+impl PeerHave {
+    /// True without any piece.
+    pub fn is_none(&self) -> bool {
+        matches!(self, PeerHave::None)
+    }
+
+    /// True when the peer has everything.
+    pub fn is_all(&self) -> bool {
+        match self {
+            PeerHave::None => false,
+            PeerHave::Some(bits) => bits.is_full(),
+            PeerHave::All => true,
+        }
+    }
+
+    /// True when the peer has this piece, which lies inside the torrent.
+    pub fn has(&self, piece: PieceIndex) -> bool {
+        match self {
+            PeerHave::None => false,
+            PeerHave::Some(bits) => bits.has(piece),
+            PeerHave::All => true,
+        }
+    }
+
+    /// Number of pieces, of a torrent of `pieces`.
+    pub fn count(&self, pieces: u32) -> u32 {
+        match self {
+            PeerHave::None => 0,
+            PeerHave::Some(bits) => bits.count(),
+            PeerHave::All => pieces,
+        }
+    }
+
+    /// Adds a piece of a torrent of `pieces`; true when it is new.
+    pub fn set(&mut self, piece: PieceIndex, pieces: u32) -> bool {
+        if self.is_none() {
+            *self = PeerHave::Some(Bitfield::new(pieces));
+        }
+        match self {
+            PeerHave::Some(bits) => bits.set(piece),
+            _ => false,
+        }
+    }
+}
+
+/// What the payload now coming in is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Incoming {
+    Block(BlockRef),
+    Scratch,
+}
+
+/// One connection after its handshake.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub conn: Connected,
+    pub party: Party,
+    pub connected_at: Now,
+    pub is_fast: bool,
+    pub is_extended: bool,
+    /// A message other than keep-alives and extension messages came: no bitfield may follow.
+    pub has_spoken: bool,
+    pub is_closing: bool,
+    pub parting: Parting,
+
+    pub am_choking: bool,
+    pub am_interested: bool,
+    pub peer_choking: bool,
+    pub peer_interested: bool,
+    pub is_upload_only: bool,
+
+    pub have: PeerHave,
+    /// Pieces it has that are wanted and not had.
+    pub needed_count: u32,
+    pub allowed_in: Vec<PieceIndex>,
+    pub allowed_out: Vec<PieceIndex>,
+
+    pub pipeline: Pipeline,
+    pub incoming: Option<Incoming>,
+    pub current: Option<PieceIndex>,
+    /// There was nothing to ask it for at this epoch of `Pieces`.
+    pub nothing_at_epoch: u64,
+    pub is_starved: bool,
+    pub is_suspect: bool,
+
+    pub uploads: Uploads,
+    pub up: RateMeter,
+    pub unchoked_at: Now,
+    pub choked_at: Now,
+    pub sent_before_unchoke_bytes: u64,
+    pub upload_progress_at: Now,
+
+    pub outbox: Vec<u8>,
+    pub have_cursor: usize,
+    pub is_woken: bool,
+    pub woken_at: Now,
+    pub heard_at: Now,
+    pub sent_at: Now,
+
+    pub refused_count: u32,
+    pub unrequested_count: u32,
+    pub stray_reject_count: u32,
+    pub useless_count: u32,
+    pub useless_since: Now,
+    pub idle_since: Option<Now>,
+
+    pub client: String,
+    pub extensions: PeerExtensions,
+}
+
+impl Peer {
+    pub fn new(conn: Connected, have_cursor: usize, now: Now) -> Self {
+        let reserved = Reserved::new(conn.reserved);
+        Peer {
+            conn,
+            party: Party::new(conn.addr, conn.peer_id),
+            connected_at: now,
+            is_fast: reserved.has_fast(),
+            is_extended: reserved.has_extended(),
+            has_spoken: false,
+            is_closing: false,
+            parting: Parting::Broken,
+            am_choking: true,
+            am_interested: false,
+            peer_choking: true,
+            peer_interested: false,
+            is_upload_only: false,
+            have: PeerHave::None,
+            needed_count: 0,
+            allowed_in: Vec::new(),
+            allowed_out: Vec::new(),
+            pipeline: Pipeline::new(now),
+            incoming: None,
+            current: None,
+            nothing_at_epoch: 0,
+            is_starved: false,
+            is_suspect: false,
+            uploads: Uploads::new(),
+            up: RateMeter::new(now),
+            unchoked_at: Now::ZERO,
+            choked_at: Now::ZERO,
+            sent_before_unchoke_bytes: 0,
+            upload_progress_at: now,
+            outbox: Vec::new(),
+            have_cursor,
+            is_woken: false,
+            woken_at: now,
+            heard_at: now,
+            sent_at: now,
+            refused_count: 0,
+            unrequested_count: 0,
+            stray_reject_count: 0,
+            useless_count: 0,
+            useless_since: now,
+            idle_since: None,
+            client: String::new(),
+            extensions: PeerExtensions::default(),
+        }
+    }
+
+    /// Queues a message and wakes the writer.
+    pub fn send(&mut self, key: PeerKey, message: &Message<'_>, cx: &mut Cx<'_>) {
+        if self.is_closing {
+            return;
+        }
+        encode(message, &mut self.outbox);
+        self.wake(key, cx);
+    }
+
+    /// Wakes the writer unless it was woken and has not looked yet.
+    pub fn wake(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        if self.is_woken || self.is_closing {
+            return;
+        }
+        self.is_woken = true;
+        self.woken_at = cx.now;
+        cx.fx.push(Effect::WakeWriter(key));
+    }
+
+    /// Counts a message that changed nothing.
+    ///
+    /// # Errors
+    /// Too many in one second.
+    pub fn count_useless(&mut self, now: Now) -> Result<(), PeerFault> {
+        if now.since(self.useless_since) >= Duration::from_secs(1) {
+            self.useless_since = now;
+            self.useless_count = 0;
+        }
+        self.useless_count += 1;
+        limit(self.useless_count, USELESS_PER_S_MAX, |got, max| {
+            PeerFault::Flood { got, max }
+        })
+    }
+
+    /// Neither side will ever want anything of the other, as far as is known.
+    pub fn is_seed(&self) -> bool {
+        self.have.is_all() || self.is_upload_only
+    }
+}
+
+/// Fails when a count went past what is borne.
+pub(super) fn limit(
+    got: u32,
+    max: u32,
+    fault: impl FnOnce(u32, u32) -> PeerFault,
+) -> Result<(), PeerFault> {
+    match got > max {
+        true => Err(fault(got, max)),
+        false => Ok(()),
+    }
 }

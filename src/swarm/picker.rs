@@ -109,15 +109,18 @@ impl Picker {
         match have {
             PeerHave::None => {}
             PeerHave::All => self.seeds -= 1,
-            PeerHave::Some(bits) => bits.iter().for_each(|piece| {
-                self.set_copies(piece, self.copies[piece.as_usize()].saturating_sub(1));
-            }),
+            PeerHave::Some(bits) => bits.iter().for_each(|piece| self.on_copy_removed(piece)),
         }
     }
 
     /// A peer that does not have everything got one more piece.
     pub fn on_copy_added(&mut self, piece: PieceIndex) {
         self.set_copies(piece, self.copies[piece.as_usize()].saturating_add(1));
+    }
+
+    /// A peer that does not have everything lost a piece.
+    pub fn on_copy_removed(&mut self, piece: PieceIndex) {
+        self.set_copies(piece, self.copies[piece.as_usize()].saturating_sub(1));
     }
 
     /// The piece this peer should be asked for next, if it has any that may be opened.
@@ -175,7 +178,9 @@ impl Picker {
 
     fn pick_first(&mut self, have: &PeerHave) -> Option<PieceIndex> {
         let bytes = self.openable.as_bytes();
-        let ahead = bytes[self.first_byte..].iter().position(|byte| *byte != 0)?;
+        let ahead = bytes[self.first_byte..]
+            .iter()
+            .position(|byte| *byte != 0)?;
         self.first_byte += ahead;
         first_common(self.openable.as_bytes(), have, self.first_byte)
     }
@@ -325,7 +330,9 @@ mod tests {
         let geometry = Geometry::new(64, 1).unwrap();
         let first = |seed| {
             let mut p = Picker::new(&geometry, seed);
-            geometry.pieces().for_each(|piece| p.set_openable(piece, true));
+            geometry
+                .pieces()
+                .for_each(|piece| p.set_openable(piece, true));
             p.pick(&PeerHave::All, PickOrder::Rarest)
         };
         assert_eq!(first(5), first(5));
@@ -347,7 +354,9 @@ mod tests {
     fn a_peer_with_one_rare_match_among_many_is_found_after_the_walk() {
         let geometry = Geometry::new(100_003, 1).unwrap();
         let mut p = Picker::new(&geometry, 9);
-        geometry.pieces().for_each(|piece| p.set_openable(piece, true));
+        geometry
+            .pieces()
+            .for_each(|piece| p.set_openable(piece, true));
         for index in [0, 63, 64, 50_000, 100_002] {
             let mut bits = Bitfield::new(100_003);
             bits.set(PieceIndex::new(index));

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::base::{BLOCK_BYTES, BlockRef, Now, RateMeter};
+use crate::base::{BLOCK_BYTES, BlockRef, Now, PieceIndex, RateMeter};
 use crate::wire::message::RawBlock;
 
 /// Requests in flight at most: 8 MiB of blocks keep a gigabyte a second busy over 8 ms.
@@ -146,6 +146,19 @@ impl Pipeline {
         all
     }
 
+    /// Withdraws every request outside these pieces and returns them, oldest first.
+    pub fn withdraw_except(&mut self, pieces: &[PieceIndex]) -> Vec<BlockRef> {
+        let all = self.withdraw_all();
+        let (kept, withdrawn): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|block| pieces.contains(&block.piece()));
+        if !kept.is_empty() {
+            self.late.retain(|block| !kept.contains(block));
+            self.outstanding.extend(kept);
+        }
+        withdrawn
+    }
+
     /// Payload came: the snub clock starts anew.
     pub fn on_bytes(&mut self, bytes: u32, now: Now) {
         self.rate.add(u64::from(bytes), now);
@@ -221,7 +234,7 @@ fn take_from(queue: &mut VecDeque<BlockRef>, raw: RawBlock) -> Option<BlockRef> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Geometry, PieceIndex};
+    use crate::base::Geometry;
 
     fn block(index: u32) -> BlockRef {
         let geometry = Geometry::new(1 << 30, 1 << 30 >> 1).unwrap();

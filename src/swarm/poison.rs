@@ -69,7 +69,11 @@ impl Suspects {
         sources: &[u16],
         digests: &[u64],
     ) {
-        let blocks: Vec<(u16, u64)> = sources.iter().copied().zip(digests.iter().copied()).collect();
+        let blocks: Vec<(u16, u64)> = sources
+            .iter()
+            .copied()
+            .zip(digests.iter().copied())
+            .collect();
         self.block_count += blocks.len();
         self.copies.push(BadCopy {
             piece,
@@ -122,8 +126,18 @@ mod tests {
     fn exactly_those_whose_block_differs_are_named() {
         let mut s = Suspects::new();
         let piece = PieceIndex::new(3);
-        s.add(piece, vec![party(1), party(2), party(3)], &[0, 1, 2, 1], &[7, 8, 9, 6]);
-        s.add(piece, vec![party(4), party(1)], &[0, 1, 1, 1], &[0, 5, 9, 10]);
+        s.add(
+            piece,
+            vec![party(1), party(2), party(3)],
+            &[0, 1, 2, 1],
+            &[7, 8, 9, 6],
+        );
+        s.add(
+            piece,
+            vec![party(4), party(1)],
+            &[0, 1, 1, 1],
+            &[0, 5, 9, 10],
+        );
         assert!(s.has(piece));
         assert_eq!(s.judge(piece, Some(&[7, 5, 9, 10])), [party(2), party(4)]);
         assert!(!s.has(piece));
@@ -150,7 +164,12 @@ mod tests {
     fn memory_is_bounded() {
         let mut s = Suspects::new();
         for piece in 0..200 {
-            s.add(PieceIndex::new(piece), vec![party(1)], &[0; 1024], &[0; 1024]);
+            s.add(
+                PieceIndex::new(piece),
+                vec![party(1)],
+                &[0; 1024],
+                &[0; 1024],
+            );
         }
         assert!(s.block_count <= SUSPECT_BLOCKS_MAX);
         assert!(s.has(PieceIndex::new(199)) && !s.has(PieceIndex::new(0)));

@@ -107,7 +107,9 @@ impl Uploads {
     /// A run handed out was sent or given up; returns its bytes.
     pub fn finish_run(&mut self, run: &UploadRun) -> u64 {
         let bytes = run.blocks.iter().map(|b| u64::from(b.length())).sum();
-        self.in_flight_blocks = self.in_flight_blocks.saturating_sub(run.blocks.len() as u32);
+        self.in_flight_blocks = self
+            .in_flight_blocks
+            .saturating_sub(run.blocks.len() as u32);
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
         bytes
     }

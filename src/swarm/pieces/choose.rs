@@ -45,7 +45,9 @@ impl Pieces {
     /// [`Pieces::on_requested`].
     pub fn choose(&mut self, asker: &Asker<'_>, now: Now, credits: &mut Credits) -> Choice {
         let mut is_starved = false;
-        let current = asker.current.filter(|piece| self.may_join(*piece, asker, true));
+        let current = asker
+            .current
+            .filter(|piece| self.may_join(*piece, asker, true));
         if let Some(block) = current.and_then(|p| self.free_block(p, credits, &mut is_starved)) {
             return Choice::Block(block);
         }
@@ -162,13 +164,19 @@ impl Pieces {
         if asker.is_suspect || is_busy || !self.is_endgame() {
             return None;
         }
-        let shared = self.active.iter().map(|(_, active)| active).filter(|active| {
-            active.phase == Phase::Fetching
-                && active.here < active.blocks.len() as u32
-                && !active.is_alone
-                && asker.have.has(active.piece)
-        });
-        shared.into_iter().find_map(|active| self.duplicate_in(active, asker))
+        let shared = self
+            .active
+            .iter()
+            .map(|(_, active)| active)
+            .filter(|active| {
+                active.phase == Phase::Fetching
+                    && active.here < active.blocks.len() as u32
+                    && !active.is_alone
+                    && asker.have.has(active.piece)
+            });
+        shared
+            .into_iter()
+            .find_map(|active| self.duplicate_in(active, asker))
     }
 
     fn duplicate_in(&self, active: &Active, asker: &Asker<'_>) -> Option<BlockRef> {
@@ -193,7 +201,10 @@ impl Pieces {
         let is_own = active.owner == Some(asker.peer);
         let is_shared = !active.is_alone && !asker.is_suspect;
         let is_allowed = asker.only.is_none_or(|only| only.contains(&piece));
-        active.free > 0 && is_allowed && asker.have.has(piece) && (is_own || is_shared || (is_current && active.owner.is_none()))
+        active.free > 0
+            && is_allowed
+            && asker.have.has(piece)
+            && (is_own || is_shared || (is_current && active.owner.is_none()))
     }
 
     /// A free block of an active piece whose memory is held or can be reserved now.

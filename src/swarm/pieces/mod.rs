@@ -18,7 +18,7 @@ use crate::swarm::poison::Party;
 pub use active::{Completes, Mode, Phase};
 pub use choose::{Asker, Choice};
 
-use active::{Active, BlockState, block_number, segment_of};
+use active::{Active, block_number, segment_of};
 
 /// Pieces above this part of the session's assembly memory are streamed.
 const WHOLE_PIECE_DIVISOR: u64 = 4;
@@ -166,6 +166,17 @@ impl Pieces {
     /// Whoever sent blocks of an active piece.
     pub fn sources(&self, piece: PieceIndex) -> &[Party] {
         self.get(piece).map_or(&[], |active| &active.sources)
+    }
+
+    /// Bytes of an active piece that are in memory or on disk.
+    pub fn here_bytes(&self, piece: PieceIndex) -> u64 {
+        let Some(active) = self.get(piece) else {
+            return 0;
+        };
+        match active.is_full() {
+            true => u64::from(self.geometry.piece_bytes(piece)),
+            false => u64::from(active.here) * u64::from(BLOCK_BYTES),
+        }
     }
 
     /// The index into [`Pieces::sources`] of each block.
@@ -348,7 +359,10 @@ impl Pieces {
 
     /// The peer works for us no more: its pieces are anybody's.
     pub fn disown(&mut self, peer: PeerKey) {
-        let owned = self.active.iter_mut().filter(|(_, a)| a.owner == Some(peer));
+        let owned = self
+            .active
+            .iter_mut()
+            .filter(|(_, a)| a.owner == Some(peer));
         let owned: Vec<PieceIndex> = owned
             .map(|(_, active)| {
                 active.owner = None;
@@ -363,16 +377,19 @@ impl Pieces {
 
     /// Active pieces still being fetched whose every block so far came from this party.
     pub fn fetched_only_from(&self, party: Party) -> Vec<PieceIndex> {
-        let tainted = self.active.iter().filter(|(_, active)| {
-            active.phase == Phase::Fetching && active.sources == [party]
-        });
+        let tainted = self
+            .active
+            .iter()
+            .filter(|(_, active)| active.phase == Phase::Fetching && active.sources == [party]);
         tainted.map(|(_, active)| active.piece).collect()
     }
 
     /// Frees memory that slow partial pieces hold: returns segments to flush; memory without bytes comes back at once.
     pub fn spill(&mut self, now: Now, credits: &mut Credits) -> Vec<(PieceIndex, u32)> {
         let slow = self.active.iter().filter(|(_, a)| is_slow(a, now));
-        let Some(slot) = slow.max_by_key(|(_, a)| now.since(a.progress_at)).map(|(slot, _)| slot)
+        let Some(slot) = slow
+            .max_by_key(|(_, a)| now.since(a.progress_at))
+            .map(|(slot, _)| slot)
         else {
             return Vec::new();
         };
@@ -398,13 +415,13 @@ impl Pieces {
         flushes
     }
 
-    /// Gives every credit back and forgets what is on its way: for a torrent that stops.
-    pub fn abandon(&mut self, credits: &mut Credits) {
-        let pieces: Vec<PieceIndex> = self.active.iter().map(|(_, a)| a.piece).collect();
-        for piece in pieces {
-            self.remove(piece, credits);
-            self.states[piece.as_usize()] = PieceState::Missing;
-        }
+    /// Active pieces that blocks are asked for.
+    pub fn fetching(&self) -> Vec<PieceIndex> {
+        let fetching = self
+            .active
+            .iter()
+            .filter(|(_, a)| a.phase == Phase::Fetching);
+        fetching.map(|(_, active)| active.piece).collect()
     }
 
     /// Checks every invariant.
@@ -474,7 +491,10 @@ impl Pieces {
         active.owner = Some(owner);
         active.is_alone = is_alone || self.alone.contains(&piece);
         match mode {
-            Mode::Whole => active.segments.iter_mut().for_each(|s| s.is_reserved = true),
+            Mode::Whole => active
+                .segments
+                .iter_mut()
+                .for_each(|s| s.is_reserved = true),
             Mode::Streamed => active.segments[0].is_reserved = true,
         }
         let slot = self.active.insert(active);

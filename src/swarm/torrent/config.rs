@@ -3,27 +3,10 @@
 use std::net::SocketAddr;
 
 use crate::base::{Bitfield, BlockRef, Geometry, PeerId};
+use crate::swarm::choker::{SeedChoker, UploadSlots};
 
 /// Requests a peer may leave unanswered with us; what the extension handshake advertises (BEP 10, `reqq`).
 pub const REQQ_DEFAULT: u32 = 512;
-
-/// How many peers are unchoked at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UploadSlots {
-    /// As many as the upload rate feeds well.
-    Auto,
-    /// Exactly so many, the optimistic one included.
-    Fixed(u32),
-}
-
-/// Whom a seed unchokes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SeedChoker {
-    /// Everyone in turn.
-    RoundRobin,
-    /// Those who take the most.
-    FastestUpload,
-}
 
 /// The fixed settings of one torrent.
 #[derive(Clone, Debug)]

@@ -1,211 +1,574 @@
 //! One torrent's swarm: what the runtime tells it and asks of it. Layer 2.
+//!
+//! Rules for the runtime: execute `cx.fx` in order after each call and answer with events, never from inside a call.
+//! A writer that was woken calls `take_messages` first, then `next_upload`, until both have nothing. Each
+//! `Effect::Hash`, `Write`, `DigestBlocks` and `FlushSegment` gets exactly one answer.
 
 mod config;
+mod disk;
+mod download;
+mod messages;
 mod stats;
+mod timers;
+mod upload;
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use crate::base::{Bitfield, BlockRef, Now, PieceIndex};
-use crate::swarm::effects::{Cx, PeerKey, UploadRun};
-use crate::swarm::peer::PeerFault;
-use crate::wire::message::{Message, RawBlock};
+use crate::base::{Bitfield, BlockRef, Now, PieceIndex, RateMeter, Rng, Slots};
+use crate::swarm::candidates::{Candidates, Parting, Source};
+use crate::swarm::choker::{Choker, ChokerConfig};
+use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey, UploadRun};
+use crate::swarm::peer::{Peer, PeerFault};
+use crate::swarm::pieces::Pieces;
+use crate::swarm::poison::{Party, Suspects};
+use crate::wire::message::{Message, RawBlock, encode};
 
-pub use config::{
-    Connected, Placement, REQQ_DEFAULT, Refusal, SeedChoker, TorrentConfig, UploadSlots,
-};
+pub use config::{Connected, Placement, REQQ_DEFAULT, Refusal, TorrentConfig};
 pub use stats::{PeerStats, TorrentStats};
 
-/// Where an address came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    User,
-    Tracker,
-    Pex,
-    Inbound,
-}
+/// Pieces taken at random before rarity counts: something to trade comes first.
+const FIRST_RANDOM_PIECES: u32 = 4;
+/// How often peers are looked at while something is fetched.
+const ACTIVE_TICK: Duration = Duration::from_secs(1);
+/// How often idle peers look for a block to ask for twice.
+const ENDGAME_TICK: Duration = Duration::from_millis(250);
+/// How often peers are looked at while nothing is fetched.
+const IDLE_TICK: Duration = Duration::from_secs(10);
+/// Pause before dialing again when credits ran out.
+const DIAL_RETRY: Duration = Duration::from_millis(250);
+/// Pause between two pieces that lose their memory to faster peers.
+const SPILL_PAUSE: Duration = Duration::from_millis(100);
+/// With fewer connections than this more addresses are wanted.
+const WANT_PEERS_BELOW: usize = 30;
+/// Pause between two wishes for addresses.
+const WANT_PEERS_PAUSE: Duration = Duration::from_secs(60);
+/// Requests sent before our choke arrived are no fault of the peer.
+const CHOKE_GRACE: Duration = Duration::from_secs(5);
+/// Banned peers of the loopback address that are remembered: as many as one machine plausibly runs.
+const BANNED_LOCAL_MAX: usize = 1_024;
+/// Up to this many pieces debug builds check all invariants after every event; larger torrents now and then.
+const CHECK_PIECES_MAX: u32 = 64;
+const CHECK_EVERY: u64 = 256;
 
 /// All decisions about one torrent.
-pub struct Torrent {}
+#[derive(Clone, Debug)]
+pub struct Torrent {
+    cfg: TorrentConfig,
+    rng: Rng,
+    peers: Slots<Peer>,
+    pieces: Pieces,
+    choker: Choker,
+    candidates: Candidates,
+    suspects: Suspects,
+    banned: Vec<IpAddr>,
+    banned_local: Vec<Party>,
+    dialing: BTreeSet<SocketAddr>,
+    /// Pieces got since the start, in order; each peer has a cursor into it.
+    have_log: Vec<PieceIndex>,
+    /// Peers that could be asked for more but for assembly memory, longest wait first.
+    starved: VecDeque<PeerKey>,
+    down: RateMeter,
+    up: RateMeter,
+    downloaded_bytes: u64,
+    wasted_bytes: u64,
+    bad_pieces: u32,
+    is_paused: bool,
+    is_stopping: bool,
+    tick_at: Option<Now>,
+    dial_at: Option<Now>,
+    spill_at: Now,
+    want_peers_at: Now,
+    event_count: u64,
+}
 
-#[allow(unused_variables)]
 impl Torrent {
     /// A torrent without peers.
     pub fn new(cfg: TorrentConfig, now: Now) -> Self {
-        todo!()
+        let mut rng = Rng::new(cfg.seed);
+        let (have, wanted) = (cfg.have.clone(), cfg.wanted.clone());
+        let budget_bytes = cfg.assembly_budget_bytes;
+        let pieces = Pieces::new(cfg.geometry, have, wanted, budget_bytes, rng.next_u64());
+        let choker = Choker::new(ChokerConfig {
+            slots: cfg.upload_slots,
+            seed_choker: cfg.seed_choker,
+        });
+        let mut candidates = Candidates::new(cfg.is_private, Rng::new(rng.next_u64()));
+        candidates.set_complete(!cfg.fetches || pieces.is_complete());
+        Torrent {
+            cfg,
+            rng,
+            peers: Slots::new(),
+            pieces,
+            choker,
+            candidates,
+            suspects: Suspects::new(),
+            banned: Vec::new(),
+            banned_local: Vec::new(),
+            dialing: BTreeSet::new(),
+            have_log: Vec::new(),
+            starved: VecDeque::new(),
+            down: RateMeter::new(now),
+            up: RateMeter::new(now),
+            downloaded_bytes: 0,
+            wasted_bytes: 0,
+            bad_pieces: 0,
+            is_paused: false,
+            is_stopping: false,
+            tick_at: None,
+            dial_at: Some(now),
+            spill_at: now,
+            want_peers_at: now,
+            event_count: 0,
+        }
     }
 
-    /// Takes in a connection and queues its first messages; a dialled one keeps the credits its dial took.
+    /// Takes in a connection and queues its first messages. An inbound one takes a `connections` credit, a dialed one
+    /// keeps the one its dial took; both come back with `on_disconnected`.
     ///
     /// # Errors
-    /// The peer is not wanted: the runtime closes the connection and calls nothing more for it (all credits are back).
+    /// The peer is not wanted: the runtime closes the connection and calls nothing more for it (its credit is back).
     pub fn on_connected(&mut self, conn: Connected, cx: &mut Cx<'_>) -> Result<PeerKey, Refusal> {
-        todo!()
+        let was_dialed = !conn.is_inbound && self.dialing.remove(&conn.addr);
+        if was_dialed {
+            cx.credits.connections += 1;
+        }
+        if let Err(refusal) = self.admit(&conn, cx) {
+            self.on_refused(&conn, refusal, was_dialed, cx);
+            return Err(refusal);
+        }
+        cx.credits.connections -= 1;
+        let mut peer = Peer::new(conn, self.have_log.len(), cx.now);
+        peer.is_suspect = self.suspects.suspects(conn.addr, conn.peer_id);
+        self.candidates.on_connected(conn.addr);
+        let key = PeerKey(self.peers.insert(peer));
+        self.greet(key, cx);
+        self.tick_by(cx.now + ACTIVE_TICK);
+        self.after_event();
+        Ok(key)
     }
-    /// A dial ended without a handshake; gives the connection credit back.
+
+    /// A dial ended without a handshake; gives its connection credit back.
     pub fn on_dial_failed(&mut self, addr: SocketAddr, cx: &mut Cx<'_>) {
-        todo!()
+        if self.dialing.remove(&addr) {
+            cx.credits.connections += 1;
+            self.candidates.on_dial_failed(addr, cx.now);
+            self.dial(cx);
+        }
+        self.after_event();
     }
-    /// The connection is gone; a stale key is ignored. A block it was receiving is free again.
-    pub fn on_disconnected(&mut self, peer: PeerKey, cx: &mut Cx<'_>) {
-        todo!()
+
+    /// The connection is gone; a stale key is ignored. A block it was receiving is free again, and its connection
+    /// credit is back.
+    pub fn on_disconnected(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        self.drop_incoming(key, cx);
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return;
+        };
+        peer.is_closing = true;
+        self.release_all(key, cx);
+        let Some(peer) = self.peers.remove(key.0) else {
+            return;
+        };
+        self.pieces.picker_mut().on_peer_gone(&peer.have);
+        if peer.is_starved {
+            self.starved.retain(|starved| *starved != key);
+        }
+        cx.credits.connections += 1;
+        let has_moved = peer.up.total_bytes() > 0 || peer.pipeline.total_bytes() > 0;
+        let parting = match peer.parting {
+            Parting::Broken if has_moved => Parting::Useful,
+            parting => parting,
+        };
+        self.candidates
+            .on_disconnected(peer.conn.addr, parting, cx.now);
+        self.dial(cx);
+        self.after_event();
     }
+
     /// One whole message other than `piece`.
     ///
     /// # Errors
     /// The peer broke the protocol: the runtime closes the connection, then calls `on_disconnected`.
     pub fn on_message(
         &mut self,
-        peer: PeerKey,
+        key: PeerKey,
         message: &Message<'_>,
         cx: &mut Cx<'_>,
     ) -> Result<(), PeerFault> {
-        todo!()
+        let result = self.dispatch(key, message, cx);
+        self.judged(key, result, cx)
     }
+
     /// A `piece` message begins: says where its payload goes.
     ///
     /// # Errors
     /// As [`Torrent::on_message`].
     pub fn on_piece_header(
         &mut self,
-        peer: PeerKey,
+        key: PeerKey,
         header: RawBlock,
         cx: &mut Cx<'_>,
     ) -> Result<Placement, PeerFault> {
-        todo!()
+        let result = self.place(key, header, cx);
+        self.judged(key, result, cx)
     }
-    /// Bytes of a payload arrived (progress for rates and the snub clock); the counts of one block add up to its length.
-    pub fn on_block_bytes(&mut self, peer: PeerKey, n_bytes: u32, cx: &mut Cx<'_>) {
-        todo!()
+
+    /// Bytes of a payload arrived: progress for rates and the snub clock. The counts of one block add up to its length.
+    pub fn on_block_bytes(&mut self, key: PeerKey, n_bytes: u32, cx: &mut Cx<'_>) {
+        self.on_bytes(key, n_bytes, cx);
     }
+
     /// The whole payload is in its place.
-    pub fn on_block_stored(&mut self, peer: PeerKey, block: BlockRef, cx: &mut Cx<'_>) {
-        todo!()
+    pub fn on_block_stored(&mut self, key: PeerKey, block: BlockRef, cx: &mut Cx<'_>) {
+        self.stored(key, block, cx);
+        self.after_event();
     }
+
     /// The whole payload went to scratch.
-    pub fn on_block_discarded(&mut self, peer: PeerKey, header: RawBlock, cx: &mut Cx<'_>) {
-        todo!()
+    pub fn on_block_discarded(&mut self, key: PeerKey, header: RawBlock, cx: &mut Cx<'_>) {
+        self.discarded(key, header, cx);
+        self.after_event();
     }
 
     /// Answers `Effect::Hash`.
     pub fn on_piece_hashed(&mut self, piece: PieceIndex, is_good: bool, cx: &mut Cx<'_>) {
-        todo!()
+        self.hashed(piece, is_good, cx);
+        self.after_event();
     }
+
     /// Answers `Effect::Write`.
     pub fn on_piece_written(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
-        todo!()
+        self.written(piece, cx);
+        self.after_event();
     }
-    /// Answers `Effect::Write`, `Effect::FlushSegment` or `Effect::Hash` (read back failed) after a disk error: the piece is missing again.
+
+    /// Answers `Effect::Write`, `Effect::FlushSegment` or `Effect::Hash` after a disk error: nobody is blamed, the
+    /// piece is missing again as soon as its other flushes are answered.
     pub fn on_piece_write_failed(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
-        todo!()
+        self.write_failed(piece, cx);
+        self.after_event();
     }
+
     /// Answers `Effect::FlushSegment`.
     pub fn on_segment_flushed(&mut self, piece: PieceIndex, segment: u32, cx: &mut Cx<'_>) {
-        todo!()
+        self.flushed(piece, segment, cx);
+        self.after_event();
     }
-    /// Answers `Effect::DigestBlocks`; `None` after a disk error.
+
+    /// Answers `Effect::DigestBlocks` with one digest a block; `None` after a disk error.
     pub fn on_block_digests(
         &mut self,
         piece: PieceIndex,
         digests: Option<Vec<u64>>,
         cx: &mut Cx<'_>,
     ) {
-        todo!()
-    }
-    /// Stops or resumes fetching; uploads go on.
-    pub fn set_paused(&mut self, is_paused: bool, cx: &mut Cx<'_>) {
-        todo!()
-    }
-    /// Pieces that were had are gone from disk.
-    pub fn on_pieces_lost(&mut self, pieces: &[PieceIndex], cx: &mut Cx<'_>) {
-        todo!()
-    }
-    /// Replaces the set of wanted pieces.
-    pub fn select(&mut self, wanted: Bitfield, cx: &mut Cx<'_>) {
-        todo!()
-    }
-    /// True while a peer could be given requests but for assembly credits.
-    pub fn is_starved(&self) -> bool {
-        todo!()
-    }
-    /// Credits came back elsewhere in the session.
-    pub fn on_credits(&mut self, cx: &mut Cx<'_>) {
-        todo!()
+        self.digested(piece, digests, cx);
+        self.after_event();
     }
 
-    /// The next run of blocks to send to the peer, at most `max_bytes` (one block is always allowed).
+    /// Stops or resumes fetching (disk full); uploads go on, and so does what is on its way.
+    pub fn set_paused(&mut self, is_paused: bool, cx: &mut Cx<'_>) {
+        self.is_paused = is_paused;
+        if !is_paused {
+            self.pieces.bump();
+            self.fill_all(cx);
+            self.feed_starved(cx);
+        }
+        self.after_event();
+    }
+
+    /// Pieces that were had are gone from disk, or changed there.
+    pub fn on_pieces_lost(&mut self, pieces: &[PieceIndex], cx: &mut Cx<'_>) {
+        let was_complete = self.pieces.is_complete();
+        for &piece in pieces {
+            if self.pieces.on_lost(piece) {
+                self.announce_lost(piece, cx);
+            }
+        }
+        self.drop_lost_uploads(cx);
+        self.after_wanted_changed(was_complete, cx);
+    }
+
+    /// Replaces the set of wanted pieces; what is on its way is finished all the same.
+    pub fn select(&mut self, wanted: Bitfield, cx: &mut Cx<'_>) {
+        assert_eq!(
+            wanted.len(),
+            self.cfg.geometry.piece_count(),
+            "a bitfield of this torrent"
+        );
+        let was_complete = self.pieces.is_complete();
+        self.pieces.select(wanted);
+        self.after_wanted_changed(was_complete, cx);
+    }
+
+    /// True while a peer could be given requests but for assembly credits.
+    pub fn is_starved(&self) -> bool {
+        !self.starved.is_empty()
+    }
+
+    /// Credits came back elsewhere in the session.
+    pub fn on_credits(&mut self, cx: &mut Cx<'_>) {
+        if !self.starved.is_empty() {
+            self.pieces.bump();
+            self.feed_starved(cx);
+        }
+        self.dial(cx);
+        self.after_event();
+    }
+
+    /// The next run of blocks to send to the peer, at most `max_bytes` (one block is always allowed). Each run handed
+    /// out is answered by `on_sent`, `on_upload_failed` or the disconnect.
     pub fn next_upload(
         &mut self,
-        peer: PeerKey,
+        key: PeerKey,
         max_bytes: u32,
         cx: &mut Cx<'_>,
     ) -> Option<UploadRun> {
-        todo!()
+        self.next_run(key, max_bytes, cx)
     }
+
     /// The run was handed to the kernel whole.
-    pub fn on_sent(&mut self, peer: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {
-        todo!()
+    pub fn on_sent(&mut self, key: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {
+        self.sent(key, run, cx);
     }
+
     /// The run could not be read and nothing of it was sent: rejects its blocks (BEP 6) or forgets them.
-    pub fn on_upload_failed(&mut self, peer: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {
-        todo!()
+    pub fn on_upload_failed(&mut self, key: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {
+        self.upload_failed(key, run, cx);
     }
-    /// Appends encoded control messages, about `max_bytes` at most; returns the bytes appended.
+
+    /// Appends encoded control messages, about `max_bytes` at most (a single longer message is not split); returns the
+    /// bytes appended.
     pub fn take_messages(
         &mut self,
-        peer: PeerKey,
+        key: PeerKey,
         out: &mut Vec<u8>,
         max_bytes: usize,
         cx: &mut Cx<'_>,
     ) -> usize {
-        todo!()
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return 0;
+        };
+        peer.is_woken = false;
+        if peer.is_closing {
+            return 0;
+        }
+        let before = out.len();
+        let whole_bytes = whole_messages(&peer.outbox, max_bytes);
+        out.extend(peer.outbox.drain(..whole_bytes));
+        while out.len() - before < max_bytes && peer.outbox.is_empty() {
+            let Some(&piece) = self.have_log.get(peer.have_cursor) else {
+                break;
+            };
+            peer.have_cursor += 1;
+            if !peer.have.has(piece) && self.pieces.have().has(piece) {
+                let piece = piece.get();
+                encode(&Message::Have { piece }, out);
+            }
+        }
+        if out.len() > before {
+            peer.sent_at = cx.now;
+        }
+        out.len() - before
     }
-    /// True when `take_messages` or `next_upload` has something.
-    pub fn has_output(&self, peer: PeerKey) -> bool {
-        todo!()
+
+    /// True when `take_messages` or `next_upload` may have something.
+    pub fn has_output(&self, key: PeerKey) -> bool {
+        self.peers.get(key.0).is_some_and(|peer| {
+            let has_haves = peer.have_cursor < self.have_log.len();
+            !peer.is_closing && (!peer.outbox.is_empty() || has_haves || !peer.uploads.is_empty())
+        })
     }
 
     /// Addresses to dial.
     pub fn on_candidates(&mut self, source: Source, addrs: &[SocketAddr], cx: &mut Cx<'_>) {
-        todo!()
+        self.candidates.add(source, addrs, cx.now);
+        self.dial(cx);
+        self.after_event();
     }
-    /// When `on_timer` must be called next.
+
+    /// Our own address: never dialed.
+    pub fn add_own_addr(&mut self, addr: SocketAddr) {
+        self.candidates.add_own(addr);
+    }
+
+    /// When `on_timer` must be called next; changes with every call.
     pub fn next_deadline(&self) -> Option<Now> {
-        todo!()
+        self.deadline()
     }
+
     /// Time has passed.
     pub fn on_timer(&mut self, cx: &mut Cx<'_>) {
-        todo!()
+        self.timer(cx);
+        self.after_event();
     }
-    /// Closes every peer and dials no more.
+
+    /// Closes every peer and dials no more. Hashes and writes under way still end in `Have`; all credits are back when
+    /// they and the disconnects are answered.
     pub fn stop(&mut self, cx: &mut Cx<'_>) {
-        todo!()
+        self.is_stopping = true;
+        for key in self.peers.keys() {
+            self.close(PeerKey(key), CloseReason::Stopping, cx);
+        }
+        for piece in self.pieces.fetching() {
+            self.give_up(piece, false, cx);
+        }
+        self.tick_at = None;
+        self.dial_at = None;
+        self.after_event();
     }
 
     /// The pieces verified and written.
     pub fn have(&self) -> &Bitfield {
-        todo!()
+        self.pieces.have()
     }
+
     /// True when every wanted piece is had.
     pub fn is_complete(&self) -> bool {
-        todo!()
+        self.pieces.is_complete()
     }
-    /// A snapshot of the torrent's numbers.
-    pub fn stats(&self, now: Now) -> TorrentStats {
-        todo!()
+
+    /// The connected peer's address.
+    pub fn peer_addr(&self, key: PeerKey) -> Option<SocketAddr> {
+        self.peers.get(key.0).map(|peer| peer.conn.addr)
     }
-    /// A snapshot of every peer, in slot order.
-    pub fn peers(&self, now: Now) -> Vec<PeerStats> {
-        todo!()
-    }
-    /// The addresses banned so far, in order of their ban.
+
+    /// The IP addresses banned so far, in order of their ban.
     pub fn banned(&self) -> &[IpAddr] {
-        todo!()
+        &self.banned
     }
-    /// Checks every invariant.
-    ///
-    /// # Panics
-    /// When one is broken.
-    pub fn check(&self) {
-        todo!()
+
+    /// Closes a connection; its requests are anybody's at once.
+    pub(super) fn close(&mut self, key: PeerKey, reason: CloseReason, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get_mut(key.0).filter(|peer| !peer.is_closing) else {
+            return;
+        };
+        peer.is_closing = true;
+        peer.parting = match reason {
+            CloseReason::Fault(_) | CloseReason::Banned => Parting::Faulty,
+            CloseReason::Useless | CloseReason::Replaced => Parting::Useless,
+            CloseReason::Duplicate => Parting::Duplicate,
+            CloseReason::Silent | CloseReason::Stopping => Parting::Broken,
+        };
+        cx.fx.push(Effect::Close { peer: key, reason });
+        self.release_all(key, cx);
     }
+
+    /// Marks a peer that broke the protocol; the runtime closes it because of the error.
+    fn judged<T>(
+        &mut self,
+        key: PeerKey,
+        result: Result<T, PeerFault>,
+        cx: &mut Cx<'_>,
+    ) -> Result<T, PeerFault> {
+        if result.is_err()
+            && let Some(peer) = self.peers.get_mut(key.0)
+        {
+            peer.is_closing = true;
+            peer.parting = Parting::Faulty;
+            self.release_all(key, cx);
+        }
+        self.after_event();
+        result
+    }
+
+    fn admit(&mut self, conn: &Connected, cx: &mut Cx<'_>) -> Result<(), Refusal> {
+        if self.is_stopping {
+            return Err(Refusal::Stopping);
+        }
+        if conn.peer_id == self.cfg.our_id {
+            return Err(Refusal::Ourselves);
+        }
+        let is_liar = |party: &Party| party.is_behind(conn.addr, conn.peer_id);
+        if self.candidates.is_banned(conn.addr.ip()) || self.banned_local.iter().any(is_liar) {
+            return Err(Refusal::Banned);
+        }
+        let is_same =
+            |peer: &Peer| peer.conn.peer_id == conn.peer_id || peer.conn.addr == conn.addr;
+        if self.peers.iter().any(|(_, peer)| is_same(peer)) {
+            return Err(Refusal::Duplicate);
+        }
+        if cx.credits.connections == 0 {
+            return Err(Refusal::Full);
+        }
+        if self.peers.len() < self.cfg.peers_max as usize {
+            return Ok(());
+        }
+        let replaceable = self.replaceable(cx.now).ok_or(Refusal::Full)?;
+        self.close(replaceable, CloseReason::Replaced, cx);
+        Ok(())
+    }
+
+    fn on_refused(
+        &mut self,
+        conn: &Connected,
+        refusal: Refusal,
+        was_dialed: bool,
+        cx: &mut Cx<'_>,
+    ) {
+        if !was_dialed {
+            return;
+        }
+        match refusal {
+            Refusal::Ourselves => self.candidates.add_own(conn.addr),
+            Refusal::Duplicate => {
+                self.candidates
+                    .on_disconnected(conn.addr, Parting::Duplicate, cx.now);
+            }
+            Refusal::Full | Refusal::Banned | Refusal::Stopping => {
+                self.candidates
+                    .on_disconnected(conn.addr, Parting::Useless, cx.now);
+            }
+        }
+    }
+
+    fn after_wanted_changed(&mut self, was_complete: bool, cx: &mut Cx<'_>) {
+        for key in self.peers.keys() {
+            self.recount_needed(PeerKey(key));
+            self.update_interest(PeerKey(key), cx);
+        }
+        let is_complete = self.pieces.is_complete();
+        if is_complete != was_complete {
+            self.candidates
+                .set_complete(is_complete || !self.cfg.fetches);
+            self.announce_upload_only(is_complete || !self.cfg.fetches, cx);
+            if is_complete {
+                cx.fx.push(Effect::Complete);
+            }
+        }
+        self.fill_all(cx);
+        self.after_event();
+    }
+
+    fn after_event(&mut self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        self.event_count += 1;
+        let is_small = self.cfg.geometry.piece_count() <= CHECK_PIECES_MAX;
+        if is_small || self.event_count.is_multiple_of(CHECK_EVERY) {
+            self.check();
+        }
+    }
+}
+
+/// Bytes of whole messages at the front, at most `max_bytes` unless the first alone is longer.
+fn whole_messages(outbox: &[u8], max_bytes: usize) -> usize {
+    if outbox.len() <= max_bytes {
+        return outbox.len();
+    }
+    let mut taken = 0;
+    while let Some(prefix) = outbox.get(taken..).and_then(|rest| rest.first_chunk::<4>()) {
+        let next = taken + 4 + u32::from_be_bytes(*prefix) as usize;
+        if next > max_bytes && taken > 0 {
+            break;
+        }
+        taken = next;
+    }
+    taken
 }

@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 
-use crate::base::PeerId;
+use crate::base::{Now, PeerId, PieceIndex};
 use crate::swarm::PeerKey;
+use crate::swarm::peer::Incoming;
+use crate::swarm::pipeline::PIPELINE_MAX;
+use crate::swarm::torrent::Torrent;
 
 /// A snapshot of one torrent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +60,119 @@ pub struct PeerStats {
     pub requests_out: u32,
     /// Its requests we have not answered.
     pub requests_in: u32,
-    /// `v` of its extension handshake, escaped by nobody yet.
+    /// `v` of its extension handshake, safe to print; empty when it did not say.
     pub client: String,
+}
+
+impl Torrent {
+    /// A snapshot of the torrent's numbers.
+    pub fn stats(&self, now: Now) -> TorrentStats {
+        let pieces = &self.pieces;
+        let seeds = self.peers.iter().filter(|(_, peer)| peer.have.is_all());
+        TorrentStats {
+            downloaded_bytes: self.downloaded_bytes,
+            uploaded_bytes: self.up.total_bytes(),
+            wasted_bytes: self.wasted_bytes,
+            down_bytes_per_s: self.down.clone().bytes_per_s(now),
+            up_bytes_per_s: self.up.clone().bytes_per_s(now),
+            peers_connected: self.peers.len() as u32,
+            peers_half_open: self.dialing.len() as u32,
+            peers_known: self.candidates.known_count() as u32,
+            seeds_connected: seeds.count() as u32,
+            pieces_have: pieces.have().count(),
+            pieces_wanted: pieces.wanted().count(),
+            pieces_wanted_have: pieces.wanted_have_count(),
+            left_bytes: self.left_bytes(),
+            assembly_bytes: pieces.reserved_bytes(),
+            bad_pieces: self.bad_pieces,
+            is_complete: pieces.is_complete(),
+            is_paused: self.is_paused,
+        }
+    }
+
+    /// A snapshot of every peer, in slot order.
+    pub fn peers(&self, now: Now) -> Vec<PeerStats> {
+        let pieces = self.cfg.geometry.piece_count();
+        let peers = self.peers.iter().map(|(key, peer)| PeerStats {
+            key: PeerKey(key),
+            addr: peer.conn.addr,
+            peer_id: peer.conn.peer_id,
+            is_inbound: peer.conn.is_inbound,
+            am_choking: peer.am_choking,
+            am_interested: peer.am_interested,
+            peer_choking: peer.peer_choking,
+            peer_interested: peer.peer_interested,
+            is_snubbed: peer.pipeline.is_snubbed(),
+            is_seed: peer.have.is_all(),
+            pieces_have: peer.have.count(pieces),
+            downloaded_bytes: peer.pipeline.total_bytes(),
+            uploaded_bytes: peer.up.total_bytes(),
+            down_bytes_per_s: peer.pipeline.bytes_per_s(now),
+            up_bytes_per_s: peer.up.clone().bytes_per_s(now),
+            requests_out: peer.pipeline.len(),
+            requests_in: peer.uploads.len(),
+            client: peer.client.clone(),
+        });
+        peers.collect()
+    }
+
+    /// Checks every invariant.
+    ///
+    /// # Panics
+    /// When one is broken.
+    pub fn check(&self) {
+        self.pieces.check();
+        let (mut requests, mut receiving, mut starved) = (0, 0, 0);
+        for (key, peer) in self.peers.iter() {
+            peer.uploads.check();
+            let waiting = peer.uploads.len() + peer.uploads.in_flight_blocks();
+            assert!(waiting <= self.cfg.reqq, "upload queue within reqq");
+            assert!(
+                peer.pipeline.len() <= PIPELINE_MAX,
+                "outstanding within the limit"
+            );
+            assert!(!peer.is_closing || peer.pipeline.is_empty());
+            requests += peer.pipeline.len();
+            receiving += u32::from(matches!(peer.incoming, Some(Incoming::Block(_))));
+            starved += usize::from(peer.is_starved);
+            assert_eq!(self.starved.contains(&PeerKey(key)), peer.is_starved);
+            let needed = self
+                .cfg
+                .geometry
+                .pieces()
+                .filter(|piece| peer.have.has(*piece) && self.pieces.is_needed(*piece));
+            assert_eq!(
+                needed.count() as u32,
+                peer.needed_count,
+                "pieces needed of a peer"
+            );
+        }
+        assert_eq!(starved, self.starved.len());
+        assert_eq!(
+            requests,
+            self.pieces.request_count(),
+            "each request is in one pipeline"
+        );
+        assert_eq!(
+            receiving,
+            self.pieces.receiving_count(),
+            "each receive has its peer"
+        );
+        assert!(
+            self.peers.len() <= self.cfg.peers_max as usize + 1,
+            "one may be on its way out"
+        );
+    }
+
+    fn left_bytes(&self) -> u64 {
+        let geometry = &self.cfg.geometry;
+        let (have, wanted) = (self.pieces.have(), self.pieces.wanted());
+        let left = u64::from(wanted.count() - self.pieces.wanted_have_count());
+        let bytes = left * u64::from(geometry.piece_length_bytes());
+        // Only the last piece is shorter than the others.
+        let last = PieceIndex::new(geometry.piece_count() - 1);
+        let is_left = wanted.has(last) && !have.has(last);
+        let short = geometry.piece_length_bytes() - geometry.piece_bytes(last);
+        bytes - u64::from(short) * u64::from(is_left)
+    }
 }

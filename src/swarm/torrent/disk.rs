@@ -1,0 +1,196 @@
+//! Answers of hasher and disk: a piece's way from complete to had, or back to missing; who is to blame.
+
+use crate::base::PieceIndex;
+use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey};
+use crate::swarm::pieces::{Mode, Phase};
+use crate::swarm::poison::Party;
+use crate::swarm::torrent::{BANNED_LOCAL_MAX, Torrent};
+
+impl Torrent {
+    pub(super) fn hashed(&mut self, piece: PieceIndex, is_good: bool, cx: &mut Cx<'_>) {
+        if self.pieces.phase(piece) != Some(Phase::Hashing) {
+            return;
+        }
+        match is_good {
+            true if self.suspects.has(piece) => self.digest(piece, true, cx),
+            true => self.accept(piece, cx),
+            false => self.on_bad_piece(piece, cx),
+        }
+    }
+
+    pub(super) fn digested(
+        &mut self,
+        piece: PieceIndex,
+        digests: Option<Vec<u64>>,
+        cx: &mut Cx<'_>,
+    ) {
+        match self.pieces.phase(piece) {
+            Some(Phase::Digesting { is_good: true }) => {
+                let liars = self.suspects.judge(piece, digests.as_deref());
+                self.review_suspects();
+                for liar in liars {
+                    self.ban(liar, cx);
+                }
+                self.accept(piece, cx);
+            }
+            Some(Phase::Digesting { is_good: false }) => {
+                if let Some(digests) = digests {
+                    let parties = self.pieces.sources(piece).to_vec();
+                    let sources = self.pieces.block_sources(piece);
+                    self.suspects.add(piece, parties, &sources, &digests);
+                }
+                self.pieces.fetch_alone(piece);
+                self.give_up(piece, false, cx);
+                self.review_suspects();
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn written(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
+        if self.pieces.phase(piece) == Some(Phase::Writing) {
+            self.on_have(piece, cx);
+        }
+    }
+
+    pub(super) fn write_failed(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
+        let Some(phase) = self.pieces.phase(piece) else {
+            return;
+        };
+        let ends_flush = matches!(phase, Phase::Fetching | Phase::Dropping);
+        self.give_up(piece, ends_flush, cx);
+    }
+
+    pub(super) fn flushed(&mut self, piece: PieceIndex, segment: u32, cx: &mut Cx<'_>) {
+        if self.pieces.on_flushed(piece, segment, cx.credits) {
+            cx.fx.push(Effect::Hash { piece });
+        }
+        self.settle(piece, cx);
+        self.feed_starved(cx);
+    }
+
+    /// Ends a piece that is not worth going on with.
+    pub(super) fn give_up(&mut self, piece: PieceIndex, ends_flush: bool, cx: &mut Cx<'_>) {
+        self.pieces.give_up(piece, ends_flush);
+        self.withdraw_everywhere(piece, cx);
+        self.settle(piece, cx);
+    }
+
+    /// Frees a piece that was given up as soon as nothing is under way for it.
+    pub(super) fn settle(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
+        if self.pieces.try_drop(piece, cx.credits).is_some() {
+            cx.fx.push(Effect::Discard { piece });
+            self.fill_all(cx);
+            self.feed_starved(cx);
+        }
+    }
+
+    /// Bans a party for good and closes every connection of it.
+    pub(super) fn ban(&mut self, party: Party, cx: &mut Cx<'_>) {
+        match party {
+            Party::Ip(ip) => {
+                if self.candidates.ban(ip) {
+                    self.banned.push(ip);
+                    cx.fx.push(Effect::Ban { ip });
+                }
+            }
+            Party::Local(..) if self.banned_local.len() < BANNED_LOCAL_MAX => {
+                self.banned_local.push(party);
+            }
+            Party::Local(..) => {}
+        }
+        for key in self.peers.keys() {
+            let key = PeerKey(key);
+            let conn = self.peers.get(key.0).map(|peer| peer.conn);
+            if conn.is_some_and(|conn| party.is_behind(conn.addr, conn.peer_id)) {
+                self.close(key, CloseReason::Banned, cx);
+            }
+        }
+        // What only this party sent is as bad as what it was banned for.
+        for piece in self.pieces.fetched_only_from(party) {
+            self.wasted_bytes += self.pieces.here_bytes(piece);
+            self.downloaded_bytes -= self.pieces.here_bytes(piece);
+            self.give_up(piece, false, cx);
+        }
+    }
+
+    fn on_bad_piece(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
+        let bytes = self.pieces.here_bytes(piece);
+        self.bad_pieces += 1;
+        self.wasted_bytes += bytes;
+        self.downloaded_bytes -= bytes;
+        match self.pieces.sources(piece) {
+            &[party] => {
+                self.give_up(piece, false, cx);
+                self.ban(party, cx);
+            }
+            _ => {
+                self.mark_suspects(piece);
+                self.digest(piece, false, cx);
+            }
+        }
+    }
+
+    fn digest(&mut self, piece: PieceIndex, is_good: bool, cx: &mut Cx<'_>) {
+        self.pieces.set_phase(piece, Phase::Digesting { is_good });
+        cx.fx.push(Effect::DigestBlocks { piece });
+    }
+
+    /// The piece is right: write it, or have it when its blocks were written as they came.
+    fn accept(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
+        if self.pieces.mode(piece) == Some(Mode::Streamed) {
+            self.on_have(piece, cx);
+            return;
+        }
+        self.pieces.set_phase(piece, Phase::Writing);
+        cx.fx.push(Effect::Write { piece });
+    }
+
+    fn on_have(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
+        let was_complete = self.pieces.is_complete();
+        self.pieces.on_have(piece, cx.credits);
+        self.have_log.push(piece);
+        cx.fx.push(Effect::Have { piece });
+        let is_wanted = self.pieces.wanted().has(piece);
+        for key in self.peers.keys() {
+            let key = PeerKey(key);
+            let Some(peer) = self.peers.get_mut(key.0) else {
+                continue;
+            };
+            if !peer.have.has(piece) {
+                peer.wake(key, cx);
+            } else if is_wanted {
+                peer.needed_count = peer.needed_count.saturating_sub(1);
+                if peer.needed_count == 0 {
+                    self.update_interest(key, cx);
+                }
+            }
+        }
+        if self.pieces.is_complete() && !was_complete {
+            self.on_complete(cx);
+        }
+        self.feed_starved(cx);
+    }
+
+    fn on_complete(&mut self, cx: &mut Cx<'_>) {
+        cx.fx.push(Effect::Complete);
+        self.candidates.set_complete(true);
+        self.announce_upload_only(true, cx);
+        self.tick_by(cx.now + super::ACTIVE_TICK);
+        self.rechoke(cx);
+    }
+
+    fn mark_suspects(&mut self, piece: PieceIndex) {
+        let parties = self.pieces.sources(piece);
+        for (_, peer) in self.peers.iter_mut() {
+            peer.is_suspect |= parties.contains(&peer.party);
+        }
+    }
+
+    fn review_suspects(&mut self) {
+        for (_, peer) in self.peers.iter_mut() {
+            peer.is_suspect = self.suspects.suspects(peer.conn.addr, peer.conn.peer_id);
+        }
+        self.pieces.bump();
+    }
+}

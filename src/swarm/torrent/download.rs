@@ -1,0 +1,340 @@
+//! Requests we send and blocks that come: pipelines, placement, snubs, endgame.
+
+use crate::base::{BlockRef, PieceIndex};
+use crate::swarm::effects::{Cx, Effect, PeerKey};
+use crate::swarm::peer::{Incoming, PeerFault, STRAY_REJECTS_MAX, UNREQUESTED_MAX, limit};
+use crate::swarm::picker::PickOrder;
+use crate::swarm::pieces::{Asker, Choice, Completes};
+use crate::swarm::pipeline::Asked;
+use crate::swarm::torrent::{ENDGAME_TICK, FIRST_RANDOM_PIECES, Placement, SPILL_PAUSE, Torrent};
+use crate::wire::message::{Message, RawBlock};
+
+impl Torrent {
+    /// Sends requests to the peer while it has room and there is something to ask for.
+    pub(super) fn fill(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        if self.is_paused || self.is_stopping || !self.cfg.fetches {
+            return;
+        }
+        let order = self.order();
+        let mut has_sent = false;
+        loop {
+            let Some(peer) = self.peers.get_mut(key.0) else {
+                return;
+            };
+            let is_blocked = peer.peer_choking && peer.allowed_in.is_empty();
+            let is_idle = peer.pipeline.room() == 0 || peer.nothing_at_epoch == self.pieces.epoch();
+            if is_blocked || is_idle || peer.is_closing || peer.needed_count == 0 {
+                break;
+            }
+            let asker = Asker {
+                peer: key,
+                have: &peer.have,
+                only: peer.peer_choking.then_some(&peer.allowed_in),
+                current: peer.current,
+                is_suspect: peer.is_suspect,
+                order,
+                pipeline: &peer.pipeline,
+            };
+            match self.pieces.choose(&asker, cx.now, cx.credits) {
+                Choice::Block(block) => {
+                    peer.current = Some(block.piece());
+                    peer.pipeline.push(block, cx.now);
+                    self.pieces.on_requested(block);
+                    peer.send(key, &Message::Request(raw(block)), cx);
+                    has_sent = true;
+                }
+                Choice::Starved => {
+                    self.on_starved(key, cx);
+                    break;
+                }
+                Choice::Nothing => {
+                    peer.nothing_at_epoch = self.pieces.epoch();
+                    break;
+                }
+            }
+        }
+        if has_sent {
+            self.tick_by(cx.now + super::ACTIVE_TICK);
+        }
+        if self.pieces.is_endgame() {
+            self.tick_by(cx.now + ENDGAME_TICK);
+        }
+    }
+
+    /// Looks for work for every peer that has room: something became free to ask for.
+    pub(super) fn fill_all(&mut self, cx: &mut Cx<'_>) {
+        for key in self.peers.keys() {
+            self.fill(PeerKey(key), cx);
+        }
+    }
+
+    /// Gives peers that waited for assembly memory their turn, in the order in which they began to wait.
+    pub(super) fn feed_starved(&mut self, cx: &mut Cx<'_>) {
+        for _ in 0..self.starved.len() {
+            let Some(key) = self.starved.pop_front() else {
+                return;
+            };
+            let Some(peer) = self.peers.get_mut(key.0) else {
+                continue;
+            };
+            peer.is_starved = false;
+            self.fill(key, cx);
+            let still = |torrent: &Torrent| torrent.peers.get(key.0).is_some_and(|p| p.is_starved);
+            if still(self) {
+                // It keeps its place at the front: nobody behind it could be served either.
+                if self.starved.back() == Some(&key) {
+                    self.starved.rotate_right(1);
+                }
+                return;
+            }
+        }
+    }
+
+    pub(super) fn place(
+        &mut self,
+        key: PeerKey,
+        header: RawBlock,
+        cx: &mut Cx<'_>,
+    ) -> Result<Placement, PeerFault> {
+        self.drop_incoming(key, cx);
+        let Some(peer) = self.peers.get_mut(key.0).filter(|peer| !peer.is_closing) else {
+            return Ok(Placement::Scratch);
+        };
+        peer.heard_at = cx.now;
+        peer.has_spoken = true;
+        peer.incoming = Some(Incoming::Scratch);
+        let block = match peer.pipeline.take(header) {
+            Asked::Outstanding(block) => {
+                let is_taken = self.pieces.begin_receive(block, cx.credits);
+                self.pieces.on_released(block);
+                is_taken.then_some(block)
+            }
+            Asked::Late(block) => {
+                let is_taken = self.pieces.begin_receive(block, cx.credits);
+                is_taken.then_some(block)
+            }
+            Asked::No => {
+                peer.unrequested_count += 1;
+                limit(peer.unrequested_count, UNREQUESTED_MAX, |got, max| {
+                    PeerFault::TooManyUnrequested { got, max }
+                })?;
+                None
+            }
+        };
+        Ok(block.map_or(Placement::Scratch, |block| {
+            peer.incoming = Some(Incoming::Block(block));
+            Placement::Store(block)
+        }))
+    }
+
+    pub(super) fn on_bytes(&mut self, key: PeerKey, n_bytes: u32, cx: &mut Cx<'_>) {
+        self.down.add(u64::from(n_bytes), cx.now);
+        if let Some(peer) = self.peers.get_mut(key.0) {
+            peer.heard_at = cx.now;
+            peer.pipeline.on_bytes(n_bytes, cx.now);
+        }
+    }
+
+    pub(super) fn stored(&mut self, key: PeerKey, block: BlockRef, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return;
+        };
+        if peer.incoming != Some(Incoming::Block(block)) {
+            return;
+        }
+        peer.incoming = None;
+        peer.pipeline.on_block(cx.now);
+        self.downloaded_bytes += u64::from(block.length());
+        let (completes, has_rivals) = self.pieces.finish_receive(block, peer.party, cx.now);
+        if has_rivals {
+            self.cancel_rivals(key, block, cx);
+        }
+        let piece = block.piece();
+        match completes {
+            Completes::Piece => cx.fx.push(Effect::Hash { piece }),
+            Completes::Segment(segment) => cx.fx.push(Effect::FlushSegment { piece, segment }),
+            Completes::Nothing => self.settle(piece, cx),
+        }
+        self.fill(key, cx);
+    }
+
+    pub(super) fn discarded(&mut self, key: PeerKey, header: RawBlock, cx: &mut Cx<'_>) {
+        self.wasted_bytes += u64::from(header.length);
+        if let Some(peer) = self.peers.get_mut(key.0) {
+            peer.incoming = None;
+            peer.pipeline.on_block(cx.now);
+        }
+        self.fill(key, cx);
+    }
+
+    pub(super) fn on_choke(&mut self, key: PeerKey, cx: &mut Cx<'_>) -> Result<(), PeerFault> {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return Ok(());
+        };
+        peer.count_useless(cx.now)?;
+        peer.peer_choking = true;
+        peer.current = None;
+        let withdrawn = peer.pipeline.withdraw_except(&peer.allowed_in);
+        self.release(key, &withdrawn, cx);
+        Ok(())
+    }
+
+    pub(super) fn on_unchoke(&mut self, key: PeerKey, cx: &mut Cx<'_>) -> Result<(), PeerFault> {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return Ok(());
+        };
+        peer.count_useless(cx.now)?;
+        peer.peer_choking = false;
+        peer.nothing_at_epoch = 0;
+        self.fill(key, cx);
+        Ok(())
+    }
+
+    pub(super) fn on_reject(
+        &mut self,
+        key: PeerKey,
+        header: RawBlock,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), PeerFault> {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return Ok(());
+        };
+        match peer.pipeline.take(header) {
+            Asked::Late(_) => {}
+            Asked::No => {
+                peer.stray_reject_count += 1;
+                limit(peer.stray_reject_count, STRAY_REJECTS_MAX, |got, max| {
+                    PeerFault::TooManyStrayRejects { got, max }
+                })?;
+            }
+            Asked::Outstanding(block) => {
+                peer.allowed_in.retain(|piece| *piece != block.piece());
+                self.pieces.on_released(block);
+                self.withdraw_piece(key, block.piece(), cx);
+                // Whoever refuses without choking has not got the piece: asked again, it would refuse again.
+                let is_choking = self.peers.get(key.0).is_some_and(|peer| peer.peer_choking);
+                if !is_choking {
+                    self.forget_have(key, block.piece(), cx);
+                }
+                self.fill_all(cx);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all requests back from a peer that owes them for too long and leaves it one.
+    pub(super) fn snub(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return;
+        };
+        peer.current = None;
+        let withdrawn = peer.pipeline.withdraw_all();
+        for block in &withdrawn {
+            peer.send(key, &Message::Cancel(raw(*block)), cx);
+        }
+        self.release(key, &withdrawn, cx);
+    }
+
+    /// Takes the peer's requests back without telling it, because it is choking us or leaves.
+    pub(super) fn release_all(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return;
+        };
+        let withdrawn = peer.pipeline.withdraw_all();
+        self.release(key, &withdrawn, cx);
+    }
+
+    /// Cancels what every peer owes of a piece that is given up.
+    pub(super) fn withdraw_everywhere(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
+        for key in self.peers.keys() {
+            self.withdraw_piece(PeerKey(key), piece, cx);
+        }
+    }
+
+    /// Ends a payload that will not come: the block is free again.
+    pub(super) fn drop_incoming(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        let incoming = self
+            .peers
+            .get_mut(key.0)
+            .and_then(|peer| peer.incoming.take());
+        if let Some(Incoming::Block(block)) = incoming {
+            self.pieces.abort_receive(block);
+            self.settle(block.piece(), cx);
+        }
+    }
+
+    fn release(&mut self, key: PeerKey, withdrawn: &[BlockRef], cx: &mut Cx<'_>) {
+        for block in withdrawn {
+            self.pieces.on_released(*block);
+        }
+        self.pieces.disown(key);
+        self.fill_all(cx);
+    }
+
+    fn withdraw_piece(&mut self, key: PeerKey, piece: PieceIndex, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return;
+        };
+        if peer.current == Some(piece) {
+            peer.current = None;
+        }
+        let owed: Vec<BlockRef> = peer
+            .pipeline
+            .iter()
+            .filter(|block| block.piece() == piece)
+            .collect();
+        for block in owed {
+            peer.pipeline.withdraw(block);
+            peer.send(key, &Message::Cancel(raw(block)), cx);
+            self.pieces.on_released(block);
+        }
+    }
+
+    /// The block came from one peer: cancels it at the others (endgame).
+    fn cancel_rivals(&mut self, winner: PeerKey, block: BlockRef, cx: &mut Cx<'_>) {
+        let mut rivals = Vec::new();
+        for (key, peer) in self.peers.iter_mut() {
+            let key = PeerKey(key);
+            if key != winner && peer.pipeline.withdraw(block) {
+                peer.send(key, &Message::Cancel(raw(block)), cx);
+                rivals.push(key);
+            }
+        }
+        for key in rivals {
+            self.pieces.on_released(block);
+            self.fill(key, cx);
+        }
+    }
+
+    fn on_starved(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        if let Some(peer) = self.peers.get_mut(key.0).filter(|peer| !peer.is_starved) {
+            peer.is_starved = true;
+            self.starved.push_back(key);
+        }
+        self.tick_by(cx.now + super::ACTIVE_TICK);
+        if cx.now < self.spill_at {
+            return;
+        }
+        self.spill_at = cx.now + SPILL_PAUSE;
+        for (piece, segment) in self.pieces.spill(cx.now, cx.credits) {
+            cx.fx.push(Effect::FlushSegment { piece, segment });
+        }
+    }
+
+    fn order(&self) -> PickOrder {
+        match (self.cfg.is_sequential, self.pieces.have().count()) {
+            (true, _) => PickOrder::Sequential,
+            (false, 0..FIRST_RANDOM_PIECES) => PickOrder::Random,
+            (false, _) => PickOrder::Rarest,
+        }
+    }
+}
+
+/// The block as it goes over the wire.
+pub(super) fn raw(block: BlockRef) -> RawBlock {
+    RawBlock {
+        piece: block.piece().get(),
+        begin: block.begin(),
+        length: block.length(),
+    }
+}

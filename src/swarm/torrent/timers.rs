@@ -1,0 +1,169 @@
+//! What happens because time passed: chokes, dials, keep-alives, snubs, silence.
+
+use std::time::Duration;
+
+use crate::base::Now;
+use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey};
+use crate::swarm::peer::Peer;
+use crate::swarm::torrent::{
+    ACTIVE_TICK, DIAL_RETRY, ENDGAME_TICK, IDLE_TICK, Torrent, WANT_PEERS_BELOW, WANT_PEERS_PAUSE,
+};
+use crate::wire::message::Message;
+
+/// Without output for so long a keep-alive is sent: peers close after two minutes of silence (BEP 3).
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(100);
+/// Without input for so long a peer is closed: two minutes and what the coarse tick may add on its side.
+const SILENT_AFTER: Duration = Duration::from_secs(140);
+/// A peer that takes nothing of what it asked for in this time is closed (HOSTILE.md C6).
+const STUCK_AFTER: Duration = Duration::from_secs(120);
+/// Two seeds may hold a connection for so long: time to hear of new pieces or of a change of mind.
+const USELESS_AFTER: Duration = Duration::from_secs(10);
+/// A peer without use may be replaced after this time.
+const REPLACEABLE_AFTER: Duration = Duration::from_secs(30);
+
+impl Torrent {
+    pub(super) fn deadline(&self) -> Option<Now> {
+        let choke_at = self.choker.next_deadline().filter(|_| !self.is_stopping);
+        [choke_at, self.tick_at, self.dial_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(super) fn timer(&mut self, cx: &mut Cx<'_>) {
+        if self.is_stopping {
+            self.tick_at = None;
+            self.dial_at = None;
+            return;
+        }
+        if self.choker.next_deadline().is_some_and(|at| at <= cx.now) {
+            self.rechoke(cx);
+        }
+        if self.tick_at.is_some_and(|at| at <= cx.now) {
+            self.tick(cx);
+        }
+        if self.dial_at.is_some_and(|at| at <= cx.now) {
+            self.dial(cx);
+        }
+    }
+
+    /// Makes sure that the next tick comes no later than `at`.
+    pub(super) fn tick_by(&mut self, at: Now) {
+        self.tick_at = Some(self.tick_at.map_or(at, |tick_at| tick_at.min(at)));
+    }
+
+    /// Dials while there are addresses, places and credits.
+    pub(super) fn dial(&mut self, cx: &mut Cx<'_>) {
+        self.dial_at = None;
+        if self.is_stopping {
+            return;
+        }
+        let peers_max = self.cfg.peers_max as usize;
+        while self.peers.len() + self.dialing.len() < peers_max {
+            if self
+                .candidates
+                .next_deadline(cx.now)
+                .is_none_or(|at| at > cx.now)
+            {
+                break;
+            }
+            if cx.credits.dials == 0 || cx.credits.connections == 0 {
+                self.dial_at = Some(cx.now + DIAL_RETRY);
+                return;
+            }
+            let Some(addr) = self.candidates.next_dial(cx.now) else {
+                break;
+            };
+            cx.credits.dials -= 1;
+            cx.credits.connections -= 1;
+            self.dialing.insert(addr);
+            cx.fx.push(Effect::Dial { addr });
+        }
+        let used = self.peers.len() + self.dialing.len();
+        if used >= peers_max {
+            return;
+        }
+        // `next_dial` sorts out what is ready: a deadline that has passed without an address is looked at again later.
+        let deadline = self.candidates.next_deadline(cx.now);
+        self.dial_at = deadline.map(|at| at.max(cx.now + DIAL_RETRY));
+        let is_short = used < peers_max.min(WANT_PEERS_BELOW) && deadline.is_none();
+        let is_idle = !self.cfg.fetches || self.pieces.is_complete();
+        if is_short && !is_idle {
+            self.want_peers(cx);
+        }
+    }
+
+    /// A connection that serves nobody and may give its place to another.
+    pub(super) fn replaceable(&self, now: Now) -> Option<PeerKey> {
+        let is_replaceable = |peer: &Peer| {
+            let is_used = peer.am_interested || peer.peer_interested;
+            !is_used && !peer.is_closing && now.since(peer.connected_at) >= REPLACEABLE_AFTER
+        };
+        let found = self.peers.iter().find(|(_, peer)| is_replaceable(peer));
+        found.map(|(key, _)| PeerKey(key))
+    }
+
+    fn want_peers(&mut self, cx: &mut Cx<'_>) {
+        if cx.now >= self.want_peers_at {
+            self.want_peers_at = cx.now + WANT_PEERS_PAUSE;
+            cx.fx.push(Effect::WantPeers);
+        }
+    }
+
+    /// Looks at every peer: once a second while something is fetched, every ten seconds otherwise.
+    fn tick(&mut self, cx: &mut Cx<'_>) {
+        self.tick_at = None;
+        let is_done = !self.cfg.fetches || self.pieces.is_complete();
+        let mut is_active = false;
+        for key in self.peers.keys() {
+            let key = PeerKey(key);
+            let Some(peer) = self.peers.get_mut(key.0).filter(|peer| !peer.is_closing) else {
+                continue;
+            };
+            if let Some(reason) = why_close(peer, is_done, cx.now) {
+                self.close(key, reason, cx);
+                continue;
+            }
+            let is_quiet = peer.outbox.is_empty() && cx.now.since(peer.sent_at) >= KEEP_ALIVE_AFTER;
+            if is_quiet {
+                peer.send(key, &Message::KeepAlive, cx);
+            }
+            is_active |= !peer.pipeline.is_empty();
+            if peer.pipeline.check_snub(cx.now) {
+                self.snub(key, cx);
+            }
+        }
+        self.pieces.bump();
+        self.fill_all(cx);
+        self.feed_starved(cx);
+        is_active |= !self.starved.is_empty();
+        let useless_soon = self.peers.iter().any(|(_, peer)| peer.idle_since.is_some());
+        let pause = match (self.pieces.is_endgame(), is_active || useless_soon) {
+            (true, true) => ENDGAME_TICK,
+            (false, true) => ACTIVE_TICK,
+            (_, false) => IDLE_TICK,
+        };
+        if !self.peers.is_empty() {
+            self.tick_by(cx.now + pause);
+        }
+        if self.dial_at.is_none() {
+            self.dial(cx);
+        }
+    }
+}
+
+fn why_close(peer: &mut Peer, is_done: bool, now: Now) -> Option<CloseReason> {
+    let owes_upload = peer.uploads.in_flight_blocks() > 0;
+    let is_stuck = owes_upload && now.since(peer.upload_progress_at) >= STUCK_AFTER
+        || peer.is_woken && now.since(peer.woken_at) >= STUCK_AFTER;
+    if is_stuck || now.since(peer.heard_at) >= SILENT_AFTER {
+        return Some(CloseReason::Silent);
+    }
+    let is_useless = is_done && peer.is_seed() && !peer.peer_interested && !peer.am_interested;
+    if !is_useless {
+        peer.idle_since = None;
+        return None;
+    }
+    let since = *peer.idle_since.get_or_insert(now);
+    (now.since(since) >= USELESS_AFTER).then_some(CloseReason::Useless)
+}

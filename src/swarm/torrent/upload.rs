@@ -1,0 +1,263 @@
+//! Requests of peers: judged, queued, handed out in runs, answered; and the choker's decisions.
+
+use crate::base::{BLOCK_BYTES, BlockRef, Now};
+use crate::swarm::choker::ChokeInput;
+use crate::swarm::effects::{Cx, PeerKey, UploadRun};
+use crate::swarm::peer::{OUTBOX_BYTES_MAX, PeerFault, REFUSED_MAX, limit};
+use crate::swarm::torrent::download::raw;
+use crate::swarm::torrent::{CHOKE_GRACE, Torrent};
+use crate::swarm::uploads::Enqueued;
+use crate::wire::message::{Message, RawBlock};
+
+/// Requests above this length come from no known client (HOSTILE.md W6).
+const REQUEST_BYTES_MAX: u32 = 128 * 1024;
+
+impl Torrent {
+    pub(super) fn on_request(
+        &mut self,
+        key: PeerKey,
+        header: RawBlock,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), PeerFault> {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return Ok(());
+        };
+        let RawBlock {
+            piece,
+            begin,
+            length,
+        } = header;
+        let Some(block) = self.cfg.geometry.check_range(piece, begin, length) else {
+            if length > REQUEST_BYTES_MAX {
+                return Err(PeerFault::BadRequest {
+                    piece,
+                    begin,
+                    length_bytes: length,
+                });
+            }
+            return self.refuse(key, header, true, cx);
+        };
+        let may_have = !peer.am_choking || peer.allowed_out.contains(&block.piece());
+        if !may_have || !self.pieces.have().has(block.piece()) {
+            // Requests that crossed our choke on the wire are no one's fault.
+            let is_fault = cx.now.since(peer.choked_at) > CHOKE_GRACE || !peer.am_choking;
+            return self.refuse(key, header, is_fault, cx);
+        }
+        match peer.uploads.push(block, self.cfg.reqq) {
+            Enqueued::Full => return self.refuse(key, header, true, cx),
+            Enqueued::Already => return peer.count_useless(cx.now),
+            Enqueued::Yes => {}
+        }
+        if peer.uploads.len() == 1 && peer.uploads.in_flight_blocks() == 0 {
+            peer.upload_progress_at = cx.now;
+        }
+        peer.wake(key, cx);
+        Ok(())
+    }
+
+    pub(super) fn on_cancel(
+        &mut self,
+        key: PeerKey,
+        header: RawBlock,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), PeerFault> {
+        let RawBlock {
+            piece,
+            begin,
+            length,
+        } = header;
+        let block = self.cfg.geometry.check_range(piece, begin, length);
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return Ok(());
+        };
+        if !block.is_some_and(|block| peer.uploads.cancel(block)) {
+            // It may be under way: then its `piece` is the answer.
+            return peer.count_useless(cx.now);
+        }
+        if peer.is_fast {
+            // BEP 6: a cancelled request too is answered by exactly one of `piece` and `reject_request`.
+            peer.send(key, &Message::RejectRequest(header), cx);
+        }
+        self.check_outbox(key)
+    }
+
+    pub(super) fn next_run(
+        &mut self,
+        key: PeerKey,
+        max_bytes: u32,
+        cx: &mut Cx<'_>,
+    ) -> Option<UploadRun> {
+        let peer = self.peers.get_mut(key.0).filter(|peer| !peer.is_closing)?;
+        let run = peer.uploads.next_run(max_bytes)?;
+        if peer.uploads.in_flight_blocks() as usize == run.blocks.len() {
+            peer.upload_progress_at = cx.now;
+        }
+        Some(run)
+    }
+
+    pub(super) fn sent(&mut self, key: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {
+        let blocks = run.blocks.len() as u32;
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            let bytes = run
+                .blocks
+                .iter()
+                .map(|block| u64::from(block.length()))
+                .sum();
+            self.up.add(bytes, cx.now);
+            return;
+        };
+        let bytes = peer.uploads.finish_run(run);
+        peer.up.add(bytes, cx.now);
+        peer.sent_at = cx.now;
+        peer.upload_progress_at = cx.now;
+        peer.refused_count = peer.refused_count.saturating_sub(blocks);
+        self.up.add(bytes, cx.now);
+    }
+
+    pub(super) fn upload_failed(&mut self, key: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return;
+        };
+        peer.uploads.finish_run(run);
+        peer.upload_progress_at = cx.now;
+        let is_fast = peer.is_fast;
+        for block in run.blocks.iter().filter(|_| is_fast) {
+            peer.send(key, &Message::RejectRequest(raw(*block)), cx);
+        }
+    }
+
+    /// Rejects every waiting request for a piece that we no longer have.
+    pub(super) fn drop_lost_uploads(&mut self, cx: &mut Cx<'_>) {
+        for (key, peer) in self.peers.iter_mut() {
+            let is_fast = peer.is_fast;
+            let mut dropped = Vec::new();
+            let have = self.pieces.have();
+            peer.uploads
+                .retain(|block| have.has(block.piece()), |block| dropped.push(block));
+            for block in dropped.into_iter().filter(|_| is_fast) {
+                peer.send(PeerKey(key), &Message::RejectRequest(raw(block)), cx);
+            }
+        }
+    }
+
+    /// Somebody wants something and is choked: a free slot is given at once.
+    pub(super) fn on_newly_interested(&mut self, cx: &mut Cx<'_>) {
+        let interested =
+            |peer: &&crate::swarm::peer::Peer| !peer.am_choking && peer.peer_interested;
+        let unchoked = self
+            .peers
+            .iter()
+            .map(|(_, peer)| peer)
+            .filter(interested)
+            .count();
+        let is_unscheduled = self.choker.next_deadline().is_none();
+        if is_unscheduled || self.choker.has_free_slot(unchoked as u32) {
+            self.rechoke(cx);
+        }
+    }
+
+    pub(super) fn rechoke(&mut self, cx: &mut Cx<'_>) {
+        let now = cx.now;
+        let inputs: Vec<ChokeInput> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| !peer.is_closing)
+            .map(|(key, peer)| ChokeInput {
+                peer: PeerKey(key),
+                is_interested: peer.peer_interested,
+                is_unchoked: !peer.am_choking,
+                down_bytes_per_s: peer.pipeline.bytes_per_s(now),
+                up_bytes_per_s: peer.up.clone().bytes_per_s(now),
+                unchoked_at: peer.unchoked_at,
+                sent_since_unchoke_bytes: peer.up.total_bytes() - peer.sent_before_unchoke_bytes,
+                is_snubbed: peer.pipeline.is_snubbed(),
+                connected_at: peer.connected_at,
+            })
+            .collect();
+        let is_seeding = !self.cfg.fetches || self.pieces.is_complete();
+        let total_up = self.up.bytes_per_s(now);
+        let limit_up = self.cfg.limit_up_bytes_per_s;
+        let rng = &mut self.rng;
+        let changes = self
+            .choker
+            .rechoke(now, is_seeding, &inputs, total_up, limit_up, rng);
+        for change in changes {
+            match change.unchoke {
+                true => self.unchoke(change.peer, cx),
+                false => self.choke(change.peer, cx),
+            }
+        }
+    }
+
+    fn unchoke(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get_mut(key.0).filter(|peer| peer.am_choking) else {
+            return;
+        };
+        peer.am_choking = false;
+        peer.unchoked_at = cx.now;
+        peer.sent_before_unchoke_bytes = peer.up.total_bytes();
+        peer.send(key, &Message::Unchoke, cx);
+    }
+
+    /// BEP 6: after the choke every waiting request is rejected, save for the allowed fast set.
+    fn choke(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get_mut(key.0).filter(|peer| !peer.am_choking) else {
+            return;
+        };
+        peer.am_choking = true;
+        peer.choked_at = cx.now;
+        peer.send(key, &Message::Choke, cx);
+        let is_fast = peer.is_fast;
+        let mut dropped: Vec<BlockRef> = Vec::new();
+        let allowed = &peer.allowed_out;
+        peer.uploads.retain(
+            |block| allowed.contains(&block.piece()),
+            |block| dropped.push(block),
+        );
+        for block in dropped.into_iter().filter(|_| is_fast) {
+            peer.send(key, &Message::RejectRequest(raw(block)), cx);
+        }
+    }
+
+    /// Answers a request that is not served: a reject where the peer knows them, nothing otherwise.
+    fn refuse(
+        &mut self,
+        key: PeerKey,
+        header: RawBlock,
+        is_fault: bool,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), PeerFault> {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return Ok(());
+        };
+        if peer.is_fast {
+            peer.send(key, &Message::RejectRequest(header), cx);
+        }
+        peer.refused_count += u32::from(is_fault);
+        limit(peer.refused_count, REFUSED_MAX, |got, max| {
+            PeerFault::TooManyRefused { got, max }
+        })?;
+        self.check_outbox(key)
+    }
+
+    /// A peer that asks and never reads must not pile up answers.
+    fn check_outbox(&self, key: PeerKey) -> Result<(), PeerFault> {
+        let bitfield_bytes = self.pieces.have().as_bytes().len();
+        let max_bytes = OUTBOX_BYTES_MAX + bitfield_bytes;
+        let got_bytes = self.peers.get(key.0).map_or(0, |peer| peer.outbox.len());
+        if got_bytes <= max_bytes {
+            return Ok(());
+        }
+        Err(PeerFault::TakesNothing {
+            got_bytes: u32::try_from(got_bytes).unwrap_or(u32::MAX),
+            max_bytes: u32::try_from(max_bytes).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Payload sent, in bytes a second, and left in all upload queues, for tests and display.
+    pub(super) fn upload_rate(&self, now: Now) -> u64 {
+        self.up.clone().bytes_per_s(now)
+    }
+}
+
+const _: () = assert!(REQUEST_BYTES_MAX >= BLOCK_BYTES);
