@@ -1,7 +1,11 @@
 //! The peer protocol's codecs against every split, every truncation and random damage (HOSTILE.md W16).
 
 use gyre::wire::decoder::{DecodeError, Decoder, EXTENDED_BYTES_MAX, Event, Limits};
+use gyre::wire::extended::{CLIENT_CHARS_MAX, ExtensionHandshake, REQQ_MAX};
+use gyre::wire::handshake::{HANDSHAKE_BYTES, INFO_HASH_END_BYTES, Prefix, parse_prefix};
 use gyre::wire::message::{Message, RawBlock, encode, id, piece_header};
+use gyre::wire::ut_metadata::{METADATA_PIECE_BYTES, MetadataMessage};
+use gyre::wire::ut_pex::{PEX_ENTRIES_MAX, PexMessage};
 use proptest::prelude::*;
 
 const BITFIELD: &[u8] = &[0xff, 0x0f, 0x80];
@@ -252,4 +256,78 @@ proptest! {
     ) {
         prop_assert_eq!(decode(cut(&bytes, &cuts)), decode([&bytes[..]]));
     }
+
+    #[test]
+    fn damaged_extension_payloads_stay_inside_their_limits(
+        payload in prop::sample::select(PAYLOADS),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = payload.to_vec();
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        bytes.truncate(cut.index(bytes.len() * 2));
+        if let Ok(read) = ExtensionHandshake::parse(&bytes) {
+            prop_assert!(read.reqq.is_none_or(|reqq| (1..=REQQ_MAX).contains(&reqq)));
+            prop_assert!(read.client.is_none_or(|v| v.chars().count() <= CLIENT_CHARS_MAX));
+        }
+        if let Ok(MetadataMessage::Data { bytes, total_bytes, .. }) = MetadataMessage::parse(&bytes) {
+            prop_assert!(bytes.len() <= METADATA_PIECE_BYTES as usize && total_bytes > 0);
+        }
+        if let Ok(read) = PexMessage::parse(&bytes) {
+            prop_assert!(read.added.len() <= 2 * PEX_ENTRIES_MAX);
+            prop_assert!(read.dropped.len() <= 2 * PEX_ENTRIES_MAX);
+        }
+    }
+
+    #[test]
+    fn handshake_prefixes_agree_with_each_other(
+        tail in prop::collection::vec(any::<u8>(), 60),
+        wrong in prop::option::of((0..20usize, any::<u8>())),
+    ) {
+        let mut bytes = b"\x13BitTorrent protocol".to_vec();
+        bytes.extend(tail);
+        if let Some((at, value)) = wrong {
+            bytes[at] = value;
+        }
+        let whole = parse_prefix(&bytes);
+        for end in 0..bytes.len() {
+            match (parse_prefix(&bytes[..end]), whole) {
+                (Err(early), whole) => prop_assert_eq!(whole, Err(early)),
+                (Ok(Prefix::NeedsMore), _) => prop_assert!(end < INFO_HASH_END_BYTES),
+                (Ok(Prefix::InfoHashKnown { info_hash, reserved }), Ok(Prefix::Complete(all))) => {
+                    prop_assert!((INFO_HASH_END_BYTES..HANDSHAKE_BYTES).contains(&end));
+                    prop_assert_eq!((info_hash, reserved), (all.info_hash, all.reserved));
+                }
+                (Ok(known), whole) => prop_assert_eq!(Ok(known), whole),
+            }
+        }
+    }
+}
+
+/// Extension payloads to damage.
+const PAYLOADS: &[&[u8]] = &[
+    b"d4:ipv44:\x01\x02\x03\x041:md11:ut_metadatai2e6:ut_pexi1ee13:metadata_sizei31235e1:pi6881e\
+      4:reqqi512e11:upload_onlyi1e1:v8:Gyre 0.16:yourip4:\x0a\0\0\x01e",
+    b"d8:msg_typei1e5:piecei1e10:total_sizei16388eetail",
+    b"d8:msg_typei0e5:piecei0ee",
+    b"d5:added12:\x01\x02\x03\x04\x01\x02\x05\x06\x07\x08\x1a\xe17:added.f2:\x12\0\
+      6:added618:0123456789abcdefhh8:added6.f1:\x027:dropped6:\x09\x09\x09\x09\0\x09e",
+];
+
+#[test]
+fn payloads_to_damage_are_whole() {
+    let [handshake, data, request, pex] = PAYLOADS else {
+        panic!("four payloads");
+    };
+    assert!(
+        ExtensionHandshake::parse(handshake)
+            .unwrap()
+            .your_ip
+            .is_some()
+    );
+    assert!(MetadataMessage::parse(data).is_ok() && MetadataMessage::parse(request).is_ok());
+    assert_eq!(PexMessage::parse(pex).unwrap().added.len(), 3);
 }

@@ -12,6 +12,7 @@ pub mod peer;
 pub mod picker;
 pub mod pieces;
 pub mod pipeline;
+pub mod poison;
 pub mod torrent;
 pub mod uploads;
 

@@ -41,6 +41,8 @@ pub struct Picker {
     openable: Bitfield,
     /// Nothing below this byte of `openable` is set.
     first_byte: usize,
+    /// Connected peers that came with everything.
+    seeds: u32,
     rng: Rng,
 }
 
@@ -54,6 +56,7 @@ impl Picker {
             position: vec![NOWHERE; pieces as usize],
             openable: Bitfield::new(pieces),
             first_byte: 0,
+            seeds: 0,
             rng: Rng::new(seed),
         }
     }
@@ -78,6 +81,15 @@ impl Picker {
         self.openable.count()
     }
 
+    /// Number of pieces that may be opened and that a connected peer has.
+    pub fn reachable_count(&self) -> u32 {
+        let unreachable = match self.seeds {
+            0 => self.buckets.first().map_or(0, Vec::len) as u32,
+            _ => 0,
+        };
+        self.openable.count() - unreachable
+    }
+
     /// Copies of the piece among peers that do not have everything.
     pub fn copies(&self, piece: PieceIndex) -> u32 {
         u32::from(self.copies[piece.as_usize()])
@@ -85,19 +97,21 @@ impl Picker {
 
     /// A peer came with these pieces.
     pub fn on_peer_has(&mut self, have: &PeerHave) {
-        if let PeerHave::Some(bits) = have {
-            for piece in bits.iter() {
-                self.on_copy_added(piece);
-            }
+        match have {
+            PeerHave::None => {}
+            PeerHave::All => self.seeds += 1,
+            PeerHave::Some(bits) => bits.iter().for_each(|piece| self.on_copy_added(piece)),
         }
     }
 
     /// A peer with these pieces is gone.
     pub fn on_peer_gone(&mut self, have: &PeerHave) {
-        if let PeerHave::Some(bits) = have {
-            for piece in bits.iter() {
+        match have {
+            PeerHave::None => {}
+            PeerHave::All => self.seeds -= 1,
+            PeerHave::Some(bits) => bits.iter().for_each(|piece| {
                 self.set_copies(piece, self.copies[piece.as_usize()].saturating_sub(1));
-            }
+            }),
         }
     }
 

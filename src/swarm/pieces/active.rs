@@ -1,0 +1,364 @@
+//! One piece on its way: the state of its blocks and segments. Layer 2.
+
+use crate::base::{BLOCK_BYTES, BlockRef, Geometry, Now, PieceIndex, SEGMENT_BYTES};
+use crate::swarm::PeerKey;
+use crate::swarm::poison::Party;
+
+/// Blocks in a full segment.
+const SEGMENT_BLOCKS: u32 = SEGMENT_BYTES / BLOCK_BYTES;
+
+/// Where one block is; it is in exactly one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockState {
+    /// Nobody was asked for it.
+    Free,
+    /// Asked for; `requests` peers owe it.
+    Requested,
+    /// One peer's payload is going into its place.
+    Receiving,
+    /// In assembly memory.
+    InMemory,
+    /// In its file.
+    OnDisk,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block {
+    pub state: BlockState,
+    /// Outstanding requests for it, the one being received not counted.
+    pub requests: u8,
+    /// Who sent it: index into `Active::sources`.
+    pub source: u16,
+}
+
+/// A run of blocks that share assembly memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Segment {
+    pub bytes: u32,
+    pub blocks: u8,
+    pub free: u8,
+    pub receiving: u8,
+    pub in_memory: u8,
+    pub on_disk: u8,
+    /// Its bytes are deducted from the session's account.
+    pub is_reserved: bool,
+    /// An `Effect::FlushSegment` is not answered yet.
+    pub is_flushing: bool,
+}
+
+/// How memory is held for the piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// All of it, until hashed and written.
+    Whole,
+    /// Segment by segment, each written as soon as it is full.
+    Streamed,
+}
+
+/// How far the piece is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Blocks are asked for.
+    Fetching,
+    /// `Effect::Hash` is not answered yet.
+    Hashing,
+    /// `Effect::DigestBlocks` is not answered yet.
+    Digesting { is_good: bool },
+    /// `Effect::Write` is not answered yet.
+    Writing,
+    /// Given up; waits for receives and writes under way to end.
+    Dropping,
+}
+
+/// What `Active::next_free` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FreeBlock {
+    /// Memory is held for it.
+    Ready(u32),
+    /// The segment's memory must be reserved first.
+    NeedsSegment(u32),
+    None,
+}
+
+/// What the arrival of a block completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completes {
+    Nothing,
+    /// A segment of a streamed piece: flush it.
+    Segment(u32),
+    /// The piece: hash it.
+    Piece,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Active {
+    pub piece: PieceIndex,
+    pub mode: Mode,
+    pub phase: Phase,
+    /// The peer that opened or took over the piece; others join only when there is nothing else for them, so that a
+    /// bad piece has one source as a rule.
+    pub owner: Option<PeerKey>,
+    /// Nobody but the owner may join.
+    pub is_alone: bool,
+    pub blocks: Vec<Block>,
+    pub segments: Vec<Segment>,
+    pub sources: Vec<Party>,
+    pub free: u32,
+    pub here: u32,
+    pub receiving: u32,
+    pub flushing: u32,
+    pub opened_at: Now,
+    pub progress_at: Now,
+    /// No segment below has a free block.
+    first_free_segment: u32,
+}
+
+impl Active {
+    pub fn new(geometry: &Geometry, piece: PieceIndex, mode: Mode, now: Now) -> Self {
+        let block_count = geometry.block_count(piece);
+        let free = Block {
+            state: BlockState::Free,
+            requests: 0,
+            source: 0,
+        };
+        let segments = (0..geometry.segment_count(piece)).map(|segment| {
+            let bytes = geometry.segment_bytes(piece, segment);
+            let blocks = bytes.div_ceil(BLOCK_BYTES) as u8;
+            Segment {
+                bytes,
+                blocks,
+                free: blocks,
+                ..Segment::default()
+            }
+        });
+        Active {
+            piece,
+            mode,
+            phase: Phase::Fetching,
+            owner: None,
+            is_alone: false,
+            blocks: vec![free; block_count as usize],
+            segments: segments.collect(),
+            sources: Vec::new(),
+            free: block_count,
+            here: 0,
+            receiving: 0,
+            flushing: 0,
+            opened_at: now,
+            progress_at: now,
+            first_free_segment: 0,
+        }
+    }
+
+    /// Bytes of memory held.
+    pub fn reserved_bytes(&self) -> u64 {
+        let reserved = self.segments.iter().filter(|segment| segment.is_reserved);
+        reserved.map(|segment| u64::from(segment.bytes)).sum()
+    }
+
+    /// The lowest free block whose memory is held, else the lowest segment with free blocks.
+    pub fn next_free(&mut self) -> FreeBlock {
+        if self.free == 0 || self.phase != Phase::Fetching {
+            return FreeBlock::None;
+        }
+        let mut is_first = true;
+        let mut unreserved = None;
+        for index in self.first_free_segment..self.segments.len() as u32 {
+            let segment = &self.segments[index as usize];
+            if segment.free == 0 {
+                continue;
+            }
+            if std::mem::take(&mut is_first) {
+                self.first_free_segment = index;
+            }
+            if segment.is_flushing {
+                continue;
+            }
+            if segment.is_reserved {
+                return FreeBlock::Ready(self.free_block_of(index));
+            }
+            unreserved = unreserved.or(Some(index));
+        }
+        unreserved.map_or(FreeBlock::None, FreeBlock::NeedsSegment)
+    }
+
+    pub fn request(&mut self, block: u32) {
+        let entry = &mut self.blocks[block as usize];
+        entry.requests += 1;
+        if entry.state == BlockState::Free {
+            entry.state = BlockState::Requested;
+            self.free -= 1;
+            self.segments[segment_of(block)].free -= 1;
+        }
+    }
+
+    /// One request less; true when the block is free again.
+    pub fn release(&mut self, block: u32) -> bool {
+        let entry = &mut self.blocks[block as usize];
+        entry.requests = entry.requests.saturating_sub(1);
+        let is_freed = entry.state == BlockState::Requested && entry.requests == 0;
+        if is_freed {
+            self.set_free(block);
+        }
+        is_freed
+    }
+
+    /// True when a payload may go into the block's place now, memory aside.
+    pub fn may_receive(&self, block: u32) -> bool {
+        let state = self.blocks[block as usize].state;
+        self.phase == Phase::Fetching
+            && matches!(state, BlockState::Free | BlockState::Requested)
+            && !self.segments[segment_of(block)].is_flushing
+    }
+
+    pub fn begin_receive(&mut self, block: u32) {
+        let segment = &mut self.segments[segment_of(block)];
+        let entry = &mut self.blocks[block as usize];
+        if entry.state == BlockState::Free {
+            self.free -= 1;
+            segment.free -= 1;
+        }
+        entry.state = BlockState::Receiving;
+        segment.receiving += 1;
+        self.receiving += 1;
+    }
+
+    /// True when the block is free again.
+    pub fn abort_receive(&mut self, block: u32) -> bool {
+        self.end_receive(block);
+        let entry = &mut self.blocks[block as usize];
+        if entry.requests > 0 {
+            entry.state = BlockState::Requested;
+            return false;
+        }
+        self.set_free(block);
+        true
+    }
+
+    pub fn finish_receive(&mut self, block: u32, from: Party, now: Now) -> Completes {
+        self.end_receive(block);
+        let source = self.source_index(from);
+        let entry = &mut self.blocks[block as usize];
+        entry.state = BlockState::InMemory;
+        entry.source = source;
+        let at = segment_of(block);
+        self.segments[at].in_memory += 1;
+        self.here += 1;
+        self.progress_at = now;
+        self.completes(at as u32)
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.here as usize == self.blocks.len()
+    }
+
+    /// Marks what is in memory as on its way to disk.
+    pub fn begin_flush(&mut self, segment: u32) {
+        self.segments[segment as usize].is_flushing = true;
+        self.flushing += 1;
+    }
+
+    /// The blocks that were in memory are on disk; returns the bytes whose memory is free, and whether all are there.
+    pub fn end_flush(&mut self, segment: u32) -> u64 {
+        let first = segment * SEGMENT_BLOCKS;
+        let at = &mut self.segments[segment as usize];
+        if !std::mem::take(&mut at.is_flushing) {
+            return 0;
+        }
+        self.flushing -= 1;
+        at.on_disk += std::mem::take(&mut at.in_memory);
+        for block in &mut self.blocks[first as usize..][..usize::from(at.blocks)] {
+            if block.state == BlockState::InMemory {
+                block.state = BlockState::OnDisk;
+            }
+        }
+        let was_reserved = std::mem::take(&mut at.is_reserved);
+        u64::from(at.bytes) * u64::from(was_reserved)
+    }
+
+    /// True when every block is in its file.
+    pub fn is_on_disk(&self) -> bool {
+        let on_disk = |segment: &Segment| segment.on_disk == segment.blocks;
+        self.segments.iter().all(on_disk)
+    }
+
+    /// # Panics
+    /// When an invariant is broken.
+    pub fn check(&self) {
+        let count = |state| self.blocks.iter().filter(|b| b.state == state).count() as u32;
+        assert_eq!(count(BlockState::Free), self.free);
+        assert_eq!(count(BlockState::Receiving), self.receiving);
+        let here = count(BlockState::InMemory) + count(BlockState::OnDisk);
+        assert_eq!(here, self.here);
+        for (index, segment) in self.segments.iter().enumerate() {
+            let first = index * SEGMENT_BLOCKS as usize;
+            let blocks = &self.blocks[first..][..usize::from(segment.blocks)];
+            let count = |state| blocks.iter().filter(|b| b.state == state).count() as u8;
+            assert_eq!(count(BlockState::Free), segment.free);
+            assert_eq!(count(BlockState::Receiving), segment.receiving);
+            assert_eq!(count(BlockState::InMemory), segment.in_memory);
+            assert_eq!(count(BlockState::OnDisk), segment.on_disk);
+            let holds = segment.receiving + segment.in_memory > 0;
+            assert!(!holds || segment.is_reserved, "bytes without memory");
+            assert!(!segment.is_flushing || segment.is_reserved);
+            assert!(segment.free == 0 || index as u32 >= self.first_free_segment);
+        }
+        for block in &self.blocks {
+            assert!(block.state != BlockState::Requested || block.requests > 0);
+            assert!(block.state != BlockState::Free || block.requests == 0);
+        }
+        let flushing = self.segments.iter().filter(|s| s.is_flushing).count();
+        assert_eq!(flushing as u32, self.flushing);
+        let is_fetching = matches!(self.phase, Phase::Fetching | Phase::Dropping);
+        assert!(is_fetching || self.is_full());
+    }
+
+    fn completes(&self, segment: u32) -> Completes {
+        let at = &self.segments[segment as usize];
+        match self.mode {
+            Mode::Whole if self.is_full() => Completes::Piece,
+            Mode::Streamed if at.in_memory + at.on_disk == at.blocks => Completes::Segment(segment),
+            _ => Completes::Nothing,
+        }
+    }
+
+    fn end_receive(&mut self, block: u32) {
+        self.segments[segment_of(block)].receiving -= 1;
+        self.receiving -= 1;
+    }
+
+    fn set_free(&mut self, block: u32) {
+        self.blocks[block as usize].state = BlockState::Free;
+        let segment = segment_of(block);
+        self.segments[segment].free += 1;
+        self.free += 1;
+        self.first_free_segment = self.first_free_segment.min(segment as u32);
+    }
+
+    fn free_block_of(&self, segment: u32) -> u32 {
+        let first = segment * SEGMENT_BLOCKS;
+        let blocks = &self.blocks[first as usize..];
+        let at = blocks.iter().position(|b| b.state == BlockState::Free);
+        first + at.expect("the segment counts a free block") as u32
+    }
+
+    fn source_index(&mut self, from: Party) -> u16 {
+        let known = self.sources.iter().rposition(|party| *party == from);
+        let index = known.unwrap_or_else(|| {
+            self.sources.push(from);
+            self.sources.len() - 1
+        });
+        // A piece has at most 32,768 blocks and no more sources than that.
+        index as u16
+    }
+}
+
+/// The segment a block lies in.
+pub(super) fn segment_of(block: u32) -> usize {
+    (block / SEGMENT_BLOCKS) as usize
+}
+
+/// The number of a block on the request grid.
+pub(super) fn block_number(block: BlockRef) -> u32 {
+    block.begin() / BLOCK_BYTES
+}

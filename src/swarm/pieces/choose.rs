@@ -1,0 +1,226 @@
+//! Which block a peer is asked for next. Layer 2.
+//!
+//! In this order: the piece it is at; a piece whose peer left it; a new piece; a piece of another peer; at the very
+//! end a block that another peer owes already. Pieces stay with one peer where possible, so that a bad one has one source.
+
+use super::active::{Active, BlockState, FreeBlock};
+use super::{Phase, Pieces};
+use crate::base::{BlockRef, Now, PieceIndex};
+use crate::swarm::effects::{Credits, PeerKey};
+use crate::swarm::peer::PeerHave;
+use crate::swarm::picker::PickOrder;
+use crate::swarm::pipeline::Pipeline;
+
+/// Peers that may owe one block at the end of a download: the duplicate is what endgame wastes at most.
+const ENDGAME_REQUESTS_MAX: u8 = 2;
+/// Duplicates asked of one peer at a time; more would mostly be cancelled again.
+const ENDGAME_DEPTH_MAX: u32 = 8;
+
+/// The peer that looks for a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    pub peer: PeerKey,
+    pub have: &'a PeerHave,
+    /// While it chokes us only these pieces may be asked for (BEP 6, `allowed_fast`).
+    pub only: Option<&'a [PieceIndex]>,
+    /// The piece its last request was in.
+    pub current: Option<PieceIndex>,
+    /// It sent blocks of a bad piece: it shares no piece with anybody until that is cleared up.
+    pub is_suspect: bool,
+    pub order: PickOrder,
+    pub pipeline: &'a Pipeline,
+}
+
+/// What there is to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    Block(BlockRef),
+    /// Something, once assembly memory is free.
+    Starved,
+    Nothing,
+}
+
+impl Pieces {
+    /// The next block to ask this peer for; memory for it is reserved. The caller sends the request and calls
+    /// [`Pieces::on_requested`].
+    pub fn choose(&mut self, asker: &Asker<'_>, now: Now, credits: &mut Credits) -> Choice {
+        let mut is_starved = false;
+        let current = asker.current.filter(|piece| self.may_join(*piece, asker, true));
+        if let Some(block) = current.and_then(|p| self.free_block(p, credits, &mut is_starved)) {
+            return Choice::Block(block);
+        }
+        if asker.only.is_some() {
+            return self.choose_allowed(asker, now, credits);
+        }
+        let found = if asker.order == PickOrder::Sequential && !asker.is_suspect {
+            self.join(asker, credits, &mut is_starved)
+                .or_else(|| self.open_next(asker, now, credits, &mut is_starved))
+        } else {
+            self.adopt(asker, credits, &mut is_starved)
+                .or_else(|| self.open_next(asker, now, credits, &mut is_starved))
+                .or_else(|| self.join(asker, credits, &mut is_starved))
+        };
+        match found.or_else(|| self.duplicate(asker)) {
+            Some(block) => Choice::Block(block),
+            None if is_starved => Choice::Starved,
+            None => Choice::Nothing,
+        }
+    }
+
+    /// True when every block that can be had was asked for: then the last ones are asked for twice.
+    pub fn is_endgame(&self) -> bool {
+        self.picker.reachable_count() == 0 && self.open.is_empty() && !self.active.is_empty()
+    }
+
+    fn choose_allowed(&mut self, asker: &Asker<'_>, now: Now, credits: &mut Credits) -> Choice {
+        let mut is_starved = false;
+        for &piece in asker.only.unwrap_or(&[]) {
+            if !asker.have.has(piece) {
+                continue;
+            }
+            if self.picker.is_openable(piece)
+                && !self.open(piece, asker.peer, asker.is_suspect, now, credits)
+            {
+                is_starved = true;
+                continue;
+            }
+            if self.may_join(piece, asker, false)
+                && let Some(block) = self.free_block(piece, credits, &mut is_starved)
+            {
+                return Choice::Block(block);
+            }
+        }
+        match is_starved {
+            true => Choice::Starved,
+            false => Choice::Nothing,
+        }
+    }
+
+    /// Takes over a piece that its peer left.
+    fn adopt(
+        &mut self,
+        asker: &Asker<'_>,
+        credits: &mut Credits,
+        is_starved: &mut bool,
+    ) -> Option<BlockRef> {
+        let mut from = PieceIndex::new(0);
+        while let Some(&piece) = self.orphans.range(from..).next() {
+            from = PieceIndex::new(piece.get() + 1);
+            if !asker.have.has(piece) {
+                continue;
+            }
+            if let Some(block) = self.free_block(piece, credits, is_starved) {
+                if let Some(active) = self.get_mut(piece) {
+                    active.owner = Some(asker.peer);
+                    active.is_alone |= asker.is_suspect;
+                }
+                self.relist(piece);
+                return Some(block);
+            }
+        }
+        None
+    }
+
+    fn open_next(
+        &mut self,
+        asker: &Asker<'_>,
+        now: Now,
+        credits: &mut Credits,
+        is_starved: &mut bool,
+    ) -> Option<BlockRef> {
+        let piece = self.picker.pick(asker.have, asker.order)?;
+        if !self.open(piece, asker.peer, asker.is_suspect, now, credits) {
+            *is_starved = true;
+            return None;
+        }
+        self.free_block(piece, credits, is_starved)
+    }
+
+    /// Helps with another peer's piece, the lowest first.
+    fn join(
+        &mut self,
+        asker: &Asker<'_>,
+        credits: &mut Credits,
+        is_starved: &mut bool,
+    ) -> Option<BlockRef> {
+        let mut from = PieceIndex::new(0);
+        while let Some(&piece) = self.open.range(from..).next() {
+            from = PieceIndex::new(piece.get() + 1);
+            if !self.may_join(piece, asker, false) {
+                continue;
+            }
+            if let Some(block) = self.free_block(piece, credits, is_starved) {
+                return Some(block);
+            }
+        }
+        None
+    }
+
+    /// A block that one other peer owes: the last asked for first, since that one is answered last.
+    fn duplicate(&self, asker: &Asker<'_>) -> Option<BlockRef> {
+        let is_busy = asker.pipeline.len() >= ENDGAME_DEPTH_MAX;
+        if asker.is_suspect || is_busy || !self.is_endgame() {
+            return None;
+        }
+        let shared = self.active.iter().map(|(_, active)| active).filter(|active| {
+            active.phase == Phase::Fetching
+                && active.here < active.blocks.len() as u32
+                && !active.is_alone
+                && asker.have.has(active.piece)
+        });
+        shared.into_iter().find_map(|active| self.duplicate_in(active, asker))
+    }
+
+    fn duplicate_in(&self, active: &Active, asker: &Asker<'_>) -> Option<BlockRef> {
+        for (number, block) in active.blocks.iter().enumerate().rev() {
+            let is_owed = block.state == BlockState::Requested;
+            if !is_owed || block.requests >= ENDGAME_REQUESTS_MAX {
+                continue;
+            }
+            let block = self.geometry.block(active.piece, number as u32)?;
+            if !asker.pipeline.contains(block) {
+                return Some(block);
+            }
+        }
+        None
+    }
+
+    /// Whether the peer may be asked for blocks of this active piece.
+    fn may_join(&self, piece: PieceIndex, asker: &Asker<'_>, is_current: bool) -> bool {
+        let Some(active) = self.get(piece) else {
+            return false;
+        };
+        let is_own = active.owner == Some(asker.peer);
+        let is_shared = !active.is_alone && !asker.is_suspect;
+        let is_allowed = asker.only.is_none_or(|only| only.contains(&piece));
+        active.free > 0 && is_allowed && asker.have.has(piece) && (is_own || is_shared || (is_current && active.owner.is_none()))
+    }
+
+    /// A free block of an active piece whose memory is held or can be reserved now.
+    fn free_block(
+        &mut self,
+        piece: PieceIndex,
+        credits: &mut Credits,
+        is_starved: &mut bool,
+    ) -> Option<BlockRef> {
+        let number = match self.get_mut(piece)?.next_free() {
+            FreeBlock::Ready(number) => number,
+            FreeBlock::None => return None,
+            FreeBlock::NeedsSegment(segment) => {
+                let bytes = u64::from(self.geometry.segment_bytes(piece, segment));
+                if !self.may_reserve(bytes, credits) {
+                    *is_starved = true;
+                    return None;
+                }
+                self.deduct(bytes, credits);
+                let active = self.get_mut(piece)?;
+                active.segments[segment as usize].is_reserved = true;
+                match active.next_free() {
+                    FreeBlock::Ready(number) => number,
+                    _ => return None,
+                }
+            }
+        };
+        self.geometry.block(piece, number)
+    }
+}

@@ -1,0 +1,567 @@
+//! The state of every piece, the pieces on their way, and the account of assembly memory. Layer 2.
+//!
+//! Credits are deducted here and nowhere else: what all active pieces hold reserved is what this torrent owes the
+//! session. Emits no effects: outcomes are returned to `torrent`.
+
+mod active;
+mod choose;
+
+use std::collections::BTreeSet;
+
+use slab::Slab;
+
+use crate::base::{BLOCK_BYTES, Bitfield, BlockRef, Geometry, Now, PieceIndex};
+use crate::swarm::effects::{Credits, PeerKey};
+use crate::swarm::picker::Picker;
+use crate::swarm::poison::Party;
+
+pub use active::{Completes, Mode, Phase};
+pub use choose::{Asker, Choice};
+
+use active::{Active, BlockState, block_number, segment_of};
+
+/// Pieces above this part of the session's assembly memory are streamed.
+const WHOLE_PIECE_DIVISOR: u64 = 4;
+/// Memory that opening a piece or a segment leaves alone, so that blocks already asked for find a place when the
+/// memory they were asked for with was needed elsewhere.
+const FLOOR_DIVISOR: u64 = 16;
+const FLOOR_BYTES_MAX: u64 = 1 << 20;
+/// A partial piece that would take longer than this at its present pace is slow: it must not hold memory that fast
+/// peers starve for.
+const SLOW_SECS: u64 = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PieceState {
+    Missing,
+    /// Index into `Pieces::active`.
+    Active(u32),
+    Have,
+}
+
+/// A piece that was given up and whose memory is free again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped;
+
+/// All pieces of a torrent.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    geometry: Geometry,
+    states: Vec<PieceState>,
+    active: Slab<Active>,
+    have: Bitfield,
+    wanted: Bitfield,
+    picker: Picker,
+    /// Active pieces with free blocks.
+    open: BTreeSet<PieceIndex>,
+    /// Those of `open` that have no owner.
+    orphans: BTreeSet<PieceIndex>,
+    /// Pieces of which a bad copy came from several sources: fetched from one peer alone next time.
+    alone: BTreeSet<PieceIndex>,
+    reserved_bytes: u64,
+    whole_bytes_max: u64,
+    floor_bytes: u64,
+    /// Grows whenever there may be something to ask for that was not there before.
+    epoch: u64,
+    wanted_have_count: u32,
+}
+
+impl Pieces {
+    /// Pieces of which `have` are done and `wanted` are to be fetched; nothing is ever opened unless `fetches`.
+    pub fn new(
+        geometry: Geometry,
+        have: Bitfield,
+        wanted: Bitfield,
+        budget_bytes: u64,
+        seed: u64,
+    ) -> Self {
+        let states = geometry.pieces().map(|piece| match have.has(piece) {
+            true => PieceState::Have,
+            false => PieceState::Missing,
+        });
+        let mut pieces = Pieces {
+            geometry,
+            states: states.collect(),
+            active: Slab::new(),
+            have,
+            wanted: Bitfield::new(geometry.piece_count()),
+            picker: Picker::new(&geometry, seed),
+            open: BTreeSet::new(),
+            orphans: BTreeSet::new(),
+            alone: BTreeSet::new(),
+            reserved_bytes: 0,
+            whole_bytes_max: budget_bytes / WHOLE_PIECE_DIVISOR,
+            floor_bytes: (budget_bytes / FLOOR_DIVISOR).min(FLOOR_BYTES_MAX),
+            epoch: 1,
+            wanted_have_count: 0,
+        };
+        pieces.select(wanted);
+        pieces
+    }
+
+    /// The sizes of this torrent.
+    pub const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Pieces verified and written.
+    pub const fn have(&self) -> &Bitfield {
+        &self.have
+    }
+
+    /// Pieces to be fetched.
+    pub const fn wanted(&self) -> &Bitfield {
+        &self.wanted
+    }
+
+    /// Wanted pieces that are had.
+    pub const fn wanted_have_count(&self) -> u32 {
+        self.wanted_have_count
+    }
+
+    /// True when every wanted piece is had.
+    pub const fn is_complete(&self) -> bool {
+        self.wanted_have_count == self.wanted.count()
+    }
+
+    /// True when the piece is wanted and not had.
+    pub fn is_needed(&self, piece: PieceIndex) -> bool {
+        self.wanted.has(piece) && !self.have.has(piece)
+    }
+
+    /// The order of openable pieces, told of every peer's pieces.
+    pub const fn picker_mut(&mut self) -> &mut Picker {
+        &mut self.picker
+    }
+
+    /// Assembly memory this torrent holds, in bytes.
+    pub const fn reserved_bytes(&self) -> u64 {
+        self.reserved_bytes
+    }
+
+    /// Grows whenever there may be something new to ask for.
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Makes every peer look again for something to ask for.
+    pub const fn bump(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// How far an active piece is.
+    pub fn phase(&self, piece: PieceIndex) -> Option<Phase> {
+        self.get(piece).map(|active| active.phase)
+    }
+
+    /// How memory is held for an active piece.
+    pub fn mode(&self, piece: PieceIndex) -> Option<Mode> {
+        self.get(piece).map(|active| active.mode)
+    }
+
+    /// Number of pieces on their way.
+    pub fn active_count(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Whoever sent blocks of an active piece.
+    pub fn sources(&self, piece: PieceIndex) -> &[Party] {
+        self.get(piece).map_or(&[], |active| &active.sources)
+    }
+
+    /// The index into [`Pieces::sources`] of each block.
+    pub fn block_sources(&self, piece: PieceIndex) -> Vec<u16> {
+        let blocks = self.get(piece).map_or(&[][..], |active| &active.blocks);
+        blocks.iter().map(|block| block.source).collect()
+    }
+
+    /// Replaces the set of wanted pieces; what is on its way is finished all the same.
+    pub fn select(&mut self, wanted: Bitfield) {
+        self.wanted = wanted;
+        for piece in self.geometry.pieces() {
+            let is_missing = self.states[piece.as_usize()] == PieceState::Missing;
+            let is_openable = is_missing && self.wanted.has(piece);
+            self.picker.set_openable(piece, is_openable);
+        }
+        let had = |piece: &PieceIndex| self.have.has(*piece);
+        self.wanted_have_count = self.wanted.iter().filter(had).count() as u32;
+        self.epoch += 1;
+    }
+
+    /// One more request is outstanding for the block, which lies in an active piece.
+    pub fn on_requested(&mut self, block: BlockRef) {
+        let Some(active) = self.get_mut(block.piece()) else {
+            return;
+        };
+        active.request(block_number(block));
+        self.relist(block.piece());
+    }
+
+    /// A request will not be answered any more: withdrawn, rejected, forgotten.
+    pub fn on_released(&mut self, block: BlockRef) {
+        let Some(active) = self.get_mut(block.piece()) else {
+            return;
+        };
+        if active.release(block_number(block)) {
+            active.owner = None;
+            self.epoch += 1;
+            self.relist(block.piece());
+        }
+    }
+
+    /// A payload begins: takes the block for one peer. False when its place is taken or there is no memory.
+    pub fn begin_receive(&mut self, block: BlockRef, credits: &mut Credits) -> bool {
+        let number = block_number(block);
+        let Some(active) = self.get_mut(block.piece()) else {
+            return false;
+        };
+        if !active.may_receive(number) {
+            return false;
+        }
+        let segment = &mut active.segments[segment_of(number)];
+        if !segment.is_reserved {
+            let bytes = u64::from(segment.bytes);
+            if credits.assembly_bytes < bytes {
+                return false;
+            }
+            segment.is_reserved = true;
+            self.deduct(bytes, credits);
+        }
+        if let Some(active) = self.get_mut(block.piece()) {
+            active.begin_receive(number);
+        }
+        self.relist(block.piece());
+        true
+    }
+
+    /// The payload will not be finished.
+    pub fn abort_receive(&mut self, block: BlockRef) {
+        let Some(active) = self.get_mut(block.piece()) else {
+            return;
+        };
+        if active.abort_receive(block_number(block)) {
+            active.owner = None;
+            self.epoch += 1;
+        }
+        self.relist(block.piece());
+    }
+
+    /// The payload is in its place. Also tells whether other peers still owe the block.
+    pub fn finish_receive(&mut self, block: BlockRef, from: Party, now: Now) -> (Completes, bool) {
+        let Some(active) = self.get_mut(block.piece()) else {
+            return (Completes::Nothing, false);
+        };
+        let number = block_number(block);
+        let completes = active.finish_receive(number, from, now);
+        let has_rivals = active.blocks[number as usize].requests > 0;
+        match (active.phase, completes) {
+            (Phase::Dropping, _) => return (Completes::Nothing, has_rivals),
+            (_, Completes::Piece) => active.phase = Phase::Hashing,
+            (_, Completes::Segment(segment)) => active.begin_flush(segment),
+            (_, Completes::Nothing) => {}
+        }
+        (completes, has_rivals)
+    }
+
+    /// A flush ended well. True when the whole piece is on disk now: hash it.
+    pub fn on_flushed(&mut self, piece: PieceIndex, segment: u32, credits: &mut Credits) -> bool {
+        let Some(active) = self.get_mut(piece) else {
+            return false;
+        };
+        if segment as usize >= active.segments.len() {
+            return false;
+        }
+        let freed_bytes = active.end_flush(segment);
+        let is_done = active.phase == Phase::Fetching && active.is_on_disk();
+        if is_done {
+            active.phase = Phase::Hashing;
+        }
+        self.give_back(freed_bytes, credits);
+        self.relist(piece);
+        is_done
+    }
+
+    /// Moves an active piece on.
+    pub fn set_phase(&mut self, piece: PieceIndex, phase: Phase) {
+        if let Some(active) = self.get_mut(piece) {
+            active.phase = phase;
+            self.relist(piece);
+        }
+    }
+
+    /// The piece is verified and written.
+    pub fn on_have(&mut self, piece: PieceIndex, credits: &mut Credits) {
+        self.remove(piece, credits);
+        self.states[piece.as_usize()] = PieceState::Have;
+        self.alone.remove(&piece);
+        if self.have.set(piece) && self.wanted.has(piece) {
+            self.wanted_have_count += 1;
+        }
+    }
+
+    /// A bad copy came from several sources: the next one comes from one peer alone.
+    pub fn fetch_alone(&mut self, piece: PieceIndex) {
+        self.alone.insert(piece);
+    }
+
+    /// A piece that was had is gone.
+    pub fn on_lost(&mut self, piece: PieceIndex) -> bool {
+        if !self.have.clear(piece) {
+            return false;
+        }
+        self.states[piece.as_usize()] = PieceState::Missing;
+        if self.wanted.has(piece) {
+            self.wanted_have_count -= 1;
+            self.picker.set_openable(piece, true);
+        }
+        self.epoch += 1;
+        true
+    }
+
+    /// Gives up an active piece: nothing more is asked for or stored. One flush answer less is awaited when
+    /// `ends_flush`. Its requests must be withdrawn by the caller.
+    pub fn give_up(&mut self, piece: PieceIndex, ends_flush: bool) {
+        let Some(active) = self.get_mut(piece) else {
+            return;
+        };
+        active.phase = Phase::Dropping;
+        let flushing = active.segments.iter_mut().find(|s| s.is_flushing);
+        if let Some(segment) = flushing.filter(|_| ends_flush) {
+            segment.is_flushing = false;
+            active.flushing -= 1;
+        }
+        self.relist(piece);
+    }
+
+    /// Removes a piece that was given up once nothing is under way for it any more; it may be opened again then.
+    pub fn try_drop(&mut self, piece: PieceIndex, credits: &mut Credits) -> Option<Dropped> {
+        let active = self.get(piece)?;
+        let is_quiet = active.receiving == 0 && active.flushing == 0;
+        if active.phase != Phase::Dropping || !is_quiet {
+            return None;
+        }
+        self.remove(piece, credits);
+        self.states[piece.as_usize()] = PieceState::Missing;
+        self.picker.set_openable(piece, self.wanted.has(piece));
+        self.epoch += 1;
+        Some(Dropped)
+    }
+
+    /// The peer works for us no more: its pieces are anybody's.
+    pub fn disown(&mut self, peer: PeerKey) {
+        let owned = self.active.iter_mut().filter(|(_, a)| a.owner == Some(peer));
+        let owned: Vec<PieceIndex> = owned
+            .map(|(_, active)| {
+                active.owner = None;
+                active.piece
+            })
+            .collect();
+        for piece in owned {
+            self.relist(piece);
+            self.epoch += 1;
+        }
+    }
+
+    /// Active pieces still being fetched whose every block so far came from this party.
+    pub fn fetched_only_from(&self, party: Party) -> Vec<PieceIndex> {
+        let tainted = self.active.iter().filter(|(_, active)| {
+            active.phase == Phase::Fetching && active.sources == [party]
+        });
+        tainted.map(|(_, active)| active.piece).collect()
+    }
+
+    /// Frees memory that slow partial pieces hold: returns segments to flush; memory without bytes comes back at once.
+    pub fn spill(&mut self, now: Now, credits: &mut Credits) -> Vec<(PieceIndex, u32)> {
+        let slow = self.active.iter().filter(|(_, a)| is_slow(a, now));
+        let Some(slot) = slow.max_by_key(|(_, a)| now.since(a.progress_at)).map(|(slot, _)| slot)
+        else {
+            return Vec::new();
+        };
+        let active = &mut self.active[slot];
+        active.mode = Mode::Streamed;
+        let piece = active.piece;
+        let mut flushes = Vec::new();
+        let mut freed_bytes = 0;
+        for index in 0..active.segments.len() {
+            let segment = &mut active.segments[index];
+            if !segment.is_reserved || segment.receiving > 0 || segment.is_flushing {
+                continue;
+            }
+            if segment.in_memory > 0 {
+                active.begin_flush(index as u32);
+                flushes.push((piece, index as u32));
+            } else {
+                segment.is_reserved = false;
+                freed_bytes += u64::from(segment.bytes);
+            }
+        }
+        self.give_back(freed_bytes, credits);
+        flushes
+    }
+
+    /// Gives every credit back and forgets what is on its way: for a torrent that stops.
+    pub fn abandon(&mut self, credits: &mut Credits) {
+        let pieces: Vec<PieceIndex> = self.active.iter().map(|(_, a)| a.piece).collect();
+        for piece in pieces {
+            self.remove(piece, credits);
+            self.states[piece.as_usize()] = PieceState::Missing;
+        }
+    }
+
+    /// Checks every invariant.
+    ///
+    /// # Panics
+    /// When one is broken.
+    pub fn check(&self) {
+        self.picker.check();
+        let mut reserved_bytes = 0;
+        for (slot, active) in &self.active {
+            active.check();
+            let state = self.states[active.piece.as_usize()];
+            assert_eq!(state, PieceState::Active(slot as u32));
+            assert!(!self.have.has(active.piece));
+            let is_open = active.phase == Phase::Fetching && active.free > 0;
+            assert_eq!(self.open.contains(&active.piece), is_open);
+            let is_orphan = is_open && active.owner.is_none();
+            assert_eq!(self.orphans.contains(&active.piece), is_orphan);
+            reserved_bytes += active.reserved_bytes();
+        }
+        assert_eq!(reserved_bytes, self.reserved_bytes, "the memory account");
+        assert!(self.open.len() <= self.active.len() && self.orphans.len() <= self.open.len());
+        for piece in self.geometry.pieces() {
+            let state = self.states[piece.as_usize()];
+            assert_eq!(self.have.has(piece), state == PieceState::Have);
+            let is_openable = state == PieceState::Missing && self.wanted.has(piece);
+            assert_eq!(self.picker.is_openable(piece), is_openable);
+        }
+        let wanted_have = self.wanted.iter().filter(|p| self.have.has(*p)).count();
+        assert_eq!(wanted_have as u32, self.wanted_have_count);
+    }
+
+    /// Requests outstanding in all active pieces, counted the slow way for `Torrent::check`.
+    pub fn request_count(&self) -> u32 {
+        let blocks = self.active.iter().flat_map(|(_, active)| &active.blocks);
+        blocks.map(|block| u32::from(block.requests)).sum()
+    }
+
+    /// Payloads under way, counted the slow way for `Torrent::check`.
+    pub fn receiving_count(&self) -> u32 {
+        self.active.iter().map(|(_, active)| active.receiving).sum()
+    }
+
+    /// Opens a missing piece if there is memory for its first blocks.
+    fn open(
+        &mut self,
+        piece: PieceIndex,
+        owner: PeerKey,
+        is_alone: bool,
+        now: Now,
+        credits: &mut Credits,
+    ) -> bool {
+        let bytes = u64::from(self.geometry.piece_bytes(piece));
+        let mode = match bytes <= self.whole_bytes_max {
+            true => Mode::Whole,
+            false => Mode::Streamed,
+        };
+        let first_bytes = match mode {
+            Mode::Whole => bytes,
+            Mode::Streamed => u64::from(self.geometry.segment_bytes(piece, 0)),
+        };
+        if !self.may_reserve(first_bytes, credits) {
+            return false;
+        }
+        self.deduct(first_bytes, credits);
+        let mut active = Active::new(&self.geometry, piece, mode, now);
+        active.owner = Some(owner);
+        active.is_alone = is_alone || self.alone.contains(&piece);
+        match mode {
+            Mode::Whole => active.segments.iter_mut().for_each(|s| s.is_reserved = true),
+            Mode::Streamed => active.segments[0].is_reserved = true,
+        }
+        let slot = self.active.insert(active);
+        self.states[piece.as_usize()] = PieceState::Active(slot as u32);
+        self.picker.set_openable(piece, false);
+        self.relist(piece);
+        true
+    }
+
+    /// Whether a new piece or segment may take `bytes`. A torrent that holds nothing may use the last byte.
+    const fn may_reserve(&self, bytes: u64, credits: &Credits) -> bool {
+        let floor_bytes = if self.reserved_bytes == 0 {
+            0
+        } else {
+            self.floor_bytes
+        };
+        credits.assembly_bytes >= bytes + floor_bytes
+    }
+
+    const fn deduct(&mut self, bytes: u64, credits: &mut Credits) {
+        credits.assembly_bytes -= bytes;
+        self.reserved_bytes += bytes;
+    }
+
+    const fn give_back(&mut self, bytes: u64, credits: &mut Credits) {
+        if bytes > 0 {
+            credits.assembly_bytes += bytes;
+            self.reserved_bytes -= bytes;
+            self.epoch += 1;
+        }
+    }
+
+    fn remove(&mut self, piece: PieceIndex, credits: &mut Credits) {
+        let PieceState::Active(slot) = self.states[piece.as_usize()] else {
+            return;
+        };
+        let active = self.active.remove(slot as usize);
+        self.give_back(active.reserved_bytes(), credits);
+        self.open.remove(&piece);
+        self.orphans.remove(&piece);
+    }
+
+    /// Brings `open` and `orphans` in step with the piece.
+    fn relist(&mut self, piece: PieceIndex) {
+        let Some(active) = self.get(piece) else {
+            return;
+        };
+        let is_open = active.phase == Phase::Fetching && active.free > 0;
+        let is_orphan = is_open && active.owner.is_none();
+        relist(&mut self.open, piece, is_open);
+        relist(&mut self.orphans, piece, is_orphan);
+    }
+
+    fn get(&self, piece: PieceIndex) -> Option<&Active> {
+        match self.states.get(piece.as_usize())? {
+            PieceState::Active(slot) => self.active.get(*slot as usize),
+            _ => None,
+        }
+    }
+
+    fn get_mut(&mut self, piece: PieceIndex) -> Option<&mut Active> {
+        match self.states.get(piece.as_usize())? {
+            PieceState::Active(slot) => self.active.get_mut(*slot as usize),
+            _ => None,
+        }
+    }
+}
+
+fn relist(set: &mut BTreeSet<PieceIndex>, piece: PieceIndex, is_in: bool) {
+    if is_in {
+        set.insert(piece);
+    } else {
+        set.remove(&piece);
+    }
+}
+
+/// True when the piece holds memory that could be freed and its blocks come slowly.
+fn is_slow(active: &Active, now: Now) -> bool {
+    let can_free = |s: &active::Segment| s.is_reserved && s.receiving == 0 && !s.is_flushing;
+    if active.phase != Phase::Fetching || !active.segments.iter().any(can_free) {
+        return false;
+    }
+    let age = now.since(active.opened_at).as_micros();
+    let here_bytes = u128::from(active.here * BLOCK_BYTES);
+    let left_bytes = active.blocks.len() as u128 * u128::from(BLOCK_BYTES) - here_bytes;
+    let idle = now.since(active.progress_at).as_secs();
+    // Time left at the present pace, seconds: left / (here / age).
+    let is_crawling = left_bytes * age > here_bytes.max(1) * u128::from(SLOW_SECS) * 1_000_000;
+    age >= 1_000_000 && (is_crawling || idle >= SLOW_SECS) && idle < u64::MAX
+}
