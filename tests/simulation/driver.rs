@@ -63,7 +63,11 @@ impl World {
             let count = self.call(node, |torrent, cx| {
                 torrent.take_messages(peer, &mut bytes, MESSAGES_BYTES_MAX, cx)
             });
-            assert_eq!(count, bytes.len(), "take_messages must count what it appends");
+            assert_eq!(
+                count,
+                bytes.len(),
+                "take_messages must count what it appends"
+            );
             if count == 0 {
                 break;
             }
@@ -304,7 +308,9 @@ impl World {
         let node = end.node;
         let mut decoder = end.decoder.take().expect("one reader");
         while self.is_readable(conn, side) {
-            let event = decoder.next(&mut bytes).expect("our own bytes are well formed");
+            let event = decoder
+                .next(&mut bytes)
+                .expect("our own bytes are well formed");
             let Some(event) = event else {
                 break;
             };
@@ -312,9 +318,8 @@ impl World {
             match event {
                 WireEvent::Message(message) => {
                     self.observe_input(conn, side, &message);
-                    let result = self.call(node, |torrent, cx| {
-                        torrent.on_message(peer, &message, cx)
-                    });
+                    let result =
+                        self.call(node, |torrent, cx| torrent.on_message(peer, &message, cx));
                     self.expect_no_fault(node, result);
                 }
                 WireEvent::PieceHeader(header) => {
@@ -440,7 +445,11 @@ impl World {
     fn blame(&mut self, node: usize, piece: PieceIndex) {
         let n = &mut self.nodes[node];
         let blocks = n.disk.blocks(piece);
-        let mut senders: Vec<usize> = blocks.iter().flatten().filter_map(disk::bad_sender).collect();
+        let mut senders: Vec<usize> = blocks
+            .iter()
+            .flatten()
+            .filter_map(disk::bad_sender)
+            .collect();
         senders.sort_unstable();
         senders.dedup();
         for sender in senders {
@@ -451,7 +460,10 @@ impl World {
     /// The executor of `Effect::Hash`.
     pub fn start_hash(&mut self, node: usize, piece: PieceIndex) {
         let blocks = self.nodes[node].disk.blocks(piece);
-        assert!(blocks.iter().all(Option::is_some), "piece {piece:?} is hashed with holes");
+        assert!(
+            blocks.iter().all(Option::is_some),
+            "piece {piece:?} is hashed with holes"
+        );
         self.check_nothing_owned(node, piece);
         let is_spilled = self.nodes[node].disk.plan_write(piece, None).len() < blocks.len();
         let percent = self.read_fault_percent(node);
@@ -464,7 +476,11 @@ impl World {
     pub fn start_write(&mut self, node: usize, piece: PieceIndex, segment: Option<u32>) {
         let plan = self.nodes[node].disk.plan_write(piece, segment);
         let is_spared = !self.is_faulty() || self.nodes[node].spec.is_steady;
-        let percent = if is_spared { 0 } else { self.spec.faults.write_percent };
+        let percent = if is_spared {
+            0
+        } else {
+            self.spec.faults.write_percent
+        };
         let is_good = !self.rng.chance(percent);
         let job = DiskJob::Write {
             piece,
@@ -509,9 +525,9 @@ impl World {
                     self.blame(node, piece);
                 }
                 self.call(node, |torrent, cx| match is_good {
-                Some(is_good) => torrent.on_piece_hashed(piece, is_good, cx),
-                None => torrent.on_piece_write_failed(piece, cx),
-            });
+                    Some(is_good) => torrent.on_piece_hashed(piece, is_good, cx),
+                    None => torrent.on_piece_write_failed(piece, cx),
+                });
             }
             DiskJob::Write {
                 piece,

@@ -6,6 +6,8 @@
 
 mod disk;
 mod driver;
+mod faults;
+mod links;
 mod net;
 mod node;
 mod observer;

@@ -21,8 +21,8 @@ impl World {
     /// Everything that must hold of one node after each of its calls.
     pub fn check_node(&mut self, node: usize) {
         let now = self.now;
-        let is_close_look =
-            self.nodes[node].peers.len() <= CLOSE_LOOK_PEERS_MAX || self.event_count.is_multiple_of(64);
+        let is_close_look = self.nodes[node].peers.len() <= CLOSE_LOOK_PEERS_MAX
+            || self.event_count.is_multiple_of(64);
         let n = &self.nodes[node];
         let torrent = n.torrent();
         if is_close_look {
@@ -43,9 +43,16 @@ impl World {
             "assembly credits of node {node}"
         );
         let used = stats.peers_connected + stats.peers_half_open;
-        assert_eq!(n.credits.connections + used, CONNECTIONS_MAX, "connection credits of node {node}");
+        assert_eq!(
+            n.credits.connections + used,
+            CONNECTIONS_MAX,
+            "connection credits of node {node}"
+        );
         assert_eq!(stats.peers_half_open, n.half_open, "dials of node {node}");
-        assert_eq!(stats.uploaded_bytes, n.tally.sent_bytes, "uploaded by node {node}");
+        assert_eq!(
+            stats.uploaded_bytes, n.tally.sent_bytes,
+            "uploaded by node {node}"
+        );
         let counted = stats.downloaded_bytes + stats.wasted_bytes;
         assert!(
             (n.tally.whole_bytes..=n.tally.payload_bytes).contains(&counted),
@@ -54,7 +61,10 @@ impl World {
         );
         let memory = n.disk.memory_bytes();
         // The last block of a torrent is shorter than memory_bytes takes it for.
-        assert!(memory <= stats.assembly_bytes + 16_384, "node {node} holds {memory} bytes without credit");
+        assert!(
+            memory <= stats.assembly_bytes + 16_384,
+            "node {node} holds {memory} bytes without credit"
+        );
         self.check_wakeups(node);
     }
 
@@ -66,7 +76,8 @@ impl World {
         }
         for (peer, (conn, side)) in &n.peers {
             let end = &self.conns[*conn].ends[*side];
-            let is_busy = end.is_pump_due || end.run.is_some() || end.out_bytes > 0 || end.is_in_line;
+            let is_busy =
+                end.is_pump_due || end.run.is_some() || end.out_bytes > 0 || end.is_in_line;
             let is_asleep = end.is_open && !end.is_pumping && !is_busy;
             let is_stuck = is_asleep && n.torrent().has_output(*peer);
             assert!(!is_stuck, "lost wake-up of {peer:?} at node {node}");
@@ -80,7 +91,10 @@ impl World {
         };
         let node = self.conns[conn].ends[side].node;
         let n = &mut self.nodes[node];
-        assert!(!n.disk.has_block(block), "node {node} takes {block:?} twice");
+        assert!(
+            !n.disk.has_block(block),
+            "node {node} takes {block:?} twice"
+        );
         let before = n.owned.insert(block, (conn, side));
         assert_eq!(before, None, "two owners of {block:?} at node {node}");
     }
@@ -88,7 +102,10 @@ impl World {
     /// Nobody may be writing into the piece.
     pub fn check_nothing_owned(&self, node: usize, piece: PieceIndex) {
         let owned = self.nodes[node].owned.keys().find(|b| b.piece() == piece);
-        assert_eq!(owned, None, "node {node} ends a piece that is being received");
+        assert_eq!(
+            owned, None,
+            "node {node} ends a piece that is being received"
+        );
     }
 
     /// Bytes that the core wants sent.
@@ -113,23 +130,44 @@ impl World {
         let have = self.nodes[node].torrent().have();
         match *message {
             Message::Request(block) => {
-                assert!(!have.has(PieceIndex::new(block.piece)), "node {node} requests what it has");
-                assert!(end.asked.insert(block), "node {node} requests {block:?} twice");
-                assert!(end.asked.len() <= OUTSTANDING_MAX, "node {node} requests too much");
+                assert!(
+                    !have.has(PieceIndex::new(block.piece)),
+                    "node {node} requests what it has"
+                );
+                assert!(
+                    end.asked.insert(block),
+                    "node {node} requests {block:?} twice"
+                );
+                assert!(
+                    end.asked.len() <= OUTSTANDING_MAX,
+                    "node {node} requests too much"
+                );
             }
             Message::Cancel(block) => {
-                assert!(end.asked.contains(&block), "node {node} cancels what it never requested");
+                assert!(
+                    end.asked.contains(&block),
+                    "node {node} cancels what it never requested"
+                );
             }
             Message::RejectRequest(block) => {
                 assert!(is_fast, "node {node} rejects without the fast extension");
-                assert!(take(&mut end.owed, &block), "node {node} rejects {block:?} without a request");
+                assert!(
+                    take(&mut end.owed, &block),
+                    "node {node} rejects {block:?} without a request"
+                );
             }
             Message::Choke if !is_fast => end.owed.clear(),
             Message::Have { piece } => {
-                assert!(have.has(PieceIndex::new(piece)), "node {node} offers what it has not");
+                assert!(
+                    have.has(PieceIndex::new(piece)),
+                    "node {node} offers what it has not"
+                );
             }
             Message::HaveAll | Message::HaveNone | Message::AllowedFast { .. } => {
-                assert!(is_fast, "node {node} sends {message:?} without the fast extension");
+                assert!(
+                    is_fast,
+                    "node {node} sends {message:?} without the fast extension"
+                );
             }
             _ => {}
         }
@@ -173,9 +211,18 @@ impl World {
     /// The executor of `Effect::Have`.
     pub fn on_have(&mut self, node: usize, piece: PieceIndex) {
         let n = &mut self.nodes[node];
-        assert!(n.disk.is_written_well(piece), "node {node} has {piece:?} unwritten or bad");
-        assert!(n.disk.checkpoint.set(piece), "node {node} has {piece:?} twice");
-        assert!(n.torrent().have().has(piece), "node {node} has {piece:?} not");
+        assert!(
+            n.disk.is_written_well(piece),
+            "node {node} has {piece:?} unwritten or bad"
+        );
+        assert!(
+            n.disk.checkpoint.set(piece),
+            "node {node} has {piece:?} twice"
+        );
+        assert!(
+            n.torrent().have().has(piece),
+            "node {node} has {piece:?} not"
+        );
     }
 
     /// The executor of `Effect::Complete`.
@@ -207,10 +254,20 @@ impl World {
             let Some(torrent) = &n.torrent else {
                 continue;
             };
-            assert_eq!(n.peers.len(), 0, "connections of node {node} outlive the stop");
+            assert_eq!(
+                n.peers.len(),
+                0,
+                "connections of node {node} outlive the stop"
+            );
             let full = full_credits(&n.spec);
-            assert_eq!(n.credits.assembly_bytes, full.assembly_bytes, "assembly credits of node {node}");
-            assert_eq!(n.credits.connections, full.connections, "connections of node {node}");
+            assert_eq!(
+                n.credits.assembly_bytes, full.assembly_bytes,
+                "assembly credits of node {node}"
+            );
+            assert_eq!(
+                n.credits.connections, full.connections,
+                "connections of node {node}"
+            );
             torrent.check();
         }
     }
@@ -224,7 +281,13 @@ impl World {
                 text.push_str("down\n");
                 continue;
             };
-            let _ = writeln!(text, "{:?} starved {} {:?}", n.credits, torrent.is_starved(), torrent.stats(self.now));
+            let _ = writeln!(
+                text,
+                "{:?} starved {} {:?}",
+                n.credits,
+                torrent.is_starved(),
+                torrent.stats(self.now)
+            );
             if self.nodes.len() <= 8 && !torrent.is_complete() {
                 for peer in torrent.peers(self.now) {
                     let _ = writeln!(text, "    {peer:?}");

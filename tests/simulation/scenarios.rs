@@ -13,7 +13,11 @@ const MIB: u64 = 1024 * KIB;
 
 /// Runs a scenario with some seeds; a failure names the seed that repeats it.
 fn run(quick_count: u64, build: fn(&mut Rng) -> Spec, judge: fn(&World)) {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     let seeds = match (number("GYRE_SIM_SEED"), number("GYRE_SIM_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
         (None, Some(count)) => 0..count,
@@ -65,7 +69,10 @@ impl World {
 
     fn poisoner_count(&self) -> usize {
         let is_poisoner = |role| matches!(role, Role::Poisoner { .. });
-        self.nodes.iter().filter(|n| is_poisoner(n.spec.role)).count()
+        self.nodes
+            .iter()
+            .filter(|n| is_poisoner(n.spec.role))
+            .count()
     }
 }
 
@@ -99,12 +106,20 @@ fn nothing_more(_: &World) {}
 #[test]
 fn one_seed_feeds_one_leecher() {
     fn build(rng: &mut Rng) -> Spec {
-        let piece_length = 16 * KIB << rng.below(5);
-        let spec = Spec::new("one_seed_feeds_one_leecher", odd(rng, 2 * MIB), piece_length);
+        let piece_length = (16 * KIB) << rng.below(5);
+        let spec = Spec::new(
+            "one_seed_feeds_one_leecher",
+            odd(rng, 2 * MIB),
+            piece_length,
+        );
         spec.with(1, seed()).with(1, leech())
     }
     run(20, build, |world| {
-        assert_eq!(world.waste_percent(), 0, "nothing is fetched twice from one seed");
+        assert_eq!(
+            world.waste_percent(),
+            0,
+            "nothing is fetched twice from one seed"
+        );
     });
 }
 
@@ -121,8 +136,12 @@ fn tiny_torrents_work() {
 #[test]
 fn a_swarm_of_mixed_lines_finishes() {
     fn build(rng: &mut Rng) -> Spec {
-        let piece_length = 32 * KIB << rng.below(4);
-        let mut spec = Spec::new("a_swarm_of_mixed_lines_finishes", odd(rng, 2 * MIB), piece_length);
+        let piece_length = (32 * KIB) << rng.below(4);
+        let mut spec = Spec::new(
+            "a_swarm_of_mixed_lines_finishes",
+            odd(rng, 2 * MIB),
+            piece_length,
+        );
         spec.plain_percent = rng.below(3) * 50;
         for _ in 0..2 + rng.below(6) {
             spec = spec.with(1, any_line(rng, leech()));
@@ -159,10 +178,17 @@ fn churn_and_cut_connections_lose_nothing() {
 }
 
 fn judge_poison(world: &World) {
-    assert!(world.waste_percent() <= 25, "{} % wasted", world.waste_percent());
+    assert!(
+        world.waste_percent() <= 25,
+        "{} % wasted",
+        world.waste_percent()
+    );
     for (node, n) in world.nodes.iter().enumerate() {
         for (poisoner, count) in &n.bad_pieces_of {
-            assert!(*count <= 4, "{count} bad pieces of {poisoner} at node {node}");
+            assert!(
+                *count <= 4,
+                "{count} bad pieces of {poisoner} at node {node}"
+            );
         }
     }
 }
@@ -170,7 +196,7 @@ fn judge_poison(world: &World) {
 #[test]
 fn one_poisoner_is_found_and_banned() {
     fn build(rng: &mut Rng) -> Spec {
-        let piece_length = 32 * KIB << rng.below(4);
+        let piece_length = (32 * KIB) << rng.below(4);
         let total = 40 * piece_length + rng.below(20 * piece_length);
         let mut spec = Spec::new("one_poisoner_is_found_and_banned", total, piece_length);
         spec = spec.with(1, poisoner(20 + rng.below(81))).with(1, seed());
@@ -180,7 +206,11 @@ fn one_poisoner_is_found_and_banned() {
         judge_poison(world);
         for (node, n) in world.nodes.iter().enumerate() {
             let was_hit = n.bad_pieces_of.values().sum::<u32>() > 0;
-            assert_eq!(was_hit, !n.banned.is_empty(), "node {node} was fed bad pieces");
+            assert_eq!(
+                was_hit,
+                !n.banned.is_empty(),
+                "node {node} was fed bad pieces"
+            );
         }
     });
 }
@@ -188,7 +218,7 @@ fn one_poisoner_is_found_and_banned() {
 #[test]
 fn thirty_percent_poisoners_do_not_stop_the_swarm() {
     fn build(rng: &mut Rng) -> Spec {
-        let piece_length = 64 * KIB << rng.below(3);
+        let piece_length = (64 * KIB) << rng.below(3);
         let mut spec = Spec::new(
             "thirty_percent_poisoners_do_not_stop_the_swarm",
             80 * piece_length - rng.below(piece_length),
@@ -209,8 +239,12 @@ fn thirty_percent_poisoners_do_not_stop_the_swarm() {
 #[test]
 fn failed_writes_are_fetched_again() {
     fn build(rng: &mut Rng) -> Spec {
-        let piece_length = 32 * KIB << rng.below(6);
-        let mut spec = Spec::new("failed_writes_are_fetched_again", odd(rng, 4 * MIB), piece_length);
+        let piece_length = (32 * KIB) << rng.below(6);
+        let mut spec = Spec::new(
+            "failed_writes_are_fetched_again",
+            odd(rng, 4 * MIB),
+            piece_length,
+        );
         spec.faults = Faults {
             until_secs: 90,
             write_percent: 5 + rng.below(40),
@@ -226,7 +260,7 @@ fn failed_writes_are_fetched_again() {
 #[test]
 fn failed_reads_blame_nobody() {
     fn build(rng: &mut Rng) -> Spec {
-        let piece_length = 64 * KIB << rng.below(5);
+        let piece_length = (64 * KIB) << rng.below(5);
         let mut spec = Spec::new("failed_reads_blame_nobody", odd(rng, 4 * MIB), piece_length);
         spec.faults = Faults {
             until_secs: 60,
@@ -261,7 +295,10 @@ fn a_slow_seeder_sends_little_more_than_one_copy() {
     run(10, build, |world| {
         let sent = world.nodes[0].sent_bytes_ever;
         let total = world.spec.geometry.total_bytes();
-        assert!(sent * 2 <= total * 3, "the seeder sent {sent} bytes of {total}");
+        assert!(
+            sent * 2 <= total * 3,
+            "the seeder sent {sent} bytes of {total}"
+        );
     });
 }
 
@@ -281,13 +318,19 @@ fn fifty_peers_finish() {
 #[test]
 fn silent_peers_are_worked_around() {
     fn build(rng: &mut Rng) -> Spec {
-        let mut spec = Spec::new("silent_peers_are_worked_around", odd(rng, 2 * MIB), 64 * KIB);
+        let mut spec = Spec::new(
+            "silent_peers_are_worked_around",
+            odd(rng, 2 * MIB),
+            64 * KIB,
+        );
         spec.deadline_secs = 600;
         let silent = NodeSpec::new(Role::Silent);
         let staller = NodeSpec::new(Role::Staller);
         let mut late = seed();
         late.joins_ms = rng.below(2) * 5_000;
-        spec = spec.with(1 + rng.below(3) as usize, silent).with(rng.below(3) as usize, staller);
+        spec = spec
+            .with(1 + rng.below(3) as usize, silent)
+            .with(rng.below(3) as usize, staller);
         spec.with(1, late).with(1 + rng.below(3) as usize, leech())
     }
     run(16, build, nothing_more);
@@ -377,8 +420,12 @@ fn lost_pieces_are_fetched_again() {
 #[test]
 fn everything_at_once_still_finishes() {
     fn build(rng: &mut Rng) -> Spec {
-        let piece_length = 32 * KIB << rng.below(6);
-        let mut spec = Spec::new("everything_at_once_still_finishes", odd(rng, 3 * MIB), piece_length);
+        let piece_length = (32 * KIB) << rng.below(6);
+        let mut spec = Spec::new(
+            "everything_at_once_still_finishes",
+            odd(rng, 3 * MIB),
+            piece_length,
+        );
         spec.plain_percent = rng.below(101);
         spec.latency_ms = (1, 1 + rng.below(400));
         spec.faults = Faults {

@@ -5,14 +5,14 @@ use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use gyre::base::{Now, PieceIndex, Rng};
-use gyre::swarm::{Connected, Cx, Effect, Source, Torrent, TorrentConfig};
+use gyre::base::{Now, Rng};
+use gyre::swarm::{Cx, Effect, Source, Torrent, TorrentConfig};
 
 use crate::disk::Disk;
 use crate::driver::DiskJob;
-use crate::net::{Conn, End, Unit};
+use crate::net::{Conn, Unit};
 use crate::node::{self, Node};
-use crate::spec::{Role, Spec};
+use crate::spec::Spec;
 
 /// A run that takes more events than this goes in circles.
 const EVENTS_MAX: u64 = 40_000_000;
@@ -29,20 +29,58 @@ pub type Life = (usize, u32);
 /// Something that will happen.
 #[derive(Debug)]
 pub enum Event {
-    Join { node: usize },
-    Announce { life: Life, is_regular: bool },
-    Timer { life: Life, number: u64 },
-    Accept { conn: usize },
-    Established { conn: usize },
-    DialFailed { life: Life, addr: SocketAddr },
-    Pump { conn: usize, side: usize },
+    Join {
+        node: usize,
+    },
+    Announce {
+        life: Life,
+        is_regular: bool,
+    },
+    Timer {
+        life: Life,
+        number: u64,
+    },
+    Accept {
+        conn: usize,
+    },
+    Established {
+        conn: usize,
+    },
+    DialFailed {
+        life: Life,
+        addr: SocketAddr,
+    },
+    Pump {
+        conn: usize,
+        side: usize,
+    },
     LineFree(Life),
-    Sent { conn: usize, side: usize },
-    Arrive { conn: usize, side: usize, unit: Unit },
-    Eof { conn: usize, side: usize },
-    Closed { conn: usize, side: usize },
-    ReadDone { conn: usize, side: usize, is_good: bool },
-    DiskDone { life: Life, job: DiskJob },
+    Sent {
+        conn: usize,
+        side: usize,
+    },
+    Arrive {
+        conn: usize,
+        side: usize,
+        unit: Unit,
+    },
+    Eof {
+        conn: usize,
+        side: usize,
+    },
+    Closed {
+        conn: usize,
+        side: usize,
+    },
+    ReadDone {
+        conn: usize,
+        side: usize,
+        is_good: bool,
+    },
+    DiskDone {
+        life: Life,
+        job: DiskJob,
+    },
     Credits(Life),
     Cut,
     Crash,
@@ -82,7 +120,7 @@ pub struct World {
     queue: BinaryHeap<Reverse<Queued>>,
     queued_count: u64,
     pub event_count: u64,
-    is_traced: bool,
+    pub is_traced: bool,
     is_stopping: bool,
 }
 
@@ -143,7 +181,11 @@ impl World {
     pub fn run(&mut self) {
         let deadline = Now::from_secs(self.spec.deadline_secs);
         while !self.is_done() {
-            assert!(self.now < deadline, "not done in time:\n{}", self.describe());
+            assert!(
+                self.now < deadline,
+                "not done in time:\n{}",
+                self.describe()
+            );
             assert!(self.step(), "nothing more happens:\n{}", self.describe());
         }
         self.settle_down();
@@ -155,7 +197,11 @@ impl World {
         let is_node_done = |node: &Node| {
             node.torrent.as_ref().is_some_and(Torrent::is_complete) && node.completed_at.is_some()
         };
-        !self.is_faulty() && self.nodes.iter().all(|node| !honest(node) || is_node_done(node))
+        !self.is_faulty()
+            && self
+                .nodes
+                .iter()
+                .all(|node| !honest(node) || is_node_done(node))
     }
 
     /// Lets what is under way end; then every request must have been answered.
@@ -197,7 +243,11 @@ impl World {
         }
         self.now = at;
         self.event_count += 1;
-        assert!(self.event_count < EVENTS_MAX, "too much happens:\n{}", self.describe());
+        assert!(
+            self.event_count < EVENTS_MAX,
+            "too much happens:\n{}",
+            self.describe()
+        );
         if self.is_traced {
             eprintln!("{at} {event:?}");
         }
@@ -247,11 +297,7 @@ impl World {
     }
 
     /// Calls the core, then does what it asked for.
-    pub fn call<R>(
-        &mut self,
-        node: usize,
-        f: impl FnOnce(&mut Torrent, &mut Cx<'_>) -> R,
-    ) -> R {
+    pub fn call<R>(&mut self, node: usize, f: impl FnOnce(&mut Torrent, &mut Cx<'_>) -> R) -> R {
         let before = self.nodes[node].credits.assembly_bytes;
         let result = self.call_raw(node, f);
         self.settle(node);
@@ -367,198 +413,6 @@ impl World {
         }
     }
 
-    /// Starts a dial for the core.
-    pub fn dial(&mut self, from: usize, addr: SocketAddr) {
-        let to = node::node_at(addr.ip());
-        let n = &mut self.nodes[from];
-        n.half_open += 1;
-        n.own_dials += u32::from(to == from);
-        assert!(n.half_open <= node::HALF_OPEN_MAX, "too many dials at once");
-        assert!(n.own_dials <= 3 * n.life, "node {from} keeps dialing itself");
-        let bitfield_bytes = self.spec.geometry.piece_count().div_ceil(8);
-        let (min, max) = self.spec.latency_ms;
-        let latency = self.some_ms(min, max);
-        let conn = self.conns.len();
-        self.conns.push(Conn {
-            ends: [from, to].map(|node| End::new(node, bitfield_bytes)),
-            latency_us: u64::try_from(latency.as_micros()).expect("short"),
-            is_fast: !self.rng.chance(self.spec.plain_percent),
-            is_cut: false,
-        });
-        if self.nodes[to].torrent.is_some() && !(self.is_faulty() && self.rng.chance(5)) {
-            self.after(latency, Event::Accept { conn });
-        } else {
-            let wait = self.some_ms(50, 5_000);
-            let life = self.life(from);
-            self.conns[conn].ends[0].is_open = false;
-            self.after(wait, Event::DialFailed { life, addr });
-        }
-    }
-
-    fn connected(&self, conn: usize, side: usize) -> Connected {
-        let other = self.conns[conn].ends[1 - side].node;
-        let mut reserved = [0; 8];
-        reserved[5] = 0x10;
-        reserved[7] = if self.conns[conn].is_fast { 0x04 } else { 0 };
-        let mut addr = node::address(other);
-        if side == 1 {
-            addr.set_port(40_000 + u16::try_from(conn % 20_000).expect("in range"));
-        }
-        Connected {
-            addr,
-            is_inbound: side == 1,
-            peer_id: node::peer_id(other, self.nodes[other].life),
-            reserved,
-        }
-    }
-
-    fn on_accept(&mut self, conn: usize) {
-        let [from, to] = [0, 1].map(|side| self.conns[conn].ends[side].node);
-        if !self.conns[conn].ends[0].is_open {
-            return;
-        }
-        let latency = Duration::from_micros(self.conns[conn].latency_us);
-        let is_up = self.nodes[to].torrent.is_some() && self.nodes[from].torrent.is_some();
-        if is_up && self.take_in(conn, 1) {
-            self.after(latency, Event::Established { conn });
-            self.settle(to);
-            return;
-        }
-        self.conns[conn].ends[1].is_open = false;
-        // The refusal comes before our handshake is answered, or just after.
-        if is_up && self.rng.chance(50) {
-            self.after(latency, Event::Established { conn });
-            self.after(latency * 2, Event::Eof { conn, side: 0 });
-        } else {
-            let life = self.life(from);
-            let addr = node::address(to);
-            self.conns[conn].ends[0].is_open = false;
-            self.after(latency, Event::DialFailed { life, addr });
-        }
-    }
-
-    fn on_established(&mut self, conn: usize) {
-        let from = self.conns[conn].ends[0].node;
-        if self.nodes[from].torrent.is_none() || !self.conns[conn].ends[0].is_open {
-            return;
-        }
-        self.nodes[from].half_open -= 1;
-        if !self.take_in(conn, 0) {
-            self.conns[conn].ends[0].is_open = false;
-            let latency = Duration::from_micros(self.conns[conn].latency_us);
-            self.after(latency, Event::Eof { conn, side: 1 });
-        }
-        self.settle(from);
-    }
-
-    /// Tells the core of a connection; false when it refuses. Its effects are left for `settle`.
-    fn take_in(&mut self, conn: usize, side: usize) -> bool {
-        let connected = self.connected(conn, side);
-        let node = self.conns[conn].ends[side].node;
-        match self.call_raw(node, |torrent, cx| torrent.on_connected(connected, cx)) {
-            Ok(peer) => {
-                self.conns[conn].ends[side].peer = Some(peer);
-                let before = self.nodes[node].peers.insert(peer, (conn, side));
-                assert_eq!(before, None, "one key for two peers");
-                true
-            }
-            Err(refusal) => {
-                if self.is_traced {
-                    eprintln!("{}     node {node}: {refusal}", self.now);
-                }
-                self.settle(node);
-                false
-            }
-        }
-    }
-
-    fn on_dial_failed(&mut self, life: Life, addr: SocketAddr) {
-        if self.is_alive(life) {
-            self.nodes[life.0].half_open -= 1;
-            self.call(life.0, |torrent, cx| torrent.on_dial_failed(addr, cx));
-        }
-    }
-
-    fn next_fault(&mut self, every_ms: u64, event: Event) {
-        if every_ms > 0 && self.is_faulty() {
-            let delay = self.some_ms(1, every_ms * 2);
-            self.after(delay, event);
-        }
-    }
-
-    fn cut_one(&mut self) {
-        let standing: Vec<usize> = (0..self.conns.len())
-            .filter(|conn| self.conns[*conn].ends.iter().all(|end| end.peer.is_some()))
-            .collect();
-        if let Some(&conn) = self.rng.pick(&standing) {
-            self.cut(conn);
-        }
-        self.next_fault(self.spec.faults.cut_every_ms, Event::Cut);
-    }
-
-    /// From now on nothing arrives; both ends notice in their own time.
-    fn cut(&mut self, conn: usize) {
-        self.conns[conn].is_cut = true;
-        for side in 0..2 {
-            let notices = self.some_ms(0, 3_000);
-            self.after(notices, Event::Eof { conn, side });
-        }
-    }
-
-    fn crash_one(&mut self) {
-        let up: Vec<usize> = (0..self.nodes.len())
-            .filter(|n| self.nodes[*n].torrent.is_some() && !self.nodes[*n].spec.is_steady)
-            .collect();
-        if let Some(&node) = self.rng.pick(&up) {
-            let mut conns: Vec<usize> = self.nodes[node].peers.values().map(|at| at.0).collect();
-            conns.extend((0..self.conns.len()).filter(|c| {
-                let ends = &self.conns[*c].ends;
-                ends.iter().any(|end| end.node == node && end.is_open && end.peer.is_none())
-            }));
-            for conn in conns {
-                self.cut(conn);
-                for end in &mut self.conns[conn].ends {
-                    if end.node == node {
-                        end.is_open = false;
-                        end.peer = None;
-                    }
-                }
-                // A dial of this node is forgotten with it; a dial towards it fails.
-                self.fail_dial_towards(conn, node);
-            }
-            self.nodes[node].torrent = None;
-            self.nodes[node].disk.crash();
-            let back = self.some_ms(100, 30_000);
-            self.after(back, Event::Join { node });
-        }
-        self.next_fault(self.spec.faults.crash_every_ms, Event::Crash);
-    }
-
-    fn fail_dial_towards(&mut self, conn: usize, down: usize) {
-        let from = &mut self.conns[conn].ends[0];
-        if from.node != down && from.is_open && from.peer.is_none() {
-            from.is_open = false;
-            let from = from.node;
-            let life = self.life(from);
-            let addr = node::address(down);
-            self.after(Duration::from_secs(1), Event::DialFailed { life, addr });
-        }
-    }
-
-    fn lose_one(&mut self) {
-        let losers: Vec<(usize, PieceIndex)> = (0..self.nodes.len())
-            .filter(|n| self.nodes[*n].torrent.is_some())
-            .filter(|n| self.nodes[*n].spec.role == Role::Leech)
-            .filter_map(|n| Some((n, self.nodes[n].disk.checkpoint.iter().next()?)))
-            .collect();
-        if let Some(&(node, piece)) = self.rng.pick(&losers) {
-            self.nodes[node].disk.lose(piece);
-            self.nodes[node].completed_at = None;
-            self.call(node, |torrent, cx| torrent.on_pieces_lost(&[piece], cx));
-        }
-        self.next_fault(self.spec.faults.lose_every_ms, Event::Lose);
-    }
-
     /// The executor of [`Effect::WantPeers`].
     pub fn want_peers(&mut self, node: usize) {
         if !self.nodes[node].announce_due {
@@ -568,11 +422,6 @@ impl World {
             let is_regular = false;
             self.after(wait, Event::Announce { life, is_regular });
         }
-    }
-
-    /// Whether a later effect may still come of this node.
-    pub fn is_traced(&self) -> bool {
-        self.is_traced
     }
 
     /// Executes one effect.
