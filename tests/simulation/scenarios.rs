@@ -1,0 +1,460 @@
+//! The swarms that are tried, and the figures each must keep.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use gyre::base::{Bitfield, Now, PieceIndex, Rng};
+use gyre::swarm::{SeedChoker, UploadSlots};
+
+use crate::spec::{Faults, NodeSpec, Role, Spec};
+use crate::world::World;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// Runs a scenario with some seeds; a failure names the seed that repeats it.
+fn run(quick_count: u64, build: fn(&mut Rng) -> Spec, judge: fn(&World)) {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    let seeds = match (number("GYRE_SIM_SEED"), number("GYRE_SIM_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(count)) => 0..count,
+        (None, None) => 0..quick_count,
+    };
+    let (mut name, mut slowest, mut event_count) = ("", 0, 0);
+    for seed in seeds {
+        let mut rng = Rng::new(seed);
+        let spec = build(&mut rng);
+        name = spec.name;
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut world = World::new(spec, rng.next_u64());
+            world.run();
+            judge(&world);
+            world
+        }));
+        match result {
+            Ok(world) => {
+                slowest = slowest.max(world.finished_at().as_micros() / 1_000_000);
+                event_count += world.event_count;
+            }
+            Err(panic) => {
+                eprintln!("repeat with: GYRE_SIM_SEED={seed} cargo test --test simulation {name}");
+                resume_unwind(panic);
+            }
+        }
+    }
+    eprintln!("{name}: slowest swarm done at {slowest} s, {event_count} events");
+}
+
+impl World {
+    /// When the last honest node was done.
+    pub fn finished_at(&self) -> Now {
+        let times = self.nodes.iter().filter_map(|n| n.completed_at);
+        times.max().unwrap_or(Now::ZERO)
+    }
+
+    /// Wasted bytes of all honest leechers for each hundred bytes they wanted.
+    fn waste_percent(&self) -> u64 {
+        let mut wasted = 0;
+        let mut wanted = 0;
+        for n in self.nodes.iter().filter(|n| n.spec.role == Role::Leech) {
+            let stats = n.torrent().stats(self.now);
+            wasted += stats.wasted_bytes;
+            wanted += self.spec.geometry.total_bytes();
+        }
+        wasted * 100 / wanted
+    }
+
+    fn poisoner_count(&self) -> usize {
+        let is_poisoner = |role| matches!(role, Role::Poisoner { .. });
+        self.nodes
+            .iter()
+            .filter(|n| is_poisoner(n.spec.role))
+            .count()
+    }
+}
+
+/// A size that is rarely a whole number of pieces or blocks.
+fn odd(rng: &mut Rng, about: u64) -> u64 {
+    about / 2 + rng.below(about) + 1
+}
+
+fn leech() -> NodeSpec {
+    NodeSpec::new(Role::Leech)
+}
+
+fn seed() -> NodeSpec {
+    NodeSpec::new(Role::Seed)
+}
+
+fn poisoner(percent: u64) -> NodeSpec {
+    NodeSpec::new(Role::Poisoner { percent })
+}
+
+/// A line by lot, from 50 kB/s to 5 MB/s.
+fn any_line(rng: &mut Rng, mut node: NodeSpec) -> NodeSpec {
+    node.up_bytes_per_s = 50_000 + rng.below(1_000_000) * rng.below(6);
+    node.down_bytes_per_s = 200_000 + rng.below(5_000_000);
+    node.joins_ms = rng.below(10_000);
+    node
+}
+
+fn nothing_more(_: &World) {}
+
+#[test]
+fn one_seed_feeds_one_leecher() {
+    fn build(rng: &mut Rng) -> Spec {
+        let piece_length = (16 * KIB) << rng.below(5);
+        let spec = Spec::new(
+            "one_seed_feeds_one_leecher",
+            odd(rng, 2 * MIB),
+            piece_length,
+        );
+        spec.with(1, seed()).with(1, leech())
+    }
+    run(20, build, |world| {
+        assert_eq!(
+            world.waste_percent(),
+            0,
+            "nothing is fetched twice from one seed"
+        );
+    });
+}
+
+#[test]
+fn tiny_torrents_work() {
+    fn build(rng: &mut Rng) -> Spec {
+        let (bytes, piece_length) = (1 + rng.below(50_000), 1 + rng.below(40_000));
+        let spec = Spec::new("tiny_torrents_work", bytes, piece_length);
+        spec.with(1, seed()).with(3, leech())
+    }
+    run(20, build, nothing_more);
+}
+
+#[test]
+fn a_swarm_of_mixed_lines_finishes() {
+    fn build(rng: &mut Rng) -> Spec {
+        let piece_length = (32 * KIB) << rng.below(4);
+        let mut spec = Spec::new(
+            "a_swarm_of_mixed_lines_finishes",
+            odd(rng, 2 * MIB),
+            piece_length,
+        );
+        spec.plain_percent = rng.below(3) * 50;
+        for _ in 0..2 + rng.below(6) {
+            spec = spec.with(1, any_line(rng, leech()));
+        }
+        spec.with(1, seed())
+    }
+    run(20, build, nothing_more);
+}
+
+#[test]
+fn churn_and_cut_connections_lose_nothing() {
+    fn build(rng: &mut Rng) -> Spec {
+        let mut spec = Spec::new(
+            "churn_and_cut_connections_lose_nothing",
+            odd(rng, 3 * MIB),
+            64 * KIB,
+        );
+        spec.faults = Faults {
+            until_secs: 60,
+            cut_every_ms: 500,
+            crash_every_ms: 5_000,
+            ..Faults::default()
+        };
+        spec.plain_percent = 30;
+        let mut slow = seed();
+        slow.up_bytes_per_s = 100_000 + rng.below(500_000);
+        spec = spec.with(1, slow);
+        for _ in 0..3 + rng.below(3) {
+            spec = spec.with(1, any_line(rng, leech()));
+        }
+        spec
+    }
+    run(16, build, nothing_more);
+}
+
+fn judge_poison(world: &World) {
+    assert!(
+        world.waste_percent() <= 25,
+        "{} % wasted",
+        world.waste_percent()
+    );
+    for (node, n) in world.nodes.iter().enumerate() {
+        for (poisoner, count) in &n.bad_pieces_of {
+            assert!(
+                *count <= 4,
+                "{count} bad pieces of {poisoner} at node {node}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_poisoner_is_found_and_banned() {
+    fn build(rng: &mut Rng) -> Spec {
+        let piece_length = (32 * KIB) << rng.below(4);
+        let total = 40 * piece_length + rng.below(20 * piece_length);
+        let mut spec = Spec::new("one_poisoner_is_found_and_banned", total, piece_length);
+        spec = spec.with(1, poisoner(20 + rng.below(81))).with(1, seed());
+        spec.with(2 + rng.below(3) as usize, leech())
+    }
+    run(16, build, |world| {
+        judge_poison(world);
+        for (node, n) in world.nodes.iter().enumerate() {
+            let was_hit = n.bad_pieces_of.values().sum::<u32>() > 0;
+            assert_eq!(
+                was_hit,
+                !n.banned.is_empty(),
+                "node {node} was fed bad pieces"
+            );
+        }
+    });
+}
+
+#[test]
+fn thirty_percent_poisoners_do_not_stop_the_swarm() {
+    fn build(rng: &mut Rng) -> Spec {
+        let piece_length = (64 * KIB) << rng.below(3);
+        let mut spec = Spec::new(
+            "thirty_percent_poisoners_do_not_stop_the_swarm",
+            80 * piece_length - rng.below(piece_length),
+            piece_length,
+        );
+        spec = spec.with(1, seed()).with(6, leech());
+        for _ in 0..3 {
+            spec = spec.with(1, poisoner(10 + rng.below(91)));
+        }
+        spec
+    }
+    run(10, build, |world| {
+        assert_eq!(world.poisoner_count(), 3);
+        judge_poison(world);
+    });
+}
+
+#[test]
+fn failed_writes_are_fetched_again() {
+    fn build(rng: &mut Rng) -> Spec {
+        let piece_length = (32 * KIB) << rng.below(6);
+        let mut spec = Spec::new(
+            "failed_writes_are_fetched_again",
+            odd(rng, 4 * MIB),
+            piece_length,
+        );
+        spec.faults = Faults {
+            until_secs: 90,
+            write_percent: 5 + rng.below(40),
+            ..Faults::default()
+        };
+        let mut small = leech();
+        small.budget_bytes = 2 * MIB;
+        spec.with(1, seed()).with(2, leech()).with(1, small)
+    }
+    run(12, build, nothing_more);
+}
+
+#[test]
+fn failed_reads_blame_nobody() {
+    fn build(rng: &mut Rng) -> Spec {
+        let piece_length = (64 * KIB) << rng.below(5);
+        let mut spec = Spec::new("failed_reads_blame_nobody", odd(rng, 4 * MIB), piece_length);
+        spec.faults = Faults {
+            until_secs: 60,
+            read_percent: 5 + rng.below(40),
+            ..Faults::default()
+        };
+        let mut small = leech();
+        small.budget_bytes = 2 * MIB;
+        let mut poor_disk = seed();
+        poor_disk.is_steady = false;
+        spec = spec.with(1, poor_disk).with(2, leech()).with(2, small);
+        spec.with(rng.below(2) as usize, poisoner(40))
+    }
+    run(12, build, nothing_more);
+}
+
+#[test]
+fn a_slow_seeder_sends_little_more_than_one_copy() {
+    fn build(rng: &mut Rng) -> Spec {
+        let mut spec = Spec::new(
+            "a_slow_seeder_sends_little_more_than_one_copy",
+            6 * MIB - rng.below(MIB),
+            128 * KIB,
+        );
+        let mut slow = seed();
+        slow.up_bytes_per_s = 100_000 + rng.below(200_000);
+        let mut quick = leech();
+        quick.up_bytes_per_s = 1_000_000;
+        spec.deadline_secs = 600;
+        spec.with(1, slow).with(6, quick)
+    }
+    run(10, build, |world| {
+        let sent = world.nodes[0].sent_bytes_ever;
+        let total = world.spec.geometry.total_bytes();
+        assert!(
+            sent * 2 <= total * 3,
+            "the seeder sent {sent} bytes of {total}"
+        );
+    });
+}
+
+#[test]
+fn fifty_peers_finish() {
+    fn build(rng: &mut Rng) -> Spec {
+        let mut spec = Spec::new("fifty_peers_finish", odd(rng, 2 * MIB), 64 * KIB);
+        spec = spec.with(1, seed());
+        for _ in 0..49 {
+            spec = spec.with(1, any_line(rng, leech()));
+        }
+        spec
+    }
+    run(2, build, nothing_more);
+}
+
+#[test]
+fn silent_peers_are_worked_around() {
+    fn build(rng: &mut Rng) -> Spec {
+        let mut spec = Spec::new(
+            "silent_peers_are_worked_around",
+            odd(rng, 2 * MIB),
+            64 * KIB,
+        );
+        spec.deadline_secs = 600;
+        let silent = NodeSpec::new(Role::Silent);
+        let staller = NodeSpec::new(Role::Staller);
+        let mut late = seed();
+        late.joins_ms = rng.below(2) * 5_000;
+        spec = spec
+            .with(1 + rng.below(3) as usize, silent)
+            .with(rng.below(3) as usize, staller);
+        spec.with(1, late).with(1 + rng.below(3) as usize, leech())
+    }
+    run(16, build, nothing_more);
+}
+
+#[test]
+fn sequential_leechers_finish() {
+    fn build(rng: &mut Rng) -> Spec {
+        let mut spec = Spec::new("sequential_leechers_finish", odd(rng, 2 * MIB), 64 * KIB);
+        let mut in_order = any_line(rng, leech());
+        in_order.is_sequential = true;
+        spec = spec.with(1, seed()).with(3, in_order);
+        spec.with(rng.below(3) as usize, leech())
+    }
+    run(12, build, nothing_more);
+}
+
+#[test]
+fn selected_pieces_are_fetched_and_no_others() {
+    fn build(rng: &mut Rng) -> Spec {
+        let mut spec = Spec::new(
+            "selected_pieces_are_fetched_and_no_others",
+            odd(rng, 3 * MIB),
+            64 * KIB,
+        );
+        spec = spec.with(1, seed());
+        for _ in 0..4 {
+            let mut wanted = Bitfield::new(spec.geometry.piece_count());
+            for piece in spec.geometry.pieces() {
+                if rng.chance(40) {
+                    wanted.set(piece);
+                }
+            }
+            wanted.set(PieceIndex::new(0));
+            let mut picky = any_line(rng, leech());
+            picky.wanted = Some(wanted);
+            spec = spec.with(1, picky);
+        }
+        spec
+    }
+    run(12, build, |world| {
+        for n in &world.nodes[1..] {
+            assert_eq!(Some(n.torrent().have()), n.spec.wanted.as_ref());
+        }
+    });
+}
+
+#[test]
+fn large_pieces_stream_through_a_small_budget() {
+    fn build(rng: &mut Rng) -> Spec {
+        let piece_length = MIB << rng.below(2);
+        let mut spec = Spec::new(
+            "large_pieces_stream_through_a_small_budget",
+            odd(rng, 8 * MIB),
+            piece_length,
+        );
+        if rng.chance(50) {
+            spec.faults = Faults {
+                until_secs: 40,
+                cut_every_ms: 2_000,
+                write_percent: 2,
+                ..Faults::default()
+            };
+        }
+        let mut small = leech();
+        small.budget_bytes = MIB + MIB * rng.below(3);
+        spec = spec.with(2, seed()).with(3, small);
+        spec.with(rng.below(2) as usize, poisoner(5))
+    }
+    run(12, build, nothing_more);
+}
+
+#[test]
+fn lost_pieces_are_fetched_again() {
+    fn build(rng: &mut Rng) -> Spec {
+        let mut spec = Spec::new("lost_pieces_are_fetched_again", odd(rng, 2 * MIB), 64 * KIB);
+        spec.faults = Faults {
+            until_secs: 60,
+            lose_every_ms: 2_000,
+            ..Faults::default()
+        };
+        spec.with(1, seed()).with(3, any_line(rng, leech()))
+    }
+    run(10, build, nothing_more);
+}
+
+#[test]
+fn everything_at_once_still_finishes() {
+    fn build(rng: &mut Rng) -> Spec {
+        let piece_length = (32 * KIB) << rng.below(6);
+        let mut spec = Spec::new(
+            "everything_at_once_still_finishes",
+            odd(rng, 3 * MIB),
+            piece_length,
+        );
+        spec.plain_percent = rng.below(101);
+        spec.latency_ms = (1, 1 + rng.below(400));
+        spec.faults = Faults {
+            until_secs: 120,
+            cut_every_ms: 1_000 + rng.below(10_000),
+            crash_every_ms: 10_000 + rng.below(60_000),
+            write_percent: rng.below(10),
+            read_percent: rng.below(10),
+            lose_every_ms: 5_000 + rng.below(60_000),
+        };
+        spec.deadline_secs = 3_600;
+        spec = spec.with(1, any_line(rng, seed()));
+        for _ in 0..2 + rng.below(4) {
+            let mut node = any_line(rng, leech());
+            node.budget_bytes = MIB + rng.below(8 * MIB);
+            node.is_sequential = rng.chance(30);
+            node.slots = match rng.chance(30) {
+                true => UploadSlots::Fixed(1 + rng.below(4) as u32),
+                false => UploadSlots::Auto,
+            };
+            if rng.chance(30) {
+                node.seed_choker = SeedChoker::FastestUpload;
+            }
+            spec = spec.with(1, node);
+        }
+        for role in [Role::Silent, Role::Staller, Role::Poisoner { percent: 50 }] {
+            spec = spec.with(rng.below(2) as usize, NodeSpec::new(role));
+        }
+        spec
+    }
+    run(20, build, nothing_more);
+}
