@@ -587,7 +587,8 @@ mod tests {
         assembly.insert_buffer(PIECE, 0, 8);
         let mut moved = Vec::new();
         let freed = assembly.give_back(taken.ticket, taken.buffer, |_, _, run| moved.push(run));
-        assert_eq!((freed, moved), (Some(7), vec![0..16_384]));
+        assert_eq!(freed, Some(7));
+        assert!(moved.len() == 1 && moved[0] == (0..16_384));
         assert_eq!(assembly.blocks_in_memory(PIECE, 0), 1);
         assembly.check();
     }

@@ -13,8 +13,6 @@ mod hash;
 mod prepare;
 mod read;
 mod sync;
-#[cfg(test)]
-mod tests;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -78,6 +76,11 @@ impl DiskHub {
             digest_key,
             next_id: Cell::new(0),
         })
+    }
+
+    /// Files open now.
+    pub fn open_files(&self) -> usize {
+        self.budget.open_count()
     }
 
     fn in_flight_of(&self, device: u64) -> Rc<Semaphore> {

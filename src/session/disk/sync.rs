@@ -9,7 +9,7 @@ use super::files::{PARTS, off_ring};
 use super::{DiskError, DiskOp, DiskTorrent, SyncError};
 use crate::base::PieceIndex;
 use crate::storage::resume::FileStamp;
-use crate::uring::files;
+use crate::uring::{files, ring};
 
 /// Files synced at once: enough for the device to merge its flushes.
 const SYNCS_MAX: usize = 16;
@@ -47,7 +47,7 @@ impl DiskTorrent {
         let files: Vec<usize> = files.iter().copied().collect();
         let mut result = Ok(());
         for some in files.chunks(SYNCS_MAX) {
-            let sync = |file: &usize| tokio_uring::spawn(Rc::clone(self).sync_file(*file));
+            let sync = |file: &usize| ring::spawn(Rc::clone(self).sync_file(*file));
             let tasks: Vec<_> = some.iter().map(sync).collect();
             for task in tasks {
                 let synced = task.await.unwrap_or_else(|_| {

@@ -7,6 +7,7 @@ use super::{DiskError, DiskOp, DiskTorrent};
 use crate::base::PieceIndex;
 use crate::storage::assembly::{HashTurn, Taken, Ticket, runs};
 use crate::uring::buffers::Segment;
+use crate::uring::ring;
 
 impl DiskTorrent {
     /// Writes what memory holds of the piece and forgets the piece (`Effect::Write`). Its verdict was good.
@@ -19,7 +20,7 @@ impl DiskTorrent {
         let taken = self.assembly.borrow_mut().take_piece(piece);
         let this = Rc::clone(self);
         async move {
-            let write = |taken| tokio_uring::spawn(Rc::clone(&this).write_segment(taken));
+            let write = |taken| ring::spawn(Rc::clone(&this).write_segment(taken));
             let tasks: Vec<_> = taken.into_iter().map(write).collect();
             let mut result = Ok(());
             for task in tasks {
