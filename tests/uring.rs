@@ -328,6 +328,11 @@ fn connections_come_from_the_bound_source_address() {
         };
         let (near, _far) = pair(V4, &options).await;
         assert_eq!(near.local_addr().unwrap().ip(), options.bind.unwrap());
+        let options = SocketOptions {
+            bind: Some("::1".parse().unwrap()),
+            ..SocketOptions::default()
+        };
+        pair(V6, &options).await;
     });
 }
 
@@ -437,6 +442,28 @@ fn files_round_trip_through_registered_and_plain_memory() {
                 &segment.as_slice()[1000..201_000]
             );
         }
+    });
+}
+
+#[test]
+fn whole_pages_go_past_the_page_cache() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let root = files::open_root(folder.path()).unwrap();
+    fs::write(folder.path().join("f"), vec![0; 65_536]).unwrap();
+    let direct = match files::open_beneath(&root, Path::new("f"), OpenMode::WriteDirect) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return,
+        result => result.unwrap(),
+    };
+    ring().block_on(async {
+        let (pool, _) = Pool::new(MIB).unwrap();
+        let file = File::from_fd(direct);
+        let (written, segment) = file
+            .write_at(filled(&pool, 65_536, 4), 4096..65_536, 4096)
+            .await;
+        written.unwrap();
+        file.fdatasync().await.unwrap();
+        let on_disk = fs::read(folder.path().join("f")).unwrap();
+        assert_eq!(on_disk[4096..], segment.as_slice()[4096..]);
     });
 }
 

@@ -119,6 +119,41 @@ impl Region {
     }
 }
 
+/// What bounds the registration.
+#[derive(Clone, Copy)]
+struct Bounds {
+    memlock: Limit,
+    region_bytes_max: usize,
+}
+
+impl Bounds {
+    fn here() -> Bounds {
+        Bounds {
+            memlock: limits::memlock(),
+            region_bytes_max: REGION_BYTES_MAX,
+        }
+    }
+
+    /// Whether the limit as such leaves room, so that waiting for late memory makes sense.
+    fn may_hold(&self, bytes: usize) -> bool {
+        match self.memlock {
+            Limit::Unlimited => true,
+            Limit::Bytes(n) => u64::try_from(bytes).is_ok_and(|bytes| bytes < n),
+        }
+    }
+
+    /// The size to try after `bytes` failed: 1 MiB under the limit (the ring shares it), else half.
+    fn smaller(&self, bytes: usize) -> usize {
+        let whole = |bytes: usize| bytes / SEGMENT_BYTES_MAX * SEGMENT_BYTES_MAX;
+        match self.memlock {
+            Limit::Bytes(n) if !self.may_hold(bytes) => {
+                whole(usize::try_from(n).unwrap_or(bytes)).saturating_sub(SEGMENT_BYTES_MAX)
+            }
+            _ => whole(bytes / 2),
+        }
+    }
+}
+
 struct Shared {
     regions: RefCell<Vec<Region>>,
     bytes_free: Cell<usize>,
@@ -143,7 +178,7 @@ impl Pool {
     ///
     /// When the address space itself is refused.
     pub fn new(bytes: usize) -> io::Result<(Pool, PoolReport)> {
-        Pool::with_registrar(bytes, register)
+        Pool::with_registrar(bytes, Bounds::here(), register)
     }
 
     /// Makes a pool that is not registered with any ring.
@@ -152,13 +187,16 @@ impl Pool {
     ///
     /// When the address space itself is refused.
     pub fn plain(bytes: usize) -> io::Result<Pool> {
-        let (pool, _) = Pool::with_registrar(bytes, |_| Err(io::ErrorKind::Unsupported.into()))?;
+        let (pool, _) = Pool::with_registrar(bytes, Bounds::here(), |_| {
+            Err(io::ErrorKind::Unsupported.into())
+        })?;
         Ok(pool)
     }
 
-    /// Halves the registered part on ENOMEM; `registrar` decides.
+    /// Shrinks the registered part on ENOMEM; `registrar` decides.
     fn with_registrar(
         bytes: usize,
+        bounds: Bounds,
         mut registrar: impl FnMut(&[Rc<Mapping>]) -> io::Result<()>,
     ) -> io::Result<(Pool, PoolReport)> {
         let bytes = bytes
@@ -168,7 +206,7 @@ impl Pool {
         let mut want = bytes;
         let mut cause = None;
         while want >= REGISTERED_BYTES_MIN {
-            let regions = regions_of(want, true)?;
+            let regions = regions_of(want, bounds.region_bytes_max, true)?;
             let memories: Vec<_> = regions.iter().map(|r| Rc::clone(&r.memory)).collect();
             let Err(error) = registrar(&memories) else {
                 return Pool::assemble(bytes, regions, cause);
@@ -178,10 +216,10 @@ impl Pool {
             if !is_no_memory {
                 break;
             }
-            if may_fit(want) && Instant::now() < deadline {
+            if bounds.may_hold(want) && Instant::now() < deadline {
                 std::thread::sleep(RETRY_PAUSE);
             } else {
-                want = want / 2 / SEGMENT_BYTES_MAX * SEGMENT_BYTES_MAX;
+                want = bounds.smaller(want);
             }
         }
         Pool::assemble(bytes, Vec::new(), cause)
@@ -194,7 +232,11 @@ impl Pool {
     ) -> io::Result<(Pool, PoolReport)> {
         let registered_bytes = regions.iter().map(|r| r.memory.bytes).sum();
         if registered_bytes < bytes {
-            regions.extend(regions_of(bytes - registered_bytes, false)?);
+            regions.extend(regions_of(
+                bytes - registered_bytes,
+                REGION_BYTES_MAX,
+                false,
+            )?);
         }
         let note = error
             .filter(|_| registered_bytes < bytes)
@@ -411,12 +453,16 @@ impl Drop for Segment {
     }
 }
 
-/// Regions of 1 GiB each and a last shorter one, numbered as they will be registered.
-fn regions_of(bytes: usize, is_registered: bool) -> io::Result<Vec<Region>> {
-    let count = bytes.div_ceil(REGION_BYTES_MAX);
+/// Regions of `region_bytes_max` each and a last shorter one, numbered as they will be registered.
+fn regions_of(
+    bytes: usize,
+    region_bytes_max: usize,
+    is_registered: bool,
+) -> io::Result<Vec<Region>> {
+    let count = bytes.div_ceil(region_bytes_max);
     (0..count)
         .map(|i| {
-            let bytes = (bytes - i * REGION_BYTES_MAX).min(REGION_BYTES_MAX);
+            let bytes = (bytes - i * region_bytes_max).min(region_bytes_max);
             let buf_index = u16::try_from(i).ok().filter(|_| is_registered);
             Region::new(bytes, buf_index)
         })
@@ -427,14 +473,6 @@ fn regions_of(bytes: usize, is_registered: bool) -> io::Result<Vec<Region>> {
 fn register(memories: &[Rc<Mapping>]) -> io::Result<()> {
     let bufs = memories.iter().map(|m| RegionBuf(Rc::clone(m)));
     FixedBufRegistry::new(bufs).register()
-}
-
-/// Whether the limit as such leaves room, so that waiting for late memory makes sense.
-fn may_fit(bytes: usize) -> bool {
-    match limits::memlock() {
-        Limit::Unlimited => true,
-        Limit::Bytes(n) => u64::try_from(bytes).is_ok_and(|bytes| bytes < n),
-    }
 }
 
 fn note(bytes: usize, registered_bytes: usize, error: &io::Error) -> String {
@@ -453,9 +491,14 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
+    const BOUNDS: Bounds = Bounds {
+        memlock: Limit::Unlimited,
+        region_bytes_max: MIB,
+    };
+
     /// A kernel that locks at most `limit` bytes.
-    fn limited(bytes: usize, limit: usize) -> (Pool, PoolReport) {
-        Pool::with_registrar(bytes, |memories| {
+    fn limited(bytes: usize, limit: usize, bounds: Bounds) -> (Pool, PoolReport) {
+        Pool::with_registrar(bytes, bounds, |memories| {
             let wanted: usize = memories.iter().map(|m| m.bytes).sum();
             if wanted <= limit {
                 return Ok(());
@@ -467,7 +510,7 @@ mod tests {
 
     #[test]
     fn locked_memory_that_is_short_is_halved_and_the_rest_is_plain() {
-        let (pool, report) = limited(32 * MIB, 5 * MIB);
+        let (pool, report) = limited(32 * MIB, 5 * MIB, BOUNDS);
         assert_eq!(report.bytes, 32 * MIB);
         assert_eq!(report.registered_bytes, 4 * MIB);
         assert!(report.note.unwrap().starts_with("4 of 32 MiB"));
@@ -480,10 +523,52 @@ mod tests {
     }
 
     #[test]
+    fn all_that_the_limit_leaves_beside_the_ring_is_registered() {
+        let bounds = Bounds {
+            memlock: Limit::Bytes(8 << 20),
+            ..BOUNDS
+        };
+        let (_, report) = limited(32 * MIB, 7 * MIB, bounds);
+        assert_eq!(report.registered_bytes, 7 * MIB);
+        let (_, report) = limited(32 * MIB, 6 * MIB, bounds);
+        assert_eq!(report.registered_bytes, 3 * MIB);
+    }
+
+    #[test]
     fn without_any_locked_memory_the_pool_is_plain_and_whole() {
-        let (pool, report) = limited(3 * MIB, 0);
+        let (pool, report) = limited(3 * MIB, 0, BOUNDS);
         assert_eq!((report.bytes, report.registered_bytes), (3 * MIB, 0));
         assert!(!pool.alloc(MIB).unwrap().is_registered());
+    }
+
+    #[test]
+    fn each_region_is_known_to_the_kernel_by_its_number() {
+        use crate::uring::{files::File, ring};
+        let ring = ring::start(ring::RingConfig {
+            sq_entries: Some(64),
+            ..Default::default()
+        });
+        let file = tempfile::tempfile().unwrap();
+        ring.unwrap().block_on(async {
+            let (pool, report) = Pool::with_registrar(3 * MIB, BOUNDS, register).unwrap();
+            assert_eq!(report.registered_bytes, 3 * MIB);
+            let file = File::from_fd(file.into());
+            let mut seen = Vec::new();
+            let mut held = Vec::new();
+            for i in 0..6u8 {
+                let mut segment = pool.alloc(MIB / 2).unwrap();
+                seen.push(segment.buf_index().unwrap());
+                segment.as_mut_slice().fill(i + 1);
+                let (written, mut segment) = file.write_at(segment, 0..MIB / 2, 0).await;
+                written.unwrap();
+                segment.as_mut_slice().fill(0);
+                let (read, segment) = file.read_at(segment, 0..MIB / 2, 0).await;
+                assert_eq!(read.unwrap(), MIB / 2);
+                assert!(segment.as_slice().iter().all(|&b| b == i + 1));
+                held.push(segment);
+            }
+            assert_eq!(seen, [0, 0, 1, 1, 2, 2]);
+        });
     }
 
     #[test]

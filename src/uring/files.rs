@@ -31,6 +31,10 @@ pub enum OpenMode {
     Write,
     /// Read and write, made when missing.
     Create,
+    /// Read an existing file past the page cache (O_DIRECT): memory, offset and length in whole pages.
+    ReadDirect,
+    /// Read and write an existing file past the page cache, as above.
+    WriteDirect,
 }
 
 /// Where a file system keeps its data, as far as waiting for it goes.
@@ -297,13 +301,15 @@ pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
 /// # Errors
 ///
 /// InvalidInput when `rel` is empty, absolute or contains `..`; EXDEV when a link leads out; InvalidData
-/// when it is no regular file; else as openat2(2).
+/// when it is no regular file; EINVAL when O_DIRECT is not to be had; else as openat2(2).
 pub fn open_beneath(root: &OwnedFd, rel: &Path, mode: OpenMode) -> io::Result<OwnedFd> {
     check_relative(rel)?;
     let flags = match mode {
         OpenMode::Read => OFlag::O_RDONLY,
         OpenMode::Write => OFlag::O_RDWR,
         OpenMode::Create => OFlag::O_RDWR | OFlag::O_CREAT,
+        OpenMode::ReadDirect => OFlag::O_RDONLY | OFlag::O_DIRECT,
+        OpenMode::WriteDirect => OFlag::O_RDWR | OFlag::O_DIRECT,
     };
     // O_NONBLOCK: a FIFO that somebody put there must not hold us.
     let flags = flags | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
