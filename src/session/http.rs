@@ -1,0 +1,484 @@
+//! A small HTTP/1.1 client over the ring: GET for trackers and .torrent files. Layer 5.
+//!
+//! Total deadlines, capped bodies, a few redirects, idle connections kept for reuse, and the environment's proxy. No
+//! TLS. Bytes are read by `wire::http`.
+
+mod proxy;
+mod redirect;
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+pub use self::proxy::Proxy;
+use super::deadline::Deadline;
+use crate::uring::resolve::Resolver;
+use crate::uring::socket::SocketOptions;
+use crate::uring::stream::Stream;
+use crate::wire::http::{BodyDecoder, HttpError, ResponseHead};
+use crate::wire::tracker::Family;
+use crate::wire::url::{Host, Scheme, Url, UrlError};
+
+/// The whole time one GET from a tracker may take (HOSTILE.md K4).
+pub const GET_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest tracker answer, packed and unpacked: over 50,000 compact peers (HOSTILE.md K1).
+pub const TRACKER_BODY_BYTES_MAX: usize = 1_048_576;
+
+/// Longest .torrent fetched (HOSTILE.md T2).
+pub const TORRENT_BODY_BYTES_MAX: usize = 64 * 1_048_576;
+
+/// Redirects followed; browsers take 20, trackers use one or two (HOSTILE.md K2).
+const HOPS_MAX: usize = 5;
+
+/// Addresses of one name that are tried; the deadline would not last for more.
+const ADDRESSES_MAX: usize = 4;
+
+/// Idle connections kept, for many torrents on a few trackers.
+const IDLE_MAX: usize = 16;
+
+/// Idle connections older than this are most likely closed by the server.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Bytes asked of the socket at once.
+const RECV_BYTES: usize = 16_384;
+
+/// Why a GET failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(
+        "https is not supported: Gyre is built without TLS; use an http or udp tracker, or an http_proxy that speaks TLS to the tracker"
+    )]
+    HttpsUnsupported,
+    #[error("only http can be fetched")]
+    NotHttp,
+    #[error("{host} cannot be looked up: {source}")]
+    Lookup { host: String, source: io::Error },
+    #[error("{host} has no {family} address that may be used")]
+    NoAddress { host: String, family: &'static str },
+    #[error("no connection to {authority}: {source}")]
+    Connect {
+        authority: String,
+        source: io::Error,
+    },
+    #[error("no answer within the time limit")]
+    TimedOut,
+    #[error("the connection broke: {0}")]
+    Io(io::Error),
+    #[error("bad answer: {0}")]
+    Http(#[from] HttpError),
+    #[error("bad redirect: {0}")]
+    BadRedirect(UrlError),
+    #[error("redirected without a location")]
+    NoLocation,
+    #[error("redirected more than {HOPS_MAX} times")]
+    TooManyRedirects,
+    #[error("redirected from a public address to {host}, an inner one")]
+    RedirectInward { host: String },
+}
+
+/// What every connection of the client shares.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// `bind` also rules out destinations of the other family.
+    pub socket: SocketOptions,
+    pub proxy: Option<Proxy>,
+    pub user_agent: String,
+}
+
+impl HttpConfig {
+    /// Default socket options, the environment's proxy, and our name.
+    pub fn from_env() -> HttpConfig {
+        HttpConfig {
+            socket: SocketOptions::default(),
+            proxy: Proxy::from_env(),
+            user_agent: format!("gyre/{}", env!("CARGO_PKG_VERSION")),
+        }
+    }
+}
+
+/// How one GET is made.
+#[derive(Clone, Debug)]
+pub struct GetOptions {
+    /// Addresses to use; `None` takes any.
+    pub family: Option<Family>,
+    /// For all of it, name lookup and redirects included.
+    pub deadline: Deadline,
+    pub body_bytes_max: usize,
+    /// Tells the server that nothing more will come on this connection.
+    pub is_last: bool,
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct HttpResponse {
+    pub status: u16,
+    pub body: Vec<u8>,
+    /// After redirects.
+    pub url: Url,
+    /// Our own end of the connection, unless a proxy stands between.
+    pub local_ip: Option<IpAddr>,
+}
+
+/// The client; clones share connections and configuration.
+#[derive(Clone)]
+pub struct HttpClient {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    config: HttpConfig,
+    resolver: Resolver,
+    /// At most [`IDLE_MAX`].
+    idle: RefCell<Vec<Idle>>,
+}
+
+struct Idle {
+    route: Route,
+    stream: Stream,
+    since: Instant,
+}
+
+/// Where a connection leads; a connection may be reused for the same route only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Route {
+    host: Host,
+    port: u16,
+    family: Option<Family>,
+    is_proxy: bool,
+}
+
+/// Shuts its stream down when dropped, so that an abandoned exchange leaves no socket behind.
+struct Guarded(Option<Stream>);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.0 {
+            stream.shutdown();
+        }
+    }
+}
+
+struct Connection {
+    guarded: Guarded,
+    stream: Stream,
+}
+
+impl Connection {
+    fn new(stream: Stream) -> Connection {
+        Connection {
+            guarded: Guarded(Some(stream.clone())),
+            stream,
+        }
+    }
+}
+
+impl HttpClient {
+    pub fn new(config: HttpConfig, resolver: Resolver) -> HttpClient {
+        HttpClient {
+            inner: Rc::new(Inner {
+                config,
+                resolver,
+                idle: RefCell::new(Vec::new()),
+            }),
+        }
+    }
+
+    /// The resolver, for others that need names.
+    pub fn resolver(&self) -> &Resolver {
+        &self.inner.resolver
+    }
+
+    /// Fetches a URL. Any status counts as an answer, but redirects are followed. The future may be dropped.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn get(&self, url: &Url, options: &GetOptions) -> Result<HttpResponse, FetchError> {
+        let mut url = url.clone();
+        let mut from: Option<redirect::Origin> = None;
+        for _ in 0..=HOPS_MAX {
+            let hop = self.hop(&url, from, options).await?;
+            let Some(location) = hop.redirect else {
+                return Ok(HttpResponse {
+                    status: hop.status,
+                    body: hop.body,
+                    url,
+                    local_ip: hop.local_ip,
+                });
+            };
+            let next = url.join(&location).map_err(FetchError::BadRedirect)?;
+            from = Some(hop.origin);
+            url = next;
+        }
+        Err(FetchError::TooManyRedirects)
+    }
+
+    /// One request; on a reused connection that turns out to be dead, once more on a new one.
+    async fn hop(
+        &self,
+        url: &Url,
+        from: Option<redirect::Origin>,
+        options: &GetOptions,
+    ) -> Result<Hop, FetchError> {
+        match url.scheme() {
+            Scheme::Http => {}
+            Scheme::Https => return Err(FetchError::HttpsUnsupported),
+            Scheme::Udp => return Err(FetchError::NotHttp),
+        }
+        let proxy = self
+            .inner
+            .config
+            .proxy
+            .as_ref()
+            .filter(|proxy| proxy.is_for(url.host()));
+        let route = route(url, proxy, options.family);
+        if let Some(from) = from
+            && !from.may_lead_to_host(url.host())
+        {
+            let host = url.host().to_string();
+            return Err(FetchError::RedirectInward { host });
+        }
+        let request = self.request(url, proxy, options.is_last);
+        // A redirect's target is looked up again: an idle connection's address was judged for another origin.
+        if from.is_none()
+            && let Some(connection) = self.take_idle(&route)
+        {
+            match self
+                .exchange(&route, connection, request.clone(), options)
+                .await
+            {
+                Err(FetchError::Io(_)) => {}
+                result => return result,
+            }
+        }
+        let connection = self.connect(&route, from, options).await?;
+        self.exchange(&route, connection, request, options).await
+    }
+
+    fn take_idle(&self, route: &Route) -> Option<Connection> {
+        let mut idle = self.inner.idle.borrow_mut();
+        idle.retain(|entry| entry.since.elapsed() < IDLE_TIME_MAX);
+        let index = idle.iter().position(|entry| entry.route == *route)?;
+        Some(Connection::new(idle.swap_remove(index).stream))
+    }
+
+    fn put_idle(&self, route: &Route, mut connection: Connection) {
+        connection.guarded.0 = None;
+        let mut idle = self.inner.idle.borrow_mut();
+        idle.retain(|entry| entry.since.elapsed() < IDLE_TIME_MAX);
+        if idle.len() >= IDLE_MAX {
+            idle.remove(0);
+        }
+        idle.push(Idle {
+            route: route.clone(),
+            stream: connection.stream,
+            since: Instant::now(),
+        });
+    }
+
+    async fn connect(
+        &self,
+        route: &Route,
+        from: Option<redirect::Origin>,
+        options: &GetOptions,
+    ) -> Result<Connection, FetchError> {
+        let deadline = &options.deadline;
+        let bind = self.inner.config.socket.bind;
+        let found = lookup(&self.inner.resolver, &route.host, route.port, deadline).await?;
+        let fits = |addr: &SocketAddr| {
+            let ip = addr.ip();
+            (route.is_proxy || route.family.is_none_or(|family| family.has(ip)))
+                && bind.is_none_or(|bind| bind.is_ipv4() == ip.is_ipv4())
+        };
+        let mut addrs: Vec<SocketAddr> = found.into_iter().filter(fits).collect();
+        if addrs.is_empty() {
+            return Err(FetchError::NoAddress {
+                host: route.host.to_string(),
+                family: family_name(route.family),
+            });
+        }
+        if let Some(from) = from
+            && !route.is_proxy
+        {
+            addrs.retain(|addr| from.may_lead_to(addr.ip()));
+            if addrs.is_empty() {
+                let host = route.host.to_string();
+                return Err(FetchError::RedirectInward { host });
+            }
+        }
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for addr in addrs.into_iter().take(ADDRESSES_MAX) {
+            let connecting = Stream::connect(addr, &self.inner.config.socket);
+            match deadline.run(connecting).await {
+                Ok(stream) => return Ok(Connection::new(stream)),
+                Err(error) => last = error,
+            }
+            if deadline.remaining().is_zero() {
+                break;
+            }
+        }
+        Err(FetchError::Connect {
+            authority: format!("{}:{}", route.host, route.port),
+            source: last,
+        })
+    }
+
+    async fn exchange(
+        &self,
+        route: &Route,
+        connection: Connection,
+        request: Vec<u8>,
+        options: &GetOptions,
+    ) -> Result<Hop, FetchError> {
+        let stream = &connection.stream;
+        let deadline = &options.deadline;
+        deadline.send(stream, request).await.map_err(io_error)?;
+        let (head, mut rest) = read_head(stream, deadline).await?;
+        let peer_ip = stream.peer_addr().ok().map(|addr| addr.ip());
+        let local_ip = stream.local_addr().ok().map(|addr| addr.ip());
+        let mut hop = Hop {
+            status: head.status,
+            body: Vec::new(),
+            redirect: None,
+            local_ip: local_ip.filter(|_| !route.is_proxy),
+            origin: redirect::Origin::new(peer_ip.filter(|_| !route.is_proxy)),
+        };
+        if matches!(head.status, 301 | 302 | 303 | 307 | 308) {
+            hop.redirect = Some(head.location.ok_or(FetchError::NoLocation)?);
+            return Ok(hop);
+        }
+        let mut decoder = BodyDecoder::new(&head, options.body_bytes_max);
+        let mut is_clean = decoder.push(&rest)? == rest.len();
+        while !decoder.is_done() {
+            rest.clear();
+            let (result, bytes) = deadline.recv(stream, rest, RECV_BYTES).await;
+            rest = bytes;
+            if result.map_err(io_error)? == 0 {
+                break;
+            }
+            is_clean = decoder.push(&rest)? == rest.len();
+        }
+        let is_reusable = head.is_keep_alive && decoder.is_done() && is_clean && !options.is_last;
+        hop.body = decoder.finish()?;
+        if is_reusable {
+            self.put_idle(route, connection);
+        }
+        Ok(hop)
+    }
+
+    fn request(&self, url: &Url, proxy: Option<&Proxy>, is_last: bool) -> Vec<u8> {
+        let authority = url.authority();
+        let mut head = String::from("GET ");
+        if proxy.is_some() {
+            // Absolute form, so that the proxy knows where to (RFC 9112 §3.2.2).
+            head.push_str(&format!("http://{authority}"));
+        }
+        head.push_str(&format!(
+            "{} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {}\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n",
+            url.target(),
+            self.inner.config.user_agent,
+        ));
+        if let Some(userinfo) = url.userinfo() {
+            let credentials = proxy::basic_credentials(userinfo);
+            head.push_str(&format!("Authorization: Basic {credentials}\r\n"));
+        }
+        if let Some(credentials) = proxy.and_then(Proxy::credentials) {
+            head.push_str(&format!("Proxy-Authorization: Basic {credentials}\r\n"));
+        }
+        if is_last {
+            head.push_str("Connection: close\r\n");
+        }
+        head.push_str("\r\n");
+        head.into_bytes()
+    }
+}
+
+/// What one request brought.
+struct Hop {
+    status: u16,
+    body: Vec<u8>,
+    redirect: Option<String>,
+    local_ip: Option<IpAddr>,
+    origin: redirect::Origin,
+}
+
+fn route(url: &Url, proxy: Option<&Proxy>, family: Option<Family>) -> Route {
+    let target = proxy.map_or(url, Proxy::url);
+    Route {
+        host: target.host().clone(),
+        port: target.port(),
+        family,
+        is_proxy: proxy.is_some(),
+    }
+}
+
+/// All addresses of a host.
+///
+/// # Errors
+/// The name does not resolve in time.
+pub async fn lookup(
+    resolver: &Resolver,
+    host: &Host,
+    port: u16,
+    deadline: &Deadline,
+) -> Result<Vec<SocketAddr>, FetchError> {
+    match host {
+        Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, port)]),
+        Host::Name(name) => deadline
+            .run(resolver.resolve(name, port, deadline.remaining()))
+            .await
+            .map_err(|source| FetchError::Lookup {
+                host: name.clone(),
+                source,
+            }),
+    }
+}
+
+/// `IPv4`, `IPv6` or `IP`, for messages.
+pub const fn family_name(family: Option<Family>) -> &'static str {
+    match family {
+        Some(Family::V4) => "IPv4",
+        Some(Family::V6) => "IPv6",
+        None => "IP",
+    }
+}
+
+/// Reads up to the end of the final head; gives the bytes behind it.
+async fn read_head(
+    stream: &Stream,
+    deadline: &Deadline,
+) -> Result<(ResponseHead, Vec<u8>), FetchError> {
+    let mut have = Vec::new();
+    let mut heads = 0;
+    loop {
+        if let Some((head, head_bytes)) = ResponseHead::parse(&have)? {
+            have.drain(..head_bytes);
+            // Interim answers such as 103 come before the real one; more than a few are an attack.
+            if head.status / 100 != 1 || heads == HOPS_MAX {
+                return Ok((head, have));
+            }
+            heads += 1;
+            continue;
+        }
+        let is_first = have.is_empty();
+        let (result, bytes) = deadline.recv(stream, have, RECV_BYTES).await;
+        have = bytes;
+        if result.map_err(io_error)? == 0 {
+            return Err(if is_first {
+                FetchError::Io(io::ErrorKind::UnexpectedEof.into())
+            } else {
+                FetchError::Http(HttpError::Truncated)
+            });
+        }
+    }
+}
+
+fn io_error(error: io::Error) -> FetchError {
+    if error.kind() == io::ErrorKind::TimedOut {
+        FetchError::TimedOut
+    } else {
+        FetchError::Io(error)
+    }
+}
