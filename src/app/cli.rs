@@ -290,11 +290,11 @@ pub struct MagnetArgs {
 
 #[derive(Debug, Args)]
 pub struct TrackerArgs {
-    /// Address to listen on, HTTP and UDP
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:6969")]
-    pub listen: SocketAddr,
-    /// Interval peers are told
-    #[arg(long, value_name = "T", default_value = "30m", value_parser = parse_duration)]
+    /// Address to listen on, HTTP and UDP alike (repeat) [default: port 6969 of both families]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    pub listen: Vec<SocketAddr>,
+    /// Announce interval that peers are told
+    #[arg(long, value_name = "T", default_value = "2m", value_parser = parse_duration)]
     pub interval: Duration,
     /// Report events as one JSON object a line on stdout
     #[arg(long)]

@@ -17,6 +17,7 @@ use super::hashing::{SourceFile, hash_pieces};
 use super::walk::{Found, Walk, unreadable, walk};
 use super::{json, magnet, meter, output, size};
 use crate::base::{Geometry, PIECE_LENGTH_BYTES_MAX};
+use crate::storage::safe_path::safe_paths;
 use crate::wire::metainfo::{Metainfo, MetainfoBuilder, choose_piece_length};
 
 /// Pieces shorter than a block only cost hashes.
@@ -72,6 +73,7 @@ pub fn run(args: &CreateArgs) -> Result<Exit, Failure> {
             "change what the message names",
         )
     })?;
+    warn_of_replaced_names(&metainfo, &walk);
     write(&output, &bytes, args.force)?;
     report(args, &output, &metainfo);
     Ok(Exit::Done)
@@ -221,6 +223,24 @@ fn hash(files: &[SourceFile], geometry: &Geometry, args: &CreateArgs) -> Result<
         ));
     }
     Err(unreadable(path, &error.cause))
+}
+
+/// Peers replace what is not safe in a name, so the data as it lies here would not be found for seeding.
+fn warn_of_replaced_names(metainfo: &Metainfo, walk: &Walk) {
+    let Ok(paths) = safe_paths(&metainfo.info) else {
+        return;
+    };
+    let pairs = paths.iter().zip(&walk.files);
+    for (safe, found) in pairs.filter(|_| !walk.is_single_file) {
+        let elements = safe.iter().skip(1).map(OsStrExt::as_bytes);
+        if !elements.eq(found.elements.iter().map(Vec::as_slice)) {
+            output::stderr_line(&format!(
+                "warning: {} will be called {} by Gyre, to be seeded too: its name is not safe on every machine",
+                terminal_path(&found.path),
+                terminal_path(safe),
+            ));
+        }
+    }
 }
 
 /// Seconds since 1970; SOURCE_DATE_EPOCH stands in for the clock where builds must be repeatable.

@@ -106,7 +106,7 @@ pub fn parse(bytes: &[u8], shown: &str) -> Result<Metainfo, Failure> {
     }
     let metainfo = Metainfo::parse(bytes).map_err(|error| {
         Failure::new(
-            format!("{shown} is not a usable torrent: {error}"),
+            format!("cannot use {shown}: {error}"),
             "check that it is a .torrent file and was fetched whole",
         )
     })?;

@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 /// The address cannot be listened on.
 pub fn run(args: &TrackerArgs) -> Result<Exit, Failure> {
     Err(Failure::new(
-        format!("cannot listen on {}", args.listen),
+        format!("cannot listen on {:?}", args.listen),
         "no tracker in this build",
     ))
 }
