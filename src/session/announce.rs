@@ -11,7 +11,7 @@ use super::announce_task::{AnnounceHandle, AnnounceOutcome, AnnounceTarget, anno
 use super::config::TorrentConfig;
 use super::driver::Driver;
 use crate::swarm::announce::AnnounceConfig;
-use crate::swarm::torrent::Source;
+use crate::swarm::candidates::Source;
 use crate::wire::tracker::{Counters, Event, Family};
 
 /// The announce loops of one torrent.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::{Bitfield, InfoHash};
 pub use crate::session::disk::Preallocate;
-use crate::swarm::torrent::{SeedChoker, UploadSlots};
+use crate::swarm::choker::{SeedChoker, UploadSlots};
 use crate::wire::metainfo::Metainfo;
 
 /// Which port to listen on.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod announce;
+pub mod announce_task;
 pub mod check;
 pub mod checkpoint;
 pub mod clock;
@@ -21,6 +22,7 @@ mod run;
 pub mod shared;
 mod torrent;
 mod trouble;
+pub mod udp_tracker;
 
 pub use config::{
     BindTo, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine, SessionConfig,

@@ -8,9 +8,13 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::config::{BindTo, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentConfig};
+use super::announce;
+use super::announce_task::TrackerClients;
 use super::disk::{DiskHub, FileBudget};
 use super::error::SessionError;
+use super::http::{HttpClient, HttpConfig};
 use super::shared::{Opened, Shared};
+use super::udp_tracker::OwnSockets;
 use super::{connect, torrent};
 use crate::base::InfoHash;
 use crate::uring::buffers::Pool;
@@ -20,6 +24,7 @@ use crate::uring::listener::Listener;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
 use crate::uring::udp::Udp;
+use crate::wire::tracker::Family;
 
 /// The port of `PortChoice::Default`.
 pub const PORT_DEFAULT: u16 = 6881;
@@ -31,6 +36,8 @@ const ANY_PORT_TRIES: u32 = 50;
 const BUFFERS_DEFAULT_BYTES: u64 = 32 << 20;
 /// Fewer buffers than this cannot assemble pieces and serve at once.
 const BUFFERS_MIN_BYTES: u64 = 2 << 20;
+/// The first retransmission to a UDP tracker (BEP 15).
+const UDP_RETRANSMIT: Duration = Duration::from_secs(15);
 /// Peers with data unacknowledged for so long are gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -52,11 +59,11 @@ pub async fn run(
 ) -> Result<SessionSummary, SessionError> {
     let socket_options = socket_options(&config);
     let sockets = bind_sockets(&config, &socket_options)?;
-    let shared = open(config, socket_options, Box::new(events))?;
+    let families = announce::families(&sockets.addrs()?);
+    let (shared, _udp_sockets) = open(config, socket_options, families, Box::new(events))?;
     shared.port.set(sockets.port);
     let mut background = Vec::new();
-    for listener in &sockets.listeners {
-        let addr = listener.local_addr().map_err(|error| SessionError::new(format!("cannot listen: {error}"), ""))?;
+    for (listener, addr) in sockets.listeners.iter().zip(sockets.addrs()?) {
         info!(%addr, "listening");
         shared.emit(SessionEvent::Listening { addr });
         background.push(tokio_uring::spawn(connect::accept_loop(shared.clone(), listener.clone())));
@@ -108,8 +115,9 @@ async fn pace(shared: Rc<Shared>, is_up: bool) {
 fn open(
     config: SessionConfig,
     socket_options: SocketOptions,
+    families: Vec<Family>,
     events: Box<dyn FnMut(SessionEvent)>,
-) -> Result<Rc<Shared>, SessionError> {
+) -> Result<(Rc<Shared>, OwnSockets), SessionError> {
     let wanted = config.buffers_bytes.unwrap_or_else(buffers_default).max(BUFFERS_MIN_BYTES);
     let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
     let (pool, report) = Pool::new(wanted).map_err(|error| {
@@ -130,14 +138,23 @@ fn open(
     let no_threads = |error: io::Error| SessionError::new(format!("cannot start a thread: {error}"), "raise the limit of processes (ulimit -u)");
     let hasher = Hasher::new(threads).map_err(no_threads)?;
     let resolver = Resolver::new().map_err(no_threads)?;
+    let http_config = HttpConfig { socket: socket_options.clone(), ..HttpConfig::from_env() };
+    let http = HttpClient::new(http_config, resolver.clone());
+    let no_socket = |error: io::Error| {
+        SessionError::new(format!("cannot open a UDP socket for trackers: {error}"), "check --bind and the network")
+    };
+    let (udp, udp_sockets) =
+        OwnSockets::start(resolver.clone(), &socket_options, UDP_RETRANSMIT).map_err(no_socket)?;
     let opened = Opened {
         disks: DiskHub::new(pool.clone(), hasher, FileBudget::new(files_max / 4), seed()),
         pool,
         resolver,
+        trackers: TrackerClients { http, udp },
+        families,
         socket_options,
         seed: seed(),
     };
-    Ok(Shared::new(config, opened, assembly_bytes, events))
+    Ok((Shared::new(config, opened, assembly_bytes, events), udp_sockets))
 }
 
 /// 32 MiB, or what a small limit on locked memory leaves beside the ring.
@@ -170,6 +187,13 @@ struct Sockets {
     /// Held so that the port is ours in UDP too.
     udp: Vec<Udp>,
     port: u16,
+}
+
+impl Sockets {
+    fn addrs(&self) -> Result<Vec<SocketAddr>, SessionError> {
+        let addrs: io::Result<Vec<SocketAddr>> = self.listeners.iter().map(|listener| listener.local_addr()).collect();
+        addrs.map_err(|error| SessionError::new(format!("cannot listen: {error}"), "try again"))
+    }
 }
 
 fn bind_sockets(config: &SessionConfig, options: &SocketOptions) -> Result<Sockets, SessionError> {

@@ -17,7 +17,7 @@ use super::shared::Shared;
 use super::trouble::SILENT_AFTER;
 use crate::base::{Bitfield, InfoHash, Now};
 use crate::swarm;
-use crate::swarm::torrent::Source;
+use crate::swarm::candidates::Source;
 
 /// Progress is told this often.
 const TICK: Duration = Duration::from_secs(1);
