@@ -207,7 +207,9 @@ async fn live(world: &mut World, hub: Rc<DiskHub>, seed: u64) {
     let checked = life.world.check(life.world.all());
     for piece in life.world.layout.geometry().pieces() {
         let files = &life.world.layout;
-        let is_padding = files.piece_spans(piece).all(|span| files.files()[span.file].is_pad);
+        let is_padding = files
+            .piece_spans(piece)
+            .all(|span| files.files()[span.file].is_pad);
         assert_eq!(
             checked.good.has(piece),
             life.have.has(piece) || is_padding,

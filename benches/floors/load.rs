@@ -85,7 +85,9 @@ pub fn leech(world: &World, addr: SocketAddr, number: u8, depth: u32) -> io::Res
             if skip > 0 || end - at < 5 {
                 break;
             }
-            let length = u32::from_be_bytes([buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]]) as usize;
+            let length =
+                u32::from_be_bytes([buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]])
+                    as usize;
             if length == 0 {
                 at += 4;
                 continue;
@@ -95,7 +97,9 @@ pub fn leech(world: &World, addr: SocketAddr, number: u8, depth: u32) -> io::Res
                 0 => is_unchoked = false,
                 7 => {
                     outstanding -= 1;
-                    world.payload.fetch_add(length as u64 - 9, Ordering::Relaxed);
+                    world
+                        .payload
+                        .fetch_add(length as u64 - 9, Ordering::Relaxed);
                 }
                 _ => {}
             }
@@ -145,7 +149,9 @@ fn serve(world: &World, mut stream: TcpStream, data: &File, number: u8) -> io::R
         let mut at = 0;
         out.clear();
         while end - at >= 4 {
-            let word = |at: usize| u32::from_be_bytes([buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]]);
+            let word = |at: usize| {
+                u32::from_be_bytes([buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]])
+            };
             let length = word(at) as usize;
             if end - at < 4 + length {
                 break;
@@ -192,8 +198,13 @@ pub fn track(listener: TcpListener, peers: &[SocketAddr]) {
         let mut body = format!("d8:intervali600e5:peers{}:", compact.len()).into_bytes();
         body.extend_from_slice(&compact);
         body.push(b'e');
-        let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+        let head = format!(
+            "HTTP/1.0 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        let _ = stream
+            .write_all(head.as_bytes())
+            .and_then(|()| stream.write_all(&body));
     }
 }
 

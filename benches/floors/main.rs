@@ -85,7 +85,8 @@ fn run() -> io::Result<bool> {
 fn measure_all(settings: &Settings, folder: &Path) -> io::Result<bool> {
     pin_self(LOAD_CORE);
     let torrent = make_torrent(settings, folder)?;
-    let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
+    let congestion =
+        fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
     println!(
         "congestion control: {} · {} MiB, pieces of 1 MiB, {CONNECTIONS} connections, {DEPTH} requests deep, {} rounds",
         congestion.trim(),
@@ -98,7 +99,10 @@ fn measure_all(settings: &Settings, folder: &Path) -> io::Result<bool> {
     let mut verdict = |name: &str, got: f64, floor: f64, at_least: bool| {
         let holds = if at_least { got >= floor } else { got <= floor };
         let sign = if at_least { "≥" } else { "≤" };
-        println!("{} {name}: {got:.2} (floor {sign} {floor:.2})", if holds { "ok    " } else { "FAILED" });
+        println!(
+            "{} {name}: {got:.2} (floor {sign} {floor:.2})",
+            if holds { "ok    " } else { "FAILED" }
+        );
         if holds { passed += 1 } else { failed += 1 }
     };
     for (what, kinds, factor) in [
@@ -118,10 +122,17 @@ fn measure_all(settings: &Settings, folder: &Path) -> io::Result<bool> {
                 } else {
                     leech_round(settings, folder, &torrent, kinds[at])
                 };
-                samples[at].push(sample.map_err(|error| io::Error::other(format!("{}: {error}", kinds[at].name())))?);
+                samples[at].push(
+                    sample.map_err(|error| {
+                        io::Error::other(format!("{}: {error}", kinds[at].name()))
+                    })?,
+                );
             }
         }
-        println!("\n{what:<12} {:>10} {:>16} {:>12} {:>14}", "MB/s", "spread", "CPU s/GiB", "anonymous MiB");
+        println!(
+            "\n{what:<12} {:>10} {:>16} {:>12} {:>14}",
+            "MB/s", "spread", "CPU s/GiB", "anonymous MiB"
+        );
         for (kind, samples) in kinds.iter().zip(&samples) {
             let rates: Vec<f64> = samples.iter().map(|sample| sample.mb_per_s).collect();
             let (low, high) = spread(&rates);
@@ -130,13 +141,38 @@ fn measure_all(settings: &Settings, folder: &Path) -> io::Result<bool> {
                 kind.name(),
                 median(&rates),
                 format!("{low:.0}–{high:.0}"),
-                median(&samples.iter().map(|sample| sample.cpu_s_per_gib).collect::<Vec<_>>()),
-                median(&samples.iter().map(|sample| sample.anonymous_mib).collect::<Vec<_>>()),
+                median(
+                    &samples
+                        .iter()
+                        .map(|sample| sample.cpu_s_per_gib)
+                        .collect::<Vec<_>>()
+                ),
+                median(
+                    &samples
+                        .iter()
+                        .map(|sample| sample.anonymous_mib)
+                        .collect::<Vec<_>>()
+                ),
             );
         }
-        let rate = |at: usize| median(&samples[at].iter().map(|sample| sample.mb_per_s).collect::<Vec<_>>());
-        verdict(&format!("{what}, times {}", kinds[1].name()), rate(0) / rate(1), factor, true);
-        let memory = samples[0].iter().map(|sample| sample.anonymous_mib).fold(0.0, f64::max);
+        let rate = |at: usize| {
+            median(
+                &samples[at]
+                    .iter()
+                    .map(|sample| sample.mb_per_s)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        verdict(
+            &format!("{what}, times {}", kinds[1].name()),
+            rate(0) / rate(1),
+            factor,
+            true,
+        );
+        let memory = samples[0]
+            .iter()
+            .map(|sample| sample.anonymous_mib)
+            .fold(0.0, f64::max);
         verdict(&format!("{what}, anonymous MiB"), memory, 64.0, false);
     }
     println!("floors: {passed} passed, {failed} failed");
@@ -159,7 +195,9 @@ fn make_torrent(settings: &Settings, folder: &Path) -> io::Result<Torrent> {
     let mut chunk = vec![0u8; 1 << 20];
     for _ in 0..settings.total_bytes >> 20 {
         for word in chunk.chunks_exact_mut(8) {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             word.copy_from_slice(&state.to_le_bytes());
         }
         file.write_all(&chunk)?;
@@ -183,12 +221,20 @@ fn make_torrent(settings: &Settings, folder: &Path) -> io::Result<Torrent> {
         .args([&torrent, &data])
         .output()?;
     let text = String::from_utf8_lossy(&created.stdout).into_owned();
-    let hex = text.split("\"info_hash\":\"").nth(1).and_then(|rest| rest.get(..40));
+    let hex = text
+        .split("\"info_hash\":\"")
+        .nth(1)
+        .and_then(|rest| rest.get(..40));
     let hex = hex.ok_or_else(|| io::Error::other(format!("gyre create said {text}")))?;
     for (at, byte) in world.info_hash.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).map_err(io::Error::other)?;
     }
-    Ok(Torrent { file: torrent, data_folder, data, world: Arc::new(world) })
+    Ok(Torrent {
+        file: torrent,
+        data_folder,
+        data,
+        world: Arc::new(world),
+    })
 }
 
 fn fresh(world: &World) -> Arc<World> {
@@ -237,9 +283,21 @@ fn leech_for(world: &Arc<World>, addr: std::net::SocketAddr, seconds: f64) -> f6
     rate
 }
 
-fn seed_round(settings: &Settings, folder: &Path, torrent: &Torrent, kind: Kind) -> io::Result<Sample> {
+fn seed_round(
+    settings: &Settings,
+    folder: &Path,
+    torrent: &Torrent,
+    kind: Kind,
+) -> io::Result<Sample> {
     warm(&torrent.data)?;
-    let program = Program::seed(kind, &settings.gyre, folder, &torrent.file, &torrent.data_folder, TEST_CORE)?;
+    let program = Program::seed(
+        kind,
+        &settings.gyre,
+        folder,
+        &torrent.file,
+        &torrent.data_folder,
+        TEST_CORE,
+    )?;
     load::wait_for_port(program.addr, Duration::from_secs(60))?;
     program.wait_until_ready()?;
     let world = fresh(&torrent.world);
@@ -248,26 +306,47 @@ fn seed_round(settings: &Settings, folder: &Path, torrent: &Torrent, kind: Kind)
     let cpu = program.cpu_s()? - cpu_before;
     let gib = world.payload.load(Ordering::Relaxed) as f64 / f64::from(1 << 30);
     if gib == 0.0 {
-        return Err(io::Error::other(format!("nothing was served\n{}", program.log())));
+        return Err(io::Error::other(format!(
+            "nothing was served\n{}",
+            program.log()
+        )));
     }
-    Ok(Sample { mb_per_s, cpu_s_per_gib: cpu / gib, anonymous_mib: program.anonymous_mib()? })
+    Ok(Sample {
+        mb_per_s,
+        cpu_s_per_gib: cpu / gib,
+        anonymous_mib: program.anonymous_mib()?,
+    })
 }
 
-fn leech_round(settings: &Settings, folder: &Path, torrent: &Torrent, kind: Kind) -> io::Result<Sample> {
+fn leech_round(
+    settings: &Settings,
+    folder: &Path,
+    torrent: &Torrent,
+    kind: Kind,
+) -> io::Result<Sample> {
     warm(&torrent.data)?;
     let world = fresh(&torrent.world);
     let data = Arc::new(File::open(&torrent.data)?);
     let mut seeds = Vec::new();
     for number in 0..CONNECTIONS {
         // Each on an address of its own: some programs keep one connection per address.
-        let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::new(127, 0, 0, 10 + number), 0))?;
+        let listener =
+            std::net::TcpListener::bind((std::net::Ipv4Addr::new(127, 0, 0, 10 + number), 0))?;
         seeds.push(listener.local_addr()?);
         let (world, data) = (world.clone(), data.clone());
         std::thread::spawn(move || load::seed(world, listener, data, number));
     }
     let target = folder.join(format!("leech-{}", kind.name()));
     let start = Instant::now();
-    let mut program = Program::leech(kind, &settings.gyre, folder, &torrent.file, &target, &seeds, TEST_CORE)?;
+    let mut program = Program::leech(
+        kind,
+        &settings.gyre,
+        folder,
+        &torrent.file,
+        &target,
+        &seeds,
+        TEST_CORE,
+    )?;
     let mut first = None;
     let mut memory: f64 = 0.0;
     let mut cpu = 0.0;
@@ -283,15 +362,26 @@ fn leech_round(settings: &Settings, folder: &Path, torrent: &Torrent, kind: Kind
     let seconds = first.unwrap_or(start).elapsed().as_secs_f64();
     world.stop.store(true, Ordering::Relaxed);
     if !same(&torrent.data, &target.join("floor.bin")) {
-        return Err(io::Error::other(format!("the download is not complete\n{}", program.log())));
+        return Err(io::Error::other(format!(
+            "the download is not complete\n{}",
+            program.log()
+        )));
     }
     fs::remove_dir_all(&target)?;
     let gib = settings.total_bytes as f64 / f64::from(1 << 30);
-    Ok(Sample { mb_per_s: settings.total_bytes as f64 / seconds / 1e6, cpu_s_per_gib: cpu / gib, anonymous_mib: memory })
+    Ok(Sample {
+        mb_per_s: settings.total_bytes as f64 / seconds / 1e6,
+        cpu_s_per_gib: cpu / gib,
+        anonymous_mib: memory,
+    })
 }
 
 fn same(left: &Path, right: &Path) -> bool {
-    Command::new("cmp").arg("-s").args([left, right]).status().is_ok_and(|status| status.success())
+    Command::new("cmp")
+        .arg("-s")
+        .args([left, right])
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 /// Reads the file once, so that it lies in the page cache.
@@ -303,7 +393,9 @@ fn warm(path: &Path) -> io::Result<()> {
 fn pin_self(core: usize) {
     let mut set = nix::sched::CpuSet::new();
     // A machine with one core has nothing to pin to.
-    let _ = set.set(core).and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
+    let _ = set
+        .set(core)
+        .and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -313,5 +405,9 @@ fn median(values: &[f64]) -> f64 {
 }
 
 fn spread(values: &[f64]) -> (f64, f64) {
-    values.iter().fold((f64::INFINITY, 0.0), |(low, high), value| (low.min(*value), high.max(*value)))
+    values
+        .iter()
+        .fold((f64::INFINITY, 0.0), |(low, high), value| {
+            (low.min(*value), high.max(*value))
+        })
 }

@@ -60,16 +60,31 @@ impl Program {
             Kind::Gyre => {
                 let mut command = pinned(gyre, core);
                 command.arg("seed").arg(torrent).arg("--data").arg(folder);
-                command.args(["--port", &port.to_string(), "--no-trackers", "--check", "none", "--json", "--state"]);
+                command.args([
+                    "--port",
+                    &port.to_string(),
+                    "--no-trackers",
+                    "--check",
+                    "none",
+                    "--json",
+                    "--state",
+                ]);
                 command.arg(work.join("state"));
                 (command, "\"seeding\"")
             }
             Kind::Rqbit => {
                 let mut command = pinned(Path::new("rqbit"), core);
-                command.args(["--disable-dht", "--disable-upnp-port-forward", "--disable-trackers"]);
+                command.args([
+                    "--disable-dht",
+                    "--disable-upnp-port-forward",
+                    "--disable-trackers",
+                ]);
                 command.args(["--listen-port", &port.to_string(), "--http-api-listen-addr"]);
                 command.arg(format!("127.0.0.1:{}", free_port()?));
-                command.args(["download", "--overwrite", "-o"]).arg(folder).arg(torrent);
+                command
+                    .args(["download", "--overwrite", "-o"])
+                    .arg(folder)
+                    .arg(torrent);
                 (command, "")
             }
             Kind::Aria2 => return Err(io::Error::other("aria2 is measured downloading")),
@@ -94,7 +109,13 @@ impl Program {
             Kind::Gyre => {
                 let mut command = pinned(gyre, core);
                 command.arg("download").arg(torrent).arg("-o").arg(target);
-                command.args(["--port", &port.to_string(), "--no-trackers", "--json", "--state"]);
+                command.args([
+                    "--port",
+                    &port.to_string(),
+                    "--no-trackers",
+                    "--json",
+                    "--state",
+                ]);
                 command.arg(target.join("state"));
                 for seed in seeds {
                     command.args(["--peer", &seed.to_string()]);
@@ -106,10 +127,25 @@ impl Program {
                 let seeds = seeds.to_vec();
                 std::thread::spawn(move || load::track(listener, &seeds));
                 let mut command = pinned(Path::new("aria2c"), core);
-                command.args(["--seed-time=0", "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false"]);
-                command.args(["--enable-peer-exchange=false", "--file-allocation=none", "--bt-exclude-tracker=*"]);
-                command.args(["--summary-interval=0", "--bt-max-peers=0", "--disable-ipv6=true"]);
-                command.arg(format!("--bt-tracker=http://{tracker}/announce")).arg(format!("--listen-port={port}"));
+                command.args([
+                    "--seed-time=0",
+                    "--enable-dht=false",
+                    "--enable-dht6=false",
+                    "--bt-enable-lpd=false",
+                ]);
+                command.args([
+                    "--enable-peer-exchange=false",
+                    "--file-allocation=none",
+                    "--bt-exclude-tracker=*",
+                ]);
+                command.args([
+                    "--summary-interval=0",
+                    "--bt-max-peers=0",
+                    "--disable-ipv6=true",
+                ]);
+                command
+                    .arg(format!("--bt-tracker=http://{tracker}/announce"))
+                    .arg(format!("--listen-port={port}"));
                 command.arg("-d").arg(target).arg(torrent);
                 command
             }
@@ -123,7 +159,10 @@ impl Program {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !self.log().contains(self.ready_word) {
             if Instant::now() > deadline {
-                return Err(io::Error::other(format!("not ready in time\n{}", self.log())));
+                return Err(io::Error::other(format!(
+                    "not ready in time\n{}",
+                    self.log()
+                )));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -140,7 +179,10 @@ impl Program {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let behind_name = stat.rsplit(')').next().unwrap_or_default();
         let fields: Vec<&str> = behind_name.split_whitespace().collect();
-        let ticks: f64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<f64>().ok()).sum();
+        let ticks: f64 = [11, 12]
+            .iter()
+            .filter_map(|at| fields.get(*at)?.parse::<f64>().ok())
+            .sum();
         Ok(ticks / 100.0)
     }
 
@@ -169,9 +211,24 @@ impl Drop for Program {
     }
 }
 
-fn start(command: &mut Command, work: &Path, kind: Kind, addr: SocketAddr, ready_word: &'static str) -> io::Result<Program> {
+fn start(
+    command: &mut Command,
+    work: &Path,
+    kind: Kind,
+    addr: SocketAddr,
+    ready_word: &'static str,
+) -> io::Result<Program> {
     let log = work.join(format!("{}.log", kind.name()));
     let out = File::create(&log)?;
-    let child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
-    Ok(Program { child, addr, log, ready_word })
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out)
+        .spawn()?;
+    Ok(Program {
+        child,
+        addr,
+        log,
+        ready_word,
+    })
 }

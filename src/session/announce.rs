@@ -49,7 +49,8 @@ impl Announcers {
             };
             let handle = AnnounceHandle::new();
             let is_failing = Rc::new(Cell::new(false));
-            let (of_counters, of_outcome, failing) = (driver.clone(), driver.clone(), is_failing.clone());
+            let (of_counters, of_outcome, failing) =
+                (driver.clone(), driver.clone(), is_failing.clone());
             let running = announce_loop(
                 shared.trackers.clone(),
                 target,
@@ -59,19 +60,30 @@ impl Announcers {
                 move || counters(&of_counters),
                 move |outcome| on_outcome(&of_outcome, &failing, outcome),
             );
-            let task = tokio_uring::spawn(running.instrument(tracing::debug_span!("announce", ?family)));
-            driver.announcers.loops.borrow_mut().push(Loop { handle, task, is_failing });
+            let task =
+                tokio_uring::spawn(running.instrument(tracing::debug_span!("announce", ?family)));
+            driver.announcers.loops.borrow_mut().push(Loop {
+                handle,
+                task,
+                is_failing,
+            });
         }
     }
 
     /// The download has just been finished.
     pub fn completed(&self) {
-        self.loops.borrow().iter().for_each(|running| running.handle.completed());
+        self.loops
+            .borrow()
+            .iter()
+            .for_each(|running| running.handle.completed());
     }
 
     /// Peers are running out.
     pub fn want_peers(&self) {
-        self.loops.borrow().iter().for_each(|running| running.handle.want_peers());
+        self.loops
+            .borrow()
+            .iter()
+            .for_each(|running| running.handle.want_peers());
     }
 
     /// Announces `stopped` as far as `limit` allows.
@@ -85,7 +97,10 @@ impl Announcers {
     }
 
     fn is_all_failing(&self) -> bool {
-        self.loops.borrow().iter().all(|running| running.is_failing.get())
+        self.loops
+            .borrow()
+            .iter()
+            .all(|running| running.is_failing.get())
     }
 }
 
@@ -101,15 +116,34 @@ fn counters(driver: &Driver) -> Counters {
 
 fn on_outcome(driver: &Rc<Driver>, is_failing: &Cell<bool>, outcome: AnnounceOutcome) {
     match outcome {
-        AnnounceOutcome::Announced { tracker, event, response, next_in, .. } => {
+        AnnounceOutcome::Announced {
+            tracker,
+            event,
+            response,
+            next_in,
+            ..
+        } => {
             let peers = response.peers.len();
-            debug!(tracker, ?event, peers, seeders = response.seeders, ?next_in, "announced");
+            debug!(
+                tracker,
+                ?event,
+                peers,
+                seeders = response.seeders,
+                ?next_in,
+                "announced"
+            );
             is_failing.set(false);
             if event != Some(Event::Stopped) {
                 driver.call(|core, cx| core.on_candidates(Source::Tracker, &response.peers, cx));
             }
         }
-        AnnounceOutcome::Failed { tracker, family, message, next_in, is_all_failing } => {
+        AnnounceOutcome::Failed {
+            tracker,
+            family,
+            message,
+            next_in,
+            is_all_failing,
+        } => {
             debug!(tracker, ?family, message, ?next_in, "announce failed");
             is_failing.set(is_all_failing);
             // One family without a tracker is common; the user hears only when none is left.
@@ -127,7 +161,11 @@ fn on_outcome(driver: &Rc<Driver>, is_failing: &Cell<bool>, outcome: AnnounceOut
 pub fn families(addrs: &[std::net::SocketAddr]) -> Vec<Family> {
     let mut families = Vec::new();
     for addr in addrs {
-        let family = if addr.is_ipv4() { Family::V4 } else { Family::V6 };
+        let family = if addr.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        };
         if !families.contains(&family) {
             families.push(family);
         }

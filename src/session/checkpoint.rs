@@ -44,8 +44,14 @@ impl Checkpointer {
     /// Payload downloaded and uploaded since the torrent was added, in bytes.
     pub fn totals(&self, driver: &Driver) -> (u64, u64) {
         let stats = driver.read(|core| core.stats(self.shared.now()));
-        let down = self.base.downloaded_bytes.saturating_add(stats.downloaded_bytes);
-        let up = self.base.uploaded_bytes.saturating_add(stats.uploaded_bytes);
+        let down = self
+            .base
+            .downloaded_bytes
+            .saturating_add(stats.downloaded_bytes);
+        let up = self
+            .base
+            .uploaded_bytes
+            .saturating_add(stats.uploaded_bytes);
         (down, up)
     }
 
@@ -106,6 +112,11 @@ impl Checkpointer {
         let stats = driver.read(|core| core.stats(self.shared.now()));
         let (downloaded_bytes, uploaded_bytes) = self.totals(driver);
         let wasted_bytes = self.base.wasted_bytes.saturating_add(stats.wasted_bytes);
-        Counters { downloaded_bytes, uploaded_bytes, wasted_bytes, ..self.base }
+        Counters {
+            downloaded_bytes,
+            uploaded_bytes,
+            wasted_bytes,
+            ..self.base
+        }
     }
 }

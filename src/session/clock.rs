@@ -13,7 +13,9 @@ pub struct Clock {
 impl Clock {
     /// A clock that starts now.
     pub fn start() -> Self {
-        Clock { start: Instant::now() }
+        Clock {
+            start: Instant::now(),
+        }
     }
 
     /// The present moment.
@@ -23,6 +25,8 @@ impl Clock {
 
     /// The moment as the runtime's timers take it.
     pub fn instant(&self, now: Now) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(self.start + std::time::Duration::from_micros(now.as_micros()))
+        tokio::time::Instant::from_std(
+            self.start + std::time::Duration::from_micros(now.as_micros()),
+        )
     }
 }

@@ -60,11 +60,16 @@ impl HalfOpen {
 
 impl Drop for HalfOpen {
     fn drop(&mut self) {
-        self.0.half_open.set(self.0.half_open.get().saturating_sub(1));
+        self.0
+            .half_open
+            .set(self.0.half_open.get().saturating_sub(1));
     }
 }
 
-async fn shake_outbound(driver: &Driver, addr: SocketAddr) -> io::Result<(Stream, Connected, Vec<u8>)> {
+async fn shake_outbound(
+    driver: &Driver,
+    addr: SocketAddr,
+) -> io::Result<(Stream, Connected, Vec<u8>)> {
     let shared = driver.shared();
     let stream = Stream::connect(addr, &shared.socket_options).await?;
     let info_hash = driver.info_hash();
@@ -80,7 +85,12 @@ async fn shake_outbound(driver: &Driver, addr: SocketAddr) -> io::Result<(Stream
         Ok((handshake, wire.early()))
     });
     let (handshake, early) = shaken.await?;
-    let conn = Connected { addr, is_inbound: false, peer_id: handshake.peer_id, reserved: *handshake.reserved.as_bytes() };
+    let conn = Connected {
+        addr,
+        is_inbound: false,
+        peer_id: handshake.peer_id,
+        reserved: *handshake.reserved.as_bytes(),
+    };
     Ok((stream, conn, early))
 }
 
@@ -142,13 +152,18 @@ impl PendingGuard {
     fn new(pending: &Rc<Pending>, ip: IpAddr) -> Self {
         pending.count.set(pending.count.get() + 1);
         *pending.by_ip.borrow_mut().entry(ip).or_default() += 1;
-        PendingGuard { pending: pending.clone(), ip }
+        PendingGuard {
+            pending: pending.clone(),
+            ip,
+        }
     }
 }
 
 impl Drop for PendingGuard {
     fn drop(&mut self) {
-        self.pending.count.set(self.pending.count.get().saturating_sub(1));
+        self.pending
+            .count
+            .set(self.pending.count.get().saturating_sub(1));
         let mut by_ip = self.pending.by_ip.borrow_mut();
         if let Some(count) = by_ip.get_mut(&self.ip) {
             *count -= 1;
@@ -168,23 +183,40 @@ async fn shake_inbound(
         let mut wire = HandshakeReader::default();
         // Some dialers wait for our half before they send their peer id: answer as soon as the torrent is known.
         let info_hash = wire.info_hash(stream, shared).await?;
-        let driver = shared.torrent(&info_hash).ok_or_else(|| io::Error::other("a torrent that is not here"))?;
+        let driver = shared
+            .torrent(&info_hash)
+            .ok_or_else(|| io::Error::other("a torrent that is not here"))?;
         let (sent, _) = stream.send_all(our_handshake(shared, info_hash)).await;
         sent?;
         let handshake = wire.finish(stream, shared).await?;
-        let conn = Connected { addr, is_inbound: true, peer_id: handshake.peer_id, reserved: *handshake.reserved.as_bytes() };
+        let conn = Connected {
+            addr,
+            is_inbound: true,
+            peer_id: handshake.peer_id,
+            reserved: *handshake.reserved.as_bytes(),
+        };
         Ok((driver, conn, wire.early()))
     })
     .await
 }
 
 fn our_handshake(shared: &Shared, info_hash: InfoHash) -> Vec<u8> {
-    Handshake { reserved: Reserved::OURS, info_hash, peer_id: shared.our_id }.encode().to_vec()
+    Handshake {
+        reserved: Reserved::OURS,
+        info_hash,
+        peer_id: shared.our_id,
+    }
+    .encode()
+    .to_vec()
 }
 
 /// Runs `work` with a total deadline: then the stream is shut down, which ends the pending operation, and `work` is
 /// awaited to its end; it is never dropped with an operation in flight.
-pub async fn within<T>(limit: Duration, stream: &Stream, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+pub async fn within<T>(
+    limit: Duration,
+    stream: &Stream,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
     let mut work = std::pin::pin!(work);
     tokio::select! {
         result = &mut work => result,
@@ -217,13 +249,18 @@ impl HandshakeReader {
         loop {
             match parse_prefix(&self.bytes).map_err(io::Error::other)? {
                 Prefix::Complete(handshake) => return Ok(handshake),
-                Prefix::NeedsMore | Prefix::InfoHashKnown { .. } => self.read(stream, shared).await?,
+                Prefix::NeedsMore | Prefix::InfoHashKnown { .. } => {
+                    self.read(stream, shared).await?
+                }
             }
         }
     }
 
     fn early(&self) -> Vec<u8> {
-        self.bytes.get(HANDSHAKE_BYTES..).unwrap_or_default().to_vec()
+        self.bytes
+            .get(HANDSHAKE_BYTES..)
+            .unwrap_or_default()
+            .to_vec()
     }
 
     async fn read(&mut self, stream: &Stream, shared: &Shared) -> io::Result<()> {
@@ -234,7 +271,8 @@ impl HandshakeReader {
         match result {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(received) => {
-                self.bytes.extend_from_slice(segment.as_slice().get(..received).unwrap_or_default());
+                self.bytes
+                    .extend_from_slice(segment.as_slice().get(..received).unwrap_or_default());
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),

@@ -182,7 +182,13 @@ impl Driver {
 
     /// Ends every connection from that address.
     pub fn close_ip(&self, ip: std::net::IpAddr) {
-        let handles: Vec<_> = self.peers.borrow().iter().flatten().map(|(_, handle)| handle.clone()).collect();
+        let handles: Vec<_> = self
+            .peers
+            .borrow()
+            .iter()
+            .flatten()
+            .map(|(_, handle)| handle.clone())
+            .collect();
         for handle in handles {
             if handle.stream.peer_addr().is_ok_and(|addr| addr.ip() == ip) {
                 handle.close(CloseReason::Banned);
@@ -215,7 +221,12 @@ impl Driver {
         debug!(%error, "read failed");
         let pieces = match error {
             ReadError::Changed(changed) => changed.pieces.clone(),
-            ReadError::Disk(_) => run.blocks.first().map(|block| block.piece()).into_iter().collect(),
+            ReadError::Disk(_) => run
+                .blocks
+                .first()
+                .map(|block| block.piece())
+                .into_iter()
+                .collect(),
         };
         self.on_data_suspect(pieces, &error.to_string());
     }
@@ -320,7 +331,10 @@ impl Driver {
     fn ban(self: &Rc<Self>, ip: std::net::IpAddr) {
         info!(%ip, "banned: it sent corrupt data");
         self.shared.banned.borrow_mut().insert(ip);
-        self.shared.emit(SessionEvent::Banned { info_hash: self.info_hash(), ip });
+        self.shared.emit(SessionEvent::Banned {
+            info_hash: self.info_hash(),
+            ip,
+        });
         let drivers: Vec<Rc<Driver>> = self.shared.torrents.borrow().values().cloned().collect();
         for driver in drivers {
             driver.close_ip(ip);
@@ -329,7 +343,8 @@ impl Driver {
 
     fn on_have(&self, piece: PieceIndex) {
         let bytes = u64::from(self.metainfo.info.geometry.piece_bytes(piece));
-        self.unrecorded_bytes.set(self.unrecorded_bytes.get() + bytes);
+        self.unrecorded_bytes
+            .set(self.unrecorded_bytes.get() + bytes);
         self.trouble.made_progress(self.shared.now());
         if self.unrecorded_bytes.get() >= super::checkpoint::BYTES_MAX {
             self.changed.notify_one();

@@ -12,7 +12,10 @@ pub struct SessionError {
 impl SessionError {
     /// `message` says what happened to what, `hint` what to do.
     pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        SessionError { message: message.into(), hint: hint.into() }
+        SessionError {
+            message: message.into(),
+            hint: hint.into(),
+        }
     }
 
     /// What to do about it.

@@ -57,11 +57,18 @@ struct Found {
 ///
 /// # Errors
 /// What keeps this torrent from starting, in words for the user.
-pub async fn load(shared: &Rc<Shared>, config: &TorrentConfig) -> Result<Option<Loaded>, SessionError> {
+pub async fn load(
+    shared: &Rc<Shared>,
+    config: &TorrentConfig,
+) -> Result<Option<Loaded>, SessionError> {
     let (state_dir, of) = (shared.config.state_dir.clone(), config.clone());
     let found = tokio::task::spawn_blocking(move || look(&state_dir, &of));
-    let found = found.await.map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
-    let Some(result) = hash(shared, config, &found).await? else { return Ok(None) };
+    let found = found
+        .await
+        .map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
+    let Some(result) = hash(shared, config, &found).await? else {
+        return Ok(None);
+    };
     let mut have = found.verdict.trusted.clone();
     result.good.iter().for_each(|piece| {
         have.set(piece);
@@ -84,7 +91,10 @@ pub async fn load(shared: &Rc<Shared>, config: &TorrentConfig) -> Result<Option<
     };
     let disk = DiskTorrent::open(&shared.disks, disk_config).await;
     let disk = disk.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
-    let counters = found.record.as_ref().map_or_else(fresh_counters, |record| record.counters);
+    let counters = found
+        .record
+        .as_ref()
+        .map_or_else(fresh_counters, |record| record.counters);
     let record = fresh_record(config, &found, have.clone(), counters);
     let check_job = check_job(config, &found);
     Ok(Some(Loaded {
@@ -101,11 +111,21 @@ pub async fn load(shared: &Rc<Shared>, config: &TorrentConfig) -> Result<Option<
 }
 
 fn fresh_counters() -> Counters {
-    let added = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Counters { added_unix_s: i64::try_from(added.as_secs()).unwrap_or(i64::MAX), ..Counters::default() }
+    let added = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    Counters {
+        added_unix_s: i64::try_from(added.as_secs()).unwrap_or(i64::MAX),
+        ..Counters::default()
+    }
 }
 
-fn fresh_record(config: &TorrentConfig, found: &Found, have: Bitfield, counters: Counters) -> Record {
+fn fresh_record(
+    config: &TorrentConfig,
+    found: &Found,
+    have: Bitfield,
+    counters: Counters,
+) -> Record {
     use std::os::unix::ffi::OsStrExt;
     let root_path = found.folder.join(found.layout.root_name());
     Record {
@@ -123,32 +143,48 @@ fn fresh_record(config: &TorrentConfig, found: &Found, have: Bitfield, counters:
 /// Everything that blocks before hashing.
 fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError> {
     let info = &config.metainfo.info;
-    let layout = FileLayout::new(info)
-        .map_err(|error| SessionError::new(format!("this torrent cannot be stored: {error}"), "the torrent is malformed"))?;
+    let layout = FileLayout::new(info).map_err(|error| {
+        SessionError::new(
+            format!("this torrent cannot be stored: {error}"),
+            "the torrent is malformed",
+        )
+    })?;
     let (folder, layout) = locate(config, layout)?;
     let selected = selected(config, layout.files().len());
     let wanted = wanted_pieces(&layout, &selected);
     let parts = PartsMap::new(&layout, config.metainfo.info_hash);
     let in_folder = |error: std::io::Error| {
-        SessionError::new(format!("cannot use {}: {error}", folder.display()), "check the folder and its permissions")
+        SessionError::new(
+            format!("cannot use {}: {error}", folder.display()),
+            "check the folder and its permissions",
+        )
     };
     if config.fetches {
         std::fs::create_dir_all(&folder).map_err(in_folder)?;
     }
     let observed = resume_store::observe(&folder, &layout, &parts).map_err(in_folder)?;
-    let share = if config.fetches { Share::Exclusive } else { Share::Shared };
-    let lock =
-        RootLock::take(&folder, &layout, share).map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
+    let share = if config.fetches {
+        Share::Exclusive
+    } else {
+        Share::Shared
+    };
+    let lock = RootLock::take(&folder, &layout, share)
+        .map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
     let in_state = |error: std::io::Error| {
         SessionError::new(
-            format!("cannot use the state folder {}: {error}", state_dir.display()),
+            format!(
+                "cannot use the state folder {}: {error}",
+                state_dir.display()
+            ),
             "name one that you may write with --state",
         )
     };
     let store = ResumeStore::open(state_dir).map_err(in_state)?;
     let root_path = folder.join(layout.root_name());
     let root: Option<RootKey> = observed.root;
-    let report = store.load(config.metainfo.info_hash, root, &root_path).map_err(in_state)?;
+    let report = store
+        .load(config.metainfo.info_hash, root, &root_path)
+        .map_err(in_state)?;
     for (path, why) in &report.set_aside {
         warn!(path = %path.display(), why, "an unreadable resume record was kept aside; the data is hashed");
     }
@@ -162,7 +198,17 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         CheckMode::Full => everything(info.geometry.piece_count(), false),
         CheckMode::None => everything(info.geometry.piece_count(), true),
     };
-    Ok(Found { layout: Arc::new(layout), parts: Arc::new(parts), folder, selected, wanted, store, lock, record, verdict })
+    Ok(Found {
+        layout: Arc::new(layout),
+        parts: Arc::new(parts),
+        folder,
+        selected,
+        wanted,
+        store,
+        lock,
+        record,
+        verdict,
+    })
 }
 
 /// One a file: fetched or not. Pad files are never asked for.
@@ -175,7 +221,11 @@ fn selected(config: &TorrentConfig, file_count: usize) -> Vec<bool> {
 
 fn wanted_pieces(layout: &FileLayout, selected: &[bool]) -> Bitfield {
     let mut wanted = Bitfield::new(layout.geometry().piece_count());
-    for (file, _) in selected.iter().enumerate().filter(|(_, is_selected)| **is_selected) {
+    for (file, _) in selected
+        .iter()
+        .enumerate()
+        .filter(|(_, is_selected)| **is_selected)
+    {
         for piece in layout.pieces_of_file(file) {
             wanted.set(PieceIndex::new(piece));
         }
@@ -186,24 +236,45 @@ fn wanted_pieces(layout: &FileLayout, selected: &[bool]) -> Bitfield {
 fn everything(piece_count: u32, is_trusted: bool) -> Verdict {
     let (all, none) = (Bitfield::full(piece_count), Bitfield::new(piece_count));
     let (trusted, to_hash) = if is_trusted { (all, none) } else { (none, all) };
-    Verdict { trusted, to_hash, reason: Reason::NoRecord, missing: Vec::new() }
+    Verdict {
+        trusted,
+        to_hash,
+        reason: Reason::NoRecord,
+        missing: Vec::new(),
+    }
 }
 
 /// Recorded data that is gone is never fetched again silently (HOSTILE.md L4).
-fn refuse_missing(config: &TorrentConfig, layout: &FileLayout, verdict: Verdict) -> Result<Verdict, SessionError> {
-    let Some(first) = verdict.missing.first().and_then(|file| layout.files().get(*file)) else { return Ok(verdict) };
+fn refuse_missing(
+    config: &TorrentConfig,
+    layout: &FileLayout,
+    verdict: Verdict,
+) -> Result<Verdict, SessionError> {
+    let Some(first) = verdict
+        .missing
+        .first()
+        .and_then(|file| layout.files().get(*file))
+    else {
+        return Ok(verdict);
+    };
     if !config.fetches {
         return Ok(verdict);
     }
     let (count, folder) = (verdict.missing.len(), config.folder.display());
     Err(SessionError::new(
-        format!("{count} files that were fetched are missing, the first is {} in {folder}", first.path.display()),
+        format!(
+            "{count} files that were fetched are missing, the first is {} in {folder}",
+            first.path.display()
+        ),
         "mount or restore them, or fetch what is missing again with --check full",
     ))
 }
 
 /// The output folder. Data to seed may also be named by its own folder or file.
-fn locate(config: &TorrentConfig, layout: FileLayout) -> Result<(PathBuf, FileLayout), SessionError> {
+fn locate(
+    config: &TorrentConfig,
+    layout: FileLayout,
+) -> Result<(PathBuf, FileLayout), SessionError> {
     let folder = super::torrent::folder(config);
     if config.fetches || std::fs::symlink_metadata(folder.join(layout.root_name())).is_ok() {
         return Ok((folder, layout));
@@ -273,7 +344,12 @@ fn check_job(config: &TorrentConfig, found: &Found) -> CheckJob {
 
 fn checking(config: &TorrentConfig, found: &Found, checked_bytes: u64) -> TorrentProgress {
     let geometry = config.metainfo.info.geometry;
-    let bytes = |pieces: &Bitfield| pieces.iter().map(|piece| u64::from(geometry.piece_bytes(piece))).sum();
+    let bytes = |pieces: &Bitfield| {
+        pieces
+            .iter()
+            .map(|piece| u64::from(geometry.piece_bytes(piece)))
+            .sum()
+    };
     TorrentProgress {
         info_hash: config.metainfo.info_hash,
         name: config.metainfo.info.name.clone(),

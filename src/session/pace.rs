@@ -41,7 +41,9 @@ impl Pacer {
 
     /// Waits until the connection may move `bytes`; at once without a limit.
     pub async fn acquire(&self, client: u64, bytes: u64, clock: &Clock) {
-        let Some(bandwidth) = &self.bandwidth else { return };
+        let Some(bandwidth) = &self.bandwidth else {
+            return;
+        };
         let grant = bandwidth.borrow_mut().request(client, bytes, clock.now());
         if grant == Grant::Now {
             return;
@@ -63,7 +65,9 @@ impl Pacer {
 
     /// Hands out bandwidth as it accrues. Runs as long as the session.
     pub async fn run(&self, clock: Clock) {
-        let Some(bandwidth) = &self.bandwidth else { return };
+        let Some(bandwidth) = &self.bandwidth else {
+            return;
+        };
         loop {
             let deadline = bandwidth.borrow().next_deadline();
             match deadline {

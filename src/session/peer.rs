@@ -76,10 +76,16 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, early: Vec
         }
     };
     let span = debug_span!("peer", addr = %conn.addr);
-    let handle = Rc::new(PeerHandle { stream, wake: Notify::new(), closing: Cell::new(None) });
+    let handle = Rc::new(PeerHandle {
+        stream,
+        wake: Notify::new(),
+        closing: Cell::new(None),
+    });
     driver.add_peer(key, handle.clone());
     handle.wake.notify_one();
-    let writer = tokio_uring::spawn(write_loop(driver.clone(), key, handle.clone()).instrument(span.clone()));
+    let writer = tokio_uring::spawn(
+        write_loop(driver.clone(), key, handle.clone()).instrument(span.clone()),
+    );
     let mut reader = Reader::new(driver.clone(), key);
     let end = reader.run(&handle, &early).instrument(span.clone()).await;
     span.in_scope(|| debug!(reason = ?handle.closing.get(), end = end.as_ref().err().map(tracing::field::display), "disconnected"));
@@ -106,24 +112,42 @@ impl Reader {
     fn new(driver: Rc<Driver>, key: PeerKey) -> Self {
         let decoder = Decoder::new(driver.decoder_limits());
         let client = driver.shared().down.client();
-        Reader { driver, key, decoder, payload: None, client, allowance_bytes: 0 }
+        Reader {
+            driver,
+            key,
+            decoder,
+            payload: None,
+            client,
+            allowance_bytes: 0,
+        }
     }
 
     async fn run(&mut self, handle: &PeerHandle, early: &[u8]) -> Result<(), ReadEnd> {
         self.feed(early)?;
         let shared = self.driver.shared().clone();
         let is_limited = shared.down.is_limited();
-        let recv_bytes = if is_limited { RECV_LIMITED_BYTES } else { RECV_BYTES };
+        let recv_bytes = if is_limited {
+            RECV_LIMITED_BYTES
+        } else {
+            RECV_BYTES
+        };
         loop {
             handle.stream.readable().await?;
             // The buffer is borrowed only while data keeps coming: an idle peer pins none.
             let mut segment = shared.pool.alloc_or_heap(recv_bytes as usize);
             loop {
                 if is_limited && self.allowance_bytes == 0 {
-                    shared.down.acquire(self.client, u64::from(recv_bytes), &shared.clock).await;
+                    shared
+                        .down
+                        .acquire(self.client, u64::from(recv_bytes), &shared.clock)
+                        .await;
                     self.allowance_bytes = recv_bytes as usize;
                 }
-                let want = if is_limited { self.allowance_bytes } else { recv_bytes as usize };
+                let want = if is_limited {
+                    self.allowance_bytes
+                } else {
+                    recv_bytes as usize
+                };
                 let (result, back) = handle.stream.recv_now(segment, 0..want).await;
                 segment = back;
                 let received = match result {
@@ -165,8 +189,13 @@ impl Reader {
                         let placement = core.on_piece_header(key, header, cx)?;
                         *payload = Some((header, placement, 0));
                     }
-                    Event::Payload { bytes: part, remaining_bytes } => {
-                        let Some((header, placement, done)) = payload.as_mut() else { continue };
+                    Event::Payload {
+                        bytes: part,
+                        remaining_bytes,
+                    } => {
+                        let Some((header, placement, done)) = payload.as_mut() else {
+                            continue;
+                        };
                         let part_bytes = u32::try_from(part.len()).unwrap_or(u32::MAX);
                         core.on_block_bytes(key, part_bytes, cx);
                         if let Placement::Store(block) = *placement {
@@ -200,14 +229,27 @@ async fn write_loop(driver: Rc<Driver>, key: PeerKey, handle: Rc<PeerHandle>) {
     handle.close(CloseReason::Silent);
 }
 
-async fn write_until_closed(driver: &Rc<Driver>, key: PeerKey, handle: &PeerHandle, client: u64) -> io::Result<()> {
+async fn write_until_closed(
+    driver: &Rc<Driver>,
+    key: PeerKey,
+    handle: &PeerHandle,
+    client: u64,
+) -> io::Result<()> {
     let mut out = Vec::new();
-    let run_bytes = if driver.shared().up.is_limited() { RUN_LIMITED_BYTES } else { RUN_BYTES };
+    let run_bytes = if driver.shared().up.is_limited() {
+        RUN_LIMITED_BYTES
+    } else {
+        RUN_BYTES
+    };
     while !handle.is_closing() {
         out.clear();
         let (taken, run) = driver.call(|core, cx| {
             let taken = core.take_messages(key, &mut out, MESSAGES_BYTES, cx);
-            let run = if taken == 0 { core.next_upload(key, run_bytes, cx) } else { None };
+            let run = if taken == 0 {
+                core.next_upload(key, run_bytes, cx)
+            } else {
+                None
+            };
             (taken, run)
         });
         if taken > 0 {
@@ -232,7 +274,11 @@ async fn send_run(
     run: UploadRun,
 ) -> io::Result<()> {
     let shared = driver.shared();
-    let run_bytes: u64 = run.blocks.iter().map(|block| u64::from(block.length())).sum();
+    let run_bytes: u64 = run
+        .blocks
+        .iter()
+        .map(|block| u64::from(block.length()))
+        .sum();
     shared.up.acquire(client, run_bytes, &shared.clock).await;
     let read = match driver.disk().read_run(&run).await {
         Ok(read) => read,
@@ -242,7 +288,10 @@ async fn send_run(
             return Ok(());
         }
     };
-    let (result, _, _) = handle.stream.send_run(read.headers, read.parts, read.segments).await;
+    let (result, _, _) = handle
+        .stream
+        .send_run(read.headers, read.parts, read.segments)
+        .await;
     result?;
     driver.call(|core, cx| core.on_sent(key, &run, cx));
     Ok(())

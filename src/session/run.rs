@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::config::{BindTo, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentConfig};
 use super::announce;
 use super::announce_task::TrackerClients;
+use super::config::{
+    BindTo, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentConfig,
+};
 use super::disk::{DiskHub, FileBudget};
 use super::error::SessionError;
 use super::http::{HttpClient, HttpConfig};
@@ -66,7 +68,10 @@ pub async fn run(
     for (listener, addr) in sockets.listeners.iter().zip(sockets.addrs()?) {
         info!(%addr, "listening");
         shared.emit(SessionEvent::Listening { addr });
-        background.push(tokio_uring::spawn(connect::accept_loop(shared.clone(), listener.clone())));
+        background.push(tokio_uring::spawn(connect::accept_loop(
+            shared.clone(),
+            listener.clone(),
+        )));
     }
     background.push(tokio_uring::spawn(shared.clone().credit_loop()));
     background.push(tokio_uring::spawn(pace(shared.clone(), true)));
@@ -79,8 +84,10 @@ pub async fn run(
             shared.stop();
         })
     };
-    let running: Vec<_> =
-        torrents.into_iter().map(|config| tokio_uring::spawn(torrent::run(shared.clone(), config))).collect();
+    let running: Vec<_> = torrents
+        .into_iter()
+        .map(|config| tokio_uring::spawn(torrent::run(shared.clone(), config)))
+        .collect();
     let mut summary = SessionSummary::default();
     for task in running {
         match task.await {
@@ -90,7 +97,12 @@ pub async fn run(
                 warn!(%error, "a torrent ended by an error in the program");
                 let message = "a torrent ended by an error in the program".to_owned();
                 let hint = "please report it with the log (-vv)".to_owned();
-                shared.emit(SessionEvent::Error { info_hash: None, message, hint, is_final: true });
+                shared.emit(SessionEvent::Error {
+                    info_hash: None,
+                    message,
+                    hint,
+                    is_final: true,
+                });
             }
         }
     }
@@ -118,7 +130,10 @@ fn open(
     families: Vec<Family>,
     events: Box<dyn FnMut(SessionEvent)>,
 ) -> Result<(Rc<Shared>, OwnSockets), SessionError> {
-    let wanted = config.buffers_bytes.unwrap_or_else(buffers_default).max(BUFFERS_MIN_BYTES);
+    let wanted = config
+        .buffers_bytes
+        .unwrap_or_else(buffers_default)
+        .max(BUFFERS_MIN_BYTES);
     let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
     let (pool, report) = Pool::new(wanted).map_err(|error| {
         SessionError::new(
@@ -126,7 +141,11 @@ fn open(
             "use a smaller --buffers, or raise the limit on locked memory (ulimit -l)",
         )
     })?;
-    info!(bytes = report.bytes, registered_bytes = report.registered_bytes, "buffers");
+    info!(
+        bytes = report.bytes,
+        registered_bytes = report.registered_bytes,
+        "buffers"
+    );
     if let Some(note) = &report.note {
         warn!("{note}");
     }
@@ -135,13 +154,24 @@ fn open(
     // The rest of the pool receives and serves.
     let assembly_bytes = report.bytes as u64 / 4 * 3;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let no_threads = |error: io::Error| SessionError::new(format!("cannot start a thread: {error}"), "raise the limit of processes (ulimit -u)");
+    let no_threads = |error: io::Error| {
+        SessionError::new(
+            format!("cannot start a thread: {error}"),
+            "raise the limit of processes (ulimit -u)",
+        )
+    };
     let hasher = Hasher::new(threads).map_err(no_threads)?;
     let resolver = Resolver::new().map_err(no_threads)?;
-    let http_config = HttpConfig { socket: socket_options.clone(), ..HttpConfig::from_env() };
+    let http_config = HttpConfig {
+        socket: socket_options.clone(),
+        ..HttpConfig::from_env()
+    };
     let http = HttpClient::new(http_config, resolver.clone());
     let no_socket = |error: io::Error| {
-        SessionError::new(format!("cannot open a UDP socket for trackers: {error}"), "check --bind and the network")
+        SessionError::new(
+            format!("cannot open a UDP socket for trackers: {error}"),
+            "check --bind and the network",
+        )
     };
     let (udp, udp_sockets) =
         OwnSockets::start(resolver.clone(), &socket_options, UDP_RETRANSMIT).map_err(no_socket)?;
@@ -154,7 +184,10 @@ fn open(
         socket_options,
         seed: seed(),
     };
-    Ok((Shared::new(config, opened, assembly_bytes, events), udp_sockets))
+    Ok((
+        Shared::new(config, opened, assembly_bytes, events),
+        udp_sockets,
+    ))
 }
 
 /// 32 MiB, or what a small limit on locked memory leaves beside the ring.
@@ -170,7 +203,9 @@ fn buffers_default() -> u64 {
 fn seed() -> u64 {
     use std::hash::{BuildHasher, Hasher as _};
     // The standard library's hash keys are the system's random bytes.
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
 }
 
 fn socket_options(config: &SessionConfig) -> SocketOptions {
@@ -179,7 +214,12 @@ fn socket_options(config: &SessionConfig) -> SocketOptions {
         Some(BindTo::Addr(ip)) => (Some(*ip), None),
         Some(BindTo::Interface(name)) => (None, Some(name.clone())),
     };
-    SocketOptions { bind, bind_device, user_timeout: Some(USER_TIMEOUT), ..SocketOptions::default() }
+    SocketOptions {
+        bind,
+        bind_device,
+        user_timeout: Some(USER_TIMEOUT),
+        ..SocketOptions::default()
+    }
 }
 
 struct Sockets {
@@ -191,7 +231,11 @@ struct Sockets {
 
 impl Sockets {
     fn addrs(&self) -> Result<Vec<SocketAddr>, SessionError> {
-        let addrs: io::Result<Vec<SocketAddr>> = self.listeners.iter().map(|listener| listener.local_addr()).collect();
+        let addrs: io::Result<Vec<SocketAddr>> = self
+            .listeners
+            .iter()
+            .map(|listener| listener.local_addr())
+            .collect();
         addrs.map_err(|error| SessionError::new(format!("cannot listen: {error}"), "try again"))
     }
 }
@@ -211,7 +255,9 @@ fn bind_sockets(config: &SessionConfig, options: &SocketOptions) -> Result<Socke
             Err(error) => {
                 let what = match &config.bind {
                     Some(BindTo::Addr(ip)) => format!("cannot listen on {ip}: {error}"),
-                    Some(BindTo::Interface(name)) => format!("cannot listen on interface {name}: {error}"),
+                    Some(BindTo::Interface(name)) => {
+                        format!("cannot listen on interface {name}: {error}")
+                    }
                     None => format!("cannot listen on port {port}: {error}"),
                 };
                 return Err(SessionError::new(what, "check --bind and --port"));
@@ -223,7 +269,10 @@ fn bind_sockets(config: &SessionConfig, options: &SocketOptions) -> Result<Socke
         [first, .., end] => format!("ports {first} to {end} are taken: {last}"),
         [] => "no port to listen on".to_owned(),
     };
-    Err(SessionError::new(what, "choose another with --port, or any free one with --port 0"))
+    Err(SessionError::new(
+        what,
+        "choose another with --port, or any free one with --port 0",
+    ))
 }
 
 fn listen_addrs(config: &SessionConfig) -> Vec<IpAddr> {
@@ -235,21 +284,32 @@ fn listen_addrs(config: &SessionConfig) -> Vec<IpAddr> {
 }
 
 fn bind_port(ips: &[IpAddr], port: u16, options: &SocketOptions) -> io::Result<Sockets> {
-    let mut sockets = Sockets { listeners: Vec::new(), udp: Vec::new(), port };
+    let mut sockets = Sockets {
+        listeners: Vec::new(),
+        udp: Vec::new(),
+        port,
+    };
     for ip in ips {
         let listener = match Listener::bind(SocketAddr::new(*ip, sockets.port), options) {
             Ok(listener) => listener,
             // A kernel without IPv6 still has IPv4.
-            Err(error) if ip.is_ipv6() && !sockets.listeners.is_empty() && is_no_family(&error) => continue,
+            Err(error) if ip.is_ipv6() && !sockets.listeners.is_empty() && is_no_family(&error) => {
+                continue;
+            }
             Err(error) => return Err(error),
         };
         sockets.port = listener.local_addr()?.port();
-        sockets.udp.push(Udp::bind(SocketAddr::new(*ip, sockets.port), options)?);
+        sockets
+            .udp
+            .push(Udp::bind(SocketAddr::new(*ip, sockets.port), options)?);
         sockets.listeners.push(Rc::new(listener));
     }
     Ok(sockets)
 }
 
 fn is_no_family(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+    )
 }

@@ -89,7 +89,11 @@ impl Shared {
             trackers: opened.trackers,
             families: opened.families,
             socket_options: opened.socket_options,
-            credits: RefCell::new(Credits { assembly_bytes, connections, dials: DIALS_PER_S / 10 }),
+            credits: RefCell::new(Credits {
+                assembly_bytes,
+                connections,
+                dials: DIALS_PER_S / 10,
+            }),
             torrents: RefCell::default(),
             banned: RefCell::default(),
             half_open: Cell::new(0),
@@ -147,9 +151,13 @@ impl Shared {
         let mut credits = self.credits.borrow_mut();
         let assembly_before = credits.assembly_bytes;
         let connections_before = credits.connections;
-        let result = call(&mut Cx { now: self.clock.now(), credits: &mut credits, fx });
-        let came_back =
-            credits.assembly_bytes > assembly_before || (connections_before == 0 && credits.connections > 0);
+        let result = call(&mut Cx {
+            now: self.clock.now(),
+            credits: &mut credits,
+            fx,
+        });
+        let came_back = credits.assembly_bytes > assembly_before
+            || (connections_before == 0 && credits.connections > 0);
         if came_back {
             self.credits_back.notify_one();
         }

@@ -30,15 +30,30 @@ const STOPPED_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn run(shared: Rc<Shared>, config: TorrentConfig) -> (InfoHash, Outcome) {
     let info_hash = config.metainfo.info_hash;
     let span = info_span!("torrent", %info_hash);
-    let (outcome, have) = match live(shared.clone(), &config, span.clone()).instrument(span).await {
+    let (outcome, have) = match live(shared.clone(), &config, span.clone())
+        .instrument(span)
+        .await
+    {
         Ok(ended) => ended,
         Err(error) => {
             let (message, hint) = (error.to_string(), error.hint().to_owned());
-            shared.emit(SessionEvent::Error { info_hash: Some(info_hash), message, hint, is_final: true });
-            (Outcome::Failed, Bitfield::new(config.metainfo.info.geometry.piece_count()))
+            shared.emit(SessionEvent::Error {
+                info_hash: Some(info_hash),
+                message,
+                hint,
+                is_final: true,
+            });
+            (
+                Outcome::Failed,
+                Bitfield::new(config.metainfo.info.geometry.piece_count()),
+            )
         }
     };
-    shared.emit(SessionEvent::Ended { info_hash, outcome, have });
+    shared.emit(SessionEvent::Ended {
+        info_hash,
+        outcome,
+        have,
+    });
     (info_hash, outcome)
 }
 
@@ -59,7 +74,11 @@ async fn live(
         return Ok((Outcome::Stopped, Bitfield::new(info.geometry.piece_count())));
     };
     if !config.fetches && loaded.have.count() == 0 {
-        let message = format!("none of the data of \"{}\" in {} is good", info.name.escape_debug(), config.folder.display());
+        let message = format!(
+            "none of the data of \"{}\" in {} is good",
+            info.name.escape_debug(),
+            config.folder.display()
+        );
         let hint = "give the folder that holds the data with --data, or run `gyre verify` to see what differs";
         shared.emit(SessionEvent::Error {
             info_hash: Some(config.metainfo.info_hash),
@@ -95,10 +114,24 @@ impl<'c> Running<'c> {
     fn start(shared: Rc<Shared>, config: &'c TorrentConfig, loaded: Loaded, span: Span) -> Self {
         let core = swarm::Torrent::new(core_config(&shared, config, &loaded), shared.now());
         let geometry = config.metainfo.info.geometry;
-        let wanted_bytes = loaded.wanted.iter().map(|piece| u64::from(geometry.piece_bytes(piece))).sum();
-        let driver = Driver::new(shared.clone(), config, core, loaded.disk, loaded.check_job, span);
+        let wanted_bytes = loaded
+            .wanted
+            .iter()
+            .map(|piece| u64::from(geometry.piece_bytes(piece)))
+            .sum();
+        let driver = Driver::new(
+            shared.clone(),
+            config,
+            core,
+            loaded.disk,
+            loaded.check_job,
+            span,
+        );
         driver.trouble.made_progress(shared.now());
-        shared.torrents.borrow_mut().insert(driver.info_hash(), driver.clone());
+        shared
+            .torrents
+            .borrow_mut()
+            .insert(driver.info_hash(), driver.clone());
         let timer = tokio_uring::spawn(driver.clone().timer_loop());
         if config.trackers {
             Announcers::start(&driver, config);
@@ -150,7 +183,10 @@ impl<'c> Running<'c> {
             self.seeding_since = Some(now);
             if self.config.fetches {
                 let seconds = now.since(self.started_at).as_secs_f64();
-                self.shared.emit(SessionEvent::Complete { info_hash: self.driver.info_hash(), seconds });
+                self.shared.emit(SessionEvent::Complete {
+                    info_hash: self.driver.info_hash(),
+                    seconds,
+                });
                 self.driver.announcers.completed();
                 info!(seconds, "complete");
             }
@@ -177,8 +213,11 @@ impl<'c> Running<'c> {
         }
         let (down, up) = self.checkpointer.totals(&self.driver);
         let ratio = up as f64 / down.max(self.wanted_bytes).max(1) as f64;
-        let seeded = self.seeding_since.map_or(Duration::ZERO, |since| now.since(since));
-        after.ratio.is_some_and(|wanted| ratio >= wanted) || after.time.is_some_and(|wanted| seeded >= wanted)
+        let seeded = self
+            .seeding_since
+            .map_or(Duration::ZERO, |since| now.since(since));
+        after.ratio.is_some_and(|wanted| ratio >= wanted)
+            || after.time.is_some_and(|wanted| seeded >= wanted)
     }
 
     /// Trouble that lasts: told once, and after `--give-up` the end.
@@ -188,23 +227,51 @@ impl<'c> Running<'c> {
         }
         let silent = self.driver.trouble.silent_for(now);
         let stats = self.driver.read(|core| core.stats(now));
-        if silent >= SILENT_AFTER && stats.peers_connected == 0 && !self.driver.trouble.is_disk_waiting() {
-            let message = format!("no peers found for \"{}\"", self.config.metainfo.info.name.escape_debug());
-            self.driver.tell_trouble(message, "it goes on looking; check the trackers, or name a peer with --peer");
+        if silent >= SILENT_AFTER
+            && stats.peers_connected == 0
+            && !self.driver.trouble.is_disk_waiting()
+        {
+            let message = format!(
+                "no peers found for \"{}\"",
+                self.config.metainfo.info.name.escape_debug()
+            );
+            self.driver.tell_trouble(
+                message,
+                "it goes on looking; check the trackers, or name a peer with --peer",
+            );
         }
-        let is_over = self.shared.config.give_up.is_some_and(|limit| silent >= limit);
+        let is_over = self
+            .shared
+            .config
+            .give_up
+            .is_some_and(|limit| silent >= limit);
         if !is_over {
             return None;
         }
-        let cause = self.driver.trouble.last_told().unwrap_or_else(|| "no data arrived".to_owned());
-        let message = format!("gave up on \"{}\": {cause}", self.config.metainfo.info.name.escape_debug());
-        self.fail(message, "what was fetched is kept: run the same command again to go on".to_owned());
+        let cause = self
+            .driver
+            .trouble
+            .last_told()
+            .unwrap_or_else(|| "no data arrived".to_owned());
+        let message = format!(
+            "gave up on \"{}\": {cause}",
+            self.config.metainfo.info.name.escape_debug()
+        );
+        self.fail(
+            message,
+            "what was fetched is kept: run the same command again to go on".to_owned(),
+        );
         Some(Outcome::Failed)
     }
 
     fn fail(&self, message: String, hint: String) {
         let info_hash = Some(self.driver.info_hash());
-        self.shared.emit(SessionEvent::Error { info_hash, message, hint, is_final: true });
+        self.shared.emit(SessionEvent::Error {
+            info_hash,
+            message,
+            hint,
+            is_final: true,
+        });
         self.driver.state.set(TorrentState::Error);
     }
 
@@ -253,14 +320,20 @@ impl<'c> Running<'c> {
         let announced = self.driver.announcers.stop(STOPPED_TIMEOUT);
         let saved = async {
             self.driver.call(|core, cx| core.stop(cx));
-            if tokio::time::timeout(DRAIN_TIMEOUT, self.driver.drained()).await.is_err() {
+            if tokio::time::timeout(DRAIN_TIMEOUT, self.driver.drained())
+                .await
+                .is_err()
+            {
                 warn!("some connections or disk operations did not end in time");
             }
             self.checkpointer.close(&self.driver).await;
         };
         tokio::join!(announced, saved);
         self.timer.abort();
-        self.shared.torrents.borrow_mut().remove(&self.driver.info_hash());
+        self.shared
+            .torrents
+            .borrow_mut()
+            .remove(&self.driver.info_hash());
         if outcome != Outcome::Failed {
             let is_complete = self.driver.read(swarm::Torrent::is_complete);
             self.driver.state.set(self.state(is_complete));
@@ -291,5 +364,9 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
 
 /// The folder that records and files are looked for in.
 pub fn folder(config: &TorrentConfig) -> PathBuf {
-    if config.folder.as_os_str().is_empty() { PathBuf::from(".") } else { config.folder.clone() }
+    if config.folder.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        config.folder.clone()
+    }
 }

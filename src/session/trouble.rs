@@ -84,7 +84,12 @@ impl Driver {
         warn!(%message, "trouble");
         *self.trouble.told.borrow_mut() = Some(message.clone());
         let info_hash = Some(self.info_hash());
-        self.shared().emit(SessionEvent::Error { info_hash, message, hint: hint.to_owned(), is_final: false });
+        self.shared().emit(SessionEvent::Error {
+            info_hash,
+            message,
+            hint: hint.to_owned(),
+            is_final: false,
+        });
     }
 
     /// The disk refused a write: fetching stops, seeding goes on, and it is tried again later.
@@ -98,7 +103,8 @@ impl Driver {
             let tries = self.trouble.retries.get() + 1;
             self.trouble.retries.set(tries);
             if tries > ERROR_RETRIES_MAX {
-                self.trouble.set_fatal(error.to_string(), error.hint().to_owned());
+                self.trouble
+                    .set_fatal(error.to_string(), error.hint().to_owned());
                 self.changed.notify_one();
                 return;
             }
@@ -107,8 +113,15 @@ impl Driver {
         let driver = Rc::downgrade(self);
         tokio_uring::spawn(async move {
             loop {
-                tokio::time::sleep(if error.is_disk_full() { SPACE_RETRY } else { ERROR_RETRY }).await;
-                let Some(driver) = driver.upgrade() else { return };
+                tokio::time::sleep(if error.is_disk_full() {
+                    SPACE_RETRY
+                } else {
+                    ERROR_RETRY
+                })
+                .await;
+                let Some(driver) = driver.upgrade() else {
+                    return;
+                };
                 if error.is_disk_full() && !has_space(driver.check_job.root.clone()).await {
                     continue;
                 }
@@ -126,8 +139,12 @@ impl Driver {
         self.spawn(async move {
             let mut job = driver.check_job.clone();
             job.pieces = Bitfield::new(job.layout.geometry().piece_count());
-            let had: Vec<PieceIndex> =
-                driver.read(|core| pieces.into_iter().filter(|piece| core.have().has(*piece)).collect());
+            let had: Vec<PieceIndex> = driver.read(|core| {
+                pieces
+                    .into_iter()
+                    .filter(|piece| core.have().has(*piece))
+                    .collect()
+            });
             for piece in &had {
                 job.pieces.set(*piece);
             }
@@ -142,9 +159,18 @@ impl Driver {
                 return;
             }
             driver.call(|core, cx| core.on_pieces_lost(&lost, cx));
-            let message = format!("{} pieces that were verified are no longer good: {why}", lost.len());
-            let hint = "the files were changed, truncated or removed: restore them, or run `gyre verify`".to_owned();
-            driver.shared().emit(SessionEvent::Warning { info_hash: Some(driver.info_hash()), message, hint });
+            let message = format!(
+                "{} pieces that were verified are no longer good: {why}",
+                lost.len()
+            );
+            let hint =
+                "the files were changed, truncated or removed: restore them, or run `gyre verify`"
+                    .to_owned();
+            driver.shared().emit(SessionEvent::Warning {
+                info_hash: Some(driver.info_hash()),
+                message,
+                hint,
+            });
             driver.changed.notify_one();
         });
     }
@@ -154,7 +180,9 @@ impl Driver {
 async fn has_space(folder: PathBuf) -> bool {
     let look = tokio::task::spawn_blocking(move || nix::sys::statvfs::statvfs(&folder));
     match look.await {
-        Ok(Ok(stat)) => stat.blocks_available().saturating_mul(stat.fragment_size()) >= SPACE_MIN_BYTES,
+        Ok(Ok(stat)) => {
+            stat.blocks_available().saturating_mul(stat.fragment_size()) >= SPACE_MIN_BYTES
+        }
         _ => true,
     }
 }

@@ -122,7 +122,11 @@ impl FileLayout {
         }
         for file in &mut self.files {
             let below: PathBuf = file.path.components().skip(1).collect();
-            file.path = if below.as_os_str().is_empty() { root.clone() } else { root.join(below) };
+            file.path = if below.as_os_str().is_empty() {
+                root.clone()
+            } else {
+                root.join(below)
+            };
         }
         self.root_name = root;
         Some(self)

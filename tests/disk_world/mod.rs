@@ -87,11 +87,7 @@ impl World {
         let mut flat = Vec::new();
         for file in files {
             let byte = |_| {
-                if file.is_pad {
-                    0
-                } else {
-                    rng.below(256) as u8
-                }
+                if file.is_pad { 0 } else { rng.below(256) as u8 }
             };
             flat.extend((0..file.length).map(byte));
         }
@@ -181,7 +177,11 @@ impl World {
         Record {
             info_hash: self.info_hash,
             root,
-            root_path: self.output().join("root").into_os_string().into_encoded_bytes(),
+            root_path: self
+                .output()
+                .join("root")
+                .into_os_string()
+                .into_encoded_bytes(),
             is_open,
             have: have.clone(),
             files: stamps.files,

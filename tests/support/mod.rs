@@ -1,0 +1,8 @@
+//! What the tests of the whole program share: sample torrents, and the `gyre` command under control.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub mod program;
+pub mod sample;
+
+pub use program::Gyre;
+pub use sample::Sample;
