@@ -200,7 +200,8 @@ impl DiskTorrent {
         }
     }
 
-    async fn look(&self, handle: &File) -> io::Result<FileStamp> {
+    /// How the file looks; a file system that may hang is asked off the ring thread.
+    pub(super) async fn look(&self, handle: &File) -> io::Result<FileStamp> {
         if self.kind == FsKind::Local {
             return handle.stamp();
         }
