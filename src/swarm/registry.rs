@@ -92,6 +92,13 @@ impl Totals {
     pub const fn peers(&self) -> usize {
         self.seeders + self.leechers
     }
+
+    fn of(&mut self, peer: &Peer) -> &mut usize {
+        match peer.is_seeder {
+            true => &mut self.seeders,
+            false => &mut self.leechers,
+        }
+    }
 }
 
 /// One torrent in one family.
@@ -107,6 +114,7 @@ pub struct Registry {
     silent_since: BTreeSet<(Now, SwarmKey, SocketAddr)>,
     /// Peers by network; no zeros.
     networks: BTreeMap<IpAddr, usize>,
+    totals: Totals,
     rng: Rng,
 }
 
@@ -118,6 +126,7 @@ impl Registry {
             swarms: BTreeMap::new(),
             silent_since: BTreeSet::new(),
             networks: BTreeMap::new(),
+            totals: Totals::default(),
             rng: Rng::new(seed),
         }
     }
@@ -174,18 +183,10 @@ impl Registry {
         info_hashes.iter().map(counts).collect()
     }
 
-    /// The numbers over everything. Looks at every swarm.
+    /// The numbers over everything.
     pub fn totals(&mut self, now: Now) -> Totals {
         self.expire(now);
-        let mut totals = Totals::default();
-        let mut last = None;
-        for ((info_hash, _), peers) in &self.swarms {
-            // The two families of a torrent are neighbours.
-            totals.torrents += usize::from(last.replace(info_hash) != Some(info_hash));
-            totals.seeders += peers.seeder_count();
-            totals.leechers += peers.len() - peers.seeder_count();
-        }
-        totals
+        self.totals
     }
 
     fn expire(&mut self, now: Now) {
@@ -261,6 +262,10 @@ impl Registry {
     fn insert(&mut self, key: SwarmKey, peer: Peer) {
         self.silent_since.insert((peer.last_seen, key, peer.addr));
         *self.networks.entry(network_of(peer.addr.ip())).or_default() += 1;
+        *self.totals.of(&peer) += 1;
+        if !self.swarms.contains_key(&key) && !self.swarms.contains_key(&other_family(key)) {
+            self.totals.torrents += 1;
+        }
         self.swarms.entry(key).or_default().insert(peer);
     }
 
@@ -273,7 +278,11 @@ impl Registry {
         };
         if peers.len() == 0 {
             self.swarms.remove(&key);
+            if !self.swarms.contains_key(&other_family(key)) {
+                self.totals.torrents -= 1;
+            }
         }
+        *self.totals.of(&peer) -= 1;
         self.silent_since.remove(&(peer.last_seen, key, addr));
         let network = network_of(addr.ip());
         if let Some(count) = self.networks.get_mut(&network) {
@@ -308,17 +317,23 @@ impl Registry {
     pub fn check(&self) {
         let mut queue = BTreeSet::new();
         let mut networks: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        let mut torrents = BTreeSet::new();
+        let mut totals = Totals::default();
         for (key, peers) in &self.swarms {
             peers.check();
             assert!(peers.len() > 0, "an empty swarm was kept");
+            torrents.insert(key.0);
+            totals.torrents = torrents.len();
             for peer in peers.iter() {
                 assert!(key.1.has(peer.addr.ip()), "a peer of the other family");
                 queue.insert((peer.last_seen, *key, peer.addr));
+                *totals.of(peer) += 1;
                 *networks.entry(network_of(peer.addr.ip())).or_default() += 1;
             }
         }
         assert_eq!(queue, self.silent_since);
         assert_eq!(networks, self.networks);
+        assert_eq!(totals, self.totals);
         assert!(self.swarms.len() <= self.config.swarms_max);
         assert!(queue.len() <= self.config.peers_max);
     }
@@ -360,6 +375,13 @@ fn believed_ip(source: IpAddr, claimed: Option<IpAddr>) -> IpAddr {
         claimed
     } else {
         source
+    }
+}
+
+fn other_family((info_hash, family): SwarmKey) -> SwarmKey {
+    match family {
+        Family::V4 => (info_hash, Family::V6),
+        Family::V6 => (info_hash, Family::V4),
     }
 }
 
