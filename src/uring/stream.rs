@@ -289,6 +289,13 @@ impl Stream {
         let _ = socket::shutdown(&self.inner.fd);
     }
 
+    /// Ends our own direction: FIN goes out behind what was sent, receiving goes on.
+    pub fn shutdown_write(&self) {
+        use nix::sys::socket::{Shutdown, shutdown};
+        // The only error is that the peer has already gone.
+        let _ = shutdown(self.inner.fd.as_raw_fd(), Shutdown::Write);
+    }
+
     /// Bytes the kernel has taken so far, also in the middle of a run.
     pub fn sent_bytes(&self) -> u64 {
         self.inner.sent_bytes.get()
