@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::{DiskError, DiskOp, DiskTorrent, Home};
 use crate::storage::parts::{HEADER_USED_BYTES, PartsMap};
 use crate::uring::files::{self, File, OpenMode};
+use crate::uring::map::{self, FileMap};
 
 /// Stands for the parts file where a file's number is asked for.
 pub(super) const PARTS: usize = usize::MAX;
@@ -36,7 +37,17 @@ struct OpenFiles {
 struct Handle {
     file: File,
     is_writable: bool,
+    /// Made when first asked for.
+    map: Option<Mapped>,
     used: u64,
+}
+
+/// Whether a file may be sent from the page cache.
+#[derive(Clone)]
+enum Mapped {
+    Yes(FileMap),
+    /// The kernel does not tell us what is resident, or refuses the mapping.
+    No,
 }
 
 impl FileBudget {
@@ -77,6 +88,7 @@ impl FileBudget {
         let handle = Handle {
             file,
             is_writable,
+            map: None,
             used,
         };
         let mut open = self.open.borrow_mut();
@@ -89,6 +101,16 @@ impl FileBudget {
                 return;
             };
             open.by_key.remove(&oldest);
+        }
+    }
+
+    fn map_of(&self, key: HandleKey) -> Option<Mapped> {
+        self.open.borrow().by_key.get(&key)?.map.clone()
+    }
+
+    fn put_map(&self, key: HandleKey, map: Mapped) {
+        if let Some(handle) = self.open.borrow_mut().by_key.get_mut(&key) {
+            handle.map = Some(map);
         }
     }
 
@@ -151,6 +173,35 @@ impl DiskTorrent {
         let handle = File::with_kind(fd, self.kind);
         self.hub.budget.put(key, handle.clone(), needs_write);
         Ok(handle)
+    }
+
+    /// The file and its mapping, of the length that the torrent gives it; `None` when it must be read instead.
+    pub(super) async fn mapping(&self, file: usize) -> Result<Option<(File, FileMap)>, DiskError> {
+        if file == PARTS {
+            return Ok(None);
+        }
+        let handle = self.handle(file, false).await?;
+        let key = (self.id, file);
+        let mapped = match self.hub.budget.map_of(key) {
+            Some(mapped) => mapped,
+            None => {
+                let bytes = self
+                    .config
+                    .layout
+                    .files()
+                    .get(file)
+                    .map_or(0, |entry| entry.length_bytes);
+                let map = FileMap::new(handle.fd(), bytes).ok();
+                let is_told = map::tells_residency(handle.fd());
+                let mapped = map.filter(|_| is_told).map_or(Mapped::No, Mapped::Yes);
+                self.hub.budget.put_map(key, mapped.clone());
+                mapped
+            }
+        };
+        Ok(match mapped {
+            Mapped::Yes(map) => Some((handle, map)),
+            Mapped::No => None,
+        })
     }
 
     /// The path as the user knows it.
