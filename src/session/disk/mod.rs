@@ -14,6 +14,7 @@ mod outgoing;
 mod prepare;
 mod read;
 mod sync;
+mod traffic;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -69,6 +70,7 @@ pub struct DiskHub {
     in_flight: RefCell<BTreeMap<u64, Rc<Semaphore>>>,
     digest_key: u64,
     engines: Engines,
+    traffic: traffic::Traffic,
     /// Bytes that runs read for sending may hold.
     reads: Arc<Semaphore>,
     next_id: Cell<u64>,
@@ -120,6 +122,7 @@ impl DiskHub {
             in_flight: RefCell::new(BTreeMap::new()),
             digest_key,
             engines,
+            traffic: traffic::Traffic::new(),
             reads: Arc::new(Semaphore::new(READ_BYTES_MAX)),
             next_id: Cell::new(0),
         })
@@ -184,6 +187,8 @@ pub struct DiskTorrent {
     base: Arc<OwnedFd>,
     homes: Vec<Home>,
     kind: FsKind,
+    /// O_DIRECT was tried and refused.
+    refuses_direct: Cell<bool>,
     in_flight: Rc<Semaphore>,
     assembly: RefCell<Assembly<Segment, Box<Sha1State>>>,
     /// Rung whenever the running hash moves on or a loan ends.
@@ -237,6 +242,7 @@ impl DiskTorrent {
             base: Arc::new(prepared.base),
             homes: prepared.homes,
             kind: prepared.kind,
+            refuses_direct: Cell::new(false),
             moved: Notify::new(),
             watches: RefCell::default(),
             unsynced: RefCell::new(unsynced),

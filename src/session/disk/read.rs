@@ -75,6 +75,7 @@ impl DiskTorrent {
                 self.look_for_changes(file).await?;
             }
         }
+        self.hub.traffic.note_sent(place.length);
         if let Some(out) = self.map_run(run, place).await? {
             return Ok(ReadRun { out, _memory: None });
         }
