@@ -12,7 +12,7 @@ use super::announce_task::TrackerClients;
 use super::config::{
     BindTo, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentConfig,
 };
-use super::disk::{DiskHub, FileBudget};
+use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
 use super::http::{HttpClient, HttpConfig};
 use super::shared::{Opened, Shared};
@@ -184,8 +184,18 @@ fn open(
     }
     let (udp, udp_sockets) =
         OwnSockets::start(resolver.clone(), &udp_options, UDP_RETRANSMIT).map_err(no_socket)?;
+    let engines = Engines {
+        send: config.send_engine,
+        write: config.write_engine,
+    };
     let opened = Opened {
-        disks: DiskHub::new(pool.clone(), hasher, FileBudget::new(files_max / 4), seed()),
+        disks: DiskHub::new(
+            pool.clone(),
+            hasher,
+            FileBudget::new(files_max / 4),
+            seed(),
+            engines,
+        ),
         pool,
         resolver,
         trackers: TrackerClients { http, udp },
