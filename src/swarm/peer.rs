@@ -169,7 +169,8 @@ pub(super) struct Peer {
     pub uploads: Uploads,
     pub up: RateMeter,
     pub unchoked_at: Now,
-    pub choked_at: Now,
+    /// When we last choked it after serving it; `None` before that.
+    pub choked_at: Option<Now>,
     pub sent_before_unchoke_bytes: u64,
     pub upload_progress_at: Now,
 
@@ -221,7 +222,7 @@ impl Peer {
             uploads: Uploads::new(),
             up: RateMeter::new(now),
             unchoked_at: Now::ZERO,
-            choked_at: Now::ZERO,
+            choked_at: None,
             sent_before_unchoke_bytes: 0,
             upload_progress_at: now,
             outbox: Vec::new(),
