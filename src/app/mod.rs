@@ -1,6 +1,7 @@
 //! Layer 6: command line, progress, logs.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod cli;
 pub mod create;
 pub mod demo;
@@ -71,6 +72,7 @@ fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Tracker(args) => tracker::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Demo(args) => demo::run(args),
+        Verb::Bench(args) => bench::run(args),
         Verb::Completions(args) => Ok(packaging::completions(args)),
         Verb::Man => packaging::man(),
     }
@@ -86,6 +88,7 @@ const fn wants_json(verb: &Verb) -> bool {
         Verb::Magnet(args) => args.json,
         Verb::Tracker(args) => args.json,
         Verb::Doctor(args) => args.json,
+        Verb::Bench(args) => args.what.is_json(),
         Verb::Demo(_) | Verb::Completions(_) | Verb::Man => false,
     }
 }
