@@ -472,6 +472,13 @@ pub fn set_executable(fd: &OwnedFd, is_executable: bool) -> io::Result<()> {
     Ok(nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode))?)
 }
 
+/// Lets the kernel forget the file's clean pages: what is read next comes from the disk (blocks).
+pub fn drop_cached(fd: &OwnedFd) {
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+    // A file system that keeps no pages has nothing to forget.
+    let _ = posix_fadvise(fd, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
 /// Makes the names in a folder durable (blocks).
 ///
 /// # Errors
