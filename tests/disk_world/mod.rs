@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use gyre::base::{Bitfield, BlockRef, Geometry, InfoHash, PieceIndex, Rng};
 use gyre::session::check::{CheckJob, CheckResult, check};
 use gyre::session::disk::{
-    DiskConfig, DiskError, DiskHub, DiskTorrent, FileBudget, Preallocate, ReadError,
+    DiskConfig, DiskError, DiskHub, DiskTorrent, Engines, FileBudget, Preallocate, ReadError,
+    SendEngine, WriteEngine,
 };
 use gyre::storage::layout::FileLayout;
 use gyre::storage::parts::PartsMap;
@@ -217,7 +218,11 @@ pub fn on_ring<T>(test: impl AsyncFnOnce(Rc<DiskHub>) -> T) -> T {
     ring.block_on(async {
         let pool = Pool::plain(4 << 20).unwrap();
         let hasher = Hasher::new(1).unwrap();
-        let hub = DiskHub::new(pool.clone(), hasher, FileBudget::new(3), 99);
+        let engines = Engines {
+            send: SendEngine::Copy,
+            write: WriteEngine::Buffered,
+        };
+        let hub = DiskHub::new(pool.clone(), hasher, FileBudget::new(3), 99, engines);
         let result = test(hub).await;
         pool.check();
         result
@@ -253,10 +258,12 @@ pub async fn read(torrent: &DiskTorrent, blocks: &[BlockRef]) -> Result<Vec<u8>,
     let run = UploadRun {
         blocks: blocks.to_vec(),
     };
-    let read = torrent.read_run(&run).await?;
+    let read = torrent.read_run(&run).await?.out;
     let mut payload = Vec::new();
     for (part, block) in read.parts.iter().zip(blocks) {
-        let gyre::uring::stream::SendData::Segment { index, range } = part.data.clone();
+        let gyre::uring::stream::SendData::Segment { index, range } = part.data.clone() else {
+            panic!("a copied run lies in a segment");
+        };
         assert_eq!(range.len(), block.length() as usize);
         payload.extend_from_slice(&read.segments[index].as_slice()[range]);
         let header = &read.headers[part.header.clone()];

@@ -4,23 +4,19 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::files::{PARTS, off_ring};
-use super::{Changed, DiskError, DiskOp, DiskTorrent, ReadError};
+use super::{Changed, DiskError, DiskOp, DiskTorrent, ReadError, SendEngine, outgoing};
 use crate::base::PieceIndex;
 use crate::swarm::effects::UploadRun;
 use crate::uring::buffers::Segment;
 use crate::uring::files::{File, FileStamp, FsKind};
-use crate::uring::stream::{SendData, SendPart};
+use crate::uring::map;
+use crate::uring::stream::{Outgoing, Stream};
 
 /// How often at most a file is looked at before it is read (HOSTILE.md L3).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A read that found the pool empty waits this long for a segment before it takes other memory. Reads under way are
-/// bounded, so that other memory is too.
-const POOL_WAIT: Duration = Duration::from_millis(100);
-/// Bytes of a `piece` message before its payload: length, id, index, begin (BEP 3).
-const PIECE_HEADER_BYTES: usize = 13;
-/// The id of a `piece` message (BEP 3).
-const PIECE_ID: u8 = 7;
 
 /// How a file looked when we last saw it, or wrote it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,45 +26,115 @@ pub(super) struct Watch {
     pub looked: Option<Instant>,
 }
 
-/// A run in memory, shaped for `Stream::send_run`.
-#[derive(Debug)]
+/// A run ready to be sent, and its share of the memory for reads if it has one.
+#[derive(Debug, Default)]
 pub struct ReadRun {
-    /// The headers of the `piece` messages, one behind the other.
-    pub headers: Vec<u8>,
-    /// One a block.
-    pub parts: Vec<SendPart>,
-    /// The payload.
-    pub segments: Vec<Segment>,
+    /// Headers, slices, memory.
+    pub out: Outgoing,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+impl ReadRun {
+    /// True when the run was read into memory of ours.
+    pub fn is_copy(&self) -> bool {
+        !self.out.segments.is_empty()
+    }
+
+    /// Sends it; drop what comes back once it is not needed.
+    ///
+    /// # Errors
+    /// As [`Stream::send_run`].
+    pub async fn send(mut self, stream: &Stream) -> (io::Result<()>, ReadRun) {
+        let result;
+        (result, self.out) = stream.send_run(self.out).await;
+        (result, self)
+    }
+}
+
+/// Where a run lies in the torrent.
+#[derive(Clone, Copy)]
+struct RunPlace {
+    piece: PieceIndex,
+    /// First byte in the torrent.
+    start: u64,
+    length: usize,
 }
 
 impl DiskTorrent {
-    /// Reads the blocks of a run with as few operations as the files allow, waiting for memory if need be.
+    /// A run ready to be sent: from the page cache where all of it lies there and the engine allows, else read into
+    /// memory of ours with as few operations as the files allow.
     ///
     /// # Errors
     /// The disk's; or [`Changed`], told once a change.
     pub async fn read_run(&self, run: &UploadRun) -> Result<ReadRun, ReadError> {
-        let (Some(first), Some(last)) = (run.blocks.first(), run.blocks.last()) else {
-            let (headers, parts, segments) = Default::default();
-            return Ok(ReadRun {
-                headers,
-                parts,
-                segments,
-            });
+        let Some(place) = self.place_of(run) else {
+            return Ok(ReadRun::default());
         };
-        let piece = first.piece();
-        let length = last.end().saturating_sub(first.begin()) as usize;
-        let start = self.geometry().piece_offset(piece) + u64::from(first.begin());
-        for span in self.config.layout.spans(start, length as u64) {
-            if let Some((file, _)) = self.target(piece, &span)? {
+        for span in self.config.layout.spans(place.start, place.length as u64) {
+            if let Some((file, _)) = self.target(place.piece, &span)? {
                 self.look_for_changes(file).await?;
             }
         }
-        let buffer = self.read_memory(length).await;
-        let (read, buffer) = self.read_range(piece, start, 0..length, buffer).await;
-        if let Err(error) = read {
-            return Err(self.read_failed(piece, start, length as u64, error));
+        self.hub.traffic.note_sent(place.length);
+        if let Some(out) = self.map_run(run, place).await? {
+            return Ok(ReadRun { out, _memory: None });
         }
-        Ok(shape(run, buffer))
+        let memory = self.hub.read_memory(place.length).await;
+        let buffer = self.hub.pool.alloc_or_heap(place.length);
+        let (read, buffer) = self
+            .read_range(place.piece, place.start, 0..place.length, buffer)
+            .await;
+        if let Err(error) = read {
+            return Err(self.read_failed(place.piece, place.start, place.length as u64, error));
+        }
+        let out = outgoing::of_segment(run, buffer);
+        Ok(ReadRun {
+            out,
+            _memory: Some(memory),
+        })
+    }
+
+    /// Whether a read of that many bytes would get its memory at once.
+    pub fn may_read_ahead(&self, bytes: u32) -> bool {
+        self.hub.reads.available_permits() >= bytes as usize
+    }
+
+    fn place_of(&self, run: &UploadRun) -> Option<RunPlace> {
+        let (first, last) = (run.blocks.first()?, run.blocks.last()?);
+        let piece = first.piece();
+        Some(RunPlace {
+            piece,
+            start: self.geometry().piece_offset(piece) + u64::from(first.begin()),
+            length: last.end().saturating_sub(first.begin()) as usize,
+        })
+    }
+
+    /// The run as slices of mappings; `None` when it must be copied.
+    async fn map_run(
+        &self,
+        run: &UploadRun,
+        place: RunPlace,
+    ) -> Result<Option<Outgoing>, ReadError> {
+        let may_map = self.hub.engines.send != SendEngine::Copy && self.kind == FsKind::Local;
+        if !may_map {
+            return Ok(None);
+        }
+        let mut sources = outgoing::Sources::default();
+        for span in self.config.layout.spans(place.start, place.length as u64) {
+            let Some((file, offset)) = self.target(place.piece, &span)? else {
+                sources.zeros(span.length);
+                continue;
+            };
+            let Some((handle, map)) = self.mapping(file).await? else {
+                return Ok(None);
+            };
+            let is_forced = self.hub.engines.send == SendEngine::Mapped;
+            if !is_forced && !map::is_resident(handle.fd(), &map, offset, span.length) {
+                return Ok(None);
+            }
+            sources.mapped(map, offset, span.length);
+        }
+        Ok(Some(sources.shape(run)))
     }
 
     /// The file ended too early: somebody cut it.
@@ -90,19 +156,6 @@ impl DiskTorrent {
         match by_path {
             Some(file) => self.changed(file).into(),
             None => error.into(),
-        }
-    }
-
-    async fn read_memory(&self, length: usize) -> Segment {
-        let deadline = tokio::time::Instant::now() + POOL_WAIT;
-        loop {
-            let freed = self.hub.pool.wait_free();
-            if let Some(segment) = self.hub.pool.alloc(length) {
-                return segment;
-            }
-            if tokio::time::timeout_at(deadline, freed).await.is_err() {
-                return self.hub.pool.alloc_or_heap(length);
-            }
         }
     }
 
@@ -200,7 +253,8 @@ impl DiskTorrent {
         }
     }
 
-    async fn look(&self, handle: &File) -> io::Result<FileStamp> {
+    /// How the file looks; a file system that may hang is asked off the ring thread.
+    pub(super) async fn look(&self, handle: &File) -> io::Result<FileStamp> {
         if self.kind == FsKind::Local {
             return handle.stamp();
         }
@@ -228,34 +282,5 @@ impl DiskTorrent {
             path: self.path_of(file),
             pieces,
         }
-    }
-}
-
-/// Headers and slices of the run.
-fn shape(run: &UploadRun, buffer: Segment) -> ReadRun {
-    let mut headers = Vec::with_capacity(run.blocks.len() * PIECE_HEADER_BYTES);
-    let mut parts = Vec::with_capacity(run.blocks.len());
-    let mut at = 0;
-    for block in &run.blocks {
-        let start = headers.len();
-        // 9 bytes of id, index and begin count too; a block has at most 16 KiB.
-        headers.extend_from_slice(&(block.length() + 9).to_be_bytes());
-        headers.push(PIECE_ID);
-        headers.extend_from_slice(&block.piece().get().to_be_bytes());
-        headers.extend_from_slice(&block.begin().to_be_bytes());
-        let end = at + block.length() as usize;
-        parts.push(SendPart {
-            header: start..headers.len(),
-            data: SendData::Segment {
-                index: 0,
-                range: at..end,
-            },
-        });
-        at = end;
-    }
-    ReadRun {
-        headers,
-        parts,
-        segments: vec![buffer],
     }
 }
