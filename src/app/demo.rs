@@ -57,14 +57,27 @@ pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let result = Demo::make(args).and_then(Demo::run);
     // Children on a terminal hear of Ctrl-C too: their end is then no failure.
     match (result, signals::received()) {
-        (_, Some(exit)) => Ok(exit),
+        (_, Some(exit)) => {
+            View::choose(args.quiet).say("stopped, and everything is cleaned up");
+            Ok(exit)
+        }
         (Ok(()), None) => Ok(Exit::Done),
         (Err(failure), None) => Err(failure),
     }
 }
 
+/// How far the demo is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Preparing,
+    Sharing,
+    Leaving,
+    Verifying,
+}
+
 /// The figures of all programs.
 struct Swarm {
+    phase: Phase,
     total_bytes: u64,
     since: Instant,
     tracker: TrackerFigures,
@@ -75,6 +88,7 @@ struct Swarm {
 impl Swarm {
     fn new(total_bytes: u64) -> Swarm {
         Swarm {
+            phase: Phase::Preparing,
             total_bytes,
             since: Instant::now(),
             tracker: TrackerFigures::default(),
@@ -135,16 +149,22 @@ impl<'a> Demo<'a> {
 
     fn run(mut self) -> Result<(), Failure> {
         let since = Instant::now();
+        self.view.say(&format!(
+            "a tracker, a seeder and two leechers, on this machine alone, in {}",
+            terminal_path(self.folder.path()),
+        ));
         let tracker = self.start_tracker()?;
         self.make_sample()?;
         self.make_torrent(tracker)?;
         let rate = (self.args.size / ONE_COPY_SECS).max(SEEDER_RATE_MIN);
         self.start_peers(rate)?;
         self.wait_until(|swarm| swarm.is_complete())?;
-        self.view.clear();
+        self.swarm.phase = Phase::Leaving;
         self.stop(&[Role::Seeder, Role::Leecher1, Role::Leecher2])?;
+        self.swarm.phase = Phase::Verifying;
         self.verify()?;
         self.stop(&[Role::Tracker])?;
+        self.view.clear();
         self.summarize(rate);
         self.folder.remove()?;
         let seconds = since.elapsed().as_secs_f64();
@@ -183,7 +203,7 @@ impl<'a> Demo<'a> {
         });
         meter.clear();
         made.map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => self.too_late("making its data"),
+            io::ErrorKind::TimedOut => self.too_late("making data"),
             _ => {
                 let path = terminal_path(&root);
                 let message = format!("cannot write sample data to {path}: {}", io_cause(&error));
@@ -228,6 +248,7 @@ impl<'a> Demo<'a> {
 
     fn start_peers(&mut self, rate: u64) -> Result<(), Failure> {
         self.swarm.since = Instant::now();
+        self.swarm.phase = Phase::Sharing;
         let mut seed = vec!["seed".into(), self.torrent().into()];
         seed.extend(["--data".into(), self.path("seeder").into()]);
         seed.extend(["--limit-up".into(), rate.to_string().into()]);
@@ -452,13 +473,15 @@ impl Demo<'_> {
             return Err(Failure::new("stopped", ""));
         }
         if now >= self.deadline {
-            return Err(self.too_late("sharing"));
+            let doing = match self.swarm.phase {
+                Phase::Preparing => "preparing",
+                Phase::Sharing => "sharing",
+                Phase::Leaving => "ending its programs",
+                Phase::Verifying => "verifying",
+            };
+            return Err(self.too_late(doing));
         }
-        let is_sharing = self
-            .programs
-            .iter()
-            .any(|program| program.role() == Role::Seeder);
-        if now >= self.next_look && is_sharing {
+        if now >= self.next_look && self.swarm.phase != Phase::Preparing {
             self.next_look = now + TICK;
             if let Some(figures) = self.tracker.and_then(TrackerFigures::fetch) {
                 self.swarm.tracker = figures;

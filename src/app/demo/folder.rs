@@ -32,7 +32,7 @@ impl Folder {
             );
             Failure::new(message, HINT)
         };
-        let space = statvfs(&parent).map_err(|error| failed(&error.desc()))?;
+        let space = statvfs(&parent).map_err(|error| failed(&io_cause(&error.into())))?;
         let free = space
             .blocks_available()
             .saturating_mul(space.fragment_size());

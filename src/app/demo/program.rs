@@ -36,6 +36,15 @@ impl Role {
             Role::Helper(verb) => verb,
         }
     }
+
+    /// As it is called in a sentence.
+    fn name(self) -> String {
+        match self {
+            Role::Tracker | Role::Seeder => format!("the {}", self.label()),
+            Role::Leecher1 | Role::Leecher2 => self.label().to_owned(),
+            Role::Helper(verb) => format!("`gyre {verb}`"),
+        }
+    }
 }
 
 /// What a program says.
@@ -76,7 +85,7 @@ impl Program {
         news: Sender<News>,
     ) -> Result<Program, Failure> {
         let failed = |error: std::io::Error| {
-            let message = format!("cannot start the {}: {}", role.label(), io_cause(&error));
+            let message = format!("cannot start {}: {}", role.name(), io_cause(&error));
             Failure::new(
                 message,
                 "check that the program has not been moved meanwhile",
@@ -146,7 +155,7 @@ impl Program {
 
     /// Why it ended when it should not have: its own words where it left any.
     pub fn failure(&mut self) -> Failure {
-        let label = self.role.label();
+        let name = self.role.name();
         let code = self.wait();
         for reader in self.readers.drain(..) {
             // A reader that panicked has read what it could.
@@ -154,11 +163,15 @@ impl Program {
         }
         let complaint = lock(&self.complaint);
         match &complaint.message {
-            Some(message) => Failure::new(format!("the {label}: {message}"), &complaint.hint),
-            None => Failure::new(
-                format!("the {label} ended with exit code {code}"),
-                "run the demo with -v to see what it was doing",
-            ),
+            Some(message) => Failure::new(format!("{name}: {message}"), &complaint.hint),
+            None => {
+                let how = match code {
+                    129.. => format!("was killed by signal {}", code - 128),
+                    _ => format!("ended with exit code {code}"),
+                };
+                let hint = "run the demo with -v to see what it was doing";
+                Failure::new(format!("{name} {how}"), hint)
+            }
         }
     }
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::Swarm;
 use super::figures::PeerFigures;
 use super::program::Role;
+use super::{Phase, Swarm};
 use crate::app::{output, size};
 
 /// Time between two lines where there is no terminal.
@@ -57,8 +57,9 @@ impl View {
             View::Quiet => {}
             View::Lines { next } => {
                 let now = Instant::now();
-                if now >= *next {
-                    *next = now + LINE_EVERY;
+                if now >= *next && swarm.phase == Phase::Sharing {
+                    // From the last one on, so that being late does not add up.
+                    *next = (*next + LINE_EVERY).max(now);
                     output::stdout_line(&line(swarm));
                 }
             }
@@ -99,9 +100,9 @@ impl Bars {
             bar.set_prefix(format!("{:<9}", role.label()));
             bar
         };
-        let with_bar = "{prefix} [{bar:20}] {percent:>3}% {wide_msg}";
+        let with_bar = "{prefix} [{bar:20}] {percent:>3}% {msg}";
         Bars {
-            tracker: add(Role::Tracker, "{prefix} {wide_msg}"),
+            tracker: add(Role::Tracker, "{prefix} {msg}"),
             seeder: add(Role::Seeder, with_bar),
             leechers: [add(Role::Leecher1, with_bar), add(Role::Leecher2, with_bar)],
             all,
@@ -120,7 +121,7 @@ impl Bars {
         self.seeder.set_message(seeder_message(swarm));
         for (bar, leecher) in self.leechers.iter().zip(&swarm.leechers) {
             bar.set_position(leecher.have_bytes);
-            bar.set_message(leecher_message(leecher));
+            bar.set_message(leecher_message(leecher, swarm.phase));
         }
     }
 }
@@ -138,6 +139,7 @@ fn seeder_message(swarm: &Swarm) -> String {
     match seeder.state.as_str() {
         "" => "starting".to_owned(),
         "checking" => "checking its data".to_owned(),
+        _ if swarm.phase != Phase::Sharing => "of one copy sent".to_owned(),
         _ => format!(
             "of one copy sent  ↑ {}  {}",
             size::rate(seeder.up_bytes_per_s),
@@ -146,9 +148,15 @@ fn seeder_message(swarm: &Swarm) -> String {
     }
 }
 
-fn leecher_message(leecher: &PeerFigures) -> String {
+fn leecher_message(leecher: &PeerFigures, phase: Phase) -> String {
     match (leecher.state.as_str(), leecher.complete_after) {
         ("", _) => "starting".to_owned(),
+        (_, Some(seconds)) if phase == Phase::Leaving => {
+            format!("complete after {seconds:.1} s, saying goodbye")
+        }
+        (_, Some(seconds)) if phase == Phase::Verifying => {
+            format!("complete after {seconds:.1} s, verifying")
+        }
         (_, Some(seconds)) => format!(
             "complete after {seconds:.1} s  ↑ {}",
             size::rate(leecher.up_bytes_per_s)

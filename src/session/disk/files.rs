@@ -187,17 +187,32 @@ impl DiskTorrent {
     /// The file past the page cache, for writing; `None` where that is not to be had. It exists: the buffered handle
     /// made it.
     pub(super) async fn direct_handle(&self, file: usize) -> Option<File> {
+        self.direct(file, true).await
+    }
+
+    /// The file past the page cache, for reading; `None` where that is not to be had.
+    pub(super) async fn direct_reader(&self, file: usize) -> Option<File> {
+        match self.refuses_direct.get() {
+            true => None,
+            false => self.direct(file, false).await,
+        }
+    }
+
+    async fn direct(&self, file: usize, needs_write: bool) -> Option<File> {
         let key = (self.id, file, Way::Direct);
-        if let Some(file) = self.hub.budget.get(key, true) {
+        if let Some(file) = self.hub.budget.get(key, needs_write) {
             return Some(file);
         }
+        let mode = if needs_write {
+            OpenMode::WriteDirect
+        } else {
+            OpenMode::ReadDirect
+        };
         let (base, path) = (Arc::clone(&self.base), self.path_of(file));
-        let opened =
-            off_ring(move || files::open_beneath(&base, &path, OpenMode::WriteDirect)).await;
-        match opened {
+        match off_ring(move || files::open_beneath(&base, &path, mode)).await {
             Ok(fd) => {
                 let handle = File::with_kind(fd, self.kind);
-                self.hub.budget.put(key, handle.clone(), true);
+                self.hub.budget.put(key, handle.clone(), needs_write);
                 Some(handle)
             }
             Err(error) => {
@@ -294,6 +309,9 @@ fn open(
         }
         Err(error) => return Err(error),
     };
+    // What is read ahead of a request may never be asked for.
+    let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_RANDOM;
+    let _ = nix::fcntl::posix_fadvise(&fd, 0, 0, advice);
     let Some(parts) = parts else {
         return Ok((fd, is_new));
     };

@@ -13,6 +13,7 @@ mod hash;
 mod outgoing;
 mod prepare;
 mod read;
+mod serve;
 mod sync;
 mod traffic;
 mod write;
@@ -38,7 +39,7 @@ use crate::wire::metainfo::PieceHashes;
 
 pub use error::{Changed, DiskError, DiskOp, ReadError, SyncError};
 pub use files::FileBudget;
-pub use read::ReadRun;
+pub use serve::ReadRun;
 
 /// Memory of all runs read from disk and not yet sent: 32 runs of 256 KiB keep a fast drive busy, and a socket that
 /// takes nothing holds none of it.
@@ -71,6 +72,7 @@ pub struct DiskHub {
     digest_key: u64,
     engines: Engines,
     traffic: traffic::Traffic,
+    recent: serve::Recent,
     /// Bytes that runs read for sending may hold.
     reads: Arc<Semaphore>,
     next_id: Cell<u64>,
@@ -123,6 +125,7 @@ impl DiskHub {
             digest_key,
             engines,
             traffic: traffic::Traffic::new(),
+            recent: serve::Recent::new(),
             reads: Arc::new(Semaphore::new(READ_BYTES_MAX)),
             next_id: Cell::new(0),
         })

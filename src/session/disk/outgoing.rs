@@ -9,51 +9,52 @@ use crate::uring::stream::{Outgoing, SendData, SendPart};
 /// The id of a `piece` message (BEP 3).
 const PIECE_ID: u8 = 7;
 
-/// A run whose payload lies in one segment, from its first byte on.
-pub(super) fn of_segment(run: &UploadRun, buffer: Segment) -> Outgoing {
-    let mut sources = Sources::default();
-    sources.pieces.push((buffer.len() as u64, Source::Segment));
-    let mut out = sources.shape(run);
-    out.segments.push(buffer);
-    out
-}
-
 /// Where the bytes of a run lie, in order.
 #[derive(Default)]
 pub(super) struct Sources {
     /// Length and kind of each stretch.
-    pieces: Vec<(u64, Source)>,
+    stretches: Vec<(u64, Source)>,
+    segments: Vec<Segment>,
     maps: Vec<FileMap>,
 }
 
 enum Source {
-    Segment,
+    Segment { index: usize, start: usize },
     Mapped { index: usize, offset: u64 },
     Zeros,
 }
 
 impl Sources {
+    /// The next `length` bytes lie in a segment from `start` on.
+    pub fn segment(&mut self, segment: Segment, start: usize, length: u64) {
+        let index = self.segments.len();
+        self.segments.push(segment);
+        self.stretches
+            .push((length, Source::Segment { index, start }));
+    }
+
     /// The next `length` bytes lie in a file from `offset` on.
     pub fn mapped(&mut self, map: FileMap, offset: u64, length: u64) {
         let index = self.maps.len();
         self.maps.push(map);
-        self.pieces.push((length, Source::Mapped { index, offset }));
+        self.stretches
+            .push((length, Source::Mapped { index, offset }));
     }
 
     /// The next `length` bytes are zeros.
     pub fn zeros(&mut self, length: u64) {
-        self.pieces.push((length, Source::Zeros));
+        self.stretches.push((length, Source::Zeros));
     }
 
     /// Headers and slices. The stretches together are as long as the run.
     pub fn shape(self, run: &UploadRun) -> Outgoing {
         let mut out = Outgoing {
             headers: Vec::with_capacity(run.blocks.len() * PIECE_HEADER_BYTES),
-            parts: Vec::with_capacity(run.blocks.len() + self.pieces.len()),
-            segments: Vec::new(),
+            parts: Vec::with_capacity(run.blocks.len() + self.stretches.len()),
+            segments: self.segments,
             maps: self.maps,
         };
-        let mut stretches = self.pieces.into_iter();
+        let mut stretches = self.stretches.into_iter();
         let (mut left, mut source) = stretches.next().unwrap_or((0, Source::Zeros));
         // Bytes of the present stretch that are used.
         let mut used = 0;
@@ -95,10 +96,10 @@ impl Source {
     fn slice(&self, at: u64, length: u64) -> SendData {
         let length = length as usize;
         match self {
-            Source::Segment => {
-                let at = at as usize;
+            Source::Segment { index, start } => {
+                let at = start + at as usize;
                 SendData::Segment {
-                    index: 0,
+                    index: *index,
                     range: at..at + length,
                 }
             }

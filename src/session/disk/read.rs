@@ -1,19 +1,14 @@
-//! From files to runs for sending, and the watch over files that others may change. Layer 5.
+//! Reading files, and the watch over those that others may change. Layer 5.
 
 use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::files::{PARTS, off_ring};
-use super::{Changed, DiskError, DiskOp, DiskTorrent, ReadError, SendEngine, outgoing};
+use super::{Changed, DiskError, DiskOp, DiskTorrent, ReadError};
 use crate::base::PieceIndex;
-use crate::swarm::effects::UploadRun;
 use crate::uring::buffers::Segment;
 use crate::uring::files::{File, FileStamp, FsKind};
-use crate::uring::map;
-use crate::uring::stream::{Outgoing, Stream};
 
 /// How often at most a file is looked at before it is read (HOSTILE.md L3).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -26,119 +21,9 @@ pub(super) struct Watch {
     pub looked: Option<Instant>,
 }
 
-/// A run ready to be sent, and its share of the memory for reads if it has one.
-#[derive(Debug, Default)]
-pub struct ReadRun {
-    /// Headers, slices, memory.
-    pub out: Outgoing,
-    _memory: Option<OwnedSemaphorePermit>,
-}
-
-impl ReadRun {
-    /// True when the run was read into memory of ours.
-    pub fn is_copy(&self) -> bool {
-        !self.out.segments.is_empty()
-    }
-
-    /// Sends it; drop what comes back once it is not needed.
-    ///
-    /// # Errors
-    /// As [`Stream::send_run`].
-    pub async fn send(mut self, stream: &Stream) -> (io::Result<()>, ReadRun) {
-        let result;
-        (result, self.out) = stream.send_run(self.out).await;
-        (result, self)
-    }
-}
-
-/// Where a run lies in the torrent.
-#[derive(Clone, Copy)]
-struct RunPlace {
-    piece: PieceIndex,
-    /// First byte in the torrent.
-    start: u64,
-    length: usize,
-}
-
 impl DiskTorrent {
-    /// A run ready to be sent: from the page cache where all of it lies there and the engine allows, else read into
-    /// memory of ours with as few operations as the files allow.
-    ///
-    /// # Errors
-    /// The disk's; or [`Changed`], told once a change.
-    pub async fn read_run(&self, run: &UploadRun) -> Result<ReadRun, ReadError> {
-        let Some(place) = self.place_of(run) else {
-            return Ok(ReadRun::default());
-        };
-        for span in self.config.layout.spans(place.start, place.length as u64) {
-            if let Some((file, _)) = self.target(place.piece, &span)? {
-                self.look_for_changes(file).await?;
-            }
-        }
-        self.hub.traffic.note_sent(place.length);
-        if let Some(out) = self.map_run(run, place).await? {
-            return Ok(ReadRun { out, _memory: None });
-        }
-        let memory = self.hub.read_memory(place.length).await;
-        let buffer = self.hub.pool.alloc_or_heap(place.length);
-        let (read, buffer) = self
-            .read_range(place.piece, place.start, 0..place.length, buffer)
-            .await;
-        if let Err(error) = read {
-            return Err(self.read_failed(place.piece, place.start, place.length as u64, error));
-        }
-        let out = outgoing::of_segment(run, buffer);
-        Ok(ReadRun {
-            out,
-            _memory: Some(memory),
-        })
-    }
-
-    /// Whether a read of that many bytes would get its memory at once.
-    pub fn may_read_ahead(&self, bytes: u32) -> bool {
-        self.hub.reads.available_permits() >= bytes as usize
-    }
-
-    fn place_of(&self, run: &UploadRun) -> Option<RunPlace> {
-        let (first, last) = (run.blocks.first()?, run.blocks.last()?);
-        let piece = first.piece();
-        Some(RunPlace {
-            piece,
-            start: self.geometry().piece_offset(piece) + u64::from(first.begin()),
-            length: last.end().saturating_sub(first.begin()) as usize,
-        })
-    }
-
-    /// The run as slices of mappings; `None` when it must be copied.
-    async fn map_run(
-        &self,
-        run: &UploadRun,
-        place: RunPlace,
-    ) -> Result<Option<Outgoing>, ReadError> {
-        let may_map = self.hub.engines.send != SendEngine::Copy && self.kind == FsKind::Local;
-        if !may_map {
-            return Ok(None);
-        }
-        let mut sources = outgoing::Sources::default();
-        for span in self.config.layout.spans(place.start, place.length as u64) {
-            let Some((file, offset)) = self.target(place.piece, &span)? else {
-                sources.zeros(span.length);
-                continue;
-            };
-            let Some((handle, map)) = self.mapping(file).await? else {
-                return Ok(None);
-            };
-            let is_forced = self.hub.engines.send == SendEngine::Mapped;
-            if !is_forced && !map::is_resident(handle.fd(), &map, offset, span.length) {
-                return Ok(None);
-            }
-            sources.mapped(map, offset, span.length);
-        }
-        Ok(Some(sources.shape(run)))
-    }
-
     /// The file ended too early: somebody cut it.
-    fn read_failed(
+    pub(super) fn read_failed(
         &self,
         piece: PieceIndex,
         start: u64,
@@ -202,7 +87,7 @@ impl DiskTorrent {
     }
 
     /// Compares the file with what we last saw, at most once a second.
-    async fn look_for_changes(&self, file: usize) -> Result<(), ReadError> {
+    pub(super) async fn look_for_changes(&self, file: usize) -> Result<(), ReadError> {
         let now = Instant::now();
         let watch = self
             .watches

@@ -246,7 +246,7 @@ impl DiskTorrent {
     pub(super) fn refuse_direct(&self) {
         if !self.refuses_direct.replace(true) {
             let folder = self.full(std::path::Path::new(""));
-            info!(folder = %folder.display(), "the file system takes no direct writes: they go through the page cache");
+            info!(folder = %folder.display(), "the file system takes no direct reads and writes: they go through the page cache");
         }
     }
 
