@@ -279,6 +279,9 @@ fn run(args: &SessionArgs, torrents: Vec<TorrentConfig>) -> Result<Exit, Failure
         }
     }));
     renderer.borrow_mut().finish();
+    // The process ends now. Taking the runtime apart would wait for every blocking thread, and a file system that
+    // hangs never lets them go (HOSTILE.md L13).
+    std::mem::forget(ring);
     let summary = result.map_err(|error| Failure::new(&error, error.hint()))?;
     let outcomes: Vec<Outcome> = summary
         .outcomes
