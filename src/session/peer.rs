@@ -8,7 +8,7 @@ use std::io;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
-use tracing::{Instrument, debug, debug_span};
+use tracing::{Instrument, debug, debug_span, trace};
 
 use super::driver::Driver;
 use crate::base::BLOCK_BYTES;
@@ -184,8 +184,12 @@ impl Reader {
             let mut input = bytes;
             while let Some(event) = decoder.next(&mut input)? {
                 match event {
-                    Event::Message(message) => core.on_message(key, &message, cx)?,
+                    Event::Message(message) => {
+                        trace!("from peer: {message}");
+                        core.on_message(key, &message, cx)?;
+                    }
                     Event::PieceHeader(header) => {
+                        trace!("from peer: piece {header:?}");
                         let placement = core.on_piece_header(key, header, cx)?;
                         *payload = Some((header, placement, 0));
                     }
