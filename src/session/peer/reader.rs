@@ -3,6 +3,8 @@
 use std::io;
 use std::rc::Rc;
 
+use tracing::trace;
+
 use super::{PeerHandle, ReadEnd};
 use crate::session::driver::Driver;
 use crate::swarm::torrent::Placement;
@@ -118,8 +120,12 @@ impl Reader {
             while let Some(event) = decoder.next(input)? {
                 let effect_count = cx.fx.len();
                 match event {
-                    Event::Message(message) => core.on_message(key, &message, cx)?,
+                    Event::Message(message) => {
+                        trace!("from peer: {message}");
+                        core.on_message(key, &message, cx)?;
+                    }
                     Event::PieceHeader(header) => {
+                        trace!("from peer: piece {header:?}");
                         let placement = core.on_piece_header(key, header, cx)?;
                         *payload = Some((header, placement, 0));
                     }
