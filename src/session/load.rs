@@ -44,6 +44,7 @@ struct Found {
     layout: Arc<FileLayout>,
     parts: Arc<PartsMap>,
     folder: PathBuf,
+    root_path: PathBuf,
     /// One a file of the layout.
     selected: Vec<bool>,
     wanted: Bitfield,
@@ -63,9 +64,13 @@ pub async fn load(
 ) -> Result<Option<Loaded>, SessionError> {
     let (state_dir, of) = (shared.config.state_dir.clone(), config.clone());
     let found = tokio::task::spawn_blocking(move || look(&state_dir, &of));
-    let found = found
-        .await
-        .map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
+    // A file system that hangs holds the thread, not the shutdown (HOSTILE.md L13).
+    let found = tokio::select! {
+        found = found => found,
+        () = shared.stopping() => return Ok(None),
+    };
+    let found =
+        found.map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
     let Some(result) = hash(shared, config, &found).await? else {
         return Ok(None);
     };
@@ -75,9 +80,6 @@ pub async fn load(
     });
     for error in &result.errors {
         warn!(path = %error.path.display(), error = error.message, "cannot be read");
-    }
-    if !config.fetches && result.missing_files().next().is_some() {
-        warn!("some files are missing: what is there is served");
     }
     let disk_config = DiskConfig {
         layout: found.layout.clone(),
@@ -89,7 +91,10 @@ pub async fn load(
         preallocate: config.preallocate,
         is_writer: config.fetches,
     };
-    let disk = DiskTorrent::open(&shared.disks, disk_config).await;
+    let disk = tokio::select! {
+        disk = DiskTorrent::open(&shared.disks, disk_config) => disk,
+        () = shared.stopping() => return Ok(None),
+    };
     let disk = disk.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
     let counters = found
         .record
@@ -127,11 +132,10 @@ fn fresh_record(
     counters: Counters,
 ) -> Record {
     use std::os::unix::ffi::OsStrExt;
-    let root_path = found.folder.join(found.layout.root_name());
     Record {
         info_hash: config.metainfo.info_hash,
         root: Some(found.lock.key()),
-        root_path: root_path.as_os_str().as_bytes().to_vec(),
+        root_path: found.root_path.as_os_str().as_bytes().to_vec(),
         is_open: true,
         have,
         files: Vec::new(),
@@ -180,7 +184,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         )
     };
     let store = ResumeStore::open(state_dir).map_err(in_state)?;
-    let root_path = folder.join(layout.root_name());
+    let root_path = root_path(&folder, &layout);
     let root: Option<RootKey> = observed.root;
     let report = store
         .load(config.metainfo.info_hash, root, &root_path)
@@ -202,6 +206,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         layout: Arc::new(layout),
         parts: Arc::new(parts),
         folder,
+        root_path,
         selected,
         wanted,
         store,
@@ -209,6 +214,14 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         record,
         verdict,
     })
+}
+
+/// Where the root lies, whatever folder the command was started in: records are found by it.
+fn root_path(folder: &Path, layout: &FileLayout) -> PathBuf {
+    let folder = std::fs::canonicalize(folder)
+        .or_else(|_| std::path::absolute(folder))
+        .unwrap_or_else(|_| folder.to_owned());
+    folder.join(layout.root_name())
 }
 
 /// One a file: fetched or not. Pad files are never asked for.

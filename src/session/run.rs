@@ -12,7 +12,7 @@ use super::announce_task::TrackerClients;
 use super::config::{
     BindTo, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentConfig,
 };
-use super::disk::{DiskHub, FileBudget};
+use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
 use super::http::{HttpClient, HttpConfig};
 use super::shared::{Opened, Shared};
@@ -86,10 +86,14 @@ pub async fn run(
     };
     let running: Vec<_> = torrents
         .into_iter()
-        .map(|config| tokio_uring::spawn(torrent::run(shared.clone(), config)))
+        .map(|config| {
+            let info_hash = config.metainfo.info_hash;
+            let task = tokio_uring::spawn(torrent::run(shared.clone(), config));
+            (info_hash, task)
+        })
         .collect();
     let mut summary = SessionSummary::default();
-    for task in running {
+    for (info_hash, task) in running {
         match task.await {
             Ok(outcome) => summary.outcomes.push(outcome),
             Err(error) => {
@@ -97,8 +101,9 @@ pub async fn run(
                 warn!(%error, "a torrent ended by an error in the program");
                 let message = "a torrent ended by an error in the program".to_owned();
                 let hint = "please report it with the log (-vv)".to_owned();
+                summary.outcomes.push((info_hash, Outcome::Failed));
                 shared.emit(SessionEvent::Error {
-                    info_hash: None,
+                    info_hash: Some(info_hash),
                     message,
                     hint,
                     is_final: true,
@@ -173,10 +178,24 @@ fn open(
             "check --bind and the network",
         )
     };
+    let mut udp_options = socket_options.clone();
+    if !config.ipv6 {
+        udp_options.bind.get_or_insert(Ipv4Addr::UNSPECIFIED.into());
+    }
     let (udp, udp_sockets) =
-        OwnSockets::start(resolver.clone(), &socket_options, UDP_RETRANSMIT).map_err(no_socket)?;
+        OwnSockets::start(resolver.clone(), &udp_options, UDP_RETRANSMIT).map_err(no_socket)?;
+    let engines = Engines {
+        send: config.send_engine,
+        write: config.write_engine,
+    };
     let opened = Opened {
-        disks: DiskHub::new(pool.clone(), hasher, FileBudget::new(files_max / 4), seed()),
+        disks: DiskHub::new(
+            pool.clone(),
+            hasher,
+            FileBudget::new(files_max / 4),
+            seed(),
+            engines,
+        ),
         pool,
         resolver,
         trackers: TrackerClients { http, udp },

@@ -88,6 +88,21 @@ async fn live(
         });
         return Ok((Outcome::Incomplete, loaded.have));
     }
+    if !config.fetches && !loaded.have.is_full() {
+        let message = format!(
+            "{} of {} pieces of \"{}\" are good: only these are seeded",
+            loaded.have.count(),
+            loaded.have.len(),
+            info.name.escape_debug()
+        );
+        let hint =
+            "`gyre verify` lists what is missing or wrong, `gyre download` fetches it".to_owned();
+        shared.emit(SessionEvent::Warning {
+            info_hash: Some(config.metainfo.info_hash),
+            message,
+            hint,
+        });
+    }
     let mut torrent = Running::start(shared, config, loaded, span);
     let outcome = torrent.run().await;
     torrent.end(outcome).await;
@@ -106,6 +121,10 @@ struct Running<'c> {
     started_at: Now,
     seeding_since: Option<Now>,
     was_complete: bool,
+    /// Complete before this run: nothing is announced as `completed` (BEP 3).
+    is_old_news: bool,
+    /// The most payload that ever counted as downloaded in this run.
+    downloaded_bytes: u64,
     /// Held to the end.
     _lock: RootLock,
 }
@@ -136,19 +155,21 @@ impl<'c> Running<'c> {
         if config.trackers {
             Announcers::start(&driver, config);
         }
-        driver.call(|core, cx| core.on_candidates(Source::User, &config.peers, cx));
+        driver.add_candidates(Source::User, &config.peers);
         let checkpointer = Rc::new(Checkpointer::new(&shared, loaded.store, loaded.record));
         Running {
             started_at: shared.now(),
             shared,
             config,
-            driver,
             checkpointer,
             timer,
             wanted_bytes,
             pieces_checked: loaded.pieces_checked,
             seeding_since: None,
             was_complete: false,
+            is_old_news: driver.read(swarm::Torrent::is_complete),
+            downloaded_bytes: 0,
+            driver,
             _lock: loaded.lock,
         }
     }
@@ -187,7 +208,9 @@ impl<'c> Running<'c> {
                     info_hash: self.driver.info_hash(),
                     seconds,
                 });
-                self.driver.announcers.completed();
+                if !self.is_old_news {
+                    self.driver.announcers.completed();
+                }
                 info!(seconds, "complete");
             }
             self.checkpointer.spawn_save(&self.driver);
@@ -200,7 +223,12 @@ impl<'c> Running<'c> {
         }
         if is_tick {
             self.driver.state.set(self.state(is_complete));
-            self.shared.emit(SessionEvent::Progress(self.progress()));
+            let progress = self.progress();
+            if progress.downloaded_bytes > self.downloaded_bytes {
+                self.downloaded_bytes = progress.downloaded_bytes;
+                self.driver.trouble.payload_arrived(now);
+            }
+            self.shared.emit(SessionEvent::Progress(progress));
             return self.look_for_trouble(now, is_complete);
         }
         None
@@ -319,6 +347,7 @@ impl<'c> Running<'c> {
     async fn end(&mut self, outcome: Outcome) {
         let announced = self.driver.announcers.stop(STOPPED_TIMEOUT);
         let saved = async {
+            self.driver.end_dials();
             self.driver.call(|core, cx| core.stop(cx));
             if tokio::time::timeout(DRAIN_TIMEOUT, self.driver.drained())
                 .await

@@ -1,7 +1,7 @@
 //! Trouble that may pass: full disks, failing disks, silent swarms, and when to give up on it. Layer 5.
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -19,6 +19,9 @@ const SPACE_RETRY: Duration = Duration::from_secs(5);
 /// Between tries after any other disk error: three of them fill a minute (HOSTILE.md L2).
 const ERROR_RETRY: Duration = Duration::from_secs(20);
 const ERROR_RETRIES_MAX: u32 = 3;
+/// Errors of one file count together within this time, whatever other files do: fetching the piece again may take most
+/// of it.
+const ERROR_MEMORY: Duration = Duration::from_secs(600);
 /// Space that must be free before a full disk is tried again: less would fill at once.
 const SPACE_MIN_BYTES: u64 = 4 << 20;
 /// Without a verified byte for so long, an incomplete torrent without peers is reported.
@@ -28,8 +31,8 @@ pub const SILENT_AFTER: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub struct Trouble {
     progress_at: Cell<Now>,
-    /// Failed tries in a row of an erring disk.
-    retries: Cell<u32>,
+    /// The file that erred last, when, and how often so far.
+    erring: RefCell<Option<(PathBuf, Now, u32)>>,
     is_recovering: Cell<bool>,
     /// What the user was last told, so that it is told once.
     told: RefCell<Option<String>>,
@@ -44,14 +47,24 @@ impl Trouble {
         self.told.take();
     }
 
-    /// How long nothing was verified.
+    /// Payload arrived, verified or not.
+    pub fn payload_arrived(&self, now: Now) {
+        self.progress_at.set(now);
+    }
+
+    /// How long nothing arrived.
     pub fn silent_for(&self, now: Now) -> Duration {
         now.since(self.progress_at.get())
     }
 
-    /// The disk works.
-    pub fn write_succeeded(&self) {
-        self.retries.set(0);
+    /// Another error of this file: how many came together.
+    fn count_error(&self, path: &Path, now: Now) -> u32 {
+        let before = self.erring.take();
+        let before = before
+            .filter(|(file, at, _)| file == path && now.since(*at) <= ERROR_MEMORY)
+            .map_or(0, |(_, _, count)| count);
+        *self.erring.borrow_mut() = Some((path.to_owned(), now, before + 1));
+        before + 1
     }
 
     /// True while fetching waits for the disk.
@@ -100,9 +113,8 @@ impl Driver {
         self.call(|core, cx| core.set_paused(true, cx));
         self.tell_trouble(error.to_string(), error.hint());
         if !error.is_disk_full() {
-            let tries = self.trouble.retries.get() + 1;
-            self.trouble.retries.set(tries);
-            if tries > ERROR_RETRIES_MAX {
+            let errors = self.trouble.count_error(&error.path, self.shared().now());
+            if errors > ERROR_RETRIES_MAX {
                 self.trouble
                     .set_fatal(error.to_string(), error.hint().to_owned());
                 self.changed.notify_one();
@@ -184,5 +196,22 @@ async fn has_space(folder: PathBuf) -> bool {
             stat.blocks_available().saturating_mul(stat.fragment_size()) >= SPACE_MIN_BYTES
         }
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_one_file_count_together_until_they_are_old() {
+        let trouble = Trouble::default();
+        let (a, b) = (Path::new("a"), Path::new("b"));
+        assert_eq!(trouble.count_error(a, Now::from_secs(1_000)), 1);
+        assert_eq!(trouble.count_error(a, Now::from_secs(1_060)), 2);
+        trouble.made_progress(Now::from_secs(1_061));
+        assert_eq!(trouble.count_error(a, Now::from_secs(1_600)), 3);
+        assert_eq!(trouble.count_error(a, Now::from_secs(2_201)), 1);
+        assert_eq!(trouble.count_error(b, Now::from_secs(2_202)), 1);
     }
 }

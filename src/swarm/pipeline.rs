@@ -49,6 +49,7 @@ pub struct Pipeline {
     is_snubbed: bool,
     rate: RateMeter,
     reviewed_at: Now,
+    reviewed_bytes: u64,
     reviewed_rate: u64,
     /// When payload last came, or when the first of the present requests was sent.
     progress_at: Now,
@@ -66,6 +67,7 @@ impl Pipeline {
             is_snubbed: false,
             rate: RateMeter::new(now),
             reviewed_at: now,
+            reviewed_bytes: 0,
             reviewed_rate: 0,
             progress_at: now,
         }
@@ -124,6 +126,11 @@ impl Pipeline {
     /// A request was sent.
     pub fn push(&mut self, block: BlockRef, now: Now) {
         if self.outstanding.is_empty() {
+            // A second in which nothing was asked says nothing about the path.
+            if now.since(self.progress_at) >= REVIEW_INTERVAL {
+                self.reviewed_at = now;
+                self.reviewed_bytes = self.rate.total_bytes();
+            }
             self.progress_at = now;
         }
         self.outstanding.push_back(block);
@@ -208,14 +215,19 @@ impl Pipeline {
     }
 
     fn review(&mut self, now: Now) {
-        let rate = self.rate.bytes_per_s(now);
+        let secs = now.since(self.reviewed_at).as_secs_f64();
+        let bytes = self.rate.total_bytes() - self.reviewed_bytes;
+        let rate = (bytes as f64 / secs) as u64;
         // Without a tenth more than a second ago the path is full: more requests would only wait.
         if self.is_slow_start && rate <= self.reviewed_rate + self.reviewed_rate / 10 {
             self.is_slow_start = false;
         }
-        self.reviewed_rate = rate;
         self.reviewed_at = now;
+        self.reviewed_bytes = self.rate.total_bytes();
+        self.reviewed_rate = rate;
         if !self.is_slow_start {
+            // The smoothed rate bridges a pause, the last second's follows a rise at once.
+            let rate = rate.max(self.rate.bytes_per_s(now));
             let blocks = rate as f64 * QUEUE_SECS / f64::from(BLOCK_BYTES);
             self.depth = (blocks as u32).max(DEPTH_MIN).min(self.depth_max);
         }
@@ -270,6 +282,25 @@ mod tests {
             }
         }
         assert!(rounds <= 5, "{rounds}");
+    }
+
+    /// Transmission unchokes at its ten-second mark and answers what has come every half second.
+    #[test]
+    fn a_peer_that_answers_in_bursts_long_after_connecting_is_soon_asked_for_much() {
+        let mut p = Pipeline::new(Now::ZERO);
+        let mut next = 0;
+        for half_second in 20..26 {
+            let now = Now::from_millis(half_second * 500);
+            for asked in p.withdraw_all() {
+                p.on_bytes(asked.length(), now);
+                p.on_block(now);
+            }
+            while p.room() > 0 {
+                p.push(block(next), now);
+                next += 1;
+            }
+        }
+        assert_eq!(p.depth(), PEER_REQQ_DEFAULT);
     }
 
     #[test]

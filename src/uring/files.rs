@@ -499,6 +499,13 @@ pub fn statfs_kind(fd: &OwnedFd) -> FsKind {
     }
 }
 
+/// Whether this process may write the open file (blocks).
+pub fn is_writable(fd: &OwnedFd) -> bool {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_EACCESS;
+    // SAFETY: the path is an empty C string, read during the call.
+    unsafe { libc::faccessat(fd.as_raw_fd(), c"".as_ptr(), libc::W_OK, flags) == 0 }
+}
+
 /// Bytes an ordinary user may still write to the file system of `fd` (blocks).
 ///
 /// # Errors

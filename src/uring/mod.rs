@@ -6,6 +6,7 @@ pub mod files;
 pub mod hasher;
 pub mod limits;
 pub mod listener;
+pub mod map;
 pub mod op;
 pub mod probe;
 pub mod resolve;

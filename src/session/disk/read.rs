@@ -1,4 +1,4 @@
-//! From files to runs for sending, and the watch over files that others may change. Layer 5.
+//! Reading files, and the watch over those that others may change. Layer 5.
 
 use std::io;
 use std::ops::Range;
@@ -7,20 +7,11 @@ use std::time::{Duration, Instant};
 use super::files::{PARTS, off_ring};
 use super::{Changed, DiskError, DiskOp, DiskTorrent, ReadError};
 use crate::base::PieceIndex;
-use crate::swarm::effects::UploadRun;
 use crate::uring::buffers::Segment;
 use crate::uring::files::{File, FileStamp, FsKind};
-use crate::uring::stream::{SendData, SendPart};
 
 /// How often at most a file is looked at before it is read (HOSTILE.md L3).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A read that found the pool empty waits this long for a segment before it takes other memory. Reads under way are
-/// bounded, so that other memory is too.
-const POOL_WAIT: Duration = Duration::from_millis(100);
-/// Bytes of a `piece` message before its payload: length, id, index, begin (BEP 3).
-const PIECE_HEADER_BYTES: usize = 13;
-/// The id of a `piece` message (BEP 3).
-const PIECE_ID: u8 = 7;
 
 /// How a file looked when we last saw it, or wrote it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,49 +21,9 @@ pub(super) struct Watch {
     pub looked: Option<Instant>,
 }
 
-/// A run in memory, shaped for `Stream::send_run`.
-#[derive(Debug)]
-pub struct ReadRun {
-    /// The headers of the `piece` messages, one behind the other.
-    pub headers: Vec<u8>,
-    /// One a block.
-    pub parts: Vec<SendPart>,
-    /// The payload.
-    pub segments: Vec<Segment>,
-}
-
 impl DiskTorrent {
-    /// Reads the blocks of a run with as few operations as the files allow, waiting for memory if need be.
-    ///
-    /// # Errors
-    /// The disk's; or [`Changed`], told once a change.
-    pub async fn read_run(&self, run: &UploadRun) -> Result<ReadRun, ReadError> {
-        let (Some(first), Some(last)) = (run.blocks.first(), run.blocks.last()) else {
-            let (headers, parts, segments) = Default::default();
-            return Ok(ReadRun {
-                headers,
-                parts,
-                segments,
-            });
-        };
-        let piece = first.piece();
-        let length = last.end().saturating_sub(first.begin()) as usize;
-        let start = self.geometry().piece_offset(piece) + u64::from(first.begin());
-        for span in self.config.layout.spans(start, length as u64) {
-            if let Some((file, _)) = self.target(piece, &span)? {
-                self.look_for_changes(file).await?;
-            }
-        }
-        let buffer = self.read_memory(length).await;
-        let (read, buffer) = self.read_range(piece, start, 0..length, buffer).await;
-        if let Err(error) = read {
-            return Err(self.read_failed(piece, start, length as u64, error));
-        }
-        Ok(shape(run, buffer))
-    }
-
     /// The file ended too early: somebody cut it.
-    fn read_failed(
+    pub(super) fn read_failed(
         &self,
         piece: PieceIndex,
         start: u64,
@@ -90,19 +41,6 @@ impl DiskTorrent {
         match by_path {
             Some(file) => self.changed(file).into(),
             None => error.into(),
-        }
-    }
-
-    async fn read_memory(&self, length: usize) -> Segment {
-        let deadline = tokio::time::Instant::now() + POOL_WAIT;
-        loop {
-            let freed = self.hub.pool.wait_free();
-            if let Some(segment) = self.hub.pool.alloc(length) {
-                return segment;
-            }
-            if tokio::time::timeout_at(deadline, freed).await.is_err() {
-                return self.hub.pool.alloc_or_heap(length);
-            }
         }
     }
 
@@ -149,7 +87,7 @@ impl DiskTorrent {
     }
 
     /// Compares the file with what we last saw, at most once a second.
-    async fn look_for_changes(&self, file: usize) -> Result<(), ReadError> {
+    pub(super) async fn look_for_changes(&self, file: usize) -> Result<(), ReadError> {
         let now = Instant::now();
         let watch = self
             .watches
@@ -200,7 +138,8 @@ impl DiskTorrent {
         }
     }
 
-    async fn look(&self, handle: &File) -> io::Result<FileStamp> {
+    /// How the file looks; a file system that may hang is asked off the ring thread.
+    pub(super) async fn look(&self, handle: &File) -> io::Result<FileStamp> {
         if self.kind == FsKind::Local {
             return handle.stamp();
         }
@@ -228,34 +167,5 @@ impl DiskTorrent {
             path: self.path_of(file),
             pieces,
         }
-    }
-}
-
-/// Headers and slices of the run.
-fn shape(run: &UploadRun, buffer: Segment) -> ReadRun {
-    let mut headers = Vec::with_capacity(run.blocks.len() * PIECE_HEADER_BYTES);
-    let mut parts = Vec::with_capacity(run.blocks.len());
-    let mut at = 0;
-    for block in &run.blocks {
-        let start = headers.len();
-        // 9 bytes of id, index and begin count too; a block has at most 16 KiB.
-        headers.extend_from_slice(&(block.length() + 9).to_be_bytes());
-        headers.push(PIECE_ID);
-        headers.extend_from_slice(&block.piece().get().to_be_bytes());
-        headers.extend_from_slice(&block.begin().to_be_bytes());
-        let end = at + block.length() as usize;
-        parts.push(SendPart {
-            header: start..headers.len(),
-            data: SendData::Segment {
-                index: 0,
-                range: at..end,
-            },
-        });
-        at = end;
-    }
-    ReadRun {
-        headers,
-        parts,
-        segments: vec![buffer],
     }
 }
