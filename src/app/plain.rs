@@ -225,7 +225,7 @@ mod tests {
         large.down_bytes_per_s = 1023 << 10;
         large.up_bytes_per_s = 1023 << 20;
         (large.peers, large.peers_known) = (100, 12);
-        for width in 0..200 {
+        for width in 1..200 {
             for progress in [&small, &large] {
                 let line = bar_line(progress, width);
                 assert!(measure_text_width(&line) <= width, "{width}: {line}");

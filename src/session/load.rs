@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::check::{self, CheckJob, CheckResult};
 use super::config::{CheckMode, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
 use super::disk::{DiskConfig, DiskTorrent};
 use super::error::SessionError;
 use super::resume_store::{self, ResumeStore};
-use super::root_lock::{RootLock, Share};
+use super::root_lock::{RootLock, RootLockError, Share};
 use super::shared::Shared;
 use crate::base::{Bitfield, PieceIndex};
-use crate::storage::layout::FileLayout;
+use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
-use crate::storage::resume::{Counters, Reason, Record, RootKey, Verdict, judge};
+use crate::storage::resume::{Counters, Observed, Reason, Record, RootKey, Verdict, judge};
 
 /// A torrent ready to run.
 pub struct Loaded {
@@ -49,6 +49,8 @@ struct Found {
     selected: Vec<bool>,
     wanted: Bitfield,
     store: ResumeStore,
+    /// Dropped before the lock is.
+    new_root: NewRoot,
     lock: RootLock,
     record: Option<Record>,
     verdict: Verdict,
@@ -69,7 +71,7 @@ pub async fn load(
         found = found => found,
         () = shared.stopping() => return Ok(None),
     };
-    let found =
+    let mut found =
         found.map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
     let Some(result) = hash(shared, config, &found).await? else {
         return Ok(None);
@@ -96,6 +98,7 @@ pub async fn load(
         () = shared.stopping() => return Ok(None),
     };
     let disk = disk.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
+    found.new_root.keep();
     let counters = found
         .record
         .as_ref()
@@ -172,8 +175,16 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     } else {
         Share::Shared
     };
-    let lock = RootLock::take(&folder, &layout, share)
-        .map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
+    let lock = RootLock::take(&folder, &layout, share).map_err(|error| match &error {
+        RootLockError::Missing { .. } => SessionError::no_data(error.to_string(), error.hint()),
+        _ => SessionError::new(error.to_string(), error.hint()),
+    })?;
+    let new_root = NewRoot(
+        observed
+            .root
+            .is_none()
+            .then(|| folder.join(layout.root_name())),
+    );
     let in_state = |error: std::io::Error| {
         SessionError::new(
             format!(
@@ -199,8 +210,8 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     let verdict = judge(record.as_ref(), &observed, &layout);
     let verdict = match config.check {
         CheckMode::Auto => refuse_missing(config, &layout, verdict)?,
-        CheckMode::Full => everything(info.geometry.piece_count(), false),
-        CheckMode::None => everything(info.geometry.piece_count(), true),
+        CheckMode::Full => everything(info.geometry.piece_count()),
+        CheckMode::None => what_is_there(&layout, &observed),
     };
     Ok(Found {
         layout: Arc::new(layout),
@@ -210,10 +221,34 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         selected,
         wanted,
         store,
+        new_root,
         lock,
         record,
         verdict,
     })
+}
+
+/// A root that this start made: taken away again, if nothing is in it, when the start fails.
+struct NewRoot(Option<PathBuf>);
+
+impl NewRoot {
+    /// The start succeeded.
+    fn keep(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for NewRoot {
+    fn drop(&mut self) {
+        let Some(path) = &self.0 else { return };
+        // A folder with something in it refuses to go, and so must a file.
+        let removed =
+            std::fs::remove_dir(path).or_else(|error| match std::fs::symlink_metadata(path)? {
+                file if file.is_file() && file.len() == 0 => std::fs::remove_file(path),
+                _ => Err(error),
+            });
+        debug!(path = %path.display(), is_removed = removed.is_ok(), "new root of a failed start");
+    }
 }
 
 /// Where the root lies, whatever folder the command was started in: records are found by it.
@@ -246,15 +281,35 @@ fn wanted_pieces(layout: &FileLayout, selected: &[bool]) -> Bitfield {
     wanted
 }
 
-fn everything(piece_count: u32, is_trusted: bool) -> Verdict {
-    let (all, none) = (Bitfield::full(piece_count), Bitfield::new(piece_count));
-    let (trusted, to_hash) = if is_trusted { (all, none) } else { (none, all) };
+/// Hash all of it.
+fn everything(piece_count: u32) -> Verdict {
     Verdict {
-        trusted,
-        to_hash,
+        trusted: Bitfield::new(piece_count),
+        to_hash: Bitfield::full(piece_count),
         reason: Reason::NoRecord,
         missing: Vec::new(),
     }
+}
+
+/// Trust all of it, but for what the files are too short for: bytes that are not there cannot be good.
+fn what_is_there(layout: &FileLayout, observed: &Observed) -> Verdict {
+    let piece_count = layout.geometry().piece_count();
+    let mut verdict = Verdict {
+        to_hash: Bitfield::new(piece_count),
+        ..everything(piece_count)
+    };
+    let is_there = |span: &Span| {
+        let file = layout.files().get(span.file);
+        let stamp = observed.files.get(span.file).copied().flatten();
+        file.is_some_and(|file| !file.is_regular())
+            || stamp.is_some_and(|stamp| span.file_offset + span.length <= stamp.size_bytes)
+    };
+    for piece in layout.geometry().pieces() {
+        if layout.piece_spans(piece).all(|span| is_there(&span)) {
+            verdict.trusted.set(piece);
+        }
+    }
+    verdict
 }
 
 /// Recorded data that is gone is never fetched again silently (HOSTILE.md L4).
@@ -273,12 +328,15 @@ fn refuse_missing(
     if !config.fetches {
         return Ok(verdict);
     }
-    let (count, folder) = (verdict.missing.len(), config.folder.display());
+    let (first, folder) = (first.path.display(), config.folder.display());
+    let what = match verdict.missing.len() {
+        1 => format!("a file that was fetched is missing: {first} in {folder}"),
+        count => {
+            format!("{count} files that were fetched are missing, the first is {first} in {folder}")
+        }
+    };
     Err(SessionError::new(
-        format!(
-            "{count} files that were fetched are missing, the first is {} in {folder}",
-            first.path.display()
-        ),
+        what,
         "mount or restore them, or fetch what is missing again with --check full",
     ))
 }
@@ -364,12 +422,24 @@ fn checking(config: &TorrentConfig, found: &Found, checked_bytes: u64) -> Torren
             .sum()
     };
     TorrentProgress {
-        info_hash: config.metainfo.info_hash,
-        name: config.metainfo.info.name.clone(),
-        state: TorrentState::Checking,
         have_bytes: bytes(&found.verdict.trusted),
         total_bytes: bytes(&found.wanted),
         checked_bytes,
+        pieces_have: found.verdict.trusted.count(),
+        ..nothing_yet(config, TorrentState::Checking)
+    }
+}
+
+/// The figures of a torrent of which nothing is known good.
+pub fn nothing_yet(config: &TorrentConfig, state: TorrentState) -> TorrentProgress {
+    let geometry = config.metainfo.info.geometry;
+    TorrentProgress {
+        info_hash: config.metainfo.info_hash,
+        name: config.metainfo.info.name.clone(),
+        state,
+        have_bytes: 0,
+        total_bytes: geometry.total_bytes(),
+        checked_bytes: 0,
         downloaded_bytes: 0,
         uploaded_bytes: 0,
         wasted_bytes: 0,
@@ -379,7 +449,7 @@ fn checking(config: &TorrentConfig, found: &Found, checked_bytes: u64) -> Torren
         up_bytes_per_s: 0,
         peers: 0,
         peers_known: 0,
-        pieces_have: found.verdict.trusted.count(),
+        pieces_have: 0,
         pieces: geometry.piece_count(),
         pieces_checked: 0,
     }

@@ -271,27 +271,50 @@ fn bind_sockets(config: &SessionConfig, options: &SocketOptions) -> Result<Socke
         match bind_port(&ips, *port, options) {
             Ok(sockets) => return Ok(sockets),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
-            Err(error) => {
-                let what = match &config.bind {
-                    Some(BindTo::Addr(ip)) => format!("cannot listen on {ip}: {error}"),
-                    Some(BindTo::Interface(name)) => {
-                        format!("cannot listen on interface {name}: {error}")
-                    }
-                    None => format!("cannot listen on port {port}: {error}"),
-                };
-                return Err(SessionError::new(what, "check --bind and --port"));
-            }
+            Err(error) => return Err(cannot_listen(&config.bind, *port, &error)),
         }
     }
     let what = match ports.as_slice() {
-        [port] => format!("port {port} is taken: {last}"),
-        [first, .., end] => format!("ports {first} to {end} are taken: {last}"),
-        [] => "no port to listen on".to_owned(),
+        [0, ..] | [] => format!("no free port was found: {last}"),
+        [port] => format!("port {port} is taken"),
+        [first, .., end] => format!("ports {first} to {end} are taken"),
     };
     Err(SessionError::new(
         what,
         "choose another with --port, or any free one with --port 0",
     ))
+}
+
+fn cannot_listen(bind: &Option<BindTo>, port: u16, error: &io::Error) -> SessionError {
+    let is = |errno| error.raw_os_error() == Some(errno);
+    match bind {
+        Some(BindTo::Interface(name)) if is(libc::ENODEV) => SessionError::new(
+            format!("there is no network interface {name}"),
+            "`ip link` lists those there are: name one with --bind",
+        ),
+        Some(BindTo::Addr(ip)) if is(libc::EADDRNOTAVAIL) => SessionError::new(
+            format!("{ip} is no address of this machine"),
+            "`ip addr` lists those there are: name one with --bind",
+        ),
+        _ if error.kind() == io::ErrorKind::PermissionDenied && (1..1024).contains(&port) => {
+            SessionError::new(
+                format!("port {port} is not open to this user: {error}"),
+                "choose one from 1024 up with --port",
+            )
+        }
+        Some(BindTo::Interface(name)) => SessionError::new(
+            format!("cannot listen on interface {name}: {error}"),
+            "check --bind and --port",
+        ),
+        Some(BindTo::Addr(ip)) => SessionError::new(
+            format!("cannot listen on {ip}: {error}"),
+            "check --bind and --port",
+        ),
+        None => SessionError::new(
+            format!("cannot listen on port {port}: {error}"),
+            "choose another with --port, or any free one with --port 0",
+        ),
+    }
 }
 
 fn listen_addrs(config: &SessionConfig) -> Vec<IpAddr> {

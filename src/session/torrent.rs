@@ -43,8 +43,10 @@ pub async fn run(shared: Rc<Shared>, config: TorrentConfig) -> (InfoHash, Outcom
                 hint,
                 is_final: true,
             });
+            let last = load::nothing_yet(&config, TorrentState::Error);
+            shared.emit(SessionEvent::Progress(last));
             (
-                Outcome::Failed,
+                error.outcome(),
                 Bitfield::new(config.metainfo.info.geometry.piece_count()),
             )
         }
@@ -71,6 +73,8 @@ async fn live(
         files: info.files.len(),
     });
     let Some(loaded) = load::load(&shared, config).await? else {
+        let last = load::nothing_yet(config, TorrentState::Checking);
+        shared.emit(SessionEvent::Progress(last));
         return Ok((Outcome::Stopped, Bitfield::new(info.geometry.piece_count())));
     };
     if !config.fetches && loaded.have.count() == 0 {
@@ -80,13 +84,7 @@ async fn live(
             config.folder.display()
         );
         let hint = "give the folder that holds the data with --data, or run `gyre verify` to see what differs";
-        shared.emit(SessionEvent::Error {
-            info_hash: Some(config.metainfo.info_hash),
-            message,
-            hint: hint.to_owned(),
-            is_final: true,
-        });
-        return Ok((Outcome::Incomplete, loaded.have));
+        return Err(SessionError::no_data(message, hint));
     }
     if !config.fetches && !loaded.have.is_full() {
         let message = format!(
@@ -199,9 +197,13 @@ impl<'c> Running<'c> {
         }
         let now = self.shared.now();
         let is_complete = self.driver.read(swarm::Torrent::is_complete);
+        // Without fetching, what is there is seeded as if it were all.
+        let is_seeding = is_complete || !self.config.fetches;
+        if is_seeding {
+            self.seeding_since.get_or_insert(now);
+        }
         if is_complete && !self.was_complete {
             self.was_complete = true;
-            self.seeding_since = Some(now);
             if self.config.fetches {
                 let seconds = now.since(self.started_at).as_secs_f64();
                 self.shared.emit(SessionEvent::Complete {
@@ -215,7 +217,7 @@ impl<'c> Running<'c> {
             }
             self.checkpointer.spawn_save(&self.driver);
         }
-        if is_complete && self.is_seeding_done(now) {
+        if is_seeding && self.is_seeding_done(now) {
             return Some(Outcome::Done);
         }
         if self.checkpointer.is_due(&self.driver) {
