@@ -112,6 +112,14 @@ impl Pipeline {
         self.is_snubbed
     }
 
+    /// For how long the peer has owed blocks without a byte of them.
+    pub fn owes_since(&self, now: Now) -> Duration {
+        match self.outstanding.is_empty() {
+            true => Duration::ZERO,
+            false => now.since(self.progress_at),
+        }
+    }
+
     /// The present depth, for display.
     pub const fn depth(&self) -> u32 {
         self.depth
