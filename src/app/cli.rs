@@ -423,13 +423,18 @@ pub fn command() -> clap::Command {
             _ => arg,
         }
     }
-    let mut command = Cli::command().mut_args(from_environment);
+    // The last one counts, so that an option in a shell's alias can be given anew.
+    let mut command = Cli::command()
+        .args_override_self(true)
+        .mut_args(from_environment);
     let verbs: Vec<String> = command
         .get_subcommands()
         .map(|verb| verb.get_name().to_owned())
         .collect();
     for verb in verbs {
-        command = command.mut_subcommand(verb, |verb| verb.mut_args(from_environment));
+        command = command.mut_subcommand(verb, |verb| {
+            verb.args_override_self(true).mut_args(from_environment)
+        });
     }
     command
 }
