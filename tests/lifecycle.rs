@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use support::raw_peer::{self, RawPeer};
 use support::{Gyre, Sample, program, sample::text};
 
 /// Options of a download that talks to nobody unless told to.
@@ -104,6 +105,35 @@ fn a_stop_waits_for_no_peer_that_is_being_dialed() {
     let took = stopped_at.elapsed();
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert!(!leech.stderr().contains("did not end"));
+}
+
+#[test]
+fn a_stop_waits_for_no_peer_that_waits_for_bandwidth() {
+    let sample = Sample::file(200_000, 16_384, &[]);
+    let (state, torrent) = (text(&sample.dir("state")), text(&sample.torrent));
+    let data = text(&sample.data);
+    let mut arguments = vec!["seed", &torrent, "--data", &data, "--state", &state];
+    arguments.extend(["--port", "0", "--no-trackers", "--limit-up", "1KB"]);
+    let mut seed = Gyre::start(&arguments);
+    let addr = seed.listening();
+    seed.wait_for("seeding", |event| event["state"] == "seeding");
+    let _peers: Vec<RawPeer> = (0..3)
+        .map(|_| {
+            let mut peer = RawPeer::dial(addr, sample.info_hash);
+            peer.get_unchoked();
+            // The second is refused at once, before the first waits for its share.
+            peer.send(&raw_peer::request(0, 0, 16_384));
+            peer.send(&raw_peer::request(999, 0, 16_384));
+            peer.wait_for(raw_peer::REJECT);
+            peer
+        })
+        .collect();
+    let stopped_at = Instant::now();
+    seed.signal(Signal::SIGTERM);
+    assert_eq!(seed.wait_exit(Duration::from_secs(10)), 143);
+    let took = stopped_at.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(!seed.stderr().contains("did not end"), "{}", seed.stderr());
 }
 
 #[test]

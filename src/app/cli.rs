@@ -13,6 +13,7 @@ use clap::{
     ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint,
 };
 
+use super::bench::args::BenchArgs;
 use super::size::{parse_duration, parse_rate, parse_size};
 use super::values::{
     parse_addr, parse_bind, parse_peer, parse_peers_max, parse_port, parse_ratio, parse_slots,
@@ -34,6 +35,7 @@ Examples:
   gyre magnet debian.torrent
   gyre tracker --listen 0.0.0.0:6969
   gyre doctor --output /srv/torrents
+  gyre bench seed
   gyre demo
   gyre completions bash
   gyre man | man -l -
@@ -116,6 +118,12 @@ Example:
     /// Show a whole swarm at work on this machine alone
     #[command(after_long_help = "Example:\n  gyre demo --size 1GiB")]
     Demo(DemoArgs),
+    /// Measure this machine: seeding, downloading, hashing, the disk
+    #[command(after_long_help = "\
+Example:
+  gyre bench seed --preset cold --json
+  gyre bench leech --fetchers 4 --congestion cubic")]
+    Bench(BenchArgs),
     /// Print a completion script for a shell
     #[command(after_long_help = "\
 Example:
@@ -432,7 +440,16 @@ pub fn command() -> clap::Command {
         .map(|verb| verb.get_name().to_owned())
         .collect();
     for verb in verbs {
-        command = command.mut_subcommand(verb, |verb| {
+        command = command.mut_subcommand(verb, |mut verb| {
+            let below: Vec<String> = verb
+                .get_subcommands()
+                .map(|sub| sub.get_name().to_owned())
+                .collect();
+            for name in below {
+                verb = verb.mut_subcommand(name, |sub| {
+                    sub.args_override_self(true).mut_args(from_environment)
+                });
+            }
             verb.args_override_self(true).mut_args(from_environment)
         });
     }

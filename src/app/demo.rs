@@ -150,7 +150,7 @@ impl<'a> Demo<'a> {
     fn run(mut self) -> Result<(), Failure> {
         let since = Instant::now();
         self.view.say(&format!(
-            "a tracker, a seeder and two leechers, on this machine alone, in {}",
+            "a tracker, a seeder and two leechers in {}",
             terminal_path(self.folder.path()),
         ));
         let tracker = self.start_tracker()?;
@@ -327,7 +327,7 @@ impl<'a> Demo<'a> {
             .map(|leecher| leecher.sent_bytes)
             .sum();
         self.view.say(&format!(
-            "For two copies the seeder sent {copies:.2} × the size; {:.2} × came from leecher to leecher.",
+            "The seeder sent {copies:.2} × the size for two copies: the leechers traded {:.2} ×.",
             traded as f64 / total,
         ));
     }

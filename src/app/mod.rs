@@ -1,6 +1,7 @@
 //! Layer 6: command line, progress, logs.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod cli;
 pub mod create;
 pub mod demo;
@@ -75,6 +76,7 @@ fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Tracker(args) => tracker::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Demo(args) => demo::run(args),
+        Verb::Bench(args) => bench::run(args),
         Verb::Completions(args) => Ok(packaging::completions(args)),
         Verb::Man => packaging::man(),
     }
@@ -91,6 +93,7 @@ const fn wants(verb: &Verb) -> (bool, bool) {
         Verb::Magnet(args) => (args.json, false),
         Verb::Tracker(args) => (args.json, args.quiet),
         Verb::Doctor(args) => (args.json, false),
+        Verb::Bench(args) => (args.what.is_json(), false),
         Verb::Demo(args) => (false, args.quiet),
         Verb::Completions(_) | Verb::Man => (false, false),
     }

@@ -110,6 +110,9 @@ impl Checkpointer {
     async fn save(&self, driver: &Rc<Driver>, is_open: bool) {
         let _turn = self.turn.lock().await;
         self.saved_at.set(self.shared.now());
+        if driver.trouble.is_in_doubt() {
+            return;
+        }
         let have = driver.read(|core| core.have().clone());
         driver.reset_unrecorded();
         if let Err(failed) = driver.disk().sync().await {

@@ -263,7 +263,7 @@ impl Driver {
 
     /// A sync failed: the kernel may have dropped what was written since the last good one.
     pub fn on_sync_failed(self: &Rc<Self>, failed: SyncError) {
-        self.on_data_suspect(failed.pieces, &failed.error.to_string());
+        self.on_data_in_doubt(failed.pieces, &failed.error.to_string());
         self.on_disk_trouble(failed.error);
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tracing::{Instrument, debug, debug_span};
 
 use super::driver::Driver;
+use super::shared::Shared;
 use crate::swarm::CloseReason;
 use crate::swarm::peer::PeerFault;
 use crate::swarm::torrent::Connected;
@@ -25,15 +26,22 @@ pub struct PeerHandle {
     pub stream: Stream,
     pub wake: Notify,
     closing: Cell<Option<CloseReason>>,
+    shared: Rc<Shared>,
+    /// Its numbers with the rate limits.
+    up_client: u64,
+    down_client: u64,
 }
 
 impl PeerHandle {
-    /// Ends the connection: the reader sees the end of the stream, the writer stops.
+    /// Ends the connection: the reader sees the end of the stream, the writer stops, and neither waits for its share of
+    /// bandwidth any more.
     pub fn close(&self, reason: CloseReason) {
         if self.closing.get().is_none() {
             self.closing.set(Some(reason));
             self.stream.shutdown();
             self.wake.notify_one();
+            self.shared.up.forget(self.up_client);
+            self.shared.down.forget(self.down_client);
         }
     }
 
@@ -66,10 +74,14 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, early: Vec
         }
     };
     let span = debug_span!("peer", addr = %conn.addr);
+    let shared = driver.shared().clone();
     let handle = Rc::new(PeerHandle {
         stream,
         wake: Notify::new(),
         closing: Cell::new(None),
+        up_client: shared.up.client(),
+        down_client: shared.down.client(),
+        shared,
     });
     driver.add_peer(key, handle.clone());
     handle.wake.notify_one();

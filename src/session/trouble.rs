@@ -36,6 +36,8 @@ pub struct Trouble {
     is_recovering: Cell<bool>,
     /// What the user was last told, so that it is told once.
     told: RefCell<Option<String>>,
+    /// Checks under way after failed syncs.
+    doubts: Cell<u32>,
     /// Set when the torrent must end.
     fatal: RefCell<Option<(String, String)>>,
 }
@@ -70,6 +72,11 @@ impl Trouble {
     /// True while fetching waits for the disk.
     pub fn is_disk_waiting(&self) -> bool {
         self.is_recovering.get()
+    }
+
+    /// True while it is not known which pieces reached the disk: until then nothing is to be recorded.
+    pub fn is_in_doubt(&self) -> bool {
+        self.doubts.get() > 0
     }
 
     /// Message and hint that end the torrent.
@@ -148,44 +155,64 @@ impl Driver {
     pub fn on_data_suspect(self: &Rc<Self>, pieces: Vec<PieceIndex>, why: &str) {
         let driver = self.clone();
         let why = why.to_owned();
+        self.spawn(async move { driver.check_again(pieces, why, Cached::Kept).await });
+    }
+
+    /// A sync failed: what the page cache holds of these pieces may never have reached the disk, though it looks clean
+    /// now. They are read from the disk itself, and nothing is recorded until that is done.
+    pub fn on_data_in_doubt(self: &Rc<Self>, pieces: Vec<PieceIndex>, why: &str) {
+        let driver = self.clone();
+        let why = why.to_owned();
+        self.trouble.doubts.set(self.trouble.doubts.get() + 1);
         self.spawn(async move {
-            let mut job = driver.check_job.clone();
-            job.pieces = Bitfield::new(job.layout.geometry().piece_count());
-            let had: Vec<PieceIndex> = driver.read(|core| {
-                pieces
-                    .into_iter()
-                    .filter(|piece| core.have().has(*piece))
-                    .collect()
-            });
-            for piece in &had {
-                job.pieces.set(*piece);
-            }
-            let looked = tokio::task::spawn_blocking(move || {
-                check::check(&job, &AtomicU64::new(0), &AtomicBool::new(false)).good
-            });
-            let Ok(good) = looked.await else { return };
-            // What is good now is what the files look like now.
-            let _ = driver.disk().refresh_stamps(&had).await;
-            let lost: Vec<PieceIndex> = had.into_iter().filter(|piece| !good.has(*piece)).collect();
-            if lost.is_empty() {
-                return;
-            }
-            driver.call(|core, cx| core.on_pieces_lost(&lost, cx));
-            let message = format!(
-                "{} pieces that were verified are no longer good: {why}",
-                lost.len()
-            );
-            let hint =
-                "the files were changed, truncated or removed: restore them, or run `gyre verify`"
-                    .to_owned();
-            driver.shared().emit(SessionEvent::Warning {
-                info_hash: Some(driver.info_hash()),
-                message,
-                hint,
-            });
-            driver.changed.notify_one();
+            driver.check_again(pieces, why, Cached::Dropped).await;
+            driver.trouble.doubts.set(driver.trouble.doubts.get() - 1);
         });
     }
+
+    async fn check_again(self: &Rc<Self>, pieces: Vec<PieceIndex>, why: String, cached: Cached) {
+        let mut job = self.check_job.clone();
+        job.pieces = Bitfield::new(job.layout.geometry().piece_count());
+        let is_had = |piece: &PieceIndex| self.read(|core| core.have().has(*piece));
+        let had: Vec<PieceIndex> = pieces.into_iter().filter(is_had).collect();
+        for piece in &had {
+            job.pieces.set(*piece);
+        }
+        let looked = tokio::task::spawn_blocking(move || {
+            if cached == Cached::Dropped {
+                check::drop_cached(&job);
+            }
+            check::check(&job, &AtomicU64::new(0), &AtomicBool::new(false)).good
+        });
+        let Ok(good) = looked.await else { return };
+        // What is good now is what the files look like now.
+        let _ = self.disk().refresh_stamps(&had).await;
+        let lost: Vec<PieceIndex> = had.into_iter().filter(|piece| !good.has(*piece)).collect();
+        if lost.is_empty() {
+            return;
+        }
+        self.call(|core, cx| core.on_pieces_lost(&lost, cx));
+        let message = format!(
+            "{} pieces that were verified are no longer good: {why}",
+            lost.len()
+        );
+        let hint =
+            "the files were changed, truncated or removed: restore them, or run `gyre verify`"
+                .to_owned();
+        self.shared().emit(SessionEvent::Warning {
+            info_hash: Some(self.info_hash()),
+            message,
+            hint,
+        });
+        self.changed.notify_one();
+    }
+}
+
+/// What becomes of the pages in memory before data is looked at again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cached {
+    Kept,
+    Dropped,
 }
 
 /// Whether the disk under `folder` has room to go on; unknown counts as yes, so that it is tried.

@@ -260,6 +260,7 @@ impl Peer {
         if self.is_closing {
             return;
         }
+        tracing::trace!(addr = %self.conn.addr, "to peer: {message}");
         encode(message, &mut self.outbox);
         self.wake(key, cx);
     }

@@ -13,6 +13,8 @@ use crate::wire::message::RawBlock;
 pub const PIPELINE_MAX: u32 = 512;
 /// What a peer that says nothing (BEP 10, `reqq`) is taken to bear.
 const PEER_REQQ_DEFAULT: u32 = 250;
+/// A peer's `reqq` is not filled to the last: Transmission refuses the one that would fill its queue.
+const REQQ_SPARED: u32 = 2;
 /// Depth before anything is known.
 const DEPTH_START: u32 = 16;
 /// Depth of a slow peer: one block under way and a few behind it.
@@ -75,7 +77,7 @@ impl Pipeline {
 
     /// Takes the peer's `reqq`, clamped: 0 and 2³¹ are seen in the wild and in attacks (HOSTILE.md W13).
     pub fn set_peer_reqq(&mut self, reqq: u32) {
-        self.depth_max = reqq.clamp(1, PIPELINE_MAX);
+        self.depth_max = reqq.saturating_sub(REQQ_SPARED).clamp(1, PIPELINE_MAX);
         self.depth = self.depth.min(self.depth_max);
     }
 
@@ -108,6 +110,14 @@ impl Pipeline {
     /// Peer that owes blocks and stays silent.
     pub const fn is_snubbed(&self) -> bool {
         self.is_snubbed
+    }
+
+    /// For how long the peer has owed blocks without a byte of them.
+    pub fn owes_since(&self, now: Now) -> Duration {
+        match self.outstanding.is_empty() {
+            true => Duration::ZERO,
+            false => now.since(self.progress_at),
+        }
     }
 
     /// The present depth, for display.
@@ -336,6 +346,8 @@ mod tests {
         let mut p = Pipeline::new(Now::ZERO);
         p.set_peer_reqq(0);
         assert_eq!(p.room(), 1);
+        p.set_peer_reqq(512);
+        assert_eq!(p.depth_max, 510);
         p.set_peer_reqq(1 << 31);
         assert_eq!(p.depth_max, PIPELINE_MAX);
     }

@@ -26,7 +26,7 @@ pub struct RegistryConfig {
     pub expiry: Duration,
     /// Torrents, each family counted apart.
     pub swarms_max: usize,
-    /// Peers of all torrents together, about 400 bytes each.
+    /// Peers of all torrents together; each takes about 400 bytes, and a small swarm a kilobyte more.
     pub peers_max: usize,
     pub peers_per_swarm_max: usize,
     /// Peers of all torrents together that one address (an IPv6 /64) may announce.
@@ -37,12 +37,12 @@ pub struct RegistryConfig {
 }
 
 impl RegistryConfig {
-    /// Sensible limits for a small tracker: full of peers it takes 40 MB.
+    /// Sensible limits for a small tracker: filled to all of them it takes 60 MB.
     pub fn new(interval: Duration) -> Self {
         RegistryConfig {
             interval,
             expiry: (interval * 2).max(EXPIRY_MIN),
-            swarms_max: 50_000,
+            swarms_max: 20_000,
             peers_max: 100_000,
             peers_per_swarm_max: 10_000,
             // A seeding box announces each of its thousands of torrents from one address.

@@ -5,5 +5,7 @@
 mod support;
 
 mod common;
+mod flood;
 mod handshake;
+mod replay;
 mod wire;

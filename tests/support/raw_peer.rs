@@ -121,19 +121,27 @@ pub fn piece(piece: u32, begin: u32, payload: &[u8]) -> Vec<u8> {
     message(PIECE, &[&head, payload].concat())
 }
 
-/// A socket from `from`, connected; a small receive buffer has to be set before.
+/// What a reader that takes next to nothing is made of; both have to be set before the connection is.
+#[derive(Clone, Copy, Debug)]
+pub struct Narrow {
+    pub receive_bytes: usize,
+    pub segment_bytes: u32,
+}
+
+/// A socket from `from`, connected.
 pub fn dial_from(
     from: IpAddr,
     to: SocketAddr,
-    receive_bytes: Option<usize>,
+    narrow: Option<Narrow>,
 ) -> std::io::Result<TcpStream> {
     let family = match to {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
     };
     let fd: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    if let Some(bytes) = receive_bytes {
-        setsockopt(&fd, sockopt::RcvBuf, &bytes)?;
+    if let Some(narrow) = narrow {
+        setsockopt(&fd, sockopt::RcvBuf, &narrow.receive_bytes)?;
+        setsockopt(&fd, sockopt::TcpMaxSeg, &narrow.segment_bytes)?;
     }
     bind(
         fd.as_raw_fd(),

@@ -50,8 +50,8 @@ impl Folder {
         let mut last = None;
         for _ in 0..TRIES {
             // The standard library's hash keys are the system's random bytes.
-            let random = RandomState::new().build_hasher().finish();
-            let path = parent.join(format!("gyre-demo-{random:016x}"));
+            let random = RandomState::new().build_hasher().finish() >> 32;
+            let path = parent.join(format!("gyre-demo-{random:08x}"));
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => return Ok(Folder(path)),
                 Err(error) => last = Some(error),

@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::figures::PeerFigures;
 use super::program::Role;
 use super::{Phase, Swarm};
-use crate::app::{output, size};
+use crate::app::{output, signals, size};
 
 /// Time between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -70,14 +70,25 @@ impl View {
         }
     }
 
-    /// Takes the bars off the terminal.
+    /// Takes the bars off the terminal. After a signal they stay as they are: the terminal has written `^C` below them
+    /// and what they would take off is no longer where they left it.
     pub fn clear(&mut self) {
-        if let View::Terminal { bars } = self
-            && let Some(bars) = bars.take()
-        {
-            // A bar left on the screen would be drawn again by what is written next.
-            let _ = bars.all.clear();
-            output::set_live_bars(None);
+        let View::Terminal { bars } = self else {
+            return;
+        };
+        let Some(bars) = bars.take() else {
+            return;
+        };
+        output::set_live_bars(None);
+        match signals::received() {
+            None => {
+                // Only a closed terminal refuses.
+                let _ = bars.all.clear();
+            }
+            Some(_) => {
+                bars.all.set_draw_target(ProgressDrawTarget::hidden());
+                output::stdout_line("");
+            }
         }
     }
 }
@@ -100,10 +111,11 @@ impl Bars {
             bar.set_prefix(format!("{:<9}", role.label()));
             bar
         };
-        let with_bar = "{prefix} [{bar:20}] {percent:>3}% {msg}";
+        let with_bar = "{prefix} [{bar:20}] {percent:>3}% {wide_msg}";
         Bars {
-            tracker: add(Role::Tracker, "{prefix} {msg}"),
-            seeder: add(Role::Seeder, with_bar),
+            tracker: add(Role::Tracker, "{prefix} {wide_msg}"),
+            // What it has sent may be more than all of it, so the percents are in the message.
+            seeder: add(Role::Seeder, "{prefix} [{bar:20}] {wide_msg}"),
             leechers: [add(Role::Leecher1, with_bar), add(Role::Leecher2, with_bar)],
             all,
         }
@@ -136,12 +148,13 @@ fn seeder_bytes(seeder: &PeerFigures) -> u64 {
 
 fn seeder_message(swarm: &Swarm) -> String {
     let seeder = &swarm.seeder;
+    let percent = percent(seeder_bytes(seeder), swarm.total_bytes);
     match seeder.state.as_str() {
-        "" => "starting".to_owned(),
-        "checking" => "checking its data".to_owned(),
-        _ if swarm.phase != Phase::Sharing => "of one copy sent".to_owned(),
+        "" => "  0% starting".to_owned(),
+        "checking" => format!("{percent:>3}% of its data checked"),
+        _ if swarm.phase != Phase::Sharing => format!("{percent:>3}% of a copy sent"),
         _ => format!(
-            "of one copy sent  ↑ {}  {}",
+            "{percent:>3}% of a copy sent  ↑ {}  {}",
             size::rate(seeder.up_bytes_per_s),
             size::plural(seeder.peers, "peer"),
         ),

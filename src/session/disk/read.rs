@@ -19,6 +19,10 @@ pub(super) struct Watch {
     /// None after a write of ours: the next look takes whatever it sees.
     pub seen: Option<FileStamp>,
     pub looked: Option<Instant>,
+    /// Writes of ours under way.
+    pub writing: u32,
+    /// Writes of ours begun so far: a look that one fell into tells nothing.
+    pub writes: u64,
 }
 
 impl DiskTorrent {
@@ -110,12 +114,15 @@ impl DiskTorrent {
         let stamp = self.look(&handle).await;
         let stamp = stamp.map_err(|error| self.error(DiskOp::Stat, file, &error))?;
         let mut watches = self.watches.borrow_mut();
-        let watch = watches.entry(file).or_default();
-        let before = watch.seen.replace(stamp);
+        let watch_now = watches.entry(file).or_default();
+        let is_ours = watch_now.writing > 0 || watch_now.writes != watch.writes;
+        let before = watch_now.seen.take();
+        watch_now.seen = (!is_ours).then_some(stamp);
         let recorded = self.opened_stamp(file);
         drop(watches);
         let is_same = match before {
-            Some(before) => before == stamp,
+            _ if is_ours => true,
+            Some(before) => before.is_same_version(&stamp),
             // Nothing of ours was written since the start: it must be the file we started with.
             None => recorded.is_none_or(|was| was == super::sync::record_stamp(stamp)),
         };
@@ -150,11 +157,11 @@ impl DiskTorrent {
     /// Starts afresh with the file: the next read opens and accepts what is there.
     fn changed(&self, file: usize) -> Changed {
         self.hub.budget.close(self.id, file);
-        let watch = Watch {
-            seen: None,
-            looked: Some(Instant::now()),
-        };
-        self.watches.borrow_mut().insert(file, watch);
+        let mut watches = self.watches.borrow_mut();
+        let watch = watches.entry(file).or_default();
+        watch.seen = None;
+        watch.looked = Some(Instant::now());
+        drop(watches);
         self.forget_stamp(file);
         let layout = &self.config.layout;
         let pieces = if file == PARTS {

@@ -158,8 +158,9 @@ impl DiskTorrent {
                 Err(error) => return (Err(error), buffer),
             };
             let written;
+            self.begin_write(file);
             (written, buffer) = self.write_span(file, offset, range, buffer).await;
-            self.note_write(file);
+            self.end_write(file);
             if let Err(error) = written {
                 self.hub.budget.close(self.id, file);
                 return (Err(error), buffer);
@@ -250,11 +251,22 @@ impl DiskTorrent {
         }
     }
 
+    /// How the file looks from now on is our doing.
+    fn begin_write(&self, file: usize) {
+        let mut watches = self.watches.borrow_mut();
+        let watch = watches.entry(file).or_default();
+        watch.seen = None;
+        watch.writing += 1;
+        watch.writes += 1;
+    }
+
     /// The next sync covers the file, and its new look is ours.
-    fn note_write(&self, file: usize) {
+    fn end_write(&self, file: usize) {
         self.unsynced.borrow_mut().files.insert(file);
         let mut watches = self.watches.borrow_mut();
-        watches.entry(file).or_default().seen = None;
+        let watch = watches.entry(file).or_default();
+        watch.seen = None;
+        watch.writing = watch.writing.saturating_sub(1);
     }
 
     fn lost_task(&self, piece: PieceIndex) -> DiskError {

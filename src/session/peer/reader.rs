@@ -3,10 +3,12 @@
 use std::io;
 use std::rc::Rc;
 
+use tracing::trace;
+
 use super::{PeerHandle, ReadEnd};
 use crate::session::driver::Driver;
-use crate::swarm::PeerKey;
 use crate::swarm::torrent::Placement;
+use crate::swarm::{Effect, PeerKey};
 use crate::uring::buffers::{Pool, Segment};
 use crate::wire::decoder::{Decoder, Event};
 use crate::wire::message::RawBlock;
@@ -25,7 +27,6 @@ pub(super) struct Reader {
     decoder: Decoder,
     /// Where the payload now arriving goes, and how much of it came.
     payload: Option<(RawBlock, Placement, u32)>,
-    client: u64,
     /// What may still be received before asking for more; `usize::MAX` without a rate limit.
     allowance_bytes: usize,
 }
@@ -34,15 +35,13 @@ impl Reader {
     /// Before the first byte.
     pub fn new(driver: Rc<Driver>, key: PeerKey) -> Self {
         let decoder = Decoder::new(driver.decoder_limits());
-        let down = &driver.shared().down;
-        let client = down.client();
-        let allowance_bytes = if down.is_limited() { 0 } else { usize::MAX };
+        let is_limited = driver.shared().down.is_limited();
+        let allowance_bytes = if is_limited { 0 } else { usize::MAX };
         Reader {
             driver,
             key,
             decoder,
             payload: None,
-            client,
             allowance_bytes,
         }
     }
@@ -54,9 +53,10 @@ impl Reader {
         let mut want = RECV_BYTES_MIN;
         while !handle.is_closing() {
             handle.stream.readable().await?;
-            if self.allowance_bytes == 0 {
-                let bytes = RECV_LIMITED_BYTES as u64;
-                shared.down.acquire(self.client, bytes, &shared.clock).await;
+            // A closed connection asks for no bandwidth: nobody would forget it again.
+            if self.allowance_bytes == 0 && !handle.is_closing() {
+                let (client, bytes) = (handle.down_client, RECV_LIMITED_BYTES as u64);
+                shared.down.acquire(client, bytes, &shared.clock).await;
                 self.allowance_bytes = RECV_LIMITED_BYTES;
             }
             // The buffer is borrowed only while data keeps coming: an idle peer pins none.
@@ -97,25 +97,35 @@ impl Reader {
 
     /// Gives back what a connection that ended in the middle of a block held.
     pub fn end(&mut self) {
-        self.driver.shared().down.forget(self.client);
         if let Some((_, Placement::Store(block), _)) = self.payload.take() {
             self.driver.disk().block_abandoned(block);
         }
     }
 
-    /// Hands everything in `bytes` to the core, in one borrow of it.
+    /// Hands everything in `bytes` to the core, in as few borrows of it as the effects allow.
     fn feed(&mut self, bytes: &[u8]) -> Result<(), ReadEnd> {
-        if bytes.is_empty() {
-            return Ok(());
+        let mut input = bytes;
+        while !input.is_empty() {
+            self.feed_some(&mut input)?;
         }
+        Ok(())
+    }
+
+    /// Hands events to the core until the input is used up or a piece is to be discarded: that must be done before a
+    /// later block of the same piece is taken in.
+    fn feed_some(&mut self, input: &mut &[u8]) -> Result<(), ReadEnd> {
         let driver = self.driver.clone();
         let (key, decoder, payload) = (self.key, &mut self.decoder, &mut self.payload);
         driver.call(|core, cx| {
-            let mut input = bytes;
-            while let Some(event) = decoder.next(&mut input)? {
+            while let Some(event) = decoder.next(input)? {
+                let effect_count = cx.fx.len();
                 match event {
-                    Event::Message(message) => core.on_message(key, &message, cx)?,
+                    Event::Message(message) => {
+                        trace!("from peer: {message}");
+                        core.on_message(key, &message, cx)?;
+                    }
                     Event::PieceHeader(header) => {
+                        trace!("from peer: piece {header:?}");
                         let placement = core.on_piece_header(key, header, cx)?;
                         *payload = Some((header, placement, 0));
                     }
@@ -143,6 +153,13 @@ impl Reader {
                             *payload = None;
                         }
                     }
+                }
+                let new = cx.fx.get(effect_count..).unwrap_or_default();
+                if new
+                    .iter()
+                    .any(|effect| matches!(effect, Effect::Discard { .. }))
+                {
+                    return Ok(());
                 }
             }
             Ok(())

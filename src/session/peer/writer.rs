@@ -34,7 +34,6 @@ const AHEAD_MAX: usize = 3;
 
 /// Sends until the connection closes.
 pub(super) async fn run(driver: Rc<Driver>, key: PeerKey, handle: Rc<PeerHandle>) {
-    let client = driver.shared().up.client();
     let is_limited = driver.shared().up.is_limited();
     let run_bytes_max = if is_limited {
         RUN_LIMITED_BYTES
@@ -42,10 +41,9 @@ pub(super) async fn run(driver: Rc<Driver>, key: PeerKey, handle: Rc<PeerHandle>
         RUN_BYTES_MAX
     };
     let mut writer = Writer {
-        driver: driver.clone(),
+        driver,
         key,
         handle: handle.clone(),
-        client,
         run_bytes: RUN_BYTES_START.min(run_bytes_max),
         run_bytes_max,
         was_read: false,
@@ -55,7 +53,6 @@ pub(super) async fn run(driver: Rc<Driver>, key: PeerKey, handle: Rc<PeerHandle>
         debug!(%error, "send failed");
     }
     writer.end().await;
-    driver.shared().up.forget(client);
     handle.close(CloseReason::Silent);
 }
 
@@ -63,7 +60,6 @@ struct Writer {
     driver: Rc<Driver>,
     key: PeerKey,
     handle: Rc<PeerHandle>,
-    client: u64,
     run_bytes: u32,
     run_bytes_max: u32,
     /// The last run had to be read from disk.
@@ -109,10 +105,8 @@ impl Writer {
             },
         };
         let shared = self.driver.shared().clone();
-        shared
-            .up
-            .acquire(self.client, run_bytes(&run), &shared.clock)
-            .await;
+        let (client, bytes) = (self.handle.up_client, run_bytes(&run));
+        shared.up.acquire(client, bytes, &shared.clock).await;
         if self.was_read {
             self.read_ahead();
         }
