@@ -107,8 +107,19 @@ impl Victim {
         recorded
     }
 
-    /// Pieces with bytes on disk, whole or not.
+    /// Pieces with bytes on disk, whole or not, once the writes that a killed process had under way have ended.
     fn touched(&self) -> BTreeSet<u32> {
+        let mut touched = self.touched_now();
+        loop {
+            std::thread::sleep(Duration::from_millis(50));
+            let before = std::mem::replace(&mut touched, self.touched_now());
+            if touched == before {
+                return touched;
+            }
+        }
+    }
+
+    fn touched_now(&self) -> BTreeSet<u32> {
         let Ok(file) = File::open(self.file()) else {
             return BTreeSet::new();
         };
@@ -133,13 +144,26 @@ impl Victim {
             && bytes[..] == self.content.bytes[range]
     }
 
-    /// Looks at what a running program offers: all of it must be good on disk at that very moment and come as it is.
-    fn check_offer(&self, addr: SocketAddr, random: &mut Random) -> BTreeSet<u32> {
-        let Some(mut leecher) = FakeLeecher::connect(addr, &self.content) else {
-            return BTreeSet::new();
-        };
-        leecher.listen(Duration::from_millis(300));
+    /// Looks at what a running program offers: all of it must be good on disk at that very moment and come as it is,
+    /// and everything in `kept` must be in it.
+    fn check_offer(
+        &self,
+        addr: SocketAddr,
+        kept: &BTreeSet<u32>,
+        random: &mut Random,
+    ) -> BTreeSet<u32> {
+        let mut leecher = FakeLeecher::connect(addr, &self.content).expect("it listens");
+        let until = Instant::now() + Duration::from_secs(20);
+        leecher.listen(Duration::from_millis(200));
+        while !kept.is_subset(leecher.offered()) && Instant::now() < until {
+            assert!(leecher.listen(Duration::from_millis(20)), "it hung up");
+        }
         let offered = leecher.offered().clone();
+        let missed: Vec<&u32> = kept.difference(&offered).collect();
+        assert!(
+            missed.is_empty(),
+            "whole on disk and not offered: {missed:?}"
+        );
         for piece in &offered {
             assert!(
                 self.is_good(*piece),
@@ -183,9 +207,12 @@ impl Random {
     }
 }
 
-/// How long each run lives: together nine tenths of the time that the download needs, cut at random places.
+/// What looking at a run takes, while it goes on.
+const LOOK_MS: u64 = 500;
+
+/// How long each run lives: together, looks included, a little less than the download needs, cut at random places.
 fn lives(plan: &Plan, random: &mut Random) -> Vec<Duration> {
-    let whole_ms = plan.bytes * 1_000 / RATE * 9 / 10;
+    let whole_ms = (plan.bytes * 1_000 / RATE - plan.kills as u64 * LOOK_MS) * 9 / 10;
     let mut cuts: Vec<u64> = (1..plan.kills).map(|_| random.below(whole_ms)).collect();
     cuts.extend([0, whole_ms]);
     cuts.sort_unstable();
@@ -232,8 +259,7 @@ fn kill_again_and_again(plan: &Plan) {
                 "{checked} pieces were read, {} were on disk and unrecorded",
                 unrecorded.len()
             );
-            let offered = victim.check_offer(addr, &mut random);
-            assert!(kept.is_subset(&offered), "what was whole on disk is kept");
+            victim.check_offer(addr, &kept, &mut random);
         }
         println!(
             "run {kill}: {:?}, {} recorded, {} unrecorded on disk, {} MiB sent so far",
@@ -260,7 +286,7 @@ fn check_seed(victim: &Victim, random: &mut Random) {
     let mut seed = victim.start_seed();
     let addr = seed.listening();
     let _ = checked(&mut seed);
-    assert_eq!(victim.check_offer(addr, random), good);
+    assert_eq!(victim.check_offer(addr, &good, random), good);
     seed.kill9();
 }
 
@@ -324,8 +350,7 @@ fn what_a_kill_left_half_written_is_fetched_again_and_never_offered() {
     let mut seed = victim.start_seed();
     let addr = seed.listening();
     let _ = checked(&mut seed);
-    let offered = victim.check_offer(addr, &mut random);
-    assert!(recorded.is_subset(&offered));
+    let offered = victim.check_offer(addr, &recorded, &mut random);
     assert!(unrecorded[..4].iter().all(|piece| !offered.contains(piece)));
     seed.kill9();
     finish(&victim, &plan);
