@@ -31,7 +31,7 @@ pub struct Loaded {
     pub store: ResumeStore,
     /// The record to go on from.
     pub record: Record,
-    /// Pieces that were hashed to get here.
+    /// Pieces that were read from disk to get here.
     pub pieces_checked: u32,
     /// How to look at pieces again.
     pub check_job: CheckJob,
@@ -112,7 +112,7 @@ pub async fn load(
         counters,
         store: found.store,
         record,
-        pieces_checked: found.verdict.to_hash.count(),
+        pieces_checked: result.read_count,
         check_job,
         lock: found.lock,
     }))
