@@ -35,6 +35,7 @@ Examples:
   gyre magnet debian.torrent
   gyre tracker --listen 0.0.0.0:6969
   gyre doctor --output /srv/torrents
+  gyre bench seed
   gyre demo
   gyre completions bash
   gyre man | man -l -
@@ -430,7 +431,10 @@ pub fn command() -> clap::Command {
             _ => arg,
         }
     }
-    let mut command = Cli::command().mut_args(from_environment);
+    // The last one counts, so that an option in a shell's alias can be given anew.
+    let mut command = Cli::command()
+        .args_override_self(true)
+        .mut_args(from_environment);
     let verbs: Vec<String> = command
         .get_subcommands()
         .map(|verb| verb.get_name().to_owned())
@@ -442,9 +446,11 @@ pub fn command() -> clap::Command {
                 .map(|sub| sub.get_name().to_owned())
                 .collect();
             for name in below {
-                verb = verb.mut_subcommand(name, |sub| sub.mut_args(from_environment));
+                verb = verb.mut_subcommand(name, |sub| {
+                    sub.args_override_self(true).mut_args(from_environment)
+                });
             }
-            verb.mut_args(from_environment)
+            verb.args_override_self(true).mut_args(from_environment)
         });
     }
     command

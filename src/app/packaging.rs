@@ -47,13 +47,17 @@ fn page() -> std::io::Result<String> {
     man.render_extra_section(&mut page)?;
     let mut page = String::from_utf8_lossy(&page).replace(".SH EXTRA\n", ".SH NOTES\n");
     for verb in whole.get_subcommands() {
-        page += &verb_section(verb)?;
+        page += &verb_section(&format!("gyre {}", verb.get_name()), verb)?;
+        for part in verb.get_subcommands() {
+            let name = format!("gyre {} {}", verb.get_name(), part.get_name());
+            page += &verb_section(&name, part)?;
+        }
     }
     Ok(page)
 }
 
 /// A verb's own sections, one level deeper than those of the command.
-fn verb_section(verb: &clap::Command) -> std::io::Result<String> {
+fn verb_section(name: &str, verb: &clap::Command) -> std::io::Result<String> {
     let man = Man::new(verb.clone());
     let mut section = Vec::new();
     man.render_description_section(&mut section)?;
@@ -64,9 +68,9 @@ fn verb_section(verb: &clap::Command) -> std::io::Result<String> {
         .replace(".SH ", ".SS ");
     let usage = verb.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ");
-    let title = verb.get_name().to_uppercase();
     Ok(format!(
-        ".SH \"GYRE {title}\"\n.SS SYNOPSIS\n{}\n{section}",
+        ".SH \"{}\"\n.SS SYNOPSIS\n{}\n{section}",
+        name.to_uppercase(),
         plain(usage)
     ))
 }

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -125,23 +125,26 @@ struct Cachestat {
 /// Whether every page of the range (at least one byte) lies in the page cache: a send from the mapping does not wait
 /// for the disk. Anything unknown is "no". Ask only for files of [`tells_residency`].
 pub fn is_resident(file: &OwnedFd, map: &FileMap, offset: u64, length: u64) -> bool {
+    match cachestat(file.as_raw_fd(), offset, length) {
+        Ok(is_cached) => is_cached,
+        Err(_) => map.is_resident(offset, length).unwrap_or(false),
+    }
+}
+
+/// As [`is_resident`] without a mapping. Kernels that cannot tell (before 6.5) say "yes".
+pub fn is_cached(file: &impl AsRawFd, offset: u64, length: u64) -> bool {
+    cachestat(file.as_raw_fd(), offset, length).unwrap_or(true)
+}
+
+fn cachestat(fd: RawFd, offset: u64, length: u64) -> io::Result<bool> {
     let range = CachestatRange { offset, length };
     let mut stat = Cachestat::default();
     // SAFETY: the kernel reads the one structure and writes the other during the call, and keeps neither.
-    let result = unsafe {
-        libc::syscall(
-            SYS_CACHESTAT,
-            file.as_raw_fd(),
-            &raw const range,
-            &raw mut stat,
-            0_u32,
-        )
-    };
-    if result != 0 {
-        return map.is_resident(offset, length).unwrap_or(false);
-    }
+    let result =
+        unsafe { libc::syscall(SYS_CACHESTAT, fd, &raw const range, &raw mut stat, 0_u32) };
+    nix::errno::Errno::result(result)?;
     let last = offset.saturating_add(length.saturating_sub(1));
-    stat.cached > last / PAGE_BYTES - offset / PAGE_BYTES
+    Ok(stat.cached > last / PAGE_BYTES - offset / PAGE_BYTES)
 }
 
 /// Whether the kernel tells this process the truth about the file's pages: only if the process owns the file or may

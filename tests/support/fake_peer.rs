@@ -2,29 +2,21 @@
 //! sends, and a leecher that asks for what it likes. They share no code with the program under test.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use super::raw_peer::{
+    BITFIELD, CANCEL, CHOKE, Frame, HAVE, HAVE_ALL, HAVE_NONE, Hello, INTERESTED, PIECE, REJECT,
+    REQUEST, RawPeer, UNCHOKE, message, request,
+};
 use super::sample::{Sample, noise};
 
 /// The length of every block but a piece's last.
 pub const BLOCK: u32 = 16_384;
-
-const CHOKE: u8 = 0;
-const UNCHOKE: u8 = 1;
-const INTERESTED: u8 = 2;
-const HAVE: u8 = 4;
-const BITFIELD: u8 = 5;
-const REQUEST: u8 = 6;
-const PIECE: u8 = 7;
-const CANCEL: u8 = 8;
-const HAVE_ALL: u8 = 14;
-const HAVE_NONE: u8 = 15;
-const REJECT: u8 = 16;
 
 /// A torrent's bytes as one stream.
 #[derive(Clone)]
@@ -215,7 +207,7 @@ impl Seeder {
         stream.set_nodelay(true)?;
         let mut theirs = [0; 68];
         stream.read_exact(&mut theirs)?;
-        stream.write_all(&handshake(&self.content.info_hash, 0))?;
+        stream.write_all(&Hello::plain(self.content.info_hash).encode())?;
         stream.write_all(&message(
             BITFIELD,
             &full_bitfield(self.content.piece_count()),
@@ -333,30 +325,21 @@ pub enum Answer {
 
 /// A peer that has nothing, asks for what it likes and remembers what it was offered.
 pub struct FakeLeecher {
-    stream: TcpStream,
-    buffer: Vec<u8>,
+    peer: RawPeer,
     offered: BTreeSet<u32>,
     piece_count: u32,
     is_choked: bool,
 }
 
 impl FakeLeecher {
-    /// Connects and shakes hands, with the fast extension (BEP 6); says that it is interested.
-    pub fn connect(addr: SocketAddr, content: &Content) -> io::Result<FakeLeecher> {
-        let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(10))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.set_write_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(&handshake(&content.info_hash, 0x04))?;
-        let mut theirs = [0; 68];
-        stream.read_exact(&mut theirs)?;
-        if theirs[28..48] != content.info_hash {
-            return Err(io::Error::other("another torrent"));
-        }
-        stream.write_all(&message(HAVE_NONE, &[]))?;
-        stream.write_all(&message(INTERESTED, &[]))?;
-        Ok(FakeLeecher {
-            stream,
-            buffer: Vec::new(),
+    /// Connects, shakes hands and says that it is interested. `None` when nobody takes the connection.
+    pub fn connect(addr: SocketAddr, content: &Content) -> Option<FakeLeecher> {
+        let hello = Hello::new(content.info_hash);
+        let mut peer = RawPeer::dial_at([127, 0, 0, 1], addr, &hello).ok()?;
+        peer.send(&message(HAVE_NONE, &[]));
+        peer.send(&message(INTERESTED, &[]));
+        Some(FakeLeecher {
+            peer,
             offered: BTreeSet::new(),
             piece_count: content.piece_count(),
             is_choked: true,
@@ -374,8 +357,8 @@ impl FakeLeecher {
         loop {
             match self.next(until) {
                 Ok(Some(_)) => {}
-                Ok(None) => return true,
-                Err(_) => return false,
+                Ok(None) => return false,
+                Err(_) => return true,
             }
         }
     }
@@ -393,67 +376,36 @@ impl FakeLeecher {
 
     /// Asks for a block and waits for what comes of it; other blocks that come meanwhile are dropped.
     pub fn fetch(&mut self, piece: u32, begin: u32, length: u32, limit: Duration) -> Answer {
-        if self.request(piece, begin, length).is_err() {
-            return Answer::Closed;
-        }
+        self.peer.send(&request(piece, begin, length));
         let until = Instant::now() + limit;
-        let (piece, begin) = (piece.to_be_bytes(), begin.to_be_bytes());
-        let is_ours = |body: &[u8]| body.get(..4) == Some(&piece) && body.get(4..8) == Some(&begin);
         loop {
             match self.next(until) {
-                Ok(Some((PIECE, body))) if is_ours(&body) => {
-                    return Answer::Block(body[8..].to_vec());
+                Ok(Some(frame)) if frame.id == PIECE && frame.block().0 == piece => {
+                    let (_, at, payload) = frame.block();
+                    if at == begin {
+                        return Answer::Block(payload.to_vec());
+                    }
                 }
-                Ok(Some((REJECT, body))) if is_ours(&body) => return Answer::Rejected,
+                Ok(Some(frame))
+                    if frame.id == REJECT && frame.numbers() == [piece, begin, length] =>
+                {
+                    return Answer::Rejected;
+                }
                 Ok(Some(_)) => {}
-                Ok(None) => return Answer::Nothing,
-                Err(_) => return Answer::Closed,
+                Ok(None) => return Answer::Closed,
+                Err(_) => return Answer::Nothing,
             }
         }
     }
 
-    /// Asks, and does not wait.
-    pub fn request(&mut self, piece: u32, begin: u32, length: u32) -> io::Result<()> {
-        let body: Vec<u8> = [piece, begin, length]
-            .iter()
-            .flat_map(|value| value.to_be_bytes())
-            .collect();
-        self.stream.write_all(&message(REQUEST, &body))
-    }
-
-    /// The next message; `None` when none came in time.
-    fn next(&mut self, until: Instant) -> io::Result<Option<(u8, Vec<u8>)>> {
-        loop {
-            if let Some((id, body)) = self.take_message() {
-                self.note(id, &body);
-                return Ok(Some((id, body)));
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            self.stream.set_read_timeout(Some(left))?;
-            let mut chunk = [0; 65_536];
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(got) => self.buffer.extend_from_slice(&chunk[..got]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(error),
-            }
+    fn next(&mut self, until: Instant) -> Result<Option<Frame>, ErrorKind> {
+        let left = until.saturating_duration_since(Instant::now());
+        let frame = self.peer.next_within(left)?;
+        match &frame {
+            Some(frame) => self.note(frame.id, &frame.body),
+            None => self.is_choked = true,
         }
-    }
-
-    fn take_message(&mut self) -> Option<(u8, Vec<u8>)> {
-        loop {
-            let length = u32::from_be_bytes(*self.buffer.first_chunk::<4>()?) as usize;
-            if self.buffer.len() < 4 + length {
-                return None;
-            }
-            let message: Vec<u8> = self.buffer.drain(..4 + length).skip(4).collect();
-            if let Some((id, body)) = message.split_first() {
-                return Some((*id, body.to_vec()));
-            }
-        }
+        Ok(frame)
     }
 
     fn note(&mut self, id: u8, body: &[u8]) {
@@ -477,25 +429,6 @@ impl FakeLeecher {
             _ => {}
         }
     }
-}
-
-fn handshake(info_hash: &[u8; 20], last_reserved: u8) -> Vec<u8> {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let mut out = b"\x13BitTorrent protocol".to_vec();
-    out.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, last_reserved]);
-    out.extend_from_slice(info_hash);
-    out.extend_from_slice(
-        format!("-FK0001-{:012}", NEXT.fetch_add(1, Ordering::SeqCst)).as_bytes(),
-    );
-    out
-}
-
-fn message(id: u8, body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(5 + body.len());
-    out.extend_from_slice(&(1 + body.len() as u32).to_be_bytes());
-    out.push(id);
-    out.extend_from_slice(body);
-    out
 }
 
 /// The next message that is no keep-alive.

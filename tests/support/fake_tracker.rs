@@ -2,9 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+};
 
 use super::program::PATIENCE;
 
@@ -54,7 +59,14 @@ impl HttpTracker {
     pub fn start(
         answer: impl Fn(&Get, &mut TcpStream) -> Then + Send + Sync + 'static,
     ) -> HttpTracker {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        HttpTracker::start_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), answer)
+    }
+
+    /// The same on a socket of the caller's.
+    pub fn start_on(
+        listener: TcpListener,
+        answer: impl Fn(&Get, &mut TcpStream) -> Then + Send + Sync + 'static,
+    ) -> HttpTracker {
         let addr = listener.local_addr().unwrap();
         let (sender, gets) = channel();
         let answer = Arc::new(answer);
@@ -109,6 +121,29 @@ impl HttpTracker {
     /// The next request, if one comes in time.
     pub fn next_within(&self, limit: Duration) -> Option<Get> {
         self.gets.recv_timeout(limit).ok()
+    }
+}
+
+/// An address where every connection is refused, until a tracker is started on it.
+pub struct Reserved {
+    socket: OwnedFd,
+    pub addr: SocketAddr,
+}
+
+impl Reserved {
+    pub fn new() -> Reserved {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+        bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        let bound: SockaddrIn = getsockname(socket.as_raw_fd()).unwrap();
+        let addr = SocketAddr::from((bound.ip(), bound.port()));
+        Reserved { socket, addr }
+    }
+
+    /// Where connections wait from now on.
+    pub fn listen(self) -> TcpListener {
+        listen(&self.socket, Backlog::new(64).unwrap()).unwrap();
+        self.socket.into()
     }
 }
 
