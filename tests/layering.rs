@@ -252,6 +252,37 @@ fn the_layers_are_all_there_is() {
 }
 
 #[test]
+fn the_architecture_page_names_every_file_and_no_other() {
+    let page = fs::read_to_string(src().join("ARCHITECTURE.md")).unwrap();
+    let quoted: BTreeSet<&str> = page.split('`').skip(1).step_by(2).collect();
+    let root = src().parent().unwrap().to_owned();
+    let path_of = |path: &PathBuf| {
+        let path = path.strip_prefix(&root).unwrap().to_str().unwrap();
+        path.to_owned()
+    };
+    let all: Vec<String> = ["src", "tests", "benches"]
+        .iter()
+        .flat_map(|folder| files(&root.join(folder)))
+        .map(|path| path_of(&path))
+        .collect();
+    // A file is named by the end of its path, or by a folder that holds it.
+    let is_named = |path: &str, name: &str| match name.ends_with('/') {
+        true => path.contains(&format!("/{name}")) || path.starts_with(name),
+        false => path.ends_with(&format!("/{name}")) || path == name,
+    };
+    for path in &all {
+        let is_part = !path.starts_with("src/") || path.ends_with("tests.rs");
+        let is_root = path == "src/lib.rs" || path == "src/main.rs";
+        let is_found = quoted.iter().any(|name| is_named(path, name));
+        assert!(is_part || is_root || is_found, "the page lacks {path}");
+    }
+    for name in quoted.iter().filter(|name| name.ends_with(".rs")) {
+        let is_found = all.iter().any(|path| is_named(path, name));
+        assert!(is_found, "the page names {name}, which is not there");
+    }
+}
+
+#[test]
 fn what_breaks_a_rule_is_seen_and_what_only_speaks_of_it_is_not() {
     let wire = 1;
     for source in [

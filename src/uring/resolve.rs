@@ -1,4 +1,4 @@
-//! Host names to addresses on threads of their own (layer 4): the system's resolver may hang.
+//! Host names to addresses on threads of their own (layer 4): the system's resolver may hang, and so may `stub`.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+
+use super::socket::SocketOptions;
+use super::stub::Stub;
 
 /// Names that may hang at once before others have to wait.
 const THREADS: usize = 4;
@@ -35,13 +38,27 @@ impl Resolver {
     ///
     /// When the system refuses a thread.
     pub fn new() -> io::Result<Resolver> {
+        Resolver::start(None)
+    }
+
+    /// Starts the threads; names go out as everything else does with these options, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses a thread.
+    pub fn bound(options: &SocketOptions) -> io::Result<Resolver> {
+        let is_bound = options.bind.is_some() || options.bind_device.is_some();
+        Resolver::start(is_bound.then(|| Stub::from_system(options)))
+    }
+
+    fn start(stub: Option<Stub>) -> io::Result<Resolver> {
         let (questions, queue) = mpsc::sync_channel(QUEUE_MAX);
         let queue = Arc::new(Mutex::new(queue));
         for i in 0..THREADS {
-            let queue = Arc::clone(&queue);
+            let (queue, stub) = (Arc::clone(&queue), stub.clone());
             std::thread::Builder::new()
                 .name(format!("resolve-{i}"))
-                .spawn(move || work(&queue))?;
+                .spawn(move || work(&queue, stub.as_ref()))?;
         }
         Ok(Resolver { questions })
     }
@@ -75,7 +92,7 @@ impl Resolver {
     }
 }
 
-fn work(queue: &Mutex<mpsc::Receiver<Question>>) {
+fn work(queue: &Mutex<mpsc::Receiver<Question>>, stub: Option<&Stub>) {
     loop {
         let question = match queue.lock() {
             Ok(queue) => queue.recv(),
@@ -88,9 +105,17 @@ fn work(queue: &Mutex<mpsc::Receiver<Question>>) {
         if question.answer.is_closed() {
             continue;
         }
-        let answer = (question.host.as_str(), question.port)
-            .to_socket_addrs()
-            .map(|addrs| addrs.take(ADDRS_MAX).collect());
+        let answer = look_up(&question.host, question.port, stub);
         let _ = question.answer.send(answer);
+    }
+}
+
+fn look_up(host: &str, port: u16, stub: Option<&Stub>) -> Answer {
+    match stub {
+        None => Ok((host, port).to_socket_addrs()?.take(ADDRS_MAX).collect()),
+        Some(stub) => {
+            let ips = stub.look_up(host)?.into_iter().take(ADDRS_MAX);
+            Ok(ips.map(|ip| SocketAddr::new(ip, port)).collect())
+        }
     }
 }

@@ -315,6 +315,37 @@ fn readers_that_never_read(engine: &str) {
 }
 
 #[test]
+fn a_slow_reader_gets_every_byte_right_although_its_sends_stop_and_go_on() {
+    for engine in ["mapped", "copy"] {
+        let world = seed(&["--send-engine", engine]);
+        let narrow = Narrow {
+            receive_bytes: 4_096,
+            segment_bytes: 536,
+        };
+        let mut peer = many(&world, 1, Some(narrow)).pop().unwrap();
+        peer.get_unchoked();
+        let blocks: Vec<(u32, u32)> = (0..PIECES)
+            .step_by(8)
+            .flat_map(|piece| (0..15).map(move |block| (piece, block * BLOCK + piece)))
+            .collect();
+        let asks: Vec<u8> = blocks
+            .iter()
+            .flat_map(|(piece, begin)| request(*piece, *begin, BLOCK))
+            .collect();
+        peer.send(&asks);
+        let content = world.content();
+        for (piece, begin) in blocks {
+            let frame = peer.wait_for(PIECE);
+            let start = (piece * PIECE_LENGTH + begin) as usize;
+            let (got_piece, got_begin, payload) = frame.block();
+            assert_eq!((got_piece, got_begin), (piece, begin), "{engine}");
+            let is_same = payload == &content[start..start + BLOCK as usize];
+            assert!(is_same, "{engine}: piece {piece} from {begin}");
+        }
+    }
+}
+
+#[test]
 fn readers_that_never_read_take_no_memory_for_mapped_sends() {
     readers_that_never_read("mapped");
 }

@@ -153,7 +153,8 @@ impl Torrent {
 }
 
 fn why_close(peer: &mut Peer, is_done: bool, now: Now) -> Option<CloseReason> {
-    let owes_upload = peer.uploads.in_flight_blocks() > 0;
+    // Blocks that wait count too: the writer takes none while the socket is full.
+    let owes_upload = peer.uploads.in_flight_blocks() > 0 || !peer.uploads.is_empty();
     let is_stuck = owes_upload && now.since(peer.upload_progress_at) >= STUCK_AFTER
         || peer.is_woken && now.since(peer.woken_at) >= STUCK_AFTER;
     if is_stuck || now.since(peer.heard_at) >= SILENT_AFTER {
