@@ -1,5 +1,5 @@
 //! What the tests of the whole program share: sample torrents, and the `gyre` command under control.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
 pub mod program;
 pub mod sample;
