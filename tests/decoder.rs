@@ -1,7 +1,7 @@
 //! Framing of the peer protocol seen from outside: lengths, borrowing, memory (HOSTILE.md W1, W2, W3, W11).
 
 use gyre::wire::decoder::{
-    DecodeError, Decoder, EXTENDED_BYTES_MAX, Event, Limits, PIECE_BYTES_MAX,
+    DecodeError, Decoder, EXTENDED_BYTES_MAX, Event, Limits, PIECE_BYTES_MAX, UNKNOWN_BYTES_MAX,
 };
 use gyre::wire::message::{Message, RawBlock, encode, id, piece_header};
 
@@ -117,10 +117,10 @@ fn payload_received_past_the_end_is_our_own_mistake() {
 
 #[test]
 fn huge_length_prefix_fails_at_the_prefix() {
-    for declared_bytes in [u32::MAX, 1 << 31, EXTENDED_BYTES_MAX + 1] {
+    for declared_bytes in [u32::MAX, 1 << 31, UNKNOWN_BYTES_MAX + 1] {
         let too_long = DecodeError::TooLong {
             declared_bytes,
-            max_bytes: EXTENDED_BYTES_MAX,
+            max_bytes: UNKNOWN_BYTES_MAX,
         };
         let mut bytes = declared_bytes.to_be_bytes().to_vec();
         assert_eq!(error_of(&bytes), too_long);
@@ -133,6 +133,7 @@ fn huge_length_prefix_fails_at_the_prefix() {
 fn length_above_what_the_id_may_have_fails_at_the_id() {
     let cases = [
         (id::PIECE, PIECE_BYTES_MAX + 1),
+        (id::EXTENDED, EXTENDED_BYTES_MAX + 1),
         (id::BITFIELD, 1000),
         (id::REQUEST, 14),
     ];
@@ -192,9 +193,9 @@ fn piece_without_payload_and_extension_without_id_are_errors() {
 #[test]
 fn unknown_ids_are_told_once_and_skipped_without_memory() {
     let mut decoder = Decoder::new(LIMITS);
-    let mut bytes = EXTENDED_BYTES_MAX.to_be_bytes().to_vec();
+    let mut bytes = UNKNOWN_BYTES_MAX.to_be_bytes().to_vec();
     bytes.push(200);
-    bytes.resize(EXTENDED_BYTES_MAX as usize + 4, 0xff);
+    bytes.resize(UNKNOWN_BYTES_MAX as usize + 4, 0xff);
     bytes.extend(wire(&[Message::Unknown { id: 21 }, Message::Choke]));
     let mut found = Vec::new();
     for mut chunk in bytes.chunks(70_000) {

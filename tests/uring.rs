@@ -13,10 +13,11 @@ use gyre::uring::buffers::{Pool, Segment};
 use gyre::uring::files::{self, File, FsKind, OpenMode};
 use gyre::uring::hasher::{Hasher, Sha1State};
 use gyre::uring::listener::Listener;
+use gyre::uring::map::FileMap;
 use gyre::uring::resolve::Resolver;
 use gyre::uring::ring::{self, Ring, RingConfig, spawn};
 use gyre::uring::socket::SocketOptions;
-use gyre::uring::stream::{SendData, SendPart, Stream};
+use gyre::uring::stream::{Outgoing, SendData, SendPart, Stream};
 use gyre::uring::udp::Udp;
 use tokio::time::{sleep, timeout};
 
@@ -119,9 +120,9 @@ fn a_run_is_whole_although_each_send_is_short() {
         }
         let len = expected.len();
         let reader = spawn(async move { read_exactly(&far, &pool, len).await });
-        let (result, _, segments) = near.send_run(headers, parts, segments).await;
+        let (result, out) = near.send_run(outgoing(headers, parts, segments)).await;
         result.unwrap();
-        assert_eq!(segments.len(), 2);
+        assert_eq!(out.segments.len(), 2);
         assert_eq!(reader.await.unwrap().as_slice(), expected);
     });
 }
@@ -140,9 +141,10 @@ fn a_run_of_more_parts_than_one_message_holds_is_whole() {
                 range: i..i + 1,
             },
         });
-        let (result, headers, segments) =
-            near.send_run(headers, parts.collect(), vec![segment]).await;
+        let out = outgoing(headers, parts.collect(), vec![segment]);
+        let (result, out) = near.send_run(out).await;
         result.unwrap();
+        let (headers, segments) = (out.headers, out.segments);
         let got = read_exactly(&far, &pool, 3000).await;
         let pairs = headers.iter().zip(segments[0].as_slice());
         let expected: Vec<u8> = pairs.flat_map(|(&a, &b)| [a, b]).collect();
@@ -162,11 +164,75 @@ fn a_part_outside_its_segment_is_refused_and_all_comes_back() {
                 range: 0..101,
             },
         };
-        let (result, headers, segments) = near
-            .send_run(vec![0], vec![part], vec![filled(&pool, 100, 0)])
-            .await;
+        let out = outgoing(vec![0], vec![part], vec![filled(&pool, 100, 0)]);
+        let (result, out) = near.send_run(out).await;
         assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidInput);
-        assert_eq!((headers.len(), segments.len()), (1, 1));
+        assert_eq!((out.headers.len(), out.segments.len()), (1, 1));
+    });
+}
+
+/// A run without mappings.
+fn outgoing(headers: Vec<u8>, parts: Vec<SendPart>, segments: Vec<Segment>) -> Outgoing {
+    Outgoing {
+        headers,
+        parts,
+        segments,
+        maps: Vec::new(),
+    }
+}
+
+/// Slices of a file of that content, with zeros between them.
+fn mapped_run(file: &std::fs::File, bytes: u64) -> Outgoing {
+    let fd: std::os::fd::OwnedFd = file.try_clone().unwrap().into();
+    let map = FileMap::new(&fd, bytes).unwrap();
+    let half = bytes / 2;
+    let mapped = |offset| SendData::Mapped {
+        index: 0,
+        offset,
+        length: half as usize,
+    };
+    let part = |header: std::ops::Range<usize>, data| SendPart { header, data };
+    Outgoing {
+        headers: pattern(26, 3),
+        parts: vec![
+            part(0..13, mapped(half)),
+            part(13..13, SendData::Zeros(1000)),
+            part(13..26, mapped(0)),
+        ],
+        segments: Vec::new(),
+        maps: vec![map],
+    }
+}
+
+#[test]
+fn a_run_goes_out_of_the_page_cache_with_zeros_for_pads() {
+    ring().block_on(async {
+        let pool = Pool::plain(8 * MIB).unwrap();
+        let (near, far) = pair(V4, &SocketOptions::default()).await;
+        let content = pattern(600_000, 1);
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &content).unwrap();
+        let run = mapped_run(&file, 600_000);
+        let (a, b) = run.headers.split_at(13);
+        let zeros = vec![0; 1000];
+        let expected = [a, &content[300_000..], &zeros, b, &content[..300_000]].concat();
+        let len = expected.len();
+        let reader = spawn(async move { read_exactly(&far, &pool, len).await });
+        near.send_run(run).await.0.unwrap();
+        assert!(reader.await.unwrap().as_slice() == expected);
+    });
+}
+
+#[test]
+fn a_mapped_file_that_was_cut_fails_the_send_and_nothing_else() {
+    ring().block_on(async {
+        let (near, _far) = pair(V4, &SocketOptions::default()).await;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(600_000).unwrap();
+        let run = mapped_run(&file, 600_000);
+        file.set_len(100).unwrap();
+        let (result, _) = near.send_run(run).await;
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EFAULT));
     });
 }
 

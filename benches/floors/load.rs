@@ -125,7 +125,12 @@ pub fn seed(world: Arc<World>, listener: TcpListener, data: Arc<File>, number: u
 
 fn serve(world: &World, mut stream: TcpStream, data: &File, number: u8) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.read_exact(&mut [0; 68])?;
+    let mut theirs = [0; 68];
+    stream.read_exact(&mut theirs)?;
+    if !theirs.starts_with(b"\x13BitTorrent protocol") {
+        // aria2 tries an encrypted handshake first, and a plain one when that is refused.
+        return Ok(());
+    }
     stream.write_all(&handshake(world, number))?;
     let pieces = world.pieces();
     let mut out = Vec::with_capacity(20 * (BLOCK as usize + 13));

@@ -9,17 +9,37 @@ use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint,
+};
 
 use super::bench::args::BenchArgs;
 use super::size::{parse_duration, parse_rate, parse_size};
+use super::values::{
+    parse_addr, parse_bind, parse_peer, parse_peers_max, parse_port, parse_ratio, parse_slots,
+    parse_verbosity,
+};
 use crate::session;
 use crate::swarm::choker::UploadSlots;
 
 /// The port listened on when none is given; when it is taken, one of the next nine.
 pub const DEFAULT_PORT: u16 = 6881;
 
-const ENVIRONMENT: &str = "\
+const MORE: &str = "\
+Examples:
+  gyre download debian.torrent -o ~/isos
+  gyre seed debian.torrent --data ~/isos
+  gyre create ./album -a http://t.example/announce
+  gyre info debian.torrent
+  gyre verify debian.torrent --data ~/isos
+  gyre magnet debian.torrent
+  gyre tracker --listen 0.0.0.0:6969
+  gyre doctor --output /srv/torrents
+  gyre bench seed
+  gyre demo
+  gyre completions bash
+  gyre man | man -l -
+
 Every option is also read from the environment as GYRE_<OPTION>, such as GYRE_LIMIT_UP=10MiB or GYRE_NO_DHT=1; \
 options that can be repeated take commas there.
 
@@ -29,7 +49,15 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 data incomplete or not verified, 
 
 /// A BitTorrent peer for Linux, built on io_uring.
 #[derive(Debug, Parser)]
-#[command(name = "gyre", version, after_long_help = ENVIRONMENT, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(
+    name = "gyre",
+    version,
+    after_long_help = MORE,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs"
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub verb: Verb,
@@ -41,10 +69,10 @@ pub struct Cli {
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// Log more to stderr: -v lifecycle, -vv decisions, -vvv messages
-    #[arg(short, long, action = ArgAction::Count, global = true)]
+    #[arg(short, long, action = ArgAction::Count, global = true, value_parser = parse_verbosity, display_order = 990)]
     pub verbose: u8,
     /// Append the log to FILE instead of writing it to stderr
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, display_order = 991)]
     pub log_file: Option<PathBuf>,
 }
 
@@ -69,7 +97,8 @@ sockets and devices are left out with a warning. Files of zero length are kept, 
 SOURCE_DATE_EPOCH stands in for the clock, so that the same data gives the same .torrent.
 
 Example:
-  gyre create ./album -a http://tracker.example/announce -a http://b1.example/announce,http://b2.example/announce")]
+  gyre create ./album -a http://t.example/announce
+  gyre create ./album -a http://a.example/,http://b.example/ -a udp://c.example:6969")]
     Create(CreateArgs),
     /// Show what is in a .torrent or magnet link
     #[command(after_long_help = "Example:\n  gyre info debian.torrent --json")]
@@ -108,10 +137,10 @@ Example:
 #[derive(Debug, Args)]
 pub struct DownloadArgs {
     /// A .torrent file or an http:// URL of one
-    #[arg(required = true, value_name = "SOURCE")]
+    #[arg(required = true, value_name = "SOURCE", value_hint = ValueHint::FilePath)]
     pub sources: Vec<OsString>,
     /// Folder to fetch into
-    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    #[arg(short, long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     pub output: PathBuf,
     /// Fetch only files matching a glob or with this index (repeat)
     ///
@@ -119,7 +148,7 @@ pub struct DownloadArgs {
     /// Indices start at 0 and are shown by --list; ranges such as 3-7 work.
     #[arg(long, value_name = "GLOB|INDEX")]
     pub select: Vec<String>,
-    /// List the files and leave
+    /// List the files, those selected when there is a --select, and leave
     #[arg(long)]
     pub list: bool,
     /// Fetch pieces in order
@@ -134,8 +163,8 @@ pub struct DownloadArgs {
 
 #[derive(Debug, Args)]
 pub struct SeedArgs {
-    /// .torrent files
-    #[arg(required = true, value_name = "TORRENT")]
+    /// .torrent files, or http:// URLs of them
+    #[arg(required = true, value_name = "TORRENT", value_hint = ValueHint::FilePath)]
     pub torrents: Vec<OsString>,
     /// Folder the data lies in (--output of the download), or the content folder or file itself
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -153,13 +182,13 @@ pub struct SessionArgs {
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Check::Auto)]
     pub check: Check,
     /// Port to listen on, 0 for any [default: 6881 or one of the next nine]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = parse_port)]
     pub port: Option<u16>,
     /// Send and receive only through this local address or network interface
     #[arg(long, value_name = "ADDR|IFACE", value_parser = parse_bind)]
     pub bind: Option<BindTo>,
     /// Dial this peer (repeat)
-    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = parse_peer)]
     pub peer: Vec<SocketAddr>,
     /// Upload at most this fast, 0 for no limit
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
@@ -168,7 +197,7 @@ pub struct SessionArgs {
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub limit_down: Option<u64>,
     /// Most connections of the whole session
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = parse_peers_max)]
     pub max_peers: u32,
     /// Peers uploaded to at a time, or auto
     #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = parse_slots)]
@@ -176,10 +205,10 @@ pub struct SessionArgs {
     /// Seed on when complete
     #[arg(long)]
     pub seed: bool,
-    /// Seed until uploaded ÷ downloaded reaches R
+    /// Seed until uploaded ÷ downloaded, over the torrent's life, reaches R
     #[arg(long, value_name = "R", value_parser = parse_ratio)]
     pub seed_ratio: Option<f64>,
-    /// Seed for this long
+    /// Seed for this long after it is complete
     #[arg(long, value_name = "T", value_parser = parse_duration)]
     pub seed_time: Option<Duration>,
     /// Leave the trackers alone
@@ -257,14 +286,15 @@ pub struct CreateArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Show errors only
+    /// Print nothing but info_hash and magnet link
     #[arg(short, long)]
     pub quiet: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// A .torrent file, an http:// URL of one, or a magnet link
+    /// A .torrent file, an http:// URL of one, a magnet link, or an info_hash
+    #[arg(value_hint = ValueHint::FilePath)]
     pub source: OsString,
     /// Print one JSON object
     #[arg(long)]
@@ -273,7 +303,8 @@ pub struct InfoArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// A .torrent file
+    /// A .torrent file, or an http:// URL of one
+    #[arg(value_hint = ValueHint::FilePath)]
     pub torrent: OsString,
     /// Folder the data lies in, or the content folder or file itself
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -281,14 +312,15 @@ pub struct VerifyArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Show errors only
+    /// List what is missing or wrong and nothing else
     #[arg(short, long)]
     pub quiet: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct MagnetArgs {
-    /// A .torrent file
+    /// A .torrent file, or an http:// URL of one
+    #[arg(value_hint = ValueHint::FilePath)]
     pub torrent: OsString,
     /// Print one JSON object
     #[arg(long)]
@@ -298,7 +330,7 @@ pub struct MagnetArgs {
 #[derive(Debug, Args)]
 pub struct TrackerArgs {
     /// Address to listen on, HTTP and UDP alike (repeat) [default: port 6969 of both families]
-    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = parse_addr)]
     pub listen: Vec<SocketAddr>,
     /// Announce interval that peers are told
     #[arg(long, value_name = "T", default_value = "2m", value_parser = parse_duration)]
@@ -320,7 +352,7 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// Port to look at
-    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT)]
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT, value_parser = parse_port)]
     pub port: u16,
     /// Print one JSON object
     #[arg(long)]
@@ -390,14 +422,19 @@ pub fn command() -> clap::Command {
         let Some(long) = arg.get_long() else {
             return arg;
         };
-        let name = format!("GYRE_{}", long.replace('-', "_").to_uppercase());
+        let name = variable(long);
         let arg = arg.env(name).hide_env(true);
         match arg.get_action() {
             ArgAction::SetTrue => arg.value_parser(FalseyValueParser::new()),
+            // A negative number is a wrong value, not an unknown option.
+            ArgAction::Set | ArgAction::Append => arg.allow_negative_numbers(true),
             _ => arg,
         }
     }
-    let mut command = Cli::command().mut_args(from_environment);
+    // The last one counts, so that an option in a shell's alias can be given anew.
+    let mut command = Cli::command()
+        .args_override_self(true)
+        .mut_args(from_environment);
     let verbs: Vec<String> = command
         .get_subcommands()
         .map(|verb| verb.get_name().to_owned())
@@ -409,12 +446,19 @@ pub fn command() -> clap::Command {
                 .map(|sub| sub.get_name().to_owned())
                 .collect();
             for name in below {
-                verb = verb.mut_subcommand(name, |sub| sub.mut_args(from_environment));
+                verb = verb.mut_subcommand(name, |sub| {
+                    sub.args_override_self(true).mut_args(from_environment)
+                });
             }
-            verb.mut_args(from_environment)
+            verb.args_override_self(true).mut_args(from_environment)
         });
     }
     command
+}
+
+/// The environment variable of a long option.
+pub fn variable(long: &str) -> String {
+    format!("GYRE_{}", long.replace('-', "_").to_uppercase())
 }
 
 /// Parses the arguments and the environment.
@@ -451,38 +495,6 @@ fn split_environment(matches: &ArgMatches, id: &str, values: &mut Vec<String>) {
         .map(str::to_owned)
         .collect();
     *values = split;
-}
-
-fn parse_bind(text: &str) -> Result<BindTo, String> {
-    if let Ok(addr) = text.parse() {
-        return Ok(BindTo::Addr(addr));
-    }
-    // IFNAMSIZ is 16 with its closing zero; the kernel allows neither '/' nor white space in a name.
-    let is_name = (1..16).contains(&text.len())
-        && !text
-            .bytes()
-            .any(|byte| byte == b'/' || !byte.is_ascii_graphic());
-    if !is_name {
-        return Err("neither an IP address nor the name of a network interface".into());
-    }
-    Ok(BindTo::Interface(text.to_owned()))
-}
-
-fn parse_slots(text: &str) -> Result<Slots, String> {
-    if text == "auto" {
-        return Ok(UploadSlots::Auto);
-    }
-    match text.parse() {
-        Err(_) => Err("a number, or auto".into()),
-        Ok(slots) => Ok(UploadSlots::Fixed(slots)),
-    }
-}
-
-fn parse_ratio(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(ratio) if ratio.is_finite() && ratio >= 0.0 => Ok(ratio),
-        _ => Err("a ratio is a number from 0, such as 1.5".into()),
-    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::cli::CreateArgs;
-use super::escape::{terminal, terminal_path};
+use super::escape::{terminal, terminal_bytes, terminal_path};
 use super::exit::{Exit, Failure, io_cause};
 use super::hashing::{SourceFile, hash_pieces};
 use super::walk::{Found, Walk, unreadable, walk};
@@ -58,6 +58,9 @@ pub fn run(args: &CreateArgs) -> Result<Exit, Failure> {
         )
     })?;
     let hashes = hash(&files, &geometry, args)?;
+    if let Some(file) = walk.files.iter().find(|file| file.has_changed()) {
+        return Err(changed(&file.path));
+    }
     let builder = with_content(MetainfoBuilder::new(name, piece_length), &walk)
         .pieces(hashes)
         .private(args.private)
@@ -147,7 +150,7 @@ fn name(args: &CreateArgs) -> Result<Vec<u8>, Failure> {
         return Err(Failure::usage(
             format!(
                 "\"{}\" cannot be the name of a torrent",
-                String::from_utf8_lossy(&name)
+                terminal_bytes(&name)
             ),
             "give a plain name with --name",
         ));
@@ -217,12 +220,17 @@ fn hash(files: &[SourceFile], geometry: &Geometry, args: &CreateArgs) -> Result<
     let path = files.get(error.file).map(|file| file.path.as_path());
     let path = path.unwrap_or(&args.path);
     if error.cause.kind() == std::io::ErrorKind::UnexpectedEof {
-        return Err(Failure::new(
-            format!("{} became shorter while it was read", terminal_path(path)),
-            "run it again when nothing writes to the data",
-        ));
+        return Err(changed(path));
     }
     Err(unreadable(path, &error.cause))
+}
+
+/// Hashes of bytes that are there no longer make a torrent that nobody can seed.
+fn changed(path: &Path) -> Failure {
+    Failure::new(
+        format!("{} changed while it was hashed", terminal_path(path)),
+        "run it again when nothing writes to the data",
+    )
 }
 
 /// Peers replace what is not safe in a name, so the data as it lies here would not be found for seeding.
@@ -235,7 +243,7 @@ fn warn_of_replaced_names(metainfo: &Metainfo, walk: &Walk) {
         let elements = safe.iter().skip(1).map(OsStrExt::as_bytes);
         if !elements.eq(found.elements.iter().map(Vec::as_slice)) {
             output::stderr_line(&format!(
-                "warning: {} will be called {} by Gyre, to be seeded too: its name is not safe on every machine",
+                "warning: the name of {} is not safe everywhere: Gyre calls it {} and seeds it under that name only",
                 terminal_path(&found.path),
                 terminal_path(safe),
             ));
@@ -307,7 +315,7 @@ fn report(args: &CreateArgs, output: &Path, metainfo: &Metainfo) {
             size::bytes(info.geometry.total_bytes()),
             size::plural(info.files.len() as u64, "file"),
             size::plural(info.geometry.piece_count().into(), "piece"),
-            size::bytes(info.geometry.piece_length_bytes().into()),
+            size::round_bytes(info.geometry.piece_length_bytes().into()),
         ));
     }
     output::stdout_line(&format!("info_hash  {}", metainfo.info_hash));

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::cli::DoctorArgs;
+use super::cli::{DEFAULT_PORT, DoctorArgs};
 use super::escape::{terminal, terminal_path};
-use super::exit::{Exit, Failure, io_cause};
+use super::exit::{Exit, Failure, io_cause, without_number};
 use super::{json, output, run, size};
 use crate::uring::limits::Limit;
 use crate::uring::probe::{self, Facts};
@@ -63,7 +63,7 @@ impl Check {
         Check {
             name,
             status,
-            message: message.into(),
+            message: without_number(&message.into()),
             remedy,
         }
     }
@@ -221,7 +221,10 @@ fn open_files((soft, hard): (u64, u64)) -> Check {
     Check::new(
         "open files",
         status,
-        format!("{soft}, raised to {hard} when running"),
+        match soft == hard {
+            true => format!("{hard}"),
+            false => format!("{soft}, raised to {hard} when running"),
+        },
         "raise RLIMIT_NOFILE: `ulimit -n 65536`, or LimitNOFILE=65536 in the service file",
     )
 }
@@ -349,6 +352,9 @@ fn file_system(magic: i64) -> FileSystem {
 }
 
 fn port(port: u16) -> Check {
+    if port == 0 {
+        return Check::new("port", Status::Ok, "any free one", "");
+    }
     let families = [
         IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -380,7 +386,12 @@ fn port(port: u16) -> Check {
             "port",
             Status::Warning,
             format!("{port} is not free: {}", taken.join(", ")),
-            "another program listens there: stop it, or choose another --port",
+            match port {
+                DEFAULT_PORT => {
+                    "one of the next nine is taken then, unless --port names one that is free"
+                }
+                _ => "another program listens there: stop it, or choose another --port",
+            },
         ),
     }
 }

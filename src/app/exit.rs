@@ -54,7 +54,7 @@ impl Failure {
     /// A failure with exit code 1.
     pub fn new(message: impl fmt::Display, hint: impl fmt::Display) -> Self {
         Failure {
-            message: super::escape::terminal(&message.to_string()),
+            message: super::escape::terminal(&without_number(&message.to_string())),
             hint: super::escape::terminal(&hint.to_string()),
             exit: Exit::Failed,
         }
@@ -99,11 +99,20 @@ impl Failure {
 
 /// A short cause for an I/O error, without the number the standard library adds.
 pub fn io_cause(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_lowercase(),
-        None => text,
+    match error.raw_os_error() {
+        Some(_) => without_number(&error.to_string()).to_lowercase(),
+        None => error.to_string(),
     }
+}
+
+/// The text without the numbers that the standard library puts behind a system's words.
+pub fn without_number(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut short = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        short += part.split_once(')').map_or("", |(_, rest)| rest);
+    }
+    short
 }
 
 #[cfg(test)]
@@ -122,5 +131,9 @@ mod tests {
     fn io_causes_carry_no_error_number() {
         let error = std::io::Error::from_raw_os_error(2);
         assert_eq!(io_cause(&error), "no such file or directory");
+        let text = format!("a: {error}; b: {error}!");
+        let short = "a: No such file or directory; b: No such file or directory!";
+        assert_eq!(without_number(&text), short);
+        assert_eq!(Failure::new(text, "").message(), short);
     }
 }

@@ -1,28 +1,62 @@
 //! A .torrent from an `http://` URL. Layer 6.
 
 use super::escape::cut;
-use super::exit::Failure;
+use super::exit::{Failure, without_number};
 use super::{run, source};
+use crate::session::BindTo;
 use crate::session::deadline::Deadline;
 use crate::session::http::{
     FetchError, GET_TIMEOUT, GetOptions, HttpClient, HttpConfig, TORRENT_BODY_BYTES_MAX,
 };
 use crate::uring::resolve::Resolver;
+use crate::uring::socket::SocketOptions;
 use crate::wire::metainfo::Metainfo;
+use crate::wire::tracker::Family;
 use crate::wire::url::Url;
 
 /// Characters of a URL that are shown.
 const URL_CHARS_MAX: usize = 200;
 
+/// The way out of this machine (`--bind`, `--no-ipv6`).
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub bind: Option<BindTo>,
+    pub ipv6: bool,
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Route {
+            bind: None,
+            ipv6: true,
+        }
+    }
+}
+
+impl Route {
+    fn socket_options(&self) -> SocketOptions {
+        let (bind, bind_device) = match &self.bind {
+            None => (None, None),
+            Some(BindTo::Addr(ip)) => (Some(*ip), None),
+            Some(BindTo::Interface(name)) => (None, Some(name.clone())),
+        };
+        SocketOptions {
+            bind,
+            bind_device,
+            ..SocketOptions::default()
+        }
+    }
+}
+
 /// Fetches and parses it, through the environment's `http_proxy` if there is one.
 ///
 /// # Errors
 /// It cannot be fetched or is no torrent.
-pub fn torrent(url: &str) -> Result<Metainfo, Failure> {
+pub fn torrent(url: &str, route: &Route) -> Result<Metainfo, Failure> {
     let shown = cut(url, URL_CHARS_MAX);
     let failed = |why: String| {
         Failure::new(
-            format!("cannot fetch {shown}: {why}"),
+            format!("cannot fetch {shown}: {}", without_number(&why)),
             "check the URL and the network, or fetch the file with another tool and name it here",
         )
     };
@@ -30,9 +64,13 @@ pub fn torrent(url: &str) -> Result<Metainfo, Failure> {
     let ring = run::start_ring()?;
     let answer = ring.block_on(async {
         let resolver = Resolver::new().map_err(FetchError::Io)?;
-        let client = HttpClient::new(HttpConfig::from_env(), resolver);
+        let config = HttpConfig {
+            socket: route.socket_options(),
+            ..HttpConfig::from_env()
+        };
+        let client = HttpClient::new(config, resolver);
         let options = GetOptions {
-            family: None,
+            family: (!route.ipv6).then_some(Family::V4),
             deadline: Deadline::after(GET_TIMEOUT),
             body_bytes_max: TORRENT_BODY_BYTES_MAX,
             is_last: true,

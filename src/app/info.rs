@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::cli::InfoArgs;
 use super::escape::{cut, terminal, terminal_bytes};
 use super::exit::{Exit, Failure};
+use super::fetch::Route;
 use super::source::{self, Source};
 use super::{fetch, json, magnet, output, size};
 use crate::wire::magnet::Magnet;
@@ -20,20 +21,11 @@ const SHOWN_CHARS_MAX: usize = 400;
 pub fn run(args: &InfoArgs) -> Result<Exit, Failure> {
     match source::classify(&args.source)? {
         Source::File(path) => show(&source::load_file(&path)?, args.json),
-        Source::Http(url) => show(&fetch::torrent(&url)?, args.json),
-        Source::Magnet(link) => show_magnet(&parse_magnet(&link)?, args.json),
+        Source::Http(url) => show(&fetch::torrent(&url, &Route::default())?, args.json),
+        Source::Magnet(link) => show_magnet(&source::parse_magnet(&link)?, args.json),
         Source::InfoHash(info_hash) => show_magnet(&Magnet::new(info_hash), args.json),
     }
     Ok(Exit::Done)
-}
-
-fn parse_magnet(link: &str) -> Result<Magnet, Failure> {
-    link.parse().map_err(|error| {
-        Failure::new(
-            format!("cannot use {}: {error}", cut(link, 80)),
-            "a magnet link starts with magnet:?xt=urn:btih: and the info_hash",
-        )
-    })
 }
 
 /// Prints everything about a torrent.
@@ -45,16 +37,17 @@ fn show(metainfo: &Metainfo, as_json: bool) {
     for line in torrent_lines(metainfo) {
         output::stdout_line(&line);
     }
-    list(metainfo);
+    list(metainfo, |_| true);
     for warning in &metainfo.warnings {
         output::stderr_line(&format!("warning: {}", terminal(warning)));
     }
 }
 
-/// Prints the files with their indices.
-pub fn list(metainfo: &Metainfo) {
+/// Prints the wanted files with their indices, pad files never.
+pub fn list(metainfo: &Metainfo, is_wanted: impl Fn(usize) -> bool) {
     let files = metainfo.info.files.iter().enumerate();
-    for (index, file) in files.filter(|(_, file)| !file.attributes.is_pad) {
+    let files = files.filter(|(index, file)| is_wanted(*index) && !file.attributes.is_pad);
+    for (index, file) in files {
         let path = terminal(&shown_path(metainfo, file));
         let length = size::bytes(file.length_bytes);
         if !output::stdout_line(&format!("{index:>6}  {length:>11}  {path}")) {
@@ -88,7 +81,7 @@ fn torrent_lines(metainfo: &Metainfo) -> Vec<String> {
         format!(
             "pieces       {} × {}",
             geometry.piece_count(),
-            size::bytes(geometry.piece_length_bytes().into())
+            size::round_bytes(geometry.piece_length_bytes().into())
         ),
     ];
     if info.is_private {
@@ -137,7 +130,7 @@ fn torrent_json(metainfo: &Metainfo) -> Value {
         "piece_length_bytes": info.geometry.piece_length_bytes(),
         "pieces": info.geometry.piece_count(),
         "multi_file": info.is_multi_file,
-        "files": files_json(metainfo),
+        "files": files_json(metainfo, |_| true),
         "trackers": metainfo.announce_tiers,
         "web_seeds": metainfo.web_seeds,
         "nodes": metainfo.nodes.iter().map(|(host, port)| json!({"host": host, "port": port})).collect::<Vec<_>>(),
@@ -150,8 +143,8 @@ fn torrent_json(metainfo: &Metainfo) -> Value {
     })
 }
 
-/// One object a file, pad files included so that offsets add up.
-pub fn files_json(metainfo: &Metainfo) -> Value {
+/// One object a wanted file, pad files included so that offsets add up.
+pub fn files_json(metainfo: &Metainfo, is_wanted: impl Fn(usize) -> bool) -> Value {
     let mut offset: u64 = 0;
     let mut files = Vec::with_capacity(metainfo.info.files.len());
     for (index, file) in metainfo.info.files.iter().enumerate() {
@@ -159,8 +152,12 @@ pub fn files_json(metainfo: &Metainfo) -> Value {
             "index": index,
             "path": shown_path(metainfo, file),
             "length_bytes": file.length_bytes,
-            "offset": offset,
+            "offset_bytes": offset,
         });
+        offset = offset.saturating_add(file.length_bytes);
+        if !is_wanted(index) {
+            continue;
+        }
         let attributes = &file.attributes;
         let flags = [
             ("pad", attributes.is_pad),
@@ -177,7 +174,6 @@ pub fn files_json(metainfo: &Metainfo) -> Value {
             object["symlink_target"] = Value::String(target.join("/"));
         }
         files.push(object);
-        offset = offset.saturating_add(file.length_bytes);
     }
     Value::Array(files)
 }

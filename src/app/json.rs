@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::exit::without_number;
 use crate::session::{Outcome, SessionEvent, TorrentProgress};
 
 /// The object of one event. Field names are an interface: they only grow.
@@ -30,7 +31,8 @@ pub fn event(event: &SessionEvent) -> Value {
             message,
             hint,
         } => json!({
-            "event": "warning", "info_hash": info_hash.map(|hash| hash.to_string()), "message": message, "hint": hint,
+            "event": "warning", "info_hash": info_hash.map(|hash| hash.to_string()), "message": without_number(message),
+            "hint": hint,
         }),
         SessionEvent::Error {
             info_hash,
@@ -38,8 +40,8 @@ pub fn event(event: &SessionEvent) -> Value {
             hint,
             is_final,
         } => json!({
-            "event": "error", "info_hash": info_hash.map(|hash| hash.to_string()), "message": message, "hint": hint,
-            "final": is_final,
+            "event": "error", "info_hash": info_hash.map(|hash| hash.to_string()),
+            "message": without_number(message), "hint": hint, "final": is_final,
         }),
         SessionEvent::Ended {
             info_hash,

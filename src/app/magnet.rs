@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::cli::MagnetArgs;
 use super::exit::{Exit, Failure};
+use super::fetch::Route;
 use super::{json, output, source};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
@@ -13,7 +14,7 @@ use crate::wire::metainfo::Metainfo;
 /// # Errors
 /// The .torrent cannot be loaded.
 pub fn run(args: &MagnetArgs) -> Result<Exit, Failure> {
-    let metainfo = source::load_torrent(&args.torrent)?;
+    let metainfo = source::load_torrent(&args.torrent, &Route::default())?;
     let link = link(&metainfo);
     if args.json {
         json::print(&json!({"info_hash": metainfo.info_hash.to_string(), "magnet": link}));

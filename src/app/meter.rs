@@ -3,7 +3,9 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::output;
 
 /// A bar on stderr when that is a terminal, else nothing.
 pub struct Meter(Option<ProgressBar>);
@@ -14,13 +16,16 @@ impl Meter {
         if !is_wanted || !std::io::stderr().is_terminal() {
             return Meter(None);
         }
-        let bar = ProgressBar::new(total_bytes);
-        let template = "{msg} [{bar:30}] {percent:>3}% {binary_bytes_per_sec} ETA {eta}";
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let bar = bars.add(ProgressBar::hidden());
+        bar.set_length(total_bytes);
+        let template = "{msg} [{wide_bar}] {percent:>3}% {binary_bytes_per_sec:>12} ETA {eta:<4}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(label);
         bar.enable_steady_tick(Duration::from_millis(250));
+        output::set_live_bars(Some(bars));
         Meter(Some(bar))
     }
 
@@ -35,6 +40,7 @@ impl Meter {
     pub fn clear(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
+            output::set_live_bars(None);
         }
     }
 }

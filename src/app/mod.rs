@@ -25,34 +25,38 @@ pub mod signals;
 pub mod size;
 pub mod source;
 pub mod tracker;
+pub mod usage;
+pub mod values;
 pub mod verify;
 pub mod walk;
 
 use std::process::ExitCode;
 
-use clap::error::{ContextKind, ErrorKind};
-
 use cli::{Cli, Verb};
 use exit::{Exit, Failure};
+use logs::LogConfig;
 
 /// The whole command: arguments, logs, signals, the verb, the exit code.
 pub fn main() -> ExitCode {
     install_panic_hook();
     signals::install();
-    let cli = match cli::parse(std::env::args_os()) {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let cli = match cli::parse(arguments.iter().cloned()) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error).into(),
+        Err(error) => return output::checked(usage::answer(&error, &arguments)).into(),
     };
-    if let Err(failure) = logs::start(cli.log.verbose, cli.log.log_file.as_deref()) {
-        failure.report();
-        return failure.exit().into();
-    }
-    let result = dispatch(&cli);
+    let (wants_json, is_quiet) = wants(&cli.verb);
+    let logging = LogConfig {
+        verbosity: cli.log.verbose,
+        is_quiet,
+        file: cli.log.log_file.as_deref(),
+    };
+    let result = logs::start(logging).and_then(|()| dispatch(&cli));
     output::set_live_bars(None);
     match result {
-        Ok(exit) => exit.into(),
+        Ok(exit) => output::checked(exit).into(),
         Err(failure) => {
-            if wants_json(&cli.verb) {
+            if wants_json {
                 json::print(&json::failure(&failure));
             }
             failure.report();
@@ -78,50 +82,21 @@ fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
     }
 }
 
-const fn wants_json(verb: &Verb) -> bool {
+/// Whether the verb was asked for JSON, and for quiet.
+const fn wants(verb: &Verb) -> (bool, bool) {
     match verb {
-        Verb::Download(args) => args.session.json,
-        Verb::Seed(args) => args.session.json,
-        Verb::Create(args) => args.json,
-        Verb::Info(args) => args.json,
-        Verb::Verify(args) => args.json,
-        Verb::Magnet(args) => args.json,
-        Verb::Tracker(args) => args.json,
-        Verb::Doctor(args) => args.json,
-        Verb::Bench(args) => args.what.is_json(),
-        Verb::Demo(_) | Verb::Completions(_) | Verb::Man => false,
+        Verb::Download(args) => (args.session.json, args.session.quiet),
+        Verb::Seed(args) => (args.session.json, args.session.quiet),
+        Verb::Create(args) => (args.json, args.quiet),
+        Verb::Info(args) => (args.json, false),
+        Verb::Verify(args) => (args.json, args.quiet),
+        Verb::Magnet(args) => (args.json, false),
+        Verb::Tracker(args) => (args.json, args.quiet),
+        Verb::Doctor(args) => (args.json, false),
+        Verb::Bench(args) => (args.what.is_json(), false),
+        Verb::Demo(args) => (false, args.quiet),
+        Verb::Completions(_) | Verb::Man => (false, false),
     }
-}
-
-/// Help and version go to stdout, everything else is an `error:` and a `hint:` line and exit code 2.
-fn usage(error: &clap::Error) -> Exit {
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            let _ = error.print(); // a closed stdout is nobody's fault
-            return Exit::Done;
-        }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = error.print();
-            return Exit::Usage;
-        }
-        _ => {}
-    }
-    let rendered = error.render().to_string();
-    let mut paragraphs = rendered.split("\n\n");
-    let first = paragraphs.next().unwrap_or_default();
-    let words: Vec<&str> = first.split_whitespace().collect();
-    let message = words.join(" ");
-    let message = message.strip_prefix("error: ").unwrap_or(&message);
-    let tip = rendered
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("tip: "));
-    let hint = match (tip, error.get(ContextKind::ValidValue)) {
-        (Some(tip), _) => tip.to_owned(),
-        _ => "`gyre --help` and `gyre VERB --help` list what there is".to_owned(),
-    };
-    let failure = Failure::usage(message, hint);
-    failure.report();
-    failure.exit()
 }
 
 /// A panic is one line on stderr, whatever thread it is in.

@@ -1,5 +1,7 @@
 //! A torrent's figures as one line of text. Layer 6.
 
+use console::{Alignment, measure_text_width, pad_str};
+
 use super::escape::{cut, terminal};
 use super::size;
 use crate::session::{TorrentProgress, TorrentState};
@@ -38,11 +40,8 @@ pub fn figures(p: &TorrentProgress) -> String {
         p.peers,
         p.peers_known,
     );
-    if p.state == TorrentState::Downloading {
-        let left = p.total_bytes.saturating_sub(p.have_bytes);
-        if let Some(eta) = size::eta(left, p.down_bytes_per_s) {
-            line += &format!(" ETA {eta}");
-        }
+    if let Some(eta) = eta(p) {
+        line += &format!(" ETA {eta}");
     }
     line + " " + p.state.as_str()
 }
@@ -52,31 +51,122 @@ pub fn line(p: &TorrentProgress) -> String {
     format!("{}: {}% {}", name(&p.name), percent(p), figures(p))
 }
 
-/// The line a torrent ends with.
+/// One line of at most `width` columns that keeps its columns' places: name, bar, percents, size, rates, peers, time
+/// left, state. A narrow terminal loses the least needed of them.
+pub fn bar_line(p: &TorrentProgress, width: usize) -> String {
+    let rate = |bytes_per_s| size::short_bytes(bytes_per_s) + "/s";
+    let columns = [
+        format!("{:>3}%", percent(p)),
+        format!("↓{:>9}", rate(p.down_bytes_per_s)),
+        format!("↑{:>9}", rate(p.up_bytes_per_s)),
+        format!("{:>7}", size::short_bytes(p.total_bytes)),
+        format!("{:<11}", p.state.as_str()),
+        format!("{:>6}", format!("{}/{}", p.peers, p.peers_known)),
+        format!("{:>6}", eta(p).unwrap_or_default()),
+    ];
+    let room = |count: usize| {
+        let taken = columns
+            .iter()
+            .take(count)
+            .map(|text| measure_text_width(text) + 1);
+        width.saturating_sub(taken.sum())
+    };
+    let all = columns.len();
+    let count = (1..=all)
+        .rev()
+        .find(|count| room(*count) >= NAME_COLUMNS_MIN);
+    let count = count.unwrap_or(0);
+    let mut name_columns = room(count).min(NAME_COLUMNS_MAX);
+    let mut line = String::new();
+    if let Some(left) = room(count).checked_sub(NAME_COLUMNS_MIN + BAR_COLUMNS_MIN + 1) {
+        let bar_columns = (BAR_COLUMNS_MIN + left / 2).min(BAR_COLUMNS_MAX);
+        name_columns = (room(count) - bar_columns - 1).min(NAME_COLUMNS_MAX);
+        line = " ".to_owned() + &bar(p, bar_columns);
+    }
+    let name = terminal(&p.name);
+    let name = pad_str(&name, name_columns, Alignment::Left, Some("…")).into_owned();
+    // In the order of reading, not of need.
+    for at in [0, 3, 1, 2, 5, 6, 4] {
+        if let Some(column) = columns.get(at).filter(|_| at < count) {
+            line += " ";
+            line += column;
+        }
+    }
+    (name + &line).trim_end().to_owned()
+}
+
+/// Columns of a name, when there is room for that much and no more.
+const NAME_COLUMNS_MIN: usize = 8;
+const NAME_COLUMNS_MAX: usize = 48;
+const BAR_COLUMNS_MIN: usize = 6;
+const BAR_COLUMNS_MAX: usize = 24;
+
+/// A bar in eighths of a column.
+fn bar(p: &TorrentProgress, columns: usize) -> String {
+    const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
+    let all = columns as u128 * 8;
+    let done = u128::from(shown_bytes(p)) * all / u128::from(p.total_bytes.max(1));
+    let done = usize::try_from(done.min(all)).unwrap_or(0);
+    let mut bar = "█".repeat(done / 8);
+    bar.extend(EIGHTHS.get(done % 8).filter(|_| done / 8 < columns));
+    bar.extend((done / 8 + 1..columns).map(|_| ' '));
+    bar
+}
+
+fn eta(p: &TorrentProgress) -> Option<String> {
+    if p.state != TorrentState::Downloading {
+        return None;
+    }
+    size::eta(
+        p.total_bytes.saturating_sub(p.have_bytes),
+        p.down_bytes_per_s,
+    )
+}
+
+/// The line printed at once when a torrent is complete and seeds on.
+pub fn complete(p: &TorrentProgress, seconds: f64) -> String {
+    /// Nothing can be fetched, hashed and written in less.
+    const SECONDS_MIN: f64 = 0.01;
+    let name = name(&p.name);
+    match seconds < SECONDS_MIN {
+        true => format!("{name}: complete already, seeding on"),
+        false => format!("{name}: complete after {}, seeding on", took(seconds)),
+    }
+}
+
+/// The line a torrent ends with; `seconds` is how long it took to fetch what was fetched.
 pub fn summary(p: &TorrentProgress, seconds: f64) -> String {
-    let whole = p.have_bytes >= p.total_bytes;
-    let rate = if seconds > 0.0 {
-        p.downloaded_bytes as f64 / seconds
-    } else {
-        0.0
+    let mut line = name(&p.name);
+    line += &match p.have_bytes >= p.total_bytes {
+        true => format!(": complete, {}", size::bytes(p.total_bytes)),
+        false => format!(": {}% of {}", percent(p), size::bytes(p.total_bytes)),
     };
-    let have = match whole {
-        true => format!("complete, {}", size::bytes(p.total_bytes)),
-        false => format!("{}% of {}", percent(p), size::bytes(p.total_bytes)),
-    };
-    let mut line = format!("{}: {have}", name(&p.name));
     if p.downloaded_bytes > 0 {
         line += &format!(
-            ", {} fetched at {}/s",
+            ", {} fetched in {}",
             size::bytes(p.downloaded_bytes),
-            size::bytes(rate as u64)
+            took(seconds)
         );
+        if seconds >= RATE_SECONDS_MIN {
+            let rate = p.downloaded_bytes as f64 / seconds;
+            line += &format!(" at {}", size::rate(rate as u64));
+        }
     }
     line += &format!(", {} uploaded", size::bytes(p.uploaded_bytes));
     if p.wasted_bytes > 0 {
         line += &format!(", {} wasted", size::bytes(p.wasted_bytes));
     }
     line
+}
+
+/// A rate over less time than this says nothing.
+const RATE_SECONDS_MIN: f64 = 0.5;
+
+fn took(seconds: f64) -> String {
+    match seconds {
+        0.0..10.0 => format!("{seconds:.1}s"),
+        _ => size::duration(seconds as u64),
+    }
 }
 
 #[cfg(test)]
@@ -124,5 +214,54 @@ mod tests {
             99
         );
         assert_eq!(percent(&figures_of(TorrentState::Seeding, 1000 << 20)), 100);
+    }
+
+    #[test]
+    fn a_bar_line_fits_every_width_and_keeps_its_places() {
+        let small = figures_of(TorrentState::Downloading, 400 << 20);
+        let mut large = figures_of(TorrentState::Downloading, 0);
+        large.name = "日本語の名前".repeat(9);
+        large.total_bytes = 1023 << 30;
+        large.down_bytes_per_s = 1023 << 10;
+        large.up_bytes_per_s = 1023 << 20;
+        (large.peers, large.peers_known) = (100, 12);
+        for width in 1..200 {
+            for progress in [&small, &large] {
+                let line = bar_line(progress, width);
+                assert!(measure_text_width(&line) <= width, "{width}: {line}");
+            }
+        }
+        assert_eq!(
+            bar_line(&small, 77),
+            "x\\u{1b}[… ██▍     40% 1000MiB ↓10.0MiB/s ↑     0B/s    3/7  1m00s downloading"
+        );
+        assert_eq!(bar_line(&small, 24), "x\\u{1b}[…  40% ↓10.0MiB/s");
+        let place = |line: &str| measure_text_width(line.split('↓').next().unwrap());
+        assert_eq!(place(&bar_line(&small, 77)), place(&bar_line(&large, 77)));
+    }
+
+    #[test]
+    fn a_bar_is_full_only_when_all_is_there() {
+        let bar_of = |bytes| bar(&figures_of(TorrentState::Downloading, bytes), 4);
+        assert_eq!(bar_of(0), "    ");
+        assert_eq!(bar_of((1000 << 20) - 1), "███▉");
+        assert_eq!(bar_of(1000 << 20), "████");
+    }
+
+    #[test]
+    fn a_summary_says_what_was_done_and_how_fast() {
+        let mut done = figures_of(TorrentState::Seeding, 1000 << 20);
+        assert_eq!(
+            summary(&done, 20.0),
+            "x\\u{1b}[31m: complete, 1000.0 MiB, 1000.0 MiB fetched in 20s at 50.0 MiB/s, 0 B uploaded"
+        );
+        done.downloaded_bytes = 0;
+        done.wasted_bytes = 1024;
+        assert_eq!(
+            summary(&done, 20.0),
+            "x\\u{1b}[31m: complete, 1000.0 MiB, 0 B uploaded, 1.00 KiB wasted"
+        );
+        assert!(complete(&done, 0.001).ends_with(": complete already, seeding on"));
+        assert!(complete(&done, 1.0).ends_with(": complete after 1.0s, seeding on"));
     }
 }

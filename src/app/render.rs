@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::escape::terminal;
+use super::exit::without_number;
 use super::{json, output, plain};
 use crate::base::InfoHash;
-use crate::session::{SessionEvent, TorrentProgress};
+use crate::session::{SessionEvent, TorrentProgress, TorrentState};
 
 /// Time between two lines of one torrent where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -29,10 +31,12 @@ pub enum Mode {
 impl Mode {
     /// From the options and from what stdout is.
     pub fn choose(as_json: bool, is_quiet: bool) -> Mode {
+        // Such a terminal cannot move its cursor.
+        let is_dumb = || std::env::var("TERM").is_ok_and(|term| term == "dumb");
         match (as_json, is_quiet) {
             (true, _) => Mode::Json,
             (_, true) => Mode::Quiet,
-            _ if std::io::stdout().is_terminal() => Mode::Bars,
+            _ if std::io::stdout().is_terminal() && !is_dumb() => Mode::Bars,
             _ => Mode::Lines,
         }
     }
@@ -41,6 +45,8 @@ impl Mode {
 /// Everything shown about a running session.
 pub struct Renderer {
     mode: Mode,
+    /// Complete torrents are seeded on.
+    is_seeding_on: bool,
     bars: MultiProgress,
     torrents: BTreeMap<InfoHash, Shown>,
 }
@@ -56,8 +62,8 @@ struct Shown {
 }
 
 impl Renderer {
-    /// Starts with nothing to show.
-    pub fn new(mode: Mode) -> Renderer {
+    /// Starts with nothing to show; `is_seeding_on` when complete torrents do not end.
+    pub fn new(mode: Mode, is_seeding_on: bool) -> Renderer {
         let target = match mode {
             Mode::Bars => ProgressDrawTarget::stdout(),
             _ => ProgressDrawTarget::hidden(),
@@ -68,6 +74,7 @@ impl Renderer {
         }
         Renderer {
             mode,
+            is_seeding_on,
             bars,
             torrents: BTreeMap::new(),
         }
@@ -81,10 +88,8 @@ impl Renderer {
         }
         match event {
             SessionEvent::Listening { addr } => self.say(&format!("listening on {addr}")),
-            SessionEvent::Metadata {
-                info_hash, name, ..
-            } => {
-                self.shown(*info_hash, name);
+            SessionEvent::Metadata { info_hash, .. } => {
+                self.shown(*info_hash);
             }
             SessionEvent::Progress(progress) => self.on_progress(progress),
             SessionEvent::Complete { info_hash, seconds } => self.on_complete(*info_hash, *seconds),
@@ -110,10 +115,10 @@ impl Renderer {
         }
     }
 
-    fn shown(&mut self, info_hash: InfoHash, name: &str) -> &mut Shown {
+    fn shown(&mut self, info_hash: InfoHash) -> &mut Shown {
         let (mode, bars) = (self.mode, &self.bars);
         self.torrents.entry(info_hash).or_insert_with(|| Shown {
-            bar: (mode == Mode::Bars).then(|| bars.add(bar(name))),
+            bar: (mode == Mode::Bars).then(|| bars.add(bar())),
             last: None,
             next_line: Instant::now(),
             since: Instant::now(),
@@ -122,15 +127,17 @@ impl Renderer {
     }
 
     fn on_progress(&mut self, progress: &TorrentProgress) {
-        let mode = self.mode;
+        let (mode, is_seeding_on) = (self.mode, self.is_seeding_on);
         let now = Instant::now();
-        let shown = self.shown(progress.info_hash, &progress.name);
+        let shown = self.shown(progress.info_hash);
         let is_new_state = shown.last.as_ref().map(|last| last.state) != Some(progress.state);
         shown.last = Some(progress.clone());
         if let Some(bar) = &shown.bar {
-            bar.set_length(progress.total_bytes.max(1));
-            bar.set_position(plain::shown_bytes(progress));
-            bar.set_message(plain::figures(progress));
+            show(bar, progress);
+        }
+        // Without seeding on, what comes next is the last line.
+        if progress.state == TorrentState::Seeding && !is_seeding_on {
+            return;
         }
         if mode == Mode::Lines && (is_new_state || now >= shown.next_line) {
             shown.next_line = now + LINE_EVERY;
@@ -143,16 +150,18 @@ impl Renderer {
             return;
         };
         shown.seconds = Some(seconds);
-        let name = shown.last.as_ref().map(|last| plain::name(&last.name));
-        let name = name.unwrap_or_else(|| info_hash.to_string());
-        self.say(&format!("{name}: complete after {seconds:.1} s"));
+        let line = shown.last.as_ref().map(|p| plain::complete(p, seconds));
+        if let Some(line) = line.filter(|_| self.is_seeding_on) {
+            self.say(&line);
+        }
     }
 
     fn on_trouble(&self, kind: &str, message: &str, hint: &str) {
         if self.mode == Mode::Quiet && kind != "error" {
             return;
         }
-        output::stderr_line(&format!("{kind}: {}", terminal(message)));
+        let message = terminal(&without_number(message));
+        output::stderr_line(&format!("{kind}: {message}"));
         if !hint.is_empty() {
             output::stderr_line(&format!("hint: {}", terminal(hint)));
         }
@@ -180,15 +189,17 @@ impl Renderer {
     }
 }
 
-/// A bar with the torrent's name in front.
-pub fn bar(name: &str) -> ProgressBar {
-    const NAME_CHARS: usize = 24; // leaves room for the figures on 80 columns
-    let bar = ProgressBar::new(1);
-    let template = "{prefix} [{bar:16}] {percent:>3}% {wide_msg}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
+/// A line on the terminal that is redrawn in place; it shows once it is added to the others.
+pub fn bar() -> ProgressBar {
+    let bar = ProgressBar::hidden();
+    if let Ok(style) = ProgressStyle::with_template("{msg}") {
+        bar.set_style(style);
     }
-    let name = super::escape::cut(&terminal(name), NAME_CHARS).into_owned();
-    bar.set_prefix(name);
     bar
+}
+
+/// Moves a bar to where the torrent is.
+pub fn show(bar: &ProgressBar, progress: &TorrentProgress) {
+    let (_, columns) = Term::stdout().size();
+    bar.set_message(plain::bar_line(progress, columns.into()));
 }

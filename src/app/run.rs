@@ -11,32 +11,33 @@ use serde_json::json;
 
 use super::cli::{self, DownloadArgs, SeedArgs, SessionArgs};
 use super::exit::{Exit, Failure, io_cause};
+use super::fetch::Route;
 use super::render::{Mode, Renderer};
 use super::{escape, info, json, output, select, signals, source, verify};
 use crate::session::{
-    self, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine, SessionConfig,
-    Stopper, TorrentConfig, WriteEngine,
+    self, BindTo, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
+    SessionConfig, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::SeedChoker;
 use crate::uring::{limits, ring};
 use crate::wire::metainfo::Metainfo;
 
-/// Buffers below this hold less than a peer's worth of blocks.
-const BUFFERS_BYTES_MIN: u64 = 1024 * 1024;
+/// Smaller buffers cannot assemble pieces and serve at once.
+const BUFFERS_BYTES_MIN: u64 = 2 * 1024 * 1024;
 
 /// Runs `gyre download`.
 ///
 /// # Errors
 /// A source cannot be loaded, or the session cannot run.
 pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
-    let metainfos = load_all(&args.sources)?;
+    let metainfos = load_all(&args.sources, &args.session)?;
+    let selections = select::select_all(&metainfos, &args.select)?;
     if args.list {
-        list(&metainfos, args.session.json);
+        list(&metainfos, &selections, args.session.json);
         return Ok(Exit::Done);
     }
     let mut torrents = Vec::new();
-    for metainfo in metainfos {
-        let selected_files = select::select(&metainfo, &args.select)?;
+    for (metainfo, selected_files) in metainfos.into_iter().zip(selections) {
         let mut torrent = torrent_config(metainfo, &args.output, &args.session)?;
         torrent.fetches = true;
         torrent.selected_files = selected_files;
@@ -57,7 +58,7 @@ pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
 /// # Errors
 /// A torrent cannot be loaded, or the session cannot run.
 pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
-    let metainfos = load_all(&args.torrents)?;
+    let metainfos = load_all(&args.torrents, &args.session)?;
     std::fs::metadata(&args.data).map_err(|error| super::walk::unreadable(&args.data, &error))?;
     let mut torrents = Vec::new();
     for metainfo in metainfos {
@@ -69,11 +70,12 @@ pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
 }
 
 /// Loads every source; one that is named twice counts once.
-fn load_all(sources: &[OsString]) -> Result<Vec<Metainfo>, Failure> {
+fn load_all(sources: &[OsString], args: &SessionArgs) -> Result<Vec<Metainfo>, Failure> {
+    let route = route(args)?;
     let mut seen = BTreeSet::new();
     let mut metainfos = Vec::new();
     for argument in sources {
-        let metainfo = source::load_torrent(argument)?;
+        let metainfo = source::load_torrent(argument, &route)?;
         for warning in &metainfo.warnings {
             let name = escape::terminal(&argument.to_string_lossy());
             tracing::warn!("{name}: {}", escape::terminal(warning));
@@ -85,21 +87,25 @@ fn load_all(sources: &[OsString]) -> Result<Vec<Metainfo>, Failure> {
     Ok(metainfos)
 }
 
-fn list(metainfos: &[Metainfo], as_json: bool) {
-    for metainfo in metainfos {
+fn list(metainfos: &[Metainfo], selections: &[Option<Vec<usize>>], as_json: bool) {
+    for (metainfo, selection) in metainfos.iter().zip(selections) {
+        let is_listed = |index: usize| {
+            let selection = selection.as_ref();
+            selection.is_none_or(|files| files.binary_search(&index).is_ok())
+        };
         if as_json {
             json::print(&json!({
                 "event": "files",
                 "info_hash": metainfo.info_hash.to_string(),
                 "name": metainfo.info.name,
-                "files": info::files_json(metainfo),
+                "files": info::files_json(metainfo, is_listed),
             }));
             continue;
         }
         if metainfos.len() > 1 {
             output::stdout_line(&escape::terminal(&metainfo.info.name));
         }
-        info::list(metainfo);
+        info::list(metainfo, is_listed);
     }
 }
 
@@ -132,11 +138,28 @@ fn torrent_config(
     })
 }
 
+/// How connections outside of the session go out.
+fn route(args: &SessionArgs) -> Result<Route, Failure> {
+    if let Some(BindTo::Addr(ip)) = args.bind
+        && ip.is_ipv6()
+        && args.no_ipv6
+    {
+        return Err(Failure::usage(
+            format!("--bind {ip} is an IPv6 address, and --no-ipv6 rules those out"),
+            "leave one of the two out",
+        ));
+    }
+    Ok(Route {
+        bind: args.bind.clone(),
+        ipv6: !args.no_ipv6,
+    })
+}
+
 fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
     if let Some(bytes) = args.buffers.filter(|bytes| *bytes < BUFFERS_BYTES_MIN) {
         return Err(Failure::usage(
             format!("--buffers of {bytes} bytes is too small"),
-            "give at least 1MiB, or leave the option out",
+            "give at least 2MiB, or leave the option out",
         ));
     }
     Ok(SessionConfig {
@@ -237,24 +260,42 @@ fn run(args: &SessionArgs, torrents: Vec<TorrentConfig>) -> Result<Exit, Failure
     make_folder(&config.state_dir, "--state")?;
     limits::raise_nofile();
     let ring = start_ring()?;
+    let mode = Mode::choose(args.json, args.quiet);
     let stopper = Stopper::default();
     let on_signal = stopper.clone();
-    signals::on_first(move || on_signal.stop());
-    let renderer = Renderer::new(Mode::choose(args.json, args.quiet));
-    let renderer = Rc::new(RefCell::new(renderer));
-    let shown = Rc::clone(&renderer);
+    signals::on_first(move || {
+        if mode == Mode::Bars {
+            output::stderr_line("stopping; once more leaves at once");
+        }
+        on_signal.stop();
+    });
+    let is_seeding_on = torrents.iter().any(|torrent| torrent.seed_after.seeds);
+    let renderer = Rc::new(RefCell::new(Renderer::new(mode, is_seeding_on)));
+    let (shown, on_closed) = (Rc::clone(&renderer), stopper.clone());
     let result = ring.block_on(session::run(config, torrents, stopper, move |event| {
         shown.borrow_mut().on_event(&event);
+        if output::is_stdout_broken() {
+            on_closed.stop();
+        }
     }));
     renderer.borrow_mut().finish();
+    // The process ends now. Taking the runtime apart would wait for every blocking thread, and a file system that
+    // hangs never lets them go (HOSTILE.md L13).
+    std::mem::forget(ring);
     let summary = result.map_err(|error| Failure::new(&error, error.hint()))?;
-    Ok(exit_of(
-        &summary
-            .outcomes
-            .iter()
-            .map(|(_, outcome)| *outcome)
-            .collect::<Vec<_>>(),
-    ))
+    let outcomes: Vec<Outcome> = summary
+        .outcomes
+        .iter()
+        .map(|(_, outcome)| *outcome)
+        .collect();
+    if signals::received().is_none() && outcomes.contains(&Outcome::Stopped) {
+        // Nobody else asks a session to stop.
+        return Err(Failure::new(
+            "stopped: stdout is closed, nobody reads the progress any more",
+            "run it again to go on, with --quiet where nothing is to be read",
+        ));
+    }
+    Ok(exit_of(&outcomes))
 }
 
 /// A signal decides first, then the worst outcome.

@@ -1,5 +1,7 @@
 //! `--select`: globs and indices to files of a torrent. Layer 6.
 
+use std::collections::BTreeSet;
+
 use glob::{MatchOptions, Pattern};
 
 use super::exit::Failure;
@@ -13,26 +15,46 @@ const OPTIONS: MatchOptions = MatchOptions {
     require_literal_leading_dot: false,
 };
 
-/// Indices of the files that any of the texts selects, in order; `None` when there are no texts.
+/// For each torrent the indices of the files that any of the texts selects, in order; `None` when there are no texts.
 ///
 /// # Errors
-/// A text is no glob, or selects nothing.
-pub fn select(metainfo: &Metainfo, texts: &[String]) -> Result<Option<Vec<usize>>, Failure> {
+/// A text is no glob or selects nothing of any torrent, or nothing of a torrent is selected.
+pub fn select_all(
+    metainfos: &[Metainfo],
+    texts: &[String],
+) -> Result<Vec<Option<Vec<usize>>>, Failure> {
+    const HINT: &str = "`gyre download TORRENT --list` shows the files and their indices";
     if texts.is_empty() {
-        return Ok(None);
+        return Ok(vec![None; metainfos.len()]);
     }
-    let mut selected = std::collections::BTreeSet::new();
+    let mut selections = vec![BTreeSet::new(); metainfos.len()];
     for text in texts {
-        let found = matching(metainfo, text)?;
-        if found.is_empty() {
-            return Err(Failure::new(
-                format!("--select {text} matches no file of {}", metainfo.info.name),
-                "`gyre download TORRENT --list` shows the files and their indices",
-            ));
+        let mut is_used = false;
+        for (metainfo, selection) in metainfos.iter().zip(&mut selections) {
+            let found = matching(metainfo, text)?;
+            is_used |= !found.is_empty();
+            selection.extend(found);
         }
-        selected.extend(found);
+        if !is_used {
+            let what = format!("--select {text} matches no file of {}", names(metainfos));
+            return Err(Failure::new(what, HINT));
+        }
     }
-    Ok(Some(selected.into_iter().collect()))
+    for (metainfo, selection) in metainfos.iter().zip(&selections) {
+        if selection.is_empty() {
+            let what = format!("--select matches no file of {}", metainfo.info.name);
+            return Err(Failure::new(what, HINT));
+        }
+    }
+    let sorted = |files: BTreeSet<usize>| Some(files.into_iter().collect());
+    Ok(selections.into_iter().map(sorted).collect())
+}
+
+fn names(metainfos: &[Metainfo]) -> String {
+    match metainfos {
+        [only] => only.info.name.clone(),
+        all => format!("the {} torrents", all.len()),
+    }
 }
 
 fn matching(metainfo: &Metainfo, text: &str) -> Result<Vec<usize>, Failure> {
@@ -101,7 +123,7 @@ mod tests {
 
     fn selected(texts: &[&str]) -> Option<Vec<usize>> {
         let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
-        select(&album(), &texts).unwrap()
+        select_all(&[album()], &texts).unwrap().remove(0)
     }
 
     #[test]
@@ -118,7 +140,23 @@ mod tests {
     #[test]
     fn selections_of_nothing_are_errors() {
         for text in ["*.ogg", "4", "7-3", "[z"] {
-            assert!(select(&album(), &[text.to_owned()]).is_err(), "{text}");
+            let selection = select_all(&[album()], &[text.to_owned()]);
+            assert!(selection.is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn with_several_torrents_each_text_and_each_torrent_must_match_somewhere() {
+        let single = MetainfoBuilder::new("x.iso", 16_384).single_file(1);
+        let single = single.pieces(vec![0; 20]).build().unwrap().1;
+        let both = [album(), single];
+        let select = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
+            select_all(&both, &texts)
+        };
+        let selections = select(&["*.flac", "*.iso"]).unwrap();
+        assert_eq!(selections, [Some(vec![0, 2]), Some(vec![0])]);
+        assert!(select(&["*.flac"]).is_err());
+        assert!(select(&["*.flac", "*.iso", "*.ogg"]).is_err());
     }
 }

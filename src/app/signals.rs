@@ -1,7 +1,8 @@
-//! SIGINT and SIGTERM for every verb: the first asks for a clean end, the second leaves at once. Layer 6.
+//! SIGINT, SIGTERM and SIGHUP for every verb: the first asks for a clean end, the second leaves at once. Layer 6.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 
@@ -10,17 +11,24 @@ use super::exit::Exit;
 /// Code of the first signal, 0 while there was none.
 static RECEIVED: AtomicU8 = AtomicU8::new(0);
 
+/// Tidying the terminal may hang where its flow is stopped: the end waits no longer than this.
+const TIDY_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// What the first signal does; without it the process leaves at once.
 type Stop = Box<dyn FnOnce() + Send>;
 static ON_FIRST: Mutex<Option<Stop>> = Mutex::new(None);
 
-/// Blocks both signals in this thread and those it starts, and waits for them in a thread of its own.
+/// Blocks the signals in this thread and those it starts, and waits for them in a thread of its own.
 ///
+/// A closed terminal (SIGHUP) counts as SIGTERM, unless whoever started the command has it ignored, as nohup does.
 /// Call it before any other thread exists. Child processes start with nothing blocked.
 pub fn install() {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
+    if !is_ignored(Signal::SIGHUP) {
+        signals.add(Signal::SIGHUP);
+    }
     if signals.thread_block().is_err() {
         return; // the default action then ends the process, which is clean enough
     }
@@ -31,6 +39,14 @@ pub fn install() {
                 on_signal(signal);
             }
         });
+}
+
+/// Whether the process was started with this signal ignored.
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.unwrap_or_default() >> (signal as i32 - 1) & 1 == 1
 }
 
 /// Sets what the first signal does instead of leaving at once.
@@ -54,8 +70,8 @@ pub fn received() -> Option<Exit> {
 
 fn on_signal(signal: Signal) {
     let exit = match signal {
-        Signal::SIGTERM => Exit::Terminated,
-        _ => Exit::Interrupted,
+        Signal::SIGINT => Exit::Interrupted,
+        _ => Exit::Terminated,
     };
     let stop = {
         let mut slot = lock();
@@ -64,12 +80,36 @@ fn on_signal(signal: Signal) {
     };
     match stop {
         Some(stop) => stop(),
-        None => std::process::exit(i32::from(exit.code())),
+        None => leave(exit),
     }
+}
+
+fn leave(exit: Exit) -> ! {
+    let (done, tidied) = mpsc::channel();
+    let tidy = std::thread::Builder::new().spawn(move || {
+        super::output::clear_bars();
+        let _ = done.send(());
+    });
+    if tidy.is_ok() {
+        let _ = tidied.recv_timeout(TIDY_TIMEOUT);
+    }
+    std::process::exit(i32::from(exit.code()))
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Option<Stop>> {
     ON_FIRST
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_not_ignored_where_nobody_asked_for_it() {
+        // The standard library has every Rust program ignore SIGPIPE, and nobody ignores SIGCHLD here.
+        assert!(is_ignored(Signal::SIGPIPE));
+        assert!(!is_ignored(Signal::SIGCHLD));
+    }
 }

@@ -129,6 +129,24 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// [`bytes`] without decimals where there is nothing behind the point: `16 KiB`.
+pub fn round_bytes(count: u64) -> String {
+    bytes(count)
+        .replacen(".00 ", " ", 1)
+        .replacen(".0 ", " ", 1)
+}
+
+/// `1.50GiB`, `17.0KiB`, `190MiB`: at most seven characters, for columns.
+pub fn short_bytes(count: u64) -> String {
+    let long = bytes(count);
+    let (number, unit) = long.split_once(' ').unwrap_or((&long, ""));
+    let number = match number.split_once('.') {
+        Some((whole, _)) if whole.len() > 2 => whole,
+        _ => number,
+    };
+    format!("{number}{unit}")
+}
+
 /// [`bytes`] per second.
 pub fn rate(bytes_per_s: u64) -> String {
     format!("{}/s", bytes(bytes_per_s))
@@ -213,6 +231,10 @@ mod tests {
         assert_eq!(bytes(1 << 30), "1.00 GiB");
         assert_eq!(bytes((1 << 30) - 1), "1.00 GiB");
         assert_eq!(bytes(u64::MAX), "16.0 EiB");
+        assert_eq!(short_bytes(1023), "1023B");
+        assert_eq!(short_bytes(1_047_552), "1023KiB");
+        assert_eq!(short_bytes(200_000_000), "190MiB");
+        assert_eq!(short_bytes(18 << 20), "18.0MiB");
         assert_eq!(duration(59), "59s");
         assert_eq!(duration(723), "12m03s");
         assert_eq!(duration(11_100), "3h05m");

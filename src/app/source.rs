@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::escape;
 use super::exit::{Failure, io_cause};
+use super::fetch::Route;
 use crate::base::InfoHash;
+use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 
 /// The largest .torrent read (HOSTILE.md T2: 2 M pieces fit).
@@ -51,8 +53,23 @@ pub fn classify(argument: &OsStr) -> Result<Source, Failure> {
             "fetch the file with another tool, such as `curl -LO`, and name it here",
         ));
     }
+    if text.is_empty() {
+        return Err(Failure::usage(
+            "an empty argument names no torrent",
+            "name a .torrent file",
+        ));
+    }
+    let is_there = Path::new(text).exists();
+    if let Some((scheme, _)) = text.split_once("://")
+        && !is_there
+    {
+        return Err(Failure::new(
+            format!("cannot fetch {text}: Gyre does not speak {scheme}"),
+            "give an http:// URL, or fetch the file with another tool and name it here",
+        ));
+    }
     match text.parse() {
-        Ok(info_hash) if !Path::new(text).exists() => Ok(Source::InfoHash(info_hash)),
+        Ok(info_hash) if !is_there => Ok(Source::InfoHash(info_hash)),
         _ => Ok(file()),
     }
 }
@@ -117,22 +134,41 @@ pub fn parse(bytes: &[u8], shown: &str) -> Result<Metainfo, Failure> {
 ///
 /// # Errors
 /// Everything else is refused by name.
-pub fn load_torrent(argument: &OsStr) -> Result<Metainfo, Failure> {
+pub fn load_torrent(argument: &OsStr, route: &Route) -> Result<Metainfo, Failure> {
     match classify(argument)? {
         Source::File(path) => load_file(&path),
-        Source::Http(url) => super::fetch::torrent(&url),
-        Source::Magnet(_) | Source::InfoHash(_) => Err(needs_torrent(argument)),
+        Source::Http(url) => super::fetch::torrent(&url, route),
+        Source::Magnet(link) => Err(parse_magnet(&link).map_or_else(
+            |failure| failure,
+            |magnet| needs_torrent("the magnet link", &magnet),
+        )),
+        Source::InfoHash(hash) => Err(needs_torrent("the info_hash", &Magnet::new(hash))),
     }
 }
 
-/// A magnet link or info_hash where the torrent's own data is needed.
-pub fn needs_torrent(argument: &OsStr) -> Failure {
+/// Reads a magnet link.
+///
+/// # Errors
+/// It is none.
+pub fn parse_magnet(link: &str) -> Result<Magnet, Failure> {
+    link.parse().map_err(|error| {
+        Failure::new(
+            format!("cannot use {}: {error}", escape::cut(link, 80)),
+            "a magnet link starts with magnet:?xt=urn:btih: and the info_hash",
+        )
+    })
+}
+
+/// A magnet link or info_hash where the metadata itself is needed.
+fn needs_torrent(what: &str, magnet: &Magnet) -> Failure {
+    let name = magnet.name.as_deref().map(|name| escape::cut(name, 80));
+    let name = name.map_or_else(String::new, |name| format!(" ({name})"));
     Failure::new(
         format!(
-            "{} names a torrent but holds no metadata",
-            escape::cut(&argument.to_string_lossy(), 80)
+            "{what} {}{name} names a torrent but does not hold it",
+            magnet.info_hash
         ),
-        "give the .torrent file instead",
+        "give its .torrent: a file, or an http:// URL",
     )
 }
 
@@ -148,6 +184,8 @@ mod tests {
         assert!(matches!(kind("a.torrent"), Source::File(_)));
         assert!(matches!(kind(&"0a".repeat(20)), Source::InfoHash(_)));
         assert!(matches!(kind(&"0a".repeat(19)), Source::File(_)));
-        assert!(classify(OsStr::new("https://x/y.torrent")).is_err());
+        for text in ["https://x/y.torrent", "ftp://x/y.torrent", ""] {
+            assert!(classify(OsStr::new(text)).is_err(), "{text}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::cli::VerifyArgs;
 use super::escape::{terminal, terminal_path};
 use super::exit::{Exit, Failure};
+use super::fetch::Route;
 use super::hashing::{PieceHash, SourceFile, hash_pieces};
 use super::{json, meter, output, size, source};
 use crate::base::{Bitfield, PieceIndex};
@@ -69,6 +70,23 @@ impl Verdict {
         let has_files = |file: &FileResult| file.state <= FileState::Long;
         self.good.is_full() && self.files.iter().all(has_files)
     }
+
+    /// `complete`, or how many files are in which bad state, the worst first.
+    fn in_words(&self) -> String {
+        let mut counts = std::collections::BTreeMap::new();
+        for file in self.files.iter().filter(|f| f.state > FileState::Long) {
+            *counts.entry(file.state).or_insert(0) += 1;
+        }
+        let counts: Vec<String> = counts
+            .iter()
+            .rev()
+            .map(|(state, count)| format!("{} {}", size::plural(*count, "file"), state.word()))
+            .collect();
+        match self.is_complete() {
+            true => "complete".to_owned(),
+            false => counts.join(", "),
+        }
+    }
 }
 
 /// Runs the verb.
@@ -76,7 +94,7 @@ impl Verdict {
 /// # Errors
 /// The torrent cannot be loaded or laid out, or there is no such folder.
 pub fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
-    let metainfo = source::load_torrent(&args.torrent)?;
+    let metainfo = source::load_torrent(&args.torrent, &Route::default())?;
     let layout = layout(&metainfo)?;
     fs::metadata(&args.data).map_err(|error| super::walk::unreadable(&args.data, &error))?;
     let meter = meter::Meter::new(
@@ -242,17 +260,13 @@ fn print(metainfo: &Metainfo, verdict: &Verdict, is_quiet: bool) {
     }
     let geometry = &metainfo.info.geometry;
     output::stdout_line(&format!(
-        "{}: {} of {} good, {} of {}{}",
+        "{}: {} of {} good, {} of {}, {}",
         terminal(&metainfo.info.name),
         verdict.good.count(),
         size::plural(geometry.piece_count().into(), "piece"),
         size::bytes(verdict.good_bytes),
         size::bytes(geometry.total_bytes()),
-        if verdict.is_complete() {
-            ", complete"
-        } else {
-            ""
-        },
+        verdict.in_words(),
     ));
 }
 
@@ -265,8 +279,9 @@ fn verdict_json(metainfo: &Metainfo, verdict: &Verdict) -> Value {
         .filter(|piece| !verdict.good.has(*piece))
         .map(PieceIndex::get)
         .collect();
-    let file_json = |file: &FileResult| {
+    let file_json = |(index, file): (usize, &FileResult)| {
         json!({
+            "index": index,
             "path": file.path.to_string_lossy(),
             "state": file.state.word(),
             "length_bytes": file.length_bytes,
@@ -283,7 +298,7 @@ fn verdict_json(metainfo: &Metainfo, verdict: &Verdict) -> Value {
         "total_bytes": metainfo.info.geometry.total_bytes(),
         "have_bytes": verdict.good_bytes,
         "bad_pieces": runs(&bad),
-        "files": verdict.files.iter().map(file_json).collect::<Vec<_>>(),
+        "files": verdict.files.iter().enumerate().map(file_json).collect::<Vec<_>>(),
     })
 }
 

@@ -19,6 +19,33 @@ pub struct Found {
     pub elements: Vec<Vec<u8>>,
     pub path: PathBuf,
     pub length_bytes: u64,
+    /// How it looked, to notice changes.
+    look: Look,
+}
+
+/// Inode, length and time of the last change of a file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    inode: u64,
+    length_bytes: u64,
+    mtime: (i64, i64),
+}
+
+impl Look {
+    fn of(metadata: &fs::Metadata) -> Look {
+        Look {
+            inode: metadata.ino(),
+            length_bytes: metadata.len(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+impl Found {
+    /// True when the file no longer looks as it did when it was found.
+    pub fn has_changed(&self) -> bool {
+        fs::metadata(&self.path).map_or(true, |metadata| Look::of(&metadata) != self.look)
+    }
 }
 
 /// What a walk came to.
@@ -45,6 +72,7 @@ pub fn walk(start: &Path, leave_out: Option<&Path>) -> Result<Walk, Failure> {
             elements: Vec::new(),
             path: start.to_owned(),
             length_bytes: metadata.len(),
+            look: Look::of(&metadata),
         });
         return Ok(walk);
     }
@@ -119,6 +147,7 @@ impl Walker<'_> {
                 elements: self.elements.clone(),
                 path,
                 length_bytes: metadata.len(),
+                look: Look::of(metadata),
             });
         }
         Ok(())

@@ -122,15 +122,20 @@ impl Bitfield {
 
     /// The pieces set, in order.
     pub fn iter(&self) -> impl Iterator<Item = PieceIndex> + '_ {
-        self.bytes
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte != 0)
-            .flat_map(|(at, &byte)| {
-                (0..8u32)
-                    .filter(move |bit| byte & (0x80 >> bit) != 0)
-                    .map(move |bit| PieceIndex::new(at as u32 * 8 + bit))
-            })
+        ones(self.bytes.iter().copied())
+    }
+
+    /// The pieces set here and not in `other`, which is of the same torrent, in order.
+    pub fn iter_without<'a>(
+        &'a self,
+        other: &'a Bitfield,
+    ) -> impl Iterator<Item = PieceIndex> + 'a {
+        ones(
+            self.bytes
+                .iter()
+                .zip(&other.bytes)
+                .map(|(own, other)| own & !other),
+        )
     }
 }
 
@@ -138,6 +143,18 @@ impl std::fmt::Debug for Bitfield {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Bitfield({} of {})", self.ones, self.len)
     }
+}
+
+/// The positions of the bits that are set.
+fn ones(bytes: impl Iterator<Item = u8>) -> impl Iterator<Item = PieceIndex> {
+    bytes
+        .enumerate()
+        .filter(|(_, byte)| *byte != 0)
+        .flat_map(|(at, byte)| {
+            (0..8u32)
+                .filter(move |bit| byte & (0x80 >> bit) != 0)
+                .map(move |bit| PieceIndex::new(at as u32 * 8 + bit))
+        })
 }
 
 fn byte_count(len: u32) -> usize {
@@ -167,6 +184,9 @@ mod tests {
         assert_eq!(set, [0, 2, 8]);
         assert_eq!(field.count(), 3);
         assert_eq!(field.as_bytes(), [0b1010_0000, 0b1000_0000]);
+        let other = Bitfield::from_wire(&[0b1100_0000, 0], 9).unwrap();
+        let only_here: Vec<u32> = field.iter_without(&other).map(PieceIndex::get).collect();
+        assert_eq!(only_here, [2, 8]);
     }
 
     #[test]

@@ -134,7 +134,7 @@ fn on_outcome(driver: &Rc<Driver>, is_failing: &Cell<bool>, outcome: AnnounceOut
             );
             is_failing.set(false);
             if event != Some(Event::Stopped) {
-                driver.call(|core, cx| core.on_candidates(Source::Tracker, &response.peers, cx));
+                driver.add_candidates(Source::Tracker, &response.peers);
             }
         }
         AnnounceOutcome::Failed {

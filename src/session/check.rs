@@ -3,7 +3,7 @@
 //! One function serves `gyre verify`, `--check full`, starts without a record and partial re-checks. A piece that
 //! lies wholly in holes of sparse files is not read: its hash is that of zeros. Never called on the ring thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -153,6 +153,28 @@ pub fn check(job: &CheckJob, progress: &AtomicU64, stop: &AtomicBool) -> CheckRe
     }
     result.is_stopped = stop.load(Ordering::Relaxed);
     result
+}
+
+/// Lets the kernel forget what it holds in memory of the job's files, so that the next check reads the disk.
+pub fn drop_cached(job: &CheckJob) {
+    let Ok(base) = files::open_root(&job.root) else {
+        return;
+    };
+    let of_pieces = job.pieces.iter();
+    let touched: BTreeSet<usize> = of_pieces
+        .flat_map(|piece| job.layout.files_of_piece(piece))
+        .collect();
+    let paths = touched
+        .iter()
+        .filter_map(|file| job.layout.files().get(*file))
+        .map(|file| file.path.as_path())
+        .chain([job.parts.path().as_path()]);
+    for path in paths {
+        // What cannot be opened is no good for the check either.
+        if let Ok(fd) = files::open_beneath(&base, path, OpenMode::Read) {
+            files::drop_cached(&fd);
+        }
+    }
 }
 
 /// Runs `work` on that many threads (0: one a core) and collects what they return.

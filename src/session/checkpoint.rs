@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tracing::{debug, warn};
 
 use super::driver::Driver;
@@ -16,6 +17,10 @@ use crate::storage::resume::{Counters, Record};
 pub const BYTES_MAX: u64 = 64 << 20;
 /// Or this much time (HOSTILE.md L7).
 const INTERVAL: Duration = Duration::from_secs(10);
+/// Totals alone are recorded this often: a torrent that only seeds must not keep its disk awake.
+const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
+/// How long the last save may take; with the rest of a shutdown it must fit in ten seconds (HOSTILE.md L12, L13).
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Writes one torrent's record.
 pub struct Checkpointer {
@@ -26,6 +31,8 @@ pub struct Checkpointer {
     record: RefCell<Record>,
     saved_at: Cell<Now>,
     is_saving: Cell<bool>,
+    /// One save at a time: another would find nothing left to sync and record what the first has not synced yet.
+    turn: Mutex<()>,
 }
 
 impl Checkpointer {
@@ -38,6 +45,7 @@ impl Checkpointer {
             record: RefCell::new(record),
             saved_at: Cell::new(shared.now()),
             is_saving: Cell::new(false),
+            turn: Mutex::new(()),
         }
     }
 
@@ -57,8 +65,23 @@ impl Checkpointer {
 
     /// True when too much, or anything for too long, is unrecorded.
     pub fn is_due(&self, driver: &Driver) -> bool {
+        if self.is_saving.get() {
+            return false;
+        }
+        if driver.unrecorded_bytes() >= BYTES_MAX {
+            return true;
+        }
         let age = self.shared.now().since(self.saved_at.get());
-        !self.is_saving.get() && (driver.unrecorded_bytes() >= BYTES_MAX || age >= INTERVAL)
+        let (down, up) = self.totals(driver);
+        let record = self.record.borrow();
+        // Pieces may also have been lost since.
+        let is_other = driver.read(|core| core.have().count()) != record.have.count();
+        let is_changed = is_other || driver.unrecorded_bytes() > 0 || !driver.disk().is_synced();
+        let counted = (
+            record.counters.downloaded_bytes,
+            record.counters.uploaded_bytes,
+        );
+        (is_changed && age >= INTERVAL) || (counted != (down, up) && age >= TOTALS_INTERVAL)
     }
 
     /// Saves in the background.
@@ -73,15 +96,23 @@ impl Checkpointer {
         });
     }
 
-    /// Saves for the last time: nothing changes behind this record.
+    /// Saves for the last time: nothing changes behind this record. When the disk takes too long the last open record
+    /// stands, and the next start hashes what it does not claim.
     pub async fn close(&self, driver: &Rc<Driver>) {
-        self.save(driver, false).await;
+        let saved = tokio::time::timeout(CLOSE_TIMEOUT, self.save(driver, false)).await;
+        if saved.is_err() {
+            warn!("the data was not synced in time: the next start hashes what is not recorded");
+        }
     }
 
     /// Freeze the bits, sync every touched file and new folder, commit the bits: in this order alone a record never
     /// claims what a power cut can take.
     async fn save(&self, driver: &Rc<Driver>, is_open: bool) {
+        let _turn = self.turn.lock().await;
         self.saved_at.set(self.shared.now());
+        if driver.trouble.is_in_doubt() {
+            return;
+        }
         let have = driver.read(|core| core.have().clone());
         driver.reset_unrecorded();
         if let Err(failed) = driver.disk().sync().await {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Bitfield, InfoHash};
-pub use crate::session::disk::Preallocate;
+pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
 use crate::swarm::choker::{SeedChoker, UploadSlots};
 use crate::wire::metainfo::Metainfo;
 
@@ -26,24 +26,6 @@ pub enum BindTo {
     Addr(IpAddr),
     /// A network interface by name (SO_BINDTODEVICE).
     Interface(String),
-}
-
-/// How blocks are sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SendEngine {
-    #[default]
-    Auto,
-    Mapped,
-    Copy,
-}
-
-/// How verified pieces are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WriteEngine {
-    #[default]
-    Auto,
-    Direct,
-    Buffered,
 }
 
 /// What happens to existing data at the start (`--check`).

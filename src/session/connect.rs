@@ -20,7 +20,7 @@ use crate::wire::handshake::{HANDSHAKE_BYTES, Handshake, Prefix, Reserved, parse
 
 /// The whole handshake, not each read of it (HOSTILE.md H1).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Inbound connections in handshake at once; further ones wait in the listen backlog (HOSTILE.md H4).
+/// Inbound connections in handshake at once; further ones are closed (HOSTILE.md H4).
 const INBOUND_PENDING_MAX: u32 = 512;
 /// Of those, from one address: one stranger cannot take all places.
 const INBOUND_PENDING_PER_IP_MAX: usize = 64;
@@ -71,10 +71,13 @@ async fn shake_outbound(
     addr: SocketAddr,
 ) -> io::Result<(Stream, Connected, Vec<u8>)> {
     let shared = driver.shared();
-    let stream = Stream::connect(addr, &shared.socket_options).await?;
+    let stream = tokio::select! {
+        stream = Stream::connect(addr, &shared.socket_options) => stream?,
+        () = driver.ending() => return Err(io::ErrorKind::ConnectionAborted.into()),
+    };
     let info_hash = driver.info_hash();
     let ours = our_handshake(shared, info_hash);
-    let shaken = within(HANDSHAKE_TIMEOUT, &stream, async {
+    let shaken = within(HANDSHAKE_TIMEOUT, driver.ending(), &stream, async {
         let (sent, _) = stream.send_all(ours).await;
         sent?;
         let mut wire = HandshakeReader::default();
@@ -179,7 +182,7 @@ async fn shake_inbound(
     stream: &Stream,
     addr: SocketAddr,
 ) -> io::Result<(Rc<Driver>, Connected, Vec<u8>)> {
-    within(HANDSHAKE_TIMEOUT, stream, async {
+    within(HANDSHAKE_TIMEOUT, shared.stopping(), stream, async {
         let mut wire = HandshakeReader::default();
         // Some dialers wait for our half before they send their peer id: answer as soon as the torrent is known.
         let info_hash = wire.info_hash(stream, shared).await?;
@@ -210,22 +213,25 @@ fn our_handshake(shared: &Shared, info_hash: InfoHash) -> Vec<u8> {
     .to_vec()
 }
 
-/// Runs `work` with a total deadline: then the stream is shut down, which ends the pending operation, and `work` is
-/// awaited to its end; it is never dropped with an operation in flight.
-pub async fn within<T>(
+/// Runs `work` with a total deadline, or until `ended`: then the stream is shut down, which ends the pending operation,
+/// and `work` is awaited to its end; it is never dropped with an operation in flight.
+async fn within<T>(
     limit: Duration,
+    ended: impl Future<Output = ()>,
     stream: &Stream,
     work: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
     let mut work = std::pin::pin!(work);
-    tokio::select! {
-        result = &mut work => result,
+    let error = tokio::select! {
+        result = &mut work => return result,
         () = tokio::time::sleep(limit) => {
-            stream.shutdown();
-            let _ = work.await;
-            Err(io::Error::new(io::ErrorKind::TimedOut, "no handshake in time"))
+            io::Error::new(io::ErrorKind::TimedOut, "no handshake in time")
         }
-    }
+        () = ended => io::ErrorKind::ConnectionAborted.into(),
+    };
+    stream.shutdown();
+    let _ = work.await;
+    Err(error)
 }
 
 /// Gathers the 68 bytes of a handshake; what comes behind them is kept.

@@ -19,6 +19,7 @@ use super::peer::PeerHandle;
 use super::shared::Shared;
 use super::trouble::Trouble;
 use crate::base::{InfoHash, Now, PieceIndex};
+use crate::swarm::candidates::Source;
 use crate::swarm::{self, CloseReason, Cx, Effect, PeerKey, UploadRun};
 use crate::wire::decoder::Limits;
 use crate::wire::metainfo::Metainfo;
@@ -37,6 +38,9 @@ pub struct Driver {
     /// Disk work and dials under way.
     tasks: Cell<usize>,
     idle: Notify,
+    /// No dial is to be waited for any more.
+    is_ending: Cell<bool>,
+    ending: Notify,
     /// Pieces verified and written that no record claims yet.
     unrecorded_bytes: Cell<u64>,
     pub(super) changed: Notify,
@@ -69,6 +73,8 @@ impl Driver {
             effects: RefCell::default(),
             tasks: Cell::new(0),
             idle: Notify::new(),
+            is_ending: Cell::new(false),
+            ending: Notify::new(),
             unrecorded_bytes: Cell::new(0),
             changed: Notify::new(),
             announcers: Announcers::default(),
@@ -116,6 +122,7 @@ impl Driver {
 
     /// Calls the core, then executes what it asks for.
     pub fn call<R>(self: &Rc<Self>, call: impl FnOnce(&mut swarm::Torrent, &mut Cx<'_>) -> R) -> R {
+        let _guard = EndOnPanic(self);
         let mut effects = self.effects.take();
         let (result, deadline) = {
             let mut core = self.core.borrow_mut();
@@ -131,6 +138,13 @@ impl Driver {
             self.timer_wake.notify_one();
         }
         result
+    }
+
+    /// Tells the core of addresses to dial, those of families that are in use.
+    pub fn add_candidates(self: &Rc<Self>, source: Source, addrs: &[SocketAddr]) {
+        let is_in_use = |addr: &SocketAddr| self.shared.has_family(addr.ip());
+        let addrs: Vec<SocketAddr> = addrs.iter().copied().filter(is_in_use).collect();
+        self.call(|core, cx| core.on_candidates(source, &addrs, cx));
     }
 
     /// Drives the core's deadlines. Runs until the torrent ends.
@@ -196,6 +210,20 @@ impl Driver {
         }
     }
 
+    /// Gives up the dials under way: the torrent ends.
+    pub fn end_dials(&self) {
+        self.is_ending.set(true);
+        self.ending.notify_waiters();
+    }
+
+    /// Completes once dials are to be given up.
+    pub async fn ending(&self) {
+        let ending = self.ending.notified();
+        if !self.is_ending.get() {
+            ending.await;
+        }
+    }
+
     /// Completes when no connection and no disk work is left.
     pub async fn drained(&self) {
         while self.tasks.get() > 0 || self.peer_count() > 0 {
@@ -221,6 +249,8 @@ impl Driver {
         debug!(%error, "read failed");
         let pieces = match error {
             ReadError::Changed(changed) => changed.pieces.clone(),
+            // Says nothing about the data, and a check could not open the files either.
+            ReadError::Disk(error) if error.is_out_of_handles() => return,
             ReadError::Disk(_) => run
                 .blocks
                 .first()
@@ -233,7 +263,7 @@ impl Driver {
 
     /// A sync failed: the kernel may have dropped what was written since the last good one.
     pub fn on_sync_failed(self: &Rc<Self>, failed: SyncError) {
-        self.on_data_suspect(failed.pieces, &failed.error.to_string());
+        self.on_data_in_doubt(failed.pieces, &failed.error.to_string());
         self.on_disk_trouble(failed.error);
     }
 
@@ -293,10 +323,7 @@ impl Driver {
         let work = self.disk.write_piece(piece);
         self.spawn(async move {
             match work.await {
-                Ok(()) => {
-                    driver.trouble.write_succeeded();
-                    driver.call(|core, cx| core.on_piece_written(piece, cx));
-                }
+                Ok(()) => driver.call(|core, cx| core.on_piece_written(piece, cx)),
                 Err(error) => driver.on_write_failed(piece, error),
             }
         });
@@ -348,6 +375,21 @@ impl Driver {
         self.trouble.made_progress(self.shared.now());
         if self.unrecorded_bytes.get() >= super::checkpoint::BYTES_MAX {
             self.changed.notify_one();
+        }
+    }
+}
+
+/// Ends the torrent when a call of its core panics: what the call left undone is unknown, and no other torrent is
+/// touched.
+struct EndOnPanic<'a>(&'a Driver);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let message = "the torrent ended by an error in the program".to_owned();
+            let hint = "please report it with the log (-vv); what was verified is kept".to_owned();
+            self.0.trouble.set_fatal(message, hint);
+            self.0.changed.notify_one();
         }
     }
 }

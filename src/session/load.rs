@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::check::{self, CheckJob, CheckResult};
 use super::config::{CheckMode, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
 use super::disk::{DiskConfig, DiskTorrent};
 use super::error::SessionError;
 use super::resume_store::{self, ResumeStore};
-use super::root_lock::{RootLock, Share};
+use super::root_lock::{RootLock, RootLockError, Share};
 use super::shared::Shared;
 use crate::base::{Bitfield, PieceIndex};
-use crate::storage::layout::FileLayout;
+use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
-use crate::storage::resume::{Counters, Reason, Record, RootKey, Verdict, judge};
+use crate::storage::resume::{Counters, Observed, Reason, Record, RootKey, Verdict, judge};
 
 /// A torrent ready to run.
 pub struct Loaded {
@@ -44,10 +44,13 @@ struct Found {
     layout: Arc<FileLayout>,
     parts: Arc<PartsMap>,
     folder: PathBuf,
+    root_path: PathBuf,
     /// One a file of the layout.
     selected: Vec<bool>,
     wanted: Bitfield,
     store: ResumeStore,
+    /// Dropped before the lock is.
+    new_root: NewRoot,
     lock: RootLock,
     record: Option<Record>,
     verdict: Verdict,
@@ -63,9 +66,13 @@ pub async fn load(
 ) -> Result<Option<Loaded>, SessionError> {
     let (state_dir, of) = (shared.config.state_dir.clone(), config.clone());
     let found = tokio::task::spawn_blocking(move || look(&state_dir, &of));
-    let found = found
-        .await
-        .map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
+    // A file system that hangs holds the thread, not the shutdown (HOSTILE.md L13).
+    let found = tokio::select! {
+        found = found => found,
+        () = shared.stopping() => return Ok(None),
+    };
+    let mut found =
+        found.map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
     let Some(result) = hash(shared, config, &found).await? else {
         return Ok(None);
     };
@@ -75,9 +82,6 @@ pub async fn load(
     });
     for error in &result.errors {
         warn!(path = %error.path.display(), error = error.message, "cannot be read");
-    }
-    if !config.fetches && result.missing_files().next().is_some() {
-        warn!("some files are missing: what is there is served");
     }
     let disk_config = DiskConfig {
         layout: found.layout.clone(),
@@ -89,8 +93,12 @@ pub async fn load(
         preallocate: config.preallocate,
         is_writer: config.fetches,
     };
-    let disk = DiskTorrent::open(&shared.disks, disk_config).await;
+    let disk = tokio::select! {
+        disk = DiskTorrent::open(&shared.disks, disk_config) => disk,
+        () = shared.stopping() => return Ok(None),
+    };
     let disk = disk.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
+    found.new_root.keep();
     let counters = found
         .record
         .as_ref()
@@ -127,11 +135,10 @@ fn fresh_record(
     counters: Counters,
 ) -> Record {
     use std::os::unix::ffi::OsStrExt;
-    let root_path = found.folder.join(found.layout.root_name());
     Record {
         info_hash: config.metainfo.info_hash,
         root: Some(found.lock.key()),
-        root_path: root_path.as_os_str().as_bytes().to_vec(),
+        root_path: found.root_path.as_os_str().as_bytes().to_vec(),
         is_open: true,
         have,
         files: Vec::new(),
@@ -168,8 +175,16 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     } else {
         Share::Shared
     };
-    let lock = RootLock::take(&folder, &layout, share)
-        .map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
+    let lock = RootLock::take(&folder, &layout, share).map_err(|error| match &error {
+        RootLockError::Missing { .. } => SessionError::no_data(error.to_string(), error.hint()),
+        _ => SessionError::new(error.to_string(), error.hint()),
+    })?;
+    let new_root = NewRoot(
+        observed
+            .root
+            .is_none()
+            .then(|| folder.join(layout.root_name())),
+    );
     let in_state = |error: std::io::Error| {
         SessionError::new(
             format!(
@@ -180,7 +195,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         )
     };
     let store = ResumeStore::open(state_dir).map_err(in_state)?;
-    let root_path = folder.join(layout.root_name());
+    let root_path = root_path(&folder, &layout);
     let root: Option<RootKey> = observed.root;
     let report = store
         .load(config.metainfo.info_hash, root, &root_path)
@@ -195,20 +210,53 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     let verdict = judge(record.as_ref(), &observed, &layout);
     let verdict = match config.check {
         CheckMode::Auto => refuse_missing(config, &layout, verdict)?,
-        CheckMode::Full => everything(info.geometry.piece_count(), false),
-        CheckMode::None => everything(info.geometry.piece_count(), true),
+        CheckMode::Full => everything(info.geometry.piece_count()),
+        CheckMode::None => what_is_there(&layout, &observed),
     };
     Ok(Found {
         layout: Arc::new(layout),
         parts: Arc::new(parts),
         folder,
+        root_path,
         selected,
         wanted,
         store,
+        new_root,
         lock,
         record,
         verdict,
     })
+}
+
+/// A root that this start made: taken away again, if nothing is in it, when the start fails.
+struct NewRoot(Option<PathBuf>);
+
+impl NewRoot {
+    /// The start succeeded.
+    fn keep(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for NewRoot {
+    fn drop(&mut self) {
+        let Some(path) = &self.0 else { return };
+        // A folder with something in it refuses to go, and so must a file.
+        let removed =
+            std::fs::remove_dir(path).or_else(|error| match std::fs::symlink_metadata(path)? {
+                file if file.is_file() && file.len() == 0 => std::fs::remove_file(path),
+                _ => Err(error),
+            });
+        debug!(path = %path.display(), is_removed = removed.is_ok(), "new root of a failed start");
+    }
+}
+
+/// Where the root lies, whatever folder the command was started in: records are found by it.
+fn root_path(folder: &Path, layout: &FileLayout) -> PathBuf {
+    let folder = std::fs::canonicalize(folder)
+        .or_else(|_| std::path::absolute(folder))
+        .unwrap_or_else(|_| folder.to_owned());
+    folder.join(layout.root_name())
 }
 
 /// One a file: fetched or not. Pad files are never asked for.
@@ -233,15 +281,35 @@ fn wanted_pieces(layout: &FileLayout, selected: &[bool]) -> Bitfield {
     wanted
 }
 
-fn everything(piece_count: u32, is_trusted: bool) -> Verdict {
-    let (all, none) = (Bitfield::full(piece_count), Bitfield::new(piece_count));
-    let (trusted, to_hash) = if is_trusted { (all, none) } else { (none, all) };
+/// Hash all of it.
+fn everything(piece_count: u32) -> Verdict {
     Verdict {
-        trusted,
-        to_hash,
+        trusted: Bitfield::new(piece_count),
+        to_hash: Bitfield::full(piece_count),
         reason: Reason::NoRecord,
         missing: Vec::new(),
     }
+}
+
+/// Trust all of it, but for what the files are too short for: bytes that are not there cannot be good.
+fn what_is_there(layout: &FileLayout, observed: &Observed) -> Verdict {
+    let piece_count = layout.geometry().piece_count();
+    let mut verdict = Verdict {
+        to_hash: Bitfield::new(piece_count),
+        ..everything(piece_count)
+    };
+    let is_there = |span: &Span| {
+        let file = layout.files().get(span.file);
+        let stamp = observed.files.get(span.file).copied().flatten();
+        file.is_some_and(|file| !file.is_regular())
+            || stamp.is_some_and(|stamp| span.file_offset + span.length <= stamp.size_bytes)
+    };
+    for piece in layout.geometry().pieces() {
+        if layout.piece_spans(piece).all(|span| is_there(&span)) {
+            verdict.trusted.set(piece);
+        }
+    }
+    verdict
 }
 
 /// Recorded data that is gone is never fetched again silently (HOSTILE.md L4).
@@ -260,12 +328,15 @@ fn refuse_missing(
     if !config.fetches {
         return Ok(verdict);
     }
-    let (count, folder) = (verdict.missing.len(), config.folder.display());
+    let (first, folder) = (first.path.display(), config.folder.display());
+    let what = match verdict.missing.len() {
+        1 => format!("a file that was fetched is missing: {first} in {folder}"),
+        count => {
+            format!("{count} files that were fetched are missing, the first is {first} in {folder}")
+        }
+    };
     Err(SessionError::new(
-        format!(
-            "{count} files that were fetched are missing, the first is {} in {folder}",
-            first.path.display()
-        ),
+        what,
         "mount or restore them, or fetch what is missing again with --check full",
     ))
 }
@@ -351,12 +422,24 @@ fn checking(config: &TorrentConfig, found: &Found, checked_bytes: u64) -> Torren
             .sum()
     };
     TorrentProgress {
-        info_hash: config.metainfo.info_hash,
-        name: config.metainfo.info.name.clone(),
-        state: TorrentState::Checking,
         have_bytes: bytes(&found.verdict.trusted),
         total_bytes: bytes(&found.wanted),
         checked_bytes,
+        pieces_have: found.verdict.trusted.count(),
+        ..nothing_yet(config, TorrentState::Checking)
+    }
+}
+
+/// The figures of a torrent of which nothing is known good.
+pub fn nothing_yet(config: &TorrentConfig, state: TorrentState) -> TorrentProgress {
+    let geometry = config.metainfo.info.geometry;
+    TorrentProgress {
+        info_hash: config.metainfo.info_hash,
+        name: config.metainfo.info.name.clone(),
+        state,
+        have_bytes: 0,
+        total_bytes: geometry.total_bytes(),
+        checked_bytes: 0,
         downloaded_bytes: 0,
         uploaded_bytes: 0,
         wasted_bytes: 0,
@@ -366,7 +449,7 @@ fn checking(config: &TorrentConfig, found: &Found, checked_bytes: u64) -> Torren
         up_bytes_per_s: 0,
         peers: 0,
         peers_known: 0,
-        pieces_have: found.verdict.trusted.count(),
+        pieces_have: 0,
         pieces: geometry.piece_count(),
         pieces_checked: 0,
     }

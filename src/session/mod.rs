@@ -21,6 +21,7 @@ pub mod root_lock;
 mod run;
 pub mod shared;
 mod torrent;
+pub mod tracker;
 mod trouble;
 pub mod udp_tracker;
 

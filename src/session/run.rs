@@ -12,7 +12,7 @@ use super::announce_task::TrackerClients;
 use super::config::{
     BindTo, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentConfig,
 };
-use super::disk::{DiskHub, FileBudget};
+use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
 use super::http::{HttpClient, HttpConfig};
 use super::shared::{Opened, Shared};
@@ -86,10 +86,14 @@ pub async fn run(
     };
     let running: Vec<_> = torrents
         .into_iter()
-        .map(|config| tokio_uring::spawn(torrent::run(shared.clone(), config)))
+        .map(|config| {
+            let info_hash = config.metainfo.info_hash;
+            let task = tokio_uring::spawn(torrent::run(shared.clone(), config));
+            (info_hash, task)
+        })
         .collect();
     let mut summary = SessionSummary::default();
-    for task in running {
+    for (info_hash, task) in running {
         match task.await {
             Ok(outcome) => summary.outcomes.push(outcome),
             Err(error) => {
@@ -97,8 +101,9 @@ pub async fn run(
                 warn!(%error, "a torrent ended by an error in the program");
                 let message = "a torrent ended by an error in the program".to_owned();
                 let hint = "please report it with the log (-vv)".to_owned();
+                summary.outcomes.push((info_hash, Outcome::Failed));
                 shared.emit(SessionEvent::Error {
-                    info_hash: None,
+                    info_hash: Some(info_hash),
                     message,
                     hint,
                     is_final: true,
@@ -173,10 +178,24 @@ fn open(
             "check --bind and the network",
         )
     };
+    let mut udp_options = socket_options.clone();
+    if !config.ipv6 {
+        udp_options.bind.get_or_insert(Ipv4Addr::UNSPECIFIED.into());
+    }
     let (udp, udp_sockets) =
-        OwnSockets::start(resolver.clone(), &socket_options, UDP_RETRANSMIT).map_err(no_socket)?;
+        OwnSockets::start(resolver.clone(), &udp_options, UDP_RETRANSMIT).map_err(no_socket)?;
+    let engines = Engines {
+        send: config.send_engine,
+        write: config.write_engine,
+    };
     let opened = Opened {
-        disks: DiskHub::new(pool.clone(), hasher, FileBudget::new(files_max / 4), seed()),
+        disks: DiskHub::new(
+            pool.clone(),
+            hasher,
+            FileBudget::new(files_max / 4),
+            seed(),
+            engines,
+        ),
         pool,
         resolver,
         trackers: TrackerClients { http, udp },
@@ -252,27 +271,50 @@ fn bind_sockets(config: &SessionConfig, options: &SocketOptions) -> Result<Socke
         match bind_port(&ips, *port, options) {
             Ok(sockets) => return Ok(sockets),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
-            Err(error) => {
-                let what = match &config.bind {
-                    Some(BindTo::Addr(ip)) => format!("cannot listen on {ip}: {error}"),
-                    Some(BindTo::Interface(name)) => {
-                        format!("cannot listen on interface {name}: {error}")
-                    }
-                    None => format!("cannot listen on port {port}: {error}"),
-                };
-                return Err(SessionError::new(what, "check --bind and --port"));
-            }
+            Err(error) => return Err(cannot_listen(&config.bind, *port, &error)),
         }
     }
     let what = match ports.as_slice() {
-        [port] => format!("port {port} is taken: {last}"),
-        [first, .., end] => format!("ports {first} to {end} are taken: {last}"),
-        [] => "no port to listen on".to_owned(),
+        [0, ..] | [] => format!("no free port was found: {last}"),
+        [port] => format!("port {port} is taken"),
+        [first, .., end] => format!("ports {first} to {end} are taken"),
     };
     Err(SessionError::new(
         what,
         "choose another with --port, or any free one with --port 0",
     ))
+}
+
+fn cannot_listen(bind: &Option<BindTo>, port: u16, error: &io::Error) -> SessionError {
+    let is = |errno| error.raw_os_error() == Some(errno);
+    match bind {
+        Some(BindTo::Interface(name)) if is(libc::ENODEV) => SessionError::new(
+            format!("there is no network interface {name}"),
+            "`ip link` lists those there are: name one with --bind",
+        ),
+        Some(BindTo::Addr(ip)) if is(libc::EADDRNOTAVAIL) => SessionError::new(
+            format!("{ip} is no address of this machine"),
+            "`ip addr` lists those there are: name one with --bind",
+        ),
+        _ if error.kind() == io::ErrorKind::PermissionDenied && (1..1024).contains(&port) => {
+            SessionError::new(
+                format!("port {port} is not open to this user: {error}"),
+                "choose one from 1024 up with --port",
+            )
+        }
+        Some(BindTo::Interface(name)) => SessionError::new(
+            format!("cannot listen on interface {name}: {error}"),
+            "check --bind and --port",
+        ),
+        Some(BindTo::Addr(ip)) => SessionError::new(
+            format!("cannot listen on {ip}: {error}"),
+            "check --bind and --port",
+        ),
+        None => SessionError::new(
+            format!("cannot listen on port {port}: {error}"),
+            "choose another with --port, or any free one with --port 0",
+        ),
+    }
 }
 
 fn listen_addrs(config: &SessionConfig) -> Vec<IpAddr> {

@@ -146,6 +146,11 @@ impl Shared {
         self.banned.borrow().contains(&ip)
     }
 
+    /// True for addresses of a family that we listen on: others are left out (`--no-ipv6`, `--bind`).
+    pub fn has_family(&self, ip: IpAddr) -> bool {
+        self.families.iter().any(|family| family.has(ip))
+    }
+
     /// Lends the clock and the credits to one call of a core; what it wants done is left in `fx`.
     pub fn lend<R>(&self, fx: &mut Vec<Effect>, call: impl FnOnce(&mut Cx<'_>) -> R) -> R {
         let mut credits = self.credits.borrow_mut();

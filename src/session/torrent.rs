@@ -43,8 +43,10 @@ pub async fn run(shared: Rc<Shared>, config: TorrentConfig) -> (InfoHash, Outcom
                 hint,
                 is_final: true,
             });
+            let last = load::nothing_yet(&config, TorrentState::Error);
+            shared.emit(SessionEvent::Progress(last));
             (
-                Outcome::Failed,
+                error.outcome(),
                 Bitfield::new(config.metainfo.info.geometry.piece_count()),
             )
         }
@@ -71,6 +73,8 @@ async fn live(
         files: info.files.len(),
     });
     let Some(loaded) = load::load(&shared, config).await? else {
+        let last = load::nothing_yet(config, TorrentState::Checking);
+        shared.emit(SessionEvent::Progress(last));
         return Ok((Outcome::Stopped, Bitfield::new(info.geometry.piece_count())));
     };
     if !config.fetches && loaded.have.count() == 0 {
@@ -80,13 +84,22 @@ async fn live(
             config.folder.display()
         );
         let hint = "give the folder that holds the data with --data, or run `gyre verify` to see what differs";
-        shared.emit(SessionEvent::Error {
+        return Err(SessionError::no_data(message, hint));
+    }
+    if !config.fetches && !loaded.have.is_full() {
+        let message = format!(
+            "{} of {} pieces of \"{}\" are good: only these are seeded",
+            loaded.have.count(),
+            loaded.have.len(),
+            info.name.escape_debug()
+        );
+        let hint =
+            "`gyre verify` lists what is missing or wrong, `gyre download` fetches it".to_owned();
+        shared.emit(SessionEvent::Warning {
             info_hash: Some(config.metainfo.info_hash),
             message,
-            hint: hint.to_owned(),
-            is_final: true,
+            hint,
         });
-        return Ok((Outcome::Incomplete, loaded.have));
     }
     let mut torrent = Running::start(shared, config, loaded, span);
     let outcome = torrent.run().await;
@@ -106,6 +119,10 @@ struct Running<'c> {
     started_at: Now,
     seeding_since: Option<Now>,
     was_complete: bool,
+    /// Complete before this run: nothing is announced as `completed` (BEP 3).
+    is_old_news: bool,
+    /// The most payload that ever counted as downloaded in this run.
+    downloaded_bytes: u64,
     /// Held to the end.
     _lock: RootLock,
 }
@@ -136,19 +153,21 @@ impl<'c> Running<'c> {
         if config.trackers {
             Announcers::start(&driver, config);
         }
-        driver.call(|core, cx| core.on_candidates(Source::User, &config.peers, cx));
+        driver.add_candidates(Source::User, &config.peers);
         let checkpointer = Rc::new(Checkpointer::new(&shared, loaded.store, loaded.record));
         Running {
             started_at: shared.now(),
             shared,
             config,
-            driver,
             checkpointer,
             timer,
             wanted_bytes,
             pieces_checked: loaded.pieces_checked,
             seeding_since: None,
             was_complete: false,
+            is_old_news: driver.read(swarm::Torrent::is_complete),
+            downloaded_bytes: 0,
+            driver,
             _lock: loaded.lock,
         }
     }
@@ -178,21 +197,27 @@ impl<'c> Running<'c> {
         }
         let now = self.shared.now();
         let is_complete = self.driver.read(swarm::Torrent::is_complete);
+        // Without fetching, what is there is seeded as if it were all.
+        let is_seeding = is_complete || !self.config.fetches;
+        if is_seeding {
+            self.seeding_since.get_or_insert(now);
+        }
         if is_complete && !self.was_complete {
             self.was_complete = true;
-            self.seeding_since = Some(now);
             if self.config.fetches {
                 let seconds = now.since(self.started_at).as_secs_f64();
                 self.shared.emit(SessionEvent::Complete {
                     info_hash: self.driver.info_hash(),
                     seconds,
                 });
-                self.driver.announcers.completed();
+                if !self.is_old_news {
+                    self.driver.announcers.completed();
+                }
                 info!(seconds, "complete");
             }
             self.checkpointer.spawn_save(&self.driver);
         }
-        if is_complete && self.is_seeding_done(now) {
+        if is_seeding && self.is_seeding_done(now) {
             return Some(Outcome::Done);
         }
         if self.checkpointer.is_due(&self.driver) {
@@ -200,7 +225,12 @@ impl<'c> Running<'c> {
         }
         if is_tick {
             self.driver.state.set(self.state(is_complete));
-            self.shared.emit(SessionEvent::Progress(self.progress()));
+            let progress = self.progress();
+            if progress.downloaded_bytes > self.downloaded_bytes {
+                self.downloaded_bytes = progress.downloaded_bytes;
+                self.driver.trouble.payload_arrived(now);
+            }
+            self.shared.emit(SessionEvent::Progress(progress));
             return self.look_for_trouble(now, is_complete);
         }
         None
@@ -319,6 +349,7 @@ impl<'c> Running<'c> {
     async fn end(&mut self, outcome: Outcome) {
         let announced = self.driver.announcers.stop(STOPPED_TIMEOUT);
         let saved = async {
+            self.driver.end_dials();
             self.driver.call(|core, cx| core.stop(cx));
             if tokio::time::timeout(DRAIN_TIMEOUT, self.driver.drained())
                 .await

@@ -1,7 +1,7 @@
 //! Trouble that may pass: full disks, failing disks, silent swarms, and when to give up on it. Layer 5.
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -19,6 +19,9 @@ const SPACE_RETRY: Duration = Duration::from_secs(5);
 /// Between tries after any other disk error: three of them fill a minute (HOSTILE.md L2).
 const ERROR_RETRY: Duration = Duration::from_secs(20);
 const ERROR_RETRIES_MAX: u32 = 3;
+/// Errors of one file count together within this time, whatever other files do: fetching the piece again may take most
+/// of it.
+const ERROR_MEMORY: Duration = Duration::from_secs(600);
 /// Space that must be free before a full disk is tried again: less would fill at once.
 const SPACE_MIN_BYTES: u64 = 4 << 20;
 /// Without a verified byte for so long, an incomplete torrent without peers is reported.
@@ -28,11 +31,13 @@ pub const SILENT_AFTER: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub struct Trouble {
     progress_at: Cell<Now>,
-    /// Failed tries in a row of an erring disk.
-    retries: Cell<u32>,
+    /// The file that erred last, when, and how often so far.
+    erring: RefCell<Option<(PathBuf, Now, u32)>>,
     is_recovering: Cell<bool>,
     /// What the user was last told, so that it is told once.
     told: RefCell<Option<String>>,
+    /// Checks under way after failed syncs.
+    doubts: Cell<u32>,
     /// Set when the torrent must end.
     fatal: RefCell<Option<(String, String)>>,
 }
@@ -44,19 +49,34 @@ impl Trouble {
         self.told.take();
     }
 
-    /// How long nothing was verified.
+    /// Payload arrived, verified or not.
+    pub fn payload_arrived(&self, now: Now) {
+        self.progress_at.set(now);
+    }
+
+    /// How long nothing arrived.
     pub fn silent_for(&self, now: Now) -> Duration {
         now.since(self.progress_at.get())
     }
 
-    /// The disk works.
-    pub fn write_succeeded(&self) {
-        self.retries.set(0);
+    /// Another error of this file: how many came together.
+    fn count_error(&self, path: &Path, now: Now) -> u32 {
+        let before = self.erring.take();
+        let before = before
+            .filter(|(file, at, _)| file == path && now.since(*at) <= ERROR_MEMORY)
+            .map_or(0, |(_, _, count)| count);
+        *self.erring.borrow_mut() = Some((path.to_owned(), now, before + 1));
+        before + 1
     }
 
     /// True while fetching waits for the disk.
     pub fn is_disk_waiting(&self) -> bool {
         self.is_recovering.get()
+    }
+
+    /// True while it is not known which pieces reached the disk: until then nothing is to be recorded.
+    pub fn is_in_doubt(&self) -> bool {
+        self.doubts.get() > 0
     }
 
     /// Message and hint that end the torrent.
@@ -100,9 +120,8 @@ impl Driver {
         self.call(|core, cx| core.set_paused(true, cx));
         self.tell_trouble(error.to_string(), error.hint());
         if !error.is_disk_full() {
-            let tries = self.trouble.retries.get() + 1;
-            self.trouble.retries.set(tries);
-            if tries > ERROR_RETRIES_MAX {
+            let errors = self.trouble.count_error(&error.path, self.shared().now());
+            if errors > ERROR_RETRIES_MAX {
                 self.trouble
                     .set_fatal(error.to_string(), error.hint().to_owned());
                 self.changed.notify_one();
@@ -136,44 +155,64 @@ impl Driver {
     pub fn on_data_suspect(self: &Rc<Self>, pieces: Vec<PieceIndex>, why: &str) {
         let driver = self.clone();
         let why = why.to_owned();
+        self.spawn(async move { driver.check_again(pieces, why, Cached::Kept).await });
+    }
+
+    /// A sync failed: what the page cache holds of these pieces may never have reached the disk, though it looks clean
+    /// now. They are read from the disk itself, and nothing is recorded until that is done.
+    pub fn on_data_in_doubt(self: &Rc<Self>, pieces: Vec<PieceIndex>, why: &str) {
+        let driver = self.clone();
+        let why = why.to_owned();
+        self.trouble.doubts.set(self.trouble.doubts.get() + 1);
         self.spawn(async move {
-            let mut job = driver.check_job.clone();
-            job.pieces = Bitfield::new(job.layout.geometry().piece_count());
-            let had: Vec<PieceIndex> = driver.read(|core| {
-                pieces
-                    .into_iter()
-                    .filter(|piece| core.have().has(*piece))
-                    .collect()
-            });
-            for piece in &had {
-                job.pieces.set(*piece);
-            }
-            let looked = tokio::task::spawn_blocking(move || {
-                check::check(&job, &AtomicU64::new(0), &AtomicBool::new(false)).good
-            });
-            let Ok(good) = looked.await else { return };
-            // What is good now is what the files look like now.
-            let _ = driver.disk().refresh_stamps(&had).await;
-            let lost: Vec<PieceIndex> = had.into_iter().filter(|piece| !good.has(*piece)).collect();
-            if lost.is_empty() {
-                return;
-            }
-            driver.call(|core, cx| core.on_pieces_lost(&lost, cx));
-            let message = format!(
-                "{} pieces that were verified are no longer good: {why}",
-                lost.len()
-            );
-            let hint =
-                "the files were changed, truncated or removed: restore them, or run `gyre verify`"
-                    .to_owned();
-            driver.shared().emit(SessionEvent::Warning {
-                info_hash: Some(driver.info_hash()),
-                message,
-                hint,
-            });
-            driver.changed.notify_one();
+            driver.check_again(pieces, why, Cached::Dropped).await;
+            driver.trouble.doubts.set(driver.trouble.doubts.get() - 1);
         });
     }
+
+    async fn check_again(self: &Rc<Self>, pieces: Vec<PieceIndex>, why: String, cached: Cached) {
+        let mut job = self.check_job.clone();
+        job.pieces = Bitfield::new(job.layout.geometry().piece_count());
+        let is_had = |piece: &PieceIndex| self.read(|core| core.have().has(*piece));
+        let had: Vec<PieceIndex> = pieces.into_iter().filter(is_had).collect();
+        for piece in &had {
+            job.pieces.set(*piece);
+        }
+        let looked = tokio::task::spawn_blocking(move || {
+            if cached == Cached::Dropped {
+                check::drop_cached(&job);
+            }
+            check::check(&job, &AtomicU64::new(0), &AtomicBool::new(false)).good
+        });
+        let Ok(good) = looked.await else { return };
+        // What is good now is what the files look like now.
+        let _ = self.disk().refresh_stamps(&had).await;
+        let lost: Vec<PieceIndex> = had.into_iter().filter(|piece| !good.has(*piece)).collect();
+        if lost.is_empty() {
+            return;
+        }
+        self.call(|core, cx| core.on_pieces_lost(&lost, cx));
+        let message = format!(
+            "{} pieces that were verified are no longer good: {why}",
+            lost.len()
+        );
+        let hint =
+            "the files were changed, truncated or removed: restore them, or run `gyre verify`"
+                .to_owned();
+        self.shared().emit(SessionEvent::Warning {
+            info_hash: Some(self.info_hash()),
+            message,
+            hint,
+        });
+        self.changed.notify_one();
+    }
+}
+
+/// What becomes of the pages in memory before data is looked at again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cached {
+    Kept,
+    Dropped,
 }
 
 /// Whether the disk under `folder` has room to go on; unknown counts as yes, so that it is tried.
@@ -184,5 +223,22 @@ async fn has_space(folder: PathBuf) -> bool {
             stat.blocks_available().saturating_mul(stat.fragment_size()) >= SPACE_MIN_BYTES
         }
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_one_file_count_together_until_they_are_old() {
+        let trouble = Trouble::default();
+        let (a, b) = (Path::new("a"), Path::new("b"));
+        assert_eq!(trouble.count_error(a, Now::from_secs(1_000)), 1);
+        assert_eq!(trouble.count_error(a, Now::from_secs(1_060)), 2);
+        trouble.made_progress(Now::from_secs(1_061));
+        assert_eq!(trouble.count_error(a, Now::from_secs(1_600)), 3);
+        assert_eq!(trouble.count_error(a, Now::from_secs(2_201)), 1);
+        assert_eq!(trouble.count_error(b, Now::from_secs(2_202)), 1);
     }
 }

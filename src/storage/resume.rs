@@ -368,9 +368,11 @@ pub fn judge(record: Option<&Record>, observed: &Observed, layout: &FileLayout) 
         .map(|file| file_fits(record, observed, layout, file))
         .collect::<Vec<_>>();
     let file_fits = |file: usize| fits.get(file).copied().unwrap_or(false);
+    let is_there = |file: usize| !is_stored(layout, file) || has_data(file);
     for piece in layout.geometry().pieces() {
         let all_fit = layout.files_of_piece(piece).all(file_fits);
-        if record.have.has(piece) && all_fit {
+        let is_there = layout.files_of_piece(piece).all(is_there);
+        if record.have.has(piece) && all_fit && is_there {
             verdict.trusted.set(piece);
         } else if (record.is_open || !all_fit) && layout.files_of_piece(piece).any(has_data) {
             verdict.to_hash.set(piece);
@@ -387,27 +389,26 @@ pub fn judge(record: Option<&Record>, observed: &Observed, layout: &FileLayout) 
 
 /// Bytes of this file may be on disk, in it or in the parts file.
 fn file_has_data(observed: &Observed, layout: &FileLayout, file: usize) -> bool {
-    let is_stored = layout
-        .files()
-        .get(file)
-        .is_some_and(|file| file.is_regular() && file.length_bytes > 0);
     let stamp = observed.files.get(file).copied().flatten();
-    is_stored && (stamp.is_some_and(|stamp| stamp.size_bytes > 0) || observed.parts.is_some())
+    is_stored(layout, file)
+        && (stamp.is_some_and(|stamp| stamp.size_bytes > 0) || observed.parts.is_some())
+}
+
+/// The file has bytes, and they belong on the disk.
+fn is_stored(layout: &FileLayout, file: usize) -> bool {
+    let file = layout.files().get(file);
+    file.is_some_and(|file| file.is_regular() && file.length_bytes > 0)
 }
 
 fn file_fits(record: &Record, observed: &Observed, layout: &FileLayout, file: usize) -> bool {
-    let is_stored = layout
-        .files()
-        .get(file)
-        .is_some_and(|file| file.is_regular() && file.length_bytes > 0);
-    if !is_stored {
+    if !is_stored(layout, file) {
         return true;
     }
     let was = record.files.get(file).copied().flatten();
     let is = observed.files.get(file).copied().flatten();
     match (was, is) {
         (Some(was), Some(is)) => stamp_fits(was, is, record.is_open),
-        // The bytes lie in the parts file, or nowhere.
+        // The bytes lie in the parts file, or nowhere: then no piece of the file is taken on trust.
         (None, None) => match (record.parts, observed.parts) {
             (Some(was), Some(is)) => stamp_fits(was, is, record.is_open),
             (None, _) => true,
@@ -426,12 +427,12 @@ fn stamp_fits(was: FileStamp, is: FileStamp, is_open: bool) -> bool {
     was.inode == is.inode && size_fits
 }
 
-/// Files that are gone and held at least one recorded piece.
+/// Files that are gone, or have nothing in them any more, and held at least one recorded piece.
 fn missing_files(record: &Record, observed: &Observed, layout: &FileLayout) -> Vec<usize> {
     let is_gone = |file: &usize| {
         let was = record.files.get(*file).copied().flatten();
         let is = observed.files.get(*file).copied().flatten();
-        was.is_some_and(|was| was.size_bytes > 0) && is.is_none()
+        was.is_some_and(|was| was.size_bytes > 0) && is.is_none_or(|is| is.size_bytes == 0)
     };
     let held_data = |file: &usize| {
         layout

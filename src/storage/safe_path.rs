@@ -15,7 +15,7 @@
 
 use crate::wire::metainfo::Info;
 use sha1::{Digest, Sha1};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// The longest name of one file or folder that Linux file systems take (NAME_MAX).
@@ -168,14 +168,14 @@ fn fold(name: &str) -> String {
 /// A folder, by number; the torrent's root is 0. Folders that differ in case only share one number.
 type FolderId = u32;
 
-/// The names taken so far in every folder. Looked up only, never walked: its order means nothing.
+/// The names taken so far in every folder.
 #[derive(Default)]
 struct Names {
-    taken: HashSet<(FolderId, String)>,
-    folders: HashMap<(FolderId, String), Folder>,
+    taken: BTreeSet<(FolderId, String)>,
+    folders: BTreeMap<(FolderId, String), Folder>,
     /// The last suffix tried for a name, so that many collisions stay cheap. Names that are equal once they are
     /// cut to make room for a suffix share it, or each would try all that the others took.
-    suffixes: HashMap<(FolderId, String), u32>,
+    suffixes: BTreeMap<(FolderId, String), u32>,
 }
 
 #[derive(Clone)]
@@ -400,7 +400,7 @@ mod tests {
             .collect();
         let paths: Vec<[&[u8]; 1]> = names.iter().chain(&names).map(|name| [&name[..]]).collect();
         let paths: Vec<&[&[u8]]> = paths.iter().map(|path| &path[..]).collect();
-        let safe: HashSet<_> = safe(&paths).into_iter().collect();
+        let safe: BTreeSet<_> = safe(&paths).into_iter().collect();
         assert_eq!(safe.len(), 40_000);
     }
 

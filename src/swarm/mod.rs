@@ -13,6 +13,7 @@ pub mod picker;
 pub mod pieces;
 pub mod pipeline;
 pub mod poison;
+pub mod registry;
 pub mod torrent;
 pub mod uploads;
 

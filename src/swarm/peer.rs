@@ -37,9 +37,9 @@ pub enum PeerFault {
     /// HOSTILE.md W3.
     #[error("spare bits of the bitfield are set")]
     BitfieldSpareBits,
-    /// HOSTILE.md W3: allowed only as the first message, once.
-    #[error("bitfield, have_all or have_none after another message")]
-    BitfieldLate,
+    /// HOSTILE.md W3: a later one must hold all that was told before.
+    #[error("bitfield, have_all or have_none without pieces that were told before")]
+    BitfieldShrinks,
     /// HOSTILE.md W4; also `suggest_piece` and `allowed_fast`.
     #[error("piece {got} of a torrent of {pieces}")]
     PieceOutOfRange { got: u32, pieces: u32 },
@@ -114,6 +114,19 @@ impl PeerHave {
         }
     }
 
+    /// True when every piece of the other is here too; both are of one torrent.
+    pub fn includes(&self, other: &PeerHave) -> bool {
+        match other {
+            PeerHave::None => true,
+            PeerHave::All => self.is_all(),
+            PeerHave::Some(bits) => match self {
+                PeerHave::None => bits.count() == 0,
+                PeerHave::Some(own) => bits.iter_without(own).next().is_none(),
+                PeerHave::All => true,
+            },
+        }
+    }
+
     /// Adds a piece of a torrent of `pieces`; true when it is new.
     pub fn set(&mut self, piece: PieceIndex, pieces: u32) -> bool {
         if self.is_none() {
@@ -141,7 +154,7 @@ pub(super) struct Peer {
     pub connected_at: Now,
     pub is_fast: bool,
     pub is_extended: bool,
-    /// A message other than keep-alives and extension messages came: no bitfield may follow.
+    /// A message other than keep-alives and extension messages came: a bitfield that follows only adds.
     pub has_spoken: bool,
     pub is_closing: bool,
     pub parting: Parting,
@@ -169,7 +182,8 @@ pub(super) struct Peer {
     pub uploads: Uploads,
     pub up: RateMeter,
     pub unchoked_at: Now,
-    pub choked_at: Now,
+    /// When we last choked it after serving it; `None` before that.
+    pub choked_at: Option<Now>,
     pub sent_before_unchoke_bytes: u64,
     pub upload_progress_at: Now,
 
@@ -221,7 +235,7 @@ impl Peer {
             uploads: Uploads::new(),
             up: RateMeter::new(now),
             unchoked_at: Now::ZERO,
-            choked_at: Now::ZERO,
+            choked_at: None,
             sent_before_unchoke_bytes: 0,
             upload_progress_at: now,
             outbox: Vec::new(),
@@ -246,6 +260,7 @@ impl Peer {
         if self.is_closing {
             return;
         }
+        tracing::trace!(addr = %self.conn.addr, "to peer: {message}");
         encode(message, &mut self.outbox);
         self.wake(key, cx);
     }

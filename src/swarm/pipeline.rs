@@ -13,6 +13,8 @@ use crate::wire::message::RawBlock;
 pub const PIPELINE_MAX: u32 = 512;
 /// What a peer that says nothing (BEP 10, `reqq`) is taken to bear.
 const PEER_REQQ_DEFAULT: u32 = 250;
+/// A peer's `reqq` is not filled to the last: Transmission refuses the one that would fill its queue.
+const REQQ_SPARED: u32 = 2;
 /// Depth before anything is known.
 const DEPTH_START: u32 = 16;
 /// Depth of a slow peer: one block under way and a few behind it.
@@ -49,6 +51,7 @@ pub struct Pipeline {
     is_snubbed: bool,
     rate: RateMeter,
     reviewed_at: Now,
+    reviewed_bytes: u64,
     reviewed_rate: u64,
     /// When payload last came, or when the first of the present requests was sent.
     progress_at: Now,
@@ -66,6 +69,7 @@ impl Pipeline {
             is_snubbed: false,
             rate: RateMeter::new(now),
             reviewed_at: now,
+            reviewed_bytes: 0,
             reviewed_rate: 0,
             progress_at: now,
         }
@@ -73,7 +77,7 @@ impl Pipeline {
 
     /// Takes the peer's `reqq`, clamped: 0 and 2³¹ are seen in the wild and in attacks (HOSTILE.md W13).
     pub fn set_peer_reqq(&mut self, reqq: u32) {
-        self.depth_max = reqq.clamp(1, PIPELINE_MAX);
+        self.depth_max = reqq.saturating_sub(REQQ_SPARED).clamp(1, PIPELINE_MAX);
         self.depth = self.depth.min(self.depth_max);
     }
 
@@ -108,6 +112,14 @@ impl Pipeline {
         self.is_snubbed
     }
 
+    /// For how long the peer has owed blocks without a byte of them.
+    pub fn owes_since(&self, now: Now) -> Duration {
+        match self.outstanding.is_empty() {
+            true => Duration::ZERO,
+            false => now.since(self.progress_at),
+        }
+    }
+
     /// The present depth, for display.
     pub const fn depth(&self) -> u32 {
         self.depth
@@ -116,6 +128,11 @@ impl Pipeline {
     /// A request was sent.
     pub fn push(&mut self, block: BlockRef, now: Now) {
         if self.outstanding.is_empty() {
+            // A second in which nothing was asked says nothing about the path.
+            if now.since(self.progress_at) >= REVIEW_INTERVAL {
+                self.reviewed_at = now;
+                self.reviewed_bytes = self.rate.total_bytes();
+            }
             self.progress_at = now;
         }
         self.outstanding.push_back(block);
@@ -200,14 +217,19 @@ impl Pipeline {
     }
 
     fn review(&mut self, now: Now) {
-        let rate = self.rate.bytes_per_s(now);
+        let secs = now.since(self.reviewed_at).as_secs_f64();
+        let bytes = self.rate.total_bytes() - self.reviewed_bytes;
+        let rate = (bytes as f64 / secs) as u64;
         // Without a tenth more than a second ago the path is full: more requests would only wait.
         if self.is_slow_start && rate <= self.reviewed_rate + self.reviewed_rate / 10 {
             self.is_slow_start = false;
         }
-        self.reviewed_rate = rate;
         self.reviewed_at = now;
+        self.reviewed_bytes = self.rate.total_bytes();
+        self.reviewed_rate = rate;
         if !self.is_slow_start {
+            // The smoothed rate bridges a pause, the last second's follows a rise at once.
+            let rate = rate.max(self.rate.bytes_per_s(now));
             let blocks = rate as f64 * QUEUE_SECS / f64::from(BLOCK_BYTES);
             self.depth = (blocks as u32).max(DEPTH_MIN).min(self.depth_max);
         }
@@ -252,16 +274,35 @@ mod tests {
     #[test]
     fn depth_doubles_each_round_trip_up_to_what_the_peer_bears() {
         let mut p = Pipeline::new(Now::ZERO);
-        p.set_peer_reqq(400);
+        p.set_peer_reqq(402);
         let mut rounds = 0;
         while p.depth() < 400 {
             rounds += 1;
+            assert!(rounds <= 5, "depth {}", p.depth());
             for _ in 0..p.depth() {
                 p.on_bytes(BLOCK_BYTES, Now::from_millis(rounds));
                 p.on_block(Now::from_millis(rounds));
             }
         }
-        assert!(rounds <= 5, "{rounds}");
+    }
+
+    /// Transmission unchokes at its ten-second mark and answers what has come every half second.
+    #[test]
+    fn a_peer_that_answers_in_bursts_long_after_connecting_is_soon_asked_for_much() {
+        let mut p = Pipeline::new(Now::ZERO);
+        let mut next = 0;
+        for half_second in 20..26 {
+            let now = Now::from_millis(half_second * 500);
+            for asked in p.withdraw_all() {
+                p.on_bytes(asked.length(), now);
+                p.on_block(now);
+            }
+            while p.room() > 0 {
+                p.push(block(next), now);
+                next += 1;
+            }
+        }
+        assert_eq!(p.depth(), PEER_REQQ_DEFAULT);
     }
 
     #[test]
@@ -305,6 +346,8 @@ mod tests {
         let mut p = Pipeline::new(Now::ZERO);
         p.set_peer_reqq(0);
         assert_eq!(p.room(), 1);
+        p.set_peer_reqq(512);
+        assert_eq!(p.depth_max, 510);
         p.set_peer_reqq(1 << 31);
         assert_eq!(p.depth_max, PIPELINE_MAX);
     }

@@ -31,7 +31,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Pause between two retries.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// Alignment of segments, for O_DIRECT.
-const PAGE_BYTES: usize = 4096;
+pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// What the pool turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,26 @@ impl Drop for Mapping {
         // SAFETY: this is the mapping made in `new`; segments and the registry hold an Rc of it, so
         // no reference into it is left.
         let _ = unsafe { munmap(self.start.cast(), self.bytes) };
+    }
+}
+
+/// Page-aligned memory outside any pool, zeroed at first.
+pub(crate) struct Aligned(Mapping);
+
+impl Aligned {
+    /// At least `bytes` of it.
+    pub fn new(bytes: usize) -> io::Result<Aligned> {
+        Mapping::new(bytes).map(Aligned)
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: the mapping is `bytes` of initialised memory that only this value names.
+        unsafe { std::slice::from_raw_parts(self.0.start.as_ptr(), self.0.bytes) }
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` makes it the only view.
+        unsafe { std::slice::from_raw_parts_mut(self.0.start.as_ptr(), self.0.bytes) }
     }
 }
 

@@ -65,6 +65,18 @@ pub struct FileStamp {
     pub links: u64,
 }
 
+impl FileStamp {
+    /// Whether it is the same file with the same content: space that the file system moves about by itself (delayed
+    /// allocation, compression) is no change.
+    pub fn is_same_version(&self, other: &FileStamp) -> bool {
+        let version = |stamp: &FileStamp| {
+            let file = (stamp.device, stamp.inode, stamp.size_bytes);
+            (file, stamp.mtime_ns, stamp.ctime_ns)
+        };
+        version(self) == version(other)
+    }
+}
+
 struct Inner {
     fd: OwnedFd,
     kind: FsKind,
@@ -460,6 +472,13 @@ pub fn set_executable(fd: &OwnedFd, is_executable: bool) -> io::Result<()> {
     Ok(nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode))?)
 }
 
+/// Lets the kernel forget the file's clean pages: what is read next comes from the disk (blocks).
+pub fn drop_cached(fd: &OwnedFd) {
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+    // A file system that keeps no pages has nothing to forget.
+    let _ = posix_fadvise(fd, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
 /// Makes the names in a folder durable (blocks).
 ///
 /// # Errors
@@ -497,6 +516,13 @@ pub fn statfs_kind(fd: &OwnedFd) -> FsKind {
     } else {
         FsKind::Remote
     }
+}
+
+/// Whether this process may write the open file (blocks).
+pub fn is_writable(fd: &OwnedFd) -> bool {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_EACCESS;
+    // SAFETY: the path is an empty C string, read during the call.
+    unsafe { libc::faccessat(fd.as_raw_fd(), c"".as_ptr(), libc::W_OK, flags) == 0 }
 }
 
 /// Bytes an ordinary user may still write to the file system of `fd` (blocks).
@@ -564,6 +590,48 @@ fn open_with(root: &OwnedFd, rel: &Path, flags: OFlag) -> io::Result<OwnedFd> {
         match openat2(root, rel, how) {
             Err(Errno::EAGAIN | Errno::EINTR) if tries < OPEN_TRIES_MAX => {}
             result => return Ok(result?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_is_no_part_of_a_files_version_and_all_that_a_writer_changes_is() {
+        let stamp = FileStamp {
+            device: 1,
+            inode: 2,
+            size_bytes: 3,
+            mtime_ns: 4,
+            ctime_ns: 5,
+            allocated_bytes: 6,
+            links: 1,
+        };
+        let allocated_bytes = 4096;
+        let moved = FileStamp {
+            allocated_bytes,
+            ..stamp
+        };
+        assert!(stamp.is_same_version(&moved));
+        for other in [
+            FileStamp { device: 9, ..stamp },
+            FileStamp { inode: 9, ..stamp },
+            FileStamp {
+                size_bytes: 9,
+                ..stamp
+            },
+            FileStamp {
+                mtime_ns: 9,
+                ..stamp
+            },
+            FileStamp {
+                ctime_ns: 9,
+                ..stamp
+            },
+        ] {
+            assert!(!stamp.is_same_version(&other));
         }
     }
 }

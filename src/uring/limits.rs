@@ -1,5 +1,6 @@
 //! Limits of the process: open files and locked memory (layer 4).
 
+use std::fmt;
 use std::fs;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -14,6 +15,15 @@ pub enum Limit {
     Unlimited,
     /// At most this many bytes, counted per user.
     Bytes(u64),
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limit::Unlimited => f.write_str("no limit"),
+            Limit::Bytes(bytes) => write!(f, "at most {} KiB", bytes / 1024),
+        }
+    }
 }
 
 /// How much memory this process may lock for its ring and its registered buffers.

@@ -70,7 +70,7 @@ pub enum RingError {
     #[error("this kernel has no io_uring, or a sandbox hides it")]
     Missing,
     /// ENOMEM down to the smallest ring.
-    #[error("no memory for the smallest io_uring ({limit:?} of locked memory allowed)")]
+    #[error("no memory for the smallest io_uring (locked memory: {limit})")]
     Memory {
         /// RLIMIT_MEMLOCK as it applies to this process.
         limit: Limit,

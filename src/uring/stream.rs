@@ -16,11 +16,16 @@ use std::time::Duration;
 use io_uring::{opcode, types};
 
 use super::buffers::Segment;
+use super::map::FileMap;
 use super::op;
 use super::socket::{self, Carrier, SocketOptions};
 
 /// Vectors of one SENDMSG (IOV_MAX): a header and its data for 512 blocks.
 const IOVECS_MAX: usize = 1024;
+
+/// Longest run of zeros in one part: a block of BEP 3.
+pub const ZEROS_MAX: usize = 16 * 1024;
+static ZEROS: [u8; ZEROS_MAX] = [0; ZEROS_MAX];
 
 /// Where the payload of a part lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,15 +37,39 @@ pub enum SendData {
         /// Bytes inside that segment.
         range: Range<usize>,
     },
+    /// Bytes of a file, from the page cache.
+    Mapped {
+        /// Position in the run's mappings.
+        index: usize,
+        /// First byte in the file.
+        offset: u64,
+        /// Number of bytes.
+        length: usize,
+    },
+    /// That many zeros, at most [`ZEROS_MAX`] (pad files, BEP 47).
+    Zeros(usize),
 }
 
-/// One header and the payload that follows it on the wire.
+/// One header and the payload that follows it on the wire; the header may be empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendPart {
     /// Bytes inside the run's headers.
     pub header: Range<usize>,
     /// The payload.
     pub data: SendData,
+}
+
+/// What one [`Stream::send_run`] sends: parts, and the memory they lie in.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    /// All headers, one behind the other.
+    pub headers: Vec<u8>,
+    /// In the order of the wire.
+    pub parts: Vec<SendPart>,
+    /// Memory of ours.
+    pub segments: Vec<Segment>,
+    /// Files.
+    pub maps: Vec<FileMap>,
 }
 
 /// What TCP knows of the connection (TCP_INFO).
@@ -249,21 +278,16 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As sendmsg(2); InvalidInput when a part leaves the headers or its segment.
-    pub async fn send_run(
-        &self,
-        headers: Vec<u8>,
-        parts: Vec<SendPart>,
-        segments: Vec<Segment>,
-    ) -> (io::Result<()>, Vec<u8>, Vec<Segment>) {
-        let Some(iovecs) = plan_iovecs(&headers, &parts, &segments) else {
+    /// As sendmsg(2), among them EFAULT when a mapped file has become shorter; InvalidInput when a part leaves its
+    /// memory. What had been sent before is counted by [`Stream::sent_bytes`].
+    pub async fn send_run(&self, out: Outgoing) -> (io::Result<()>, Outgoing) {
+        let Some(iovecs) = plan_iovecs(&out) else {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "send part out of range");
-            return (Err(error), headers, segments);
+            return (Err(error), out);
         };
         let mut run = Run {
             inner: Rc::clone(&self.inner),
-            headers,
-            segments,
+            out,
             iovecs,
             first: 0,
             // SAFETY: zero bytes are a valid msghdr.
@@ -277,16 +301,32 @@ impl Stream {
             (result, run) = op.await;
             match run.inner.sent(result) {
                 Ok(n) => run.advance(n),
-                Err(e) => return (Err(e), run.headers, run.segments),
+                Err(e) => return (Err(e), run.out),
             }
         }
-        (Ok(()), run.headers, run.segments)
+        (Ok(()), run.out)
+    }
+
+    /// Waits until the socket takes more bytes, or its end.
+    ///
+    /// # Errors
+    ///
+    /// When the ring refuses; errors of the socket come from the send that follows.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.poll(libc::POLLOUT).await
     }
 
     /// Ends both directions at once: FIN goes out, pending operations complete.
     pub fn shutdown(&self) {
         // The only error is that the peer has already gone.
         let _ = socket::shutdown(&self.inner.fd);
+    }
+
+    /// Ends our own direction: FIN goes out behind what was sent, receiving goes on.
+    pub fn shutdown_write(&self) {
+        use nix::sys::socket::{Shutdown, shutdown};
+        // The only error is that the peer has already gone.
+        let _ = shutdown(self.inner.fd.as_raw_fd(), Shutdown::Write);
     }
 
     /// Bytes the kernel has taken so far, also in the middle of a run.
@@ -397,8 +437,7 @@ impl Drop for Abort<'_> {
 /// Stored data of one SENDMSG.
 struct Run {
     inner: Rc<Inner>,
-    headers: Vec<u8>,
-    segments: Vec<Segment>,
+    out: Outgoing,
     iovecs: Vec<libc::iovec>,
     /// First vector that is not wholly sent.
     first: usize,
@@ -414,7 +453,8 @@ impl Run {
             types::Fd(self.inner.fd.as_raw_fd()),
             &raw const *self.message,
         )
-        .flags(libc::MSG_NOSIGNAL as u32)
+        // The kernel itself goes on after a short send, once the socket has room.
+        .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
         .build()
     }
 
@@ -433,25 +473,31 @@ impl Run {
 }
 
 /// The vectors of a run; empty ranges are left out. `None` when a range leaves its memory.
-fn plan_iovecs(
-    headers: &[u8],
-    parts: &[SendPart],
-    segments: &[Segment],
-) -> Option<Vec<libc::iovec>> {
-    let mut iovecs = Vec::with_capacity(parts.len() * 2);
-    let mut push = |bytes: &[u8]| {
-        if !bytes.is_empty() {
+fn plan_iovecs(out: &Outgoing) -> Option<Vec<libc::iovec>> {
+    let mut iovecs = Vec::with_capacity(out.parts.len() * 2);
+    let mut push = |start: *const u8, length: usize| {
+        if length > 0 {
             iovecs.push(libc::iovec {
-                iov_base: bytes.as_ptr().cast_mut().cast(),
-                iov_len: bytes.len(),
+                iov_base: start.cast_mut().cast(),
+                iov_len: length,
             });
         }
     };
-    for part in parts {
-        push(headers.get(part.header.clone())?);
+    for part in &out.parts {
+        let header = out.headers.get(part.header.clone())?;
+        push(header.as_ptr(), header.len());
         match &part.data {
             SendData::Segment { index, range } => {
-                push(segments.get(*index)?.as_slice().get(range.clone())?);
+                let bytes = out.segments.get(*index)?.as_slice().get(range.clone())?;
+                push(bytes.as_ptr(), bytes.len());
+            }
+            SendData::Mapped {
+                index,
+                offset,
+                length,
+            } => push(out.maps.get(*index)?.slice(*offset, *length)?, *length),
+            SendData::Zeros(length) => {
+                push(ZEROS.get(..*length)?.as_ptr(), *length);
             }
         }
     }

@@ -6,8 +6,12 @@
 use super::message::{Message, PIECE_HEADER_BYTES, PIECE_OVERHEAD_BYTES, RawBlock, id};
 
 /// The longest extension message (length prefix) that is gathered: ut_metadata sends 16 KiB pieces and BEP 10
-/// handshakes are far shorter; anything above is an attack (HOSTILE.md W1).
-pub const EXTENDED_BYTES_MAX: u32 = 1024 * 1024;
+/// handshakes are far shorter. Every peer may hold so much of our memory at once.
+pub const EXTENDED_BYTES_MAX: u32 = 64 * 1024 + 2;
+
+/// The longest message with an unknown id (length prefix): it passes by and takes no memory. Anything above is an
+/// attack (HOSTILE.md W1).
+pub const UNKNOWN_BYTES_MAX: u32 = 1024 * 1024;
 
 /// The longest `piece` (length prefix): some clients send blocks of 128 KiB, no one sends longer ones.
 pub const PIECE_BYTES_MAX: u32 = 128 * 1024 + PIECE_OVERHEAD_BYTES;
@@ -24,8 +28,10 @@ const FIXED_BYTES_MAX: u32 = 13;
 pub struct Limits {
     /// Bytes of this torrent's bitfield: a `bitfield` message holds exactly so many.
     pub bitfield_bytes_max: u32,
-    /// Highest length prefix of an extension message, and of one with an unknown id.
+    /// Highest length prefix of an extension message.
     pub extended_bytes_max: u32,
+    /// Highest length prefix of a message with an unknown id.
+    pub unknown_bytes_max: u32,
     /// Highest length prefix of a `piece`: payload + 9.
     pub piece_bytes_max: u32,
 }
@@ -36,6 +42,7 @@ impl Limits {
         Limits {
             bitfield_bytes_max: bitfield_bytes,
             extended_bytes_max: EXTENDED_BYTES_MAX,
+            unknown_bytes_max: UNKNOWN_BYTES_MAX,
             piece_bytes_max: PIECE_BYTES_MAX,
         }
     }
@@ -63,6 +70,7 @@ impl Limits {
     fn any_max(&self) -> u32 {
         (self.bitfield_bytes_max.saturating_add(1))
             .max(self.extended_bytes_max)
+            .max(self.unknown_bytes_max)
             .max(self.piece_bytes_max)
             .max(FIXED_BYTES_MAX)
     }
@@ -83,7 +91,7 @@ impl Limits {
     /// answer does not depend on where the input was split.
     #[cold]
     fn bad_length(&self, id: u8, length: u32) -> DecodeError {
-        let (min_bytes, max_bytes) = self.bounds(id).unwrap_or((1, self.extended_bytes_max));
+        let (min_bytes, max_bytes) = self.bounds(id).unwrap_or((1, self.unknown_bytes_max));
         match self.check_prefix(length) {
             Err(too_long) => too_long,
             Ok(()) => DecodeError::BadLength {
@@ -462,7 +470,7 @@ fn frame_without_id(bytes: &[u8], limits: &Limits) -> Result<Frame, DecodeError>
 }
 
 fn frame_unknown(id: u8, length: u32, limits: &Limits) -> Result<Frame, DecodeError> {
-    if length > limits.extended_bytes_max {
+    if length > limits.unknown_bytes_max {
         return Err(limits.bad_length(id, length));
     }
     Ok(Frame::Begun {

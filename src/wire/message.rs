@@ -50,6 +50,19 @@ pub enum Message<'a> {
     },
 }
 
+/// In words, for the log: what may be long is named by its length.
+impl std::fmt::Display for Message<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Message::Bitfield { bytes } => write!(f, "bitfield of {} bytes", bytes.len()),
+            Message::Extended { id, payload } => {
+                write!(f, "extended {id} of {} bytes", payload.len())
+            }
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
 /// Message ids as they stand on the wire.
 pub mod id {
     /// BEP 3.

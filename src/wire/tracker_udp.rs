@@ -2,7 +2,7 @@
 //!
 //! Holds both halves: what a client sends and reads, and what a tracker reads and sends.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::tracker::{
     AnnounceRefusal, AnnounceRequest, AnnounceResponse, Event, Family, PEERS_MAX, clean_text,
@@ -251,8 +251,8 @@ fn read_announce(mut reader: Reader<'_>) -> Option<Announced> {
         3 => Some(Event::Stopped),
         _ => None,
     };
-    let _ip = reader.u32()?;
-    let _key = reader.u32()?;
+    let ip = reader.u32()?;
+    let key = reader.u32()?;
     let numwant = i32::from_be_bytes(reader.array()?);
     let port = u16::from_be_bytes(reader.array()?);
     Some(Announced {
@@ -263,6 +263,9 @@ fn read_announce(mut reader: Reader<'_>) -> Option<Announced> {
         event,
         // −1 leaves it to the tracker.
         numwant: u32::try_from(numwant).ok(),
+        // Zero is what clients send that have neither.
+        key: (key != 0).then_some(key.into()),
+        ip: (ip != 0).then_some(Ipv4Addr::from(ip).into()),
     })
 }
 
@@ -487,6 +490,8 @@ mod tests {
             is_seeder: false,
             event: Some(Event::Started),
             numwant: Some(200),
+            key: Some(0x0102_0304),
+            ip: None,
         };
         let request = announce_request(7, 9, &request(), "/announce");
         assert_eq!(

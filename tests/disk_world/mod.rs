@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use gyre::base::{Bitfield, BlockRef, Geometry, InfoHash, PieceIndex, Rng};
 use gyre::session::check::{CheckJob, CheckResult, check};
 use gyre::session::disk::{
-    DiskConfig, DiskError, DiskHub, DiskTorrent, FileBudget, Preallocate, ReadError,
+    DiskConfig, DiskError, DiskHub, DiskTorrent, Engines, FileBudget, Preallocate, ReadError,
+    SendEngine, WriteEngine,
 };
 use gyre::storage::layout::FileLayout;
 use gyre::storage::parts::PartsMap;
@@ -18,6 +19,7 @@ use gyre::swarm::effects::UploadRun;
 use gyre::uring::buffers::Pool;
 use gyre::uring::hasher::Hasher;
 use gyre::uring::ring::{self, Ring, RingConfig};
+use gyre::uring::stream::SendData;
 use gyre::wire::metainfo::{FileAttributes, FileEntry, Info, Kind, PieceHashes};
 use sha1::{Digest, Sha1};
 
@@ -207,8 +209,17 @@ impl World {
     }
 }
 
-/// Runs a test on a small ring with a small pool.
+/// Runs a test on a small ring with a small pool, through the page cache.
 pub fn on_ring<T>(test: impl AsyncFnOnce(Rc<DiskHub>) -> T) -> T {
+    let engines = Engines {
+        send: SendEngine::Copy,
+        write: WriteEngine::Buffered,
+    };
+    on_ring_with(engines, test)
+}
+
+/// As [`on_ring`], with engines.
+pub fn on_ring_with<T>(engines: Engines, test: impl AsyncFnOnce(Rc<DiskHub>) -> T) -> T {
     let ring: Ring = ring::start(RingConfig {
         sq_entries: Some(64),
         ..RingConfig::default()
@@ -217,7 +228,7 @@ pub fn on_ring<T>(test: impl AsyncFnOnce(Rc<DiskHub>) -> T) -> T {
     ring.block_on(async {
         let pool = Pool::plain(4 << 20).unwrap();
         let hasher = Hasher::new(1).unwrap();
-        let hub = DiskHub::new(pool.clone(), hasher, FileBudget::new(3), 99);
+        let hub = DiskHub::new(pool.clone(), hasher, FileBudget::new(3), 99, engines);
         let result = test(hub).await;
         pool.check();
         result
@@ -253,15 +264,38 @@ pub async fn read(torrent: &DiskTorrent, blocks: &[BlockRef]) -> Result<Vec<u8>,
     let run = UploadRun {
         blocks: blocks.to_vec(),
     };
-    let read = torrent.read_run(&run).await?;
+    let read = torrent.read_run(&run).await?.out;
     let mut payload = Vec::new();
-    for (part, block) in read.parts.iter().zip(blocks) {
-        let gyre::uring::stream::SendData::Segment { index, range } = part.data.clone();
-        assert_eq!(range.len(), block.length() as usize);
-        payload.extend_from_slice(&read.segments[index].as_slice()[range]);
-        let header = &read.headers[part.header.clone()];
-        assert_eq!(header[..4], (block.length() + 9).to_be_bytes());
-        assert_eq!(header[4], 7);
+    let mut headers = Vec::new();
+    for part in &read.parts {
+        headers.extend_from_slice(&read.headers[part.header.clone()]);
+        match part.data.clone() {
+            SendData::Segment { index, range } => {
+                payload.extend_from_slice(&read.segments[index].as_slice()[range]);
+            }
+            SendData::Zeros(length) => payload.resize(payload.len() + length, 0),
+            SendData::Mapped { .. } => panic!("a mapping is the kernel's alone"),
+        }
     }
+    let expected: Vec<u8> = blocks
+        .iter()
+        .flat_map(|block| piece_header(*block))
+        .collect();
+    assert_eq!(headers, expected);
     Ok(payload)
+}
+
+/// Length, id, index, begin (BEP 3).
+fn piece_header(block: BlockRef) -> Vec<u8> {
+    let (piece, begin) = (
+        block.piece().get().to_be_bytes(),
+        block.begin().to_be_bytes(),
+    );
+    [
+        &(block.length() + 9).to_be_bytes()[..],
+        &[7],
+        &piece,
+        &begin,
+    ]
+    .concat()
 }

@@ -150,8 +150,12 @@ impl Disk {
 
     /// Bytes of blocks in memory.
     pub fn memory_bytes(&self) -> u64 {
-        let blocks = self.memory.values().flatten().flatten().count();
-        blocks as u64 * u64::from(BLOCK_BYTES)
+        let pieces = self.memory.iter();
+        let held = pieces.flat_map(|(piece, blocks)| {
+            let present = (0u32..).zip(blocks).filter(|(_, tag)| tag.is_some());
+            present.filter_map(|(at, _)| self.geometry.block(*piece, at))
+        });
+        held.map(|block| u64::from(block.length())).sum()
     }
 }
 

@@ -1,15 +1,14 @@
-//! What a runtime does around the core: writers, readers, the line, the disk. Everything takes virtual time.
+//! What a runtime does around the core: writers, the line, the disk. Everything takes virtual time.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use gyre::base::{BLOCK_BYTES, BlockRef, PieceIndex};
-use gyre::swarm::{PeerKey, Placement, UploadRun};
-use gyre::wire::decoder::Event as WireEvent;
+use gyre::swarm::{PeerKey, UploadRun};
 use gyre::wire::message::{self, RawBlock};
 
 use crate::disk::{self, Tag, bad_tag};
-use crate::net::{Incoming, Payload, SEND_BUFFER_BYTES, Unit};
+use crate::net::{Payload, SEND_BUFFER_BYTES, Unit};
 use crate::node;
 use crate::spec::Role;
 use crate::world::{Event, Life, World};
@@ -69,6 +68,7 @@ impl World {
                 "take_messages must count what it appends"
             );
             if count == 0 {
+                self.observe_drained(conn, side);
                 break;
             }
             self.observe_output(conn, side, &bytes);
@@ -112,7 +112,7 @@ impl World {
     /// The peer of an open end whose send buffer has room.
     fn ready_writer(&self, conn: usize, side: usize) -> Option<(usize, PeerKey)> {
         let end = &self.conns[conn].ends[side];
-        let has_room = end.is_open && end.out_bytes < SEND_BUFFER_BYTES;
+        let has_room = end.is_open && !end.is_stalled && end.out_bytes < SEND_BUFFER_BYTES;
         has_room.then_some((end.node, end.peer?))
     }
 
@@ -138,6 +138,7 @@ impl World {
             self.conns[conn].ends[side].run = None;
             let blocks = run.blocks.iter().map(|block| raw(*block));
             self.conns[conn].ends[side].owed.extend(blocks);
+            self.conns[conn].ends[side].is_pumping = true;
             self.call(node, |torrent, cx| torrent.on_upload_failed(peer, &run, cx));
             self.pump(conn, side);
             return;
@@ -173,6 +174,7 @@ impl World {
             if role == Role::Staller {
                 head.ends_run = false;
                 self.enqueue(conn, side, head);
+                self.conns[conn].ends[side].is_stalled = true;
                 return;
             }
             self.enqueue(conn, side, head);
@@ -269,113 +271,10 @@ impl World {
         let bytes: u64 = run.blocks.iter().map(|b| u64::from(b.length())).sum();
         self.nodes[node].tally.sent_bytes += bytes;
         self.nodes[node].sent_bytes_ever += bytes;
+        // The writer is awake: it looks for more once this call has returned.
+        self.conns[conn].ends[side].is_pumping = true;
         self.call(node, |torrent, cx| torrent.on_sent(peer, &run, cx));
         self.pump(conn, side);
-    }
-
-    // Readers.
-
-    /// Something has arrived at an end.
-    pub fn on_arrive(&mut self, conn: usize, side: usize, unit: Unit) {
-        if self.conns[conn].is_cut || self.conns[conn].ends[side].peer.is_none() {
-            return;
-        }
-        let mut rest: &[u8] = &unit.bytes;
-        while !rest.is_empty() && self.is_readable(conn, side) {
-            let whole = rest.len();
-            let cut = match self.rng.chance(10) {
-                true => 1 + self.rng.below(whole as u64) as usize,
-                false => whole,
-            };
-            let (now, later) = rest.split_at(cut);
-            self.read_bytes(conn, side, now);
-            rest = later;
-        }
-        if let Some(payload) = unit.payload
-            && self.is_readable(conn, side)
-        {
-            self.read_payload(conn, side, payload);
-        }
-    }
-
-    fn is_readable(&self, conn: usize, side: usize) -> bool {
-        let end = &self.conns[conn].ends[side];
-        end.is_open && end.peer.is_some()
-    }
-
-    fn read_bytes(&mut self, conn: usize, side: usize, mut bytes: &[u8]) {
-        let end = &mut self.conns[conn].ends[side];
-        let node = end.node;
-        let mut decoder = end.decoder.take().expect("one reader");
-        while self.is_readable(conn, side) {
-            let event = decoder
-                .next(&mut bytes)
-                .expect("our own bytes are well formed");
-            let Some(event) = event else {
-                break;
-            };
-            let peer = self.conns[conn].ends[side].peer.expect("readable");
-            match event {
-                WireEvent::Message(message) => {
-                    self.observe_input(conn, side, &message);
-                    let result =
-                        self.call(node, |torrent, cx| torrent.on_message(peer, &message, cx));
-                    self.expect_no_fault(node, result);
-                }
-                WireEvent::PieceHeader(header) => {
-                    self.conns[conn].ends[side].asked.remove(&header);
-                    let result = self.call(node, |torrent, cx| {
-                        torrent.on_piece_header(peer, header, cx)
-                    });
-                    let placement = self.expect_no_fault(node, result);
-                    self.own(conn, side, placement);
-                    self.conns[conn].ends[side].incoming = Some(Incoming {
-                        header,
-                        placement,
-                        received_bytes: 0,
-                    });
-                }
-                WireEvent::Payload { .. } => unreachable!("payload never is among the bytes"),
-            }
-        }
-        self.conns[conn].ends[side].decoder = Some(decoder);
-    }
-
-    fn read_payload(&mut self, conn: usize, side: usize, payload: Payload) {
-        let end = &mut self.conns[conn].ends[side];
-        let (node, Some(peer)) = (end.node, end.peer) else {
-            return;
-        };
-        let decoder = end.decoder.as_mut().expect("one reader");
-        decoder.payload_received(payload.length);
-        let incoming = end.incoming.as_mut().expect("a header came first");
-        incoming.received_bytes += payload.length;
-        let Incoming {
-            header,
-            placement,
-            received_bytes,
-        } = *incoming;
-        self.nodes[node].tally.payload_bytes += u64::from(payload.length);
-        self.call(node, |torrent, cx| {
-            torrent.on_block_bytes(peer, payload.length, cx);
-        });
-        if received_bytes < header.length || !self.is_readable(conn, side) {
-            return;
-        }
-        self.conns[conn].ends[side].incoming = None;
-        self.nodes[node].tally.whole_bytes += u64::from(header.length);
-        match placement {
-            Placement::Store(block) => {
-                self.nodes[node].owned.remove(&block);
-                self.nodes[node].disk.store(block, payload.tag);
-                self.call(node, |torrent, cx| torrent.on_block_stored(peer, block, cx));
-            }
-            Placement::Scratch => {
-                self.call(node, |torrent, cx| {
-                    torrent.on_block_discarded(peer, header, cx);
-                });
-            }
-        }
     }
 
     // The ends of connections.
@@ -406,6 +305,7 @@ impl World {
 
     /// The other end is gone.
     pub fn on_eof(&mut self, conn: usize, side: usize) {
+        self.read(conn, side);
         if self.conns[conn].ends[side].peer.is_some() {
             self.close(conn, side);
         }

@@ -72,8 +72,8 @@ impl World {
             return;
         }
         self.conns[conn].ends[1].is_open = false;
-        // The refusal comes before our handshake is answered, or just after.
-        if is_up && self.rng.chance(50) {
+        // The refusal comes before our handshake is answered, or just after; our own peer id is always seen.
+        if is_up && (from == to || self.rng.chance(50)) {
             self.after(latency, Event::Established { conn });
             self.after(latency * 2, Event::Eof { conn, side: 0 });
         } else {

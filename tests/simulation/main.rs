@@ -11,6 +11,7 @@ mod links;
 mod net;
 mod node;
 mod observer;
+mod reader;
 mod scenarios;
 mod spec;
 mod world;

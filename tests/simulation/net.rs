@@ -65,10 +65,21 @@ pub struct End {
     /// Of what goes out, for the checks.
     pub observer: Option<Decoder>,
     pub incoming: Option<Incoming>,
+    /// Arrived and not read.
+    pub inbox: VecDeque<Unit>,
+    pub is_read_due: bool,
+    /// A staller's: sends nothing any more.
+    pub is_stalled: bool,
     /// Requests of the other end that were received and neither answered nor handed out.
     pub owed: Vec<RawBlock>,
-    /// Our requests that are neither answered nor cancelled.
+    /// Our requests that are neither answered nor cancelled nor lost to a choke.
     pub asked: BTreeSet<RawBlock>,
+    /// Every request ever sent from here.
+    pub ever_asked: BTreeSet<RawBlock>,
+    /// Requests that were overtaken before they were sent: a cancel must follow.
+    pub overtaken: BTreeSet<RawBlock>,
+    /// A choke came while messages waited: requests among them are lost.
+    pub is_overtaken: bool,
 }
 
 /// A connection; end 0 dialed.
@@ -100,8 +111,14 @@ impl End {
             decoder: decoder(),
             observer: decoder(),
             incoming: None,
+            inbox: VecDeque::new(),
+            is_read_due: false,
+            is_stalled: false,
             owed: Vec::new(),
             asked: BTreeSet::new(),
+            ever_asked: BTreeSet::new(),
+            overtaken: BTreeSet::new(),
+            is_overtaken: false,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::{Debug, Write};
 use gyre::base::PieceIndex;
 use gyre::swarm::{Placement, UploadRun};
 use gyre::wire::decoder::Event as WireEvent;
-use gyre::wire::message::Message;
+use gyre::wire::message::{Message, RawBlock};
 
 use crate::driver::raw;
 use crate::node::{CONNECTIONS_MAX, full_credits};
@@ -60,9 +60,8 @@ impl World {
             n.tally
         );
         let memory = n.disk.memory_bytes();
-        // The last block of a torrent is shorter than memory_bytes takes it for.
         assert!(
-            memory <= stats.assembly_bytes + 16_384,
+            memory <= stats.assembly_bytes,
             "node {node} holds {memory} bytes without credit"
         );
         self.check_wakeups(node);
@@ -130,22 +129,22 @@ impl World {
         let have = self.nodes[node].torrent().have();
         match *message {
             Message::Request(block) => {
-                assert!(
-                    !have.has(PieceIndex::new(block.piece)),
-                    "node {node} requests what it has"
-                );
-                assert!(
-                    end.asked.insert(block),
-                    "node {node} requests {block:?} twice"
-                );
+                end.ever_asked.insert(block);
+                if have.has(PieceIndex::new(block.piece)) {
+                    end.overtaken.insert(block);
+                }
+                let is_new = end.is_overtaken || end.asked.insert(block);
+                assert!(is_new, "node {node} requests {block:?} twice");
                 assert!(
                     end.asked.len() <= OUTSTANDING_MAX,
                     "node {node} requests too much"
                 );
             }
             Message::Cancel(block) => {
+                end.asked.remove(&block);
+                end.overtaken.remove(&block);
                 assert!(
-                    end.asked.contains(&block),
+                    end.ever_asked.contains(&block),
                     "node {node} cancels what it never requested"
                 );
             }
@@ -173,6 +172,18 @@ impl World {
         }
     }
 
+    /// Everything that the core wants sent was taken.
+    pub fn observe_drained(&mut self, conn: usize, side: usize) {
+        let end = &mut self.conns[conn].ends[side];
+        end.is_overtaken = false;
+        assert!(
+            end.overtaken.is_empty(),
+            "node {} requests what it has: {:?}",
+            end.node,
+            end.overtaken
+        );
+    }
+
     /// A run that the core wants sent.
     pub fn observe_run(&mut self, conn: usize, side: usize, run: &UploadRun) {
         let end = &mut self.conns[conn].ends[side];
@@ -198,9 +209,24 @@ impl World {
             Message::Request(block) => end.owed.push(block),
             Message::Cancel(block) if !is_fast => drop(take(&mut end.owed, &block)),
             Message::RejectRequest(block) => drop(end.asked.remove(&block)),
-            Message::Choke if !is_fast => end.asked.clear(),
+            Message::Choke => {
+                end.asked.clear();
+                end.overtaken.clear();
+                end.is_overtaken = true;
+            }
             _ => {}
         }
+    }
+
+    /// A block begins to arrive.
+    pub fn observe_answer(&mut self, conn: usize, side: usize, header: &RawBlock) {
+        let end = &mut self.conns[conn].ends[side];
+        end.asked.remove(header);
+        let node = end.node;
+        assert!(
+            end.ever_asked.contains(header),
+            "node {node} is sent {header:?} unasked"
+        );
     }
 
     /// Every node here speaks the protocol: a fault is a mistake of one of the two cores.

@@ -64,6 +64,10 @@ pub enum Event {
         side: usize,
         unit: Unit,
     },
+    Read {
+        conn: usize,
+        side: usize,
+    },
     Eof {
         conn: usize,
         side: usize,
@@ -267,6 +271,7 @@ impl World {
             Event::LineFree(life) => self.on_line_free(life),
             Event::Sent { conn, side } => self.on_unit_sent(conn, side),
             Event::Arrive { conn, side, unit } => self.on_arrive(conn, side, unit),
+            Event::Read { conn, side } => self.read(conn, side),
             Event::Eof { conn, side } => self.on_eof(conn, side),
             Event::Closed { conn, side } => self.on_closed(conn, side),
             Event::ReadDone {

@@ -1,7 +1,11 @@
 //! What the tests of the whole program share: sample torrents, and the `gyre` command under control.
 #![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
+pub mod fake_peer;
+pub mod fake_tracker;
+pub mod machine;
 pub mod program;
+pub mod raw_peer;
 pub mod sample;
 
 pub use program::Gyre;

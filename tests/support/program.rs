@@ -14,9 +14,13 @@ use serde_json::Value;
 /// How long a test waits for something that should come at once on a machine that may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A command with a clean environment: no variable of the caller changes its options.
+/// The command with a clean environment.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gyre"));
+    clean(Command::new(env!("CARGO_BIN_EXE_gyre")))
+}
+
+/// Takes from a command all variables of the caller that would change what `gyre` does.
+pub fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars() {
         if name.starts_with("GYRE_")
             || name.eq_ignore_ascii_case("http_proxy")

@@ -10,6 +10,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use super::load::{Content, ContentFile};
 use crate::app::escape::terminal_path;
 use crate::app::exit::{Exit, Failure, io_cause};
+use crate::app::fetch::Route;
 use crate::app::hashing::{SourceFile, hash_pieces};
 use crate::app::{signals, source, verify};
 use crate::base::{Geometry, Rng};
@@ -131,7 +132,7 @@ impl Sample {
     pub fn given(files: &[PathBuf], data: &Path) -> Result<Sample, Failure> {
         let mut torrents = Vec::new();
         for file in files {
-            let metainfo = source::load_torrent(file.as_os_str())?;
+            let metainfo = source::load_torrent(file.as_os_str(), &Route::default())?;
             let content = content(&metainfo, data)?;
             torrents.push(SampleTorrent {
                 file: file.clone(),

@@ -144,6 +144,19 @@ pub enum ReadError {
     Changed(#[from] Changed),
 }
 
+impl ReadError {
+    /// The task that read it ended early.
+    pub(crate) fn lost() -> ReadError {
+        let message = "the task that read it ended early";
+        ReadError::Disk(DiskError::other(
+            DiskOp::Read,
+            "",
+            io::ErrorKind::Other,
+            message,
+        ))
+    }
+}
+
 /// A file is not as we left it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} was changed by another program", path.display())]

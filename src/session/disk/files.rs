@@ -12,12 +12,20 @@ use std::sync::Arc;
 use super::{DiskError, DiskOp, DiskTorrent, Home};
 use crate::storage::parts::{HEADER_USED_BYTES, PartsMap};
 use crate::uring::files::{self, File, OpenMode};
+use crate::uring::map::{self, FileMap};
 
 /// Stands for the parts file where a file's number is asked for.
 pub(super) const PARTS: usize = usize::MAX;
 
-/// Number of the torrent, number of the file.
-type HandleKey = (u64, usize);
+/// Number of the torrent, number of the file, and the way to its bytes.
+type HandleKey = (u64, usize, Way);
+
+/// Through the page cache, or past it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Cached,
+    Direct,
+}
 
 /// The handles kept open, over all torrents of the session.
 pub struct FileBudget {
@@ -36,7 +44,17 @@ struct OpenFiles {
 struct Handle {
     file: File,
     is_writable: bool,
+    /// Made when first asked for.
+    map: Option<Mapped>,
     used: u64,
+}
+
+/// Whether a file may be sent from the page cache.
+#[derive(Clone)]
+enum Mapped {
+    Yes(FileMap),
+    /// The kernel does not tell us what is resident, or refuses the mapping.
+    No,
 }
 
 impl FileBudget {
@@ -77,6 +95,7 @@ impl FileBudget {
         let handle = Handle {
             file,
             is_writable,
+            map: None,
             used,
         };
         let mut open = self.open.borrow_mut();
@@ -92,11 +111,23 @@ impl FileBudget {
         }
     }
 
+    fn map_of(&self, key: HandleKey) -> Option<Mapped> {
+        self.open.borrow().by_key.get(&key)?.map.clone()
+    }
+
+    fn put_map(&self, key: HandleKey, map: Mapped) {
+        if let Some(handle) = self.open.borrow_mut().by_key.get_mut(&key) {
+            handle.map = Some(map);
+        }
+    }
+
     /// Closes the file unless an operation is using it.
     pub(super) fn close(&self, torrent: u64, file: usize) {
         let mut open = self.open.borrow_mut();
-        if let Some(handle) = open.by_key.remove(&(torrent, file)) {
-            open.by_use.remove(&handle.used);
+        for way in [Way::Cached, Way::Direct] {
+            if let Some(handle) = open.by_key.remove(&(torrent, file, way)) {
+                open.by_use.remove(&handle.used);
+            }
         }
     }
 
@@ -130,7 +161,7 @@ impl DiskTorrent {
 
     /// The file, opened if need be: for reading, or for both. Writing creates it.
     pub(super) async fn handle(&self, file: usize, needs_write: bool) -> Result<File, DiskError> {
-        let key = (self.id, file);
+        let key = (self.id, file, Way::Cached);
         if let Some(file) = self.hub.budget.get(key, needs_write) {
             return Ok(file);
         }
@@ -151,6 +182,75 @@ impl DiskTorrent {
         let handle = File::with_kind(fd, self.kind);
         self.hub.budget.put(key, handle.clone(), needs_write);
         Ok(handle)
+    }
+
+    /// The file past the page cache, for writing; `None` where that is not to be had. It exists: the buffered handle
+    /// made it.
+    pub(super) async fn direct_handle(&self, file: usize) -> Option<File> {
+        self.direct(file, true).await
+    }
+
+    /// The file past the page cache, for reading; `None` where that is not to be had.
+    pub(super) async fn direct_reader(&self, file: usize) -> Option<File> {
+        match self.refuses_direct.get() {
+            true => None,
+            false => self.direct(file, false).await,
+        }
+    }
+
+    async fn direct(&self, file: usize, needs_write: bool) -> Option<File> {
+        let key = (self.id, file, Way::Direct);
+        if let Some(file) = self.hub.budget.get(key, needs_write) {
+            return Some(file);
+        }
+        let mode = if needs_write {
+            OpenMode::WriteDirect
+        } else {
+            OpenMode::ReadDirect
+        };
+        let (base, path) = (Arc::clone(&self.base), self.path_of(file));
+        match off_ring(move || files::open_beneath(&base, &path, mode)).await {
+            Ok(fd) => {
+                let handle = File::with_kind(fd, self.kind);
+                self.hub.budget.put(key, handle.clone(), needs_write);
+                Some(handle)
+            }
+            Err(error) => {
+                if error.raw_os_error() == Some(libc::EINVAL) {
+                    self.refuse_direct();
+                }
+                None
+            }
+        }
+    }
+
+    /// The file and its mapping, of the length that the torrent gives it; `None` when it must be read instead.
+    pub(super) async fn mapping(&self, file: usize) -> Result<Option<(File, FileMap)>, DiskError> {
+        if file == PARTS {
+            return Ok(None);
+        }
+        let handle = self.handle(file, false).await?;
+        let key = (self.id, file, Way::Cached);
+        let mapped = match self.hub.budget.map_of(key) {
+            Some(mapped) => mapped,
+            None => {
+                let bytes = self
+                    .config
+                    .layout
+                    .files()
+                    .get(file)
+                    .map_or(0, |entry| entry.length_bytes);
+                let map = FileMap::new(handle.fd(), bytes).ok();
+                let is_told = map::tells_residency(handle.fd());
+                let mapped = map.filter(|_| is_told).map_or(Mapped::No, Mapped::Yes);
+                self.hub.budget.put_map(key, mapped.clone());
+                mapped
+            }
+        };
+        Ok(match mapped {
+            Mapped::Yes(map) => Some((handle, map)),
+            Mapped::No => None,
+        })
     }
 
     /// The path as the user knows it.
@@ -209,6 +309,9 @@ fn open(
         }
         Err(error) => return Err(error),
     };
+    // What is read ahead of a request may never be asked for.
+    let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_RANDOM;
+    let _ = nix::fcntl::posix_fadvise(&fd, 0, 0, advice);
     let Some(parts) = parts else {
         return Ok((fd, is_new));
     };

@@ -10,9 +10,12 @@
 mod error;
 mod files;
 mod hash;
+mod outgoing;
 mod prepare;
 mod read;
+mod serve;
 mod sync;
+mod traffic;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -22,7 +25,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::base::{BlockRef, Geometry, InfoHash, PieceIndex};
 use crate::storage::assembly::Assembly;
@@ -36,8 +39,13 @@ use crate::wire::metainfo::PieceHashes;
 
 pub use error::{Changed, DiskError, DiskOp, ReadError, SyncError};
 pub use files::FileBudget;
-pub use read::ReadRun;
+pub use serve::ReadRun;
 
+/// Memory of all runs read from disk and not yet sent: 32 runs of 256 KiB keep a fast drive busy, and a socket that
+/// takes nothing holds none of it.
+const READ_BYTES_MAX: usize = 8 << 20;
+/// Bytes of a `piece` message before its payload: length, id, index, begin (BEP 3).
+const PIECE_HEADER_BYTES: usize = 13;
 /// Ring operations under way on one device at once: keeps an NVMe drive busy and leaves a slow disk no more than
 /// 16 MiB of the pool.
 const IN_FLIGHT_MAX: usize = 64;
@@ -62,18 +70,63 @@ pub struct DiskHub {
     /// By device number.
     in_flight: RefCell<BTreeMap<u64, Rc<Semaphore>>>,
     digest_key: u64,
+    engines: Engines,
+    traffic: traffic::Traffic,
+    recent: serve::Recent,
+    /// Bytes that runs read for sending may hold.
+    reads: Arc<Semaphore>,
     next_id: Cell<u64>,
+}
+
+/// How bytes leave and reach the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Engines {
+    pub send: SendEngine,
+    pub write: WriteEngine,
+}
+
+/// How blocks are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SendEngine {
+    /// Mapped where all pages of a run are resident, else copied.
+    #[default]
+    Auto,
+    /// From the page cache through a mapping, whatever is resident.
+    Mapped,
+    /// Through memory of ours.
+    Copy,
+}
+
+/// How verified pieces are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteEngine {
+    #[default]
+    Auto,
+    /// Past the page cache.
+    Direct,
+    /// Through the page cache.
+    Buffered,
 }
 
 impl DiskHub {
     /// `digest_key` keys block digests: random, so that nobody can aim at equal ones.
-    pub fn new(pool: Pool, hasher: Hasher, budget: Rc<FileBudget>, digest_key: u64) -> Rc<DiskHub> {
+    pub fn new(
+        pool: Pool,
+        hasher: Hasher,
+        budget: Rc<FileBudget>,
+        digest_key: u64,
+        engines: Engines,
+    ) -> Rc<DiskHub> {
         Rc::new(DiskHub {
             pool,
             hasher,
             budget,
             in_flight: RefCell::new(BTreeMap::new()),
             digest_key,
+            engines,
+            traffic: traffic::Traffic::new(),
+            recent: serve::Recent::new(),
+            reads: Arc::new(Semaphore::new(READ_BYTES_MAX)),
             next_id: Cell::new(0),
         })
     }
@@ -81,6 +134,13 @@ impl DiskHub {
     /// Files open now.
     pub fn open_files(&self) -> usize {
         self.budget.open_count()
+    }
+
+    /// Waits, in order of asking, until a run may hold `bytes` of memory.
+    async fn read_memory(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let permits = u32::try_from(bytes.min(READ_BYTES_MAX)).unwrap_or(0);
+        let permit = Arc::clone(&self.reads).acquire_many_owned(permits).await;
+        permit.expect("the semaphore is never closed")
     }
 
     fn in_flight_of(&self, device: u64) -> Rc<Semaphore> {
@@ -130,6 +190,8 @@ pub struct DiskTorrent {
     base: Arc<OwnedFd>,
     homes: Vec<Home>,
     kind: FsKind,
+    /// O_DIRECT was tried and refused.
+    refuses_direct: Cell<bool>,
     in_flight: Rc<Semaphore>,
     assembly: RefCell<Assembly<Segment, Box<Sha1State>>>,
     /// Rung whenever the running hash moves on or a loan ends.
@@ -183,6 +245,7 @@ impl DiskTorrent {
             base: Arc::new(prepared.base),
             homes: prepared.homes,
             kind: prepared.kind,
+            refuses_direct: Cell::new(false),
             moved: Notify::new(),
             watches: RefCell::default(),
             unsynced: RefCell::new(unsynced),

@@ -1,4 +1,4 @@
-//! From files to runs for sending, and the watch over files that others may change. Layer 5.
+//! Reading files, and the watch over those that others may change. Layer 5.
 
 use std::io;
 use std::ops::Range;
@@ -7,20 +7,11 @@ use std::time::{Duration, Instant};
 use super::files::{PARTS, off_ring};
 use super::{Changed, DiskError, DiskOp, DiskTorrent, ReadError};
 use crate::base::PieceIndex;
-use crate::swarm::effects::UploadRun;
 use crate::uring::buffers::Segment;
 use crate::uring::files::{File, FileStamp, FsKind};
-use crate::uring::stream::{SendData, SendPart};
 
 /// How often at most a file is looked at before it is read (HOSTILE.md L3).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A read that found the pool empty waits this long for a segment before it takes other memory. Reads under way are
-/// bounded, so that other memory is too.
-const POOL_WAIT: Duration = Duration::from_millis(100);
-/// Bytes of a `piece` message before its payload: length, id, index, begin (BEP 3).
-const PIECE_HEADER_BYTES: usize = 13;
-/// The id of a `piece` message (BEP 3).
-const PIECE_ID: u8 = 7;
 
 /// How a file looked when we last saw it, or wrote it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,51 +19,15 @@ pub(super) struct Watch {
     /// None after a write of ours: the next look takes whatever it sees.
     pub seen: Option<FileStamp>,
     pub looked: Option<Instant>,
-}
-
-/// A run in memory, shaped for `Stream::send_run`.
-#[derive(Debug)]
-pub struct ReadRun {
-    /// The headers of the `piece` messages, one behind the other.
-    pub headers: Vec<u8>,
-    /// One a block.
-    pub parts: Vec<SendPart>,
-    /// The payload.
-    pub segments: Vec<Segment>,
+    /// Writes of ours under way.
+    pub writing: u32,
+    /// Writes of ours begun so far: a look that one fell into tells nothing.
+    pub writes: u64,
 }
 
 impl DiskTorrent {
-    /// Reads the blocks of a run with as few operations as the files allow, waiting for memory if need be.
-    ///
-    /// # Errors
-    /// The disk's; or [`Changed`], told once a change.
-    pub async fn read_run(&self, run: &UploadRun) -> Result<ReadRun, ReadError> {
-        let (Some(first), Some(last)) = (run.blocks.first(), run.blocks.last()) else {
-            let (headers, parts, segments) = Default::default();
-            return Ok(ReadRun {
-                headers,
-                parts,
-                segments,
-            });
-        };
-        let piece = first.piece();
-        let length = last.end().saturating_sub(first.begin()) as usize;
-        let start = self.geometry().piece_offset(piece) + u64::from(first.begin());
-        for span in self.config.layout.spans(start, length as u64) {
-            if let Some((file, _)) = self.target(piece, &span)? {
-                self.look_for_changes(file).await?;
-            }
-        }
-        let buffer = self.read_memory(length).await;
-        let (read, buffer) = self.read_range(piece, start, 0..length, buffer).await;
-        if let Err(error) = read {
-            return Err(self.read_failed(piece, start, length as u64, error));
-        }
-        Ok(shape(run, buffer))
-    }
-
     /// The file ended too early: somebody cut it.
-    fn read_failed(
+    pub(super) fn read_failed(
         &self,
         piece: PieceIndex,
         start: u64,
@@ -90,19 +45,6 @@ impl DiskTorrent {
         match by_path {
             Some(file) => self.changed(file).into(),
             None => error.into(),
-        }
-    }
-
-    async fn read_memory(&self, length: usize) -> Segment {
-        let deadline = tokio::time::Instant::now() + POOL_WAIT;
-        loop {
-            let freed = self.hub.pool.wait_free();
-            if let Some(segment) = self.hub.pool.alloc(length) {
-                return segment;
-            }
-            if tokio::time::timeout_at(deadline, freed).await.is_err() {
-                return self.hub.pool.alloc_or_heap(length);
-            }
         }
     }
 
@@ -149,7 +91,7 @@ impl DiskTorrent {
     }
 
     /// Compares the file with what we last saw, at most once a second.
-    async fn look_for_changes(&self, file: usize) -> Result<(), ReadError> {
+    pub(super) async fn look_for_changes(&self, file: usize) -> Result<(), ReadError> {
         let now = Instant::now();
         let watch = self
             .watches
@@ -172,12 +114,15 @@ impl DiskTorrent {
         let stamp = self.look(&handle).await;
         let stamp = stamp.map_err(|error| self.error(DiskOp::Stat, file, &error))?;
         let mut watches = self.watches.borrow_mut();
-        let watch = watches.entry(file).or_default();
-        let before = watch.seen.replace(stamp);
+        let watch_now = watches.entry(file).or_default();
+        let is_ours = watch_now.writing > 0 || watch_now.writes != watch.writes;
+        let before = watch_now.seen.take();
+        watch_now.seen = (!is_ours).then_some(stamp);
         let recorded = self.opened_stamp(file);
         drop(watches);
         let is_same = match before {
-            Some(before) => before == stamp,
+            _ if is_ours => true,
+            Some(before) => before.is_same_version(&stamp),
             // Nothing of ours was written since the start: it must be the file we started with.
             None => recorded.is_none_or(|was| was == super::sync::record_stamp(stamp)),
         };
@@ -200,7 +145,8 @@ impl DiskTorrent {
         }
     }
 
-    async fn look(&self, handle: &File) -> io::Result<FileStamp> {
+    /// How the file looks; a file system that may hang is asked off the ring thread.
+    pub(super) async fn look(&self, handle: &File) -> io::Result<FileStamp> {
         if self.kind == FsKind::Local {
             return handle.stamp();
         }
@@ -211,11 +157,11 @@ impl DiskTorrent {
     /// Starts afresh with the file: the next read opens and accepts what is there.
     fn changed(&self, file: usize) -> Changed {
         self.hub.budget.close(self.id, file);
-        let watch = Watch {
-            seen: None,
-            looked: Some(Instant::now()),
-        };
-        self.watches.borrow_mut().insert(file, watch);
+        let mut watches = self.watches.borrow_mut();
+        let watch = watches.entry(file).or_default();
+        watch.seen = None;
+        watch.looked = Some(Instant::now());
+        drop(watches);
         self.forget_stamp(file);
         let layout = &self.config.layout;
         let pieces = if file == PARTS {
@@ -228,34 +174,5 @@ impl DiskTorrent {
             path: self.path_of(file),
             pieces,
         }
-    }
-}
-
-/// Headers and slices of the run.
-fn shape(run: &UploadRun, buffer: Segment) -> ReadRun {
-    let mut headers = Vec::with_capacity(run.blocks.len() * PIECE_HEADER_BYTES);
-    let mut parts = Vec::with_capacity(run.blocks.len());
-    let mut at = 0;
-    for block in &run.blocks {
-        let start = headers.len();
-        // 9 bytes of id, index and begin count too; a block has at most 16 KiB.
-        headers.extend_from_slice(&(block.length() + 9).to_be_bytes());
-        headers.push(PIECE_ID);
-        headers.extend_from_slice(&block.piece().get().to_be_bytes());
-        headers.extend_from_slice(&block.begin().to_be_bytes());
-        let end = at + block.length() as usize;
-        parts.push(SendPart {
-            header: start..headers.len(),
-            data: SendData::Segment {
-                index: 0,
-                range: at..end,
-            },
-        });
-        at = end;
-    }
-    ReadRun {
-        headers,
-        parts,
-        segments: vec![buffer],
     }
 }

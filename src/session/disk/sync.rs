@@ -64,7 +64,7 @@ impl DiskTorrent {
         let handle = self.handle(file, true).await?;
         let synced = handle.fdatasync().await;
         synced.map_err(|error| self.error(DiskOp::Sync, file, &error))?;
-        let stamp = handle.stamp();
+        let stamp = self.look(&handle).await;
         let stamp = stamp.map_err(|error| self.error(DiskOp::Stat, file, &error))?;
         self.set_stamp(file, Some(record_stamp(stamp)));
         Ok(())

@@ -1,12 +1,17 @@
 //! From segments to files: whole pieces, and segments of pieces that stream. Layer 5.
 
+use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::{DiskError, DiskOp, DiskTorrent};
+use tracing::info;
+
+use super::{DiskError, DiskOp, DiskTorrent, WriteEngine};
 use crate::base::PieceIndex;
 use crate::storage::assembly::{HashTurn, Taken, Ticket, runs};
+use crate::storage::direct::{self, Cut};
 use crate::uring::buffers::Segment;
+use crate::uring::files::{File, FsKind};
 use crate::uring::ring;
 
 impl DiskTorrent {
@@ -152,27 +157,116 @@ impl DiskTorrent {
                 Ok(None) => continue,
                 Err(error) => return (Err(error), buffer),
             };
-            let handle = match self.handle(file, true).await {
-                Ok(handle) => handle,
-                Err(error) => return (Err(error), buffer),
-            };
-            let _permit = self.in_flight.acquire().await;
             let written;
-            (written, buffer) = handle.write_at(buffer, range, offset).await;
-            self.note_write(file);
+            self.begin_write(file);
+            (written, buffer) = self.write_span(file, offset, range, buffer).await;
+            self.end_write(file);
             if let Err(error) = written {
                 self.hub.budget.close(self.id, file);
-                return (Err(self.error(DiskOp::Write, file, &error)), buffer);
+                return (Err(error), buffer);
             }
         }
         (Ok(()), buffer)
     }
 
+    /// Writes a range of the segment to one file by the engine in force.
+    async fn write_span(
+        &self,
+        file: usize,
+        offset: u64,
+        range: Range<usize>,
+        mut buffer: Segment,
+    ) -> (Result<(), DiskError>, Segment) {
+        let handle = match self.handle(file, true).await {
+            Ok(handle) => handle,
+            Err(error) => return (Err(error), buffer),
+        };
+        let mut cut = direct::cut(range.clone(), offset);
+        let at = |start: usize| offset + (start - range.start) as u64;
+        let mut parts = [range.clone(), range.end..range.end];
+        if !cut.middle.is_empty()
+            && self.writes_direct()
+            && let Some(direct) = self.direct_handle(file).await
+        {
+            let written;
+            (written, buffer) = self
+                .write_direct(&direct, &cut, at(cut.middle.start), buffer)
+                .await;
+            match written {
+                Ok(()) => parts = [std::mem::take(&mut cut.head), std::mem::take(&mut cut.tail)],
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.refuse_direct(),
+                Err(error) => return (Err(self.error(DiskOp::Write, file, &error)), buffer),
+            }
+        }
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            let offset = at(part.start);
+            let _permit = self.in_flight.acquire().await;
+            let written;
+            (written, buffer) = handle.write_at(buffer, part, offset).await;
+            if let Err(error) = written {
+                return (Err(self.error(DiskOp::Write, file, &error)), buffer);
+            }
+        }
+        self.hub.traffic.note_written(range.len());
+        (Ok(()), buffer)
+    }
+
+    /// Writes whole pages past the page cache; through a copy where memory and file do not agree.
+    async fn write_direct(
+        &self,
+        file: &File,
+        cut: &Cut,
+        offset: u64,
+        buffer: Segment,
+    ) -> (io::Result<()>, Segment) {
+        let _permit = self.in_flight.acquire().await;
+        if cut.is_aligned {
+            return file.write_at(buffer, cut.middle.clone(), offset).await;
+        }
+        let length = cut.middle.len();
+        let mut copy = self.hub.pool.alloc_or_heap(length);
+        if let Some(from) = buffer.as_slice().get(cut.middle.clone()) {
+            copy.as_mut_slice().copy_from_slice(from);
+        }
+        let (written, _copy) = file.write_at(copy, 0..length, offset).await;
+        (written, buffer)
+    }
+
+    /// Whether pages go past the page cache now: always, never, or as long as hardly anything is uploaded (what is, is
+    /// mostly what came last, and is then found in the page cache).
+    fn writes_direct(&self) -> bool {
+        let may = self.kind == FsKind::Local && !self.refuses_direct.get();
+        may && match self.hub.engines.write {
+            WriteEngine::Direct => true,
+            WriteEngine::Buffered => false,
+            WriteEngine::Auto => !self.hub.traffic.is_uploading(),
+        }
+    }
+
+    /// The file system takes no O_DIRECT after all.
+    pub(super) fn refuse_direct(&self) {
+        if !self.refuses_direct.replace(true) {
+            let folder = self.full(std::path::Path::new(""));
+            info!(folder = %folder.display(), "the file system takes no direct reads and writes: they go through the page cache");
+        }
+    }
+
+    /// How the file looks from now on is our doing.
+    fn begin_write(&self, file: usize) {
+        let mut watches = self.watches.borrow_mut();
+        let watch = watches.entry(file).or_default();
+        watch.seen = None;
+        watch.writing += 1;
+        watch.writes += 1;
+    }
+
     /// The next sync covers the file, and its new look is ours.
-    fn note_write(&self, file: usize) {
+    fn end_write(&self, file: usize) {
         self.unsynced.borrow_mut().files.insert(file);
         let mut watches = self.watches.borrow_mut();
-        watches.entry(file).or_default().seen = None;
+        let watch = watches.entry(file).or_default();
+        watch.seen = None;
+        watch.writing = watch.writing.saturating_sub(1);
     }
 
     fn lost_task(&self, piece: PieceIndex) -> DiskError {

@@ -1,7 +1,9 @@
 //! Which block a peer is asked for next. Layer 2.
 //!
 //! In this order: the piece it is at; a piece whose peer left it; a new piece; a piece of another peer; at the very
-//! end a block that another peer owes already. Pieces stay with one peer where possible, so that a bad one has one source.
+//! end a block that other peers owe already. Pieces stay with one peer where possible, so that a bad one has one source.
+
+use std::time::Duration;
 
 use super::active::{Active, BlockState, FreeBlock};
 use super::{Phase, Pieces};
@@ -12,7 +14,11 @@ use crate::swarm::picker::PickOrder;
 use crate::swarm::pipeline::Pipeline;
 
 /// Peers that may owe one block at the end of a download: the duplicate is what endgame wastes at most.
-const ENDGAME_REQUESTS_MAX: u8 = 2;
+const ENDGAME_REQUESTS: u64 = 2;
+/// One more may for each time that passes like this without a block of the piece: those asked may all be silent.
+const ENDGAME_PATIENCE: Duration = Duration::from_secs(2);
+/// However silent they are.
+const ENDGAME_REQUESTS_MAX: u64 = 8;
 /// Duplicates asked of one peer at a time; more would mostly be cancelled again.
 const ENDGAME_DEPTH_MAX: u32 = 8;
 
@@ -54,15 +60,21 @@ impl Pieces {
         if asker.only.is_some() {
             return self.choose_allowed(asker, now, credits);
         }
-        let found = if asker.order == PickOrder::Sequential && !asker.is_suspect {
+        let found = if asker.is_suspect {
+            // A piece of its own shows what its blocks are worth; one that others began does not.
+            self.open_next(asker, now, credits, &mut is_starved)
+                .or_else(|| self.adopt(asker, credits, &mut is_starved))
+        } else if asker.order == PickOrder::Sequential {
+            // A piece that was fetched by one peer alone and left by it can only be taken over.
             self.join(asker, credits, &mut is_starved)
+                .or_else(|| self.adopt(asker, credits, &mut is_starved))
                 .or_else(|| self.open_next(asker, now, credits, &mut is_starved))
         } else {
             self.adopt(asker, credits, &mut is_starved)
                 .or_else(|| self.open_next(asker, now, credits, &mut is_starved))
                 .or_else(|| self.join(asker, credits, &mut is_starved))
         };
-        match found.or_else(|| self.duplicate(asker)) {
+        match found.or_else(|| self.duplicate(asker, now)) {
             Some(block) => Choice::Block(block),
             None if is_starved => Choice::Starved,
             None => Choice::Nothing,
@@ -158,9 +170,10 @@ impl Pieces {
         None
     }
 
-    /// A block that one other peer owes: the last asked for first, since that one is answered last.
-    fn duplicate(&self, asker: &Asker<'_>) -> Option<BlockRef> {
-        let is_busy = asker.pipeline.len() >= ENDGAME_DEPTH_MAX;
+    /// A block that other peers owe: the last asked for first, since that one is answered last.
+    fn duplicate(&self, asker: &Asker<'_>, now: Now) -> Option<BlockRef> {
+        let is_busy = asker.pipeline.len() >= ENDGAME_DEPTH_MAX
+            || asker.pipeline.owes_since(now) >= ENDGAME_PATIENCE;
         if asker.is_suspect || is_busy || !self.is_endgame() {
             return None;
         }
@@ -176,13 +189,16 @@ impl Pieces {
             });
         shared
             .into_iter()
-            .find_map(|active| self.duplicate_in(active, asker))
+            .find_map(|active| self.duplicate_in(active, asker, now))
     }
 
-    fn duplicate_in(&self, active: &Active, asker: &Asker<'_>) -> Option<BlockRef> {
+    fn duplicate_in(&self, active: &Active, asker: &Asker<'_>, now: Now) -> Option<BlockRef> {
+        let silent = now.since(active.progress_at).as_secs();
+        let requests_max =
+            (ENDGAME_REQUESTS + silent / ENDGAME_PATIENCE.as_secs()).min(ENDGAME_REQUESTS_MAX);
         for (number, block) in active.blocks.iter().enumerate().rev() {
             let is_owed = block.state == BlockState::Requested;
-            if !is_owed || block.requests >= ENDGAME_REQUESTS_MAX {
+            if !is_owed || u64::from(block.requests) >= requests_max {
                 continue;
             }
             let block = self.geometry.block(active.piece, number as u32)?;

@@ -158,6 +158,11 @@ impl Pieces {
         self.get(piece).map(|active| active.mode)
     }
 
+    /// The peer that an active piece belongs to.
+    pub fn owner(&self, piece: PieceIndex) -> Option<PeerKey> {
+        self.get(piece).and_then(|active| active.owner)
+    }
+
     /// Number of pieces on their way.
     pub fn active_count(&self) -> usize {
         self.active.len()

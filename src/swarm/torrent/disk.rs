@@ -1,5 +1,7 @@
 //! Answers of hasher and disk: a piece's way from complete to had, or back to missing; who is to blame.
 
+use std::collections::BTreeSet;
+
 use crate::base::PieceIndex;
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey};
 use crate::swarm::pieces::{Mode, Phase};
@@ -125,7 +127,7 @@ impl Torrent {
                 self.ban(party, cx);
             }
             _ => {
-                self.mark_suspects(piece);
+                self.mark_suspects(piece, cx);
                 self.digest(piece, false, cx);
             }
         }
@@ -180,10 +182,27 @@ impl Torrent {
         self.rechoke(cx);
     }
 
-    fn mark_suspects(&mut self, piece: PieceIndex) {
+    /// Whoever has blocks in a bad piece works alone from now on: what it was asked for of pieces of others is taken
+    /// back, so that a liar among them spoils as few more as possible.
+    fn mark_suspects(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
         let parties = self.pieces.sources(piece);
-        for (_, peer) in self.peers.iter_mut() {
-            peer.is_suspect |= parties.contains(&peer.party);
+        let mut marked = Vec::new();
+        for (key, peer) in self.peers.iter_mut() {
+            if !peer.is_suspect && parties.contains(&peer.party) {
+                peer.is_suspect = true;
+                marked.push(PeerKey(key));
+            }
+        }
+        for key in marked {
+            let Some(peer) = self.peers.get(key.0) else {
+                continue;
+            };
+            let owed: BTreeSet<PieceIndex> = peer.pipeline.iter().map(|b| b.piece()).collect();
+            for piece in owed {
+                if self.pieces.owner(piece) != Some(key) {
+                    self.withdraw_piece(key, piece, cx);
+                }
+            }
         }
     }
 

@@ -271,7 +271,8 @@ impl Torrent {
         self.fill_all(cx);
     }
 
-    fn withdraw_piece(&mut self, key: PeerKey, piece: PieceIndex, cx: &mut Cx<'_>) {
+    /// Cancels what the peer owes of a piece.
+    pub(super) fn withdraw_piece(&mut self, key: PeerKey, piece: PieceIndex, cx: &mut Cx<'_>) {
         let Some(peer) = self.peers.get_mut(key.0) else {
             return;
         };

@@ -241,7 +241,7 @@ impl Torrent {
         cx: &mut Cx<'_>,
     ) -> Result<(), PeerFault> {
         if !is_first {
-            return Err(PeerFault::BitfieldLate);
+            return self.on_more_pieces(key, have, cx);
         }
         let Some(peer) = self.peers.get_mut(key.0) else {
             return Ok(());
@@ -255,6 +255,54 @@ impl Torrent {
         self.update_interest(key, cx);
         self.offer_allowed_fast(key, cx);
         Ok(())
+    }
+
+    /// A bitfield in mid-stream stands for a run of haves: aria2 sends one in their place. What a flood of them costs is
+    /// bounded by their bytes.
+    fn on_more_pieces(
+        &mut self,
+        key: PeerKey,
+        have: PeerHave,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), PeerFault> {
+        let pieces = self.cfg.geometry.piece_count();
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return Ok(());
+        };
+        if !have.includes(&peer.have) {
+            return Err(PeerFault::BitfieldShrinks);
+        }
+        if have.count(pieces) == peer.have.count(pieces) {
+            return peer.count_useless(cx.now);
+        }
+        let old = std::mem::replace(&mut peer.have, have);
+        peer.nothing_at_epoch = 0;
+        match (&old, &peer.have) {
+            (PeerHave::Some(old), PeerHave::Some(new)) => {
+                for piece in new.iter_without(old) {
+                    peer.needed_count += u32::from(self.pieces.is_needed(piece));
+                    self.pieces.picker_mut().on_copy_added(piece);
+                }
+            }
+            (old, new) => {
+                self.pieces.picker_mut().on_peer_gone(old);
+                self.pieces.picker_mut().on_peer_has(new);
+                self.recount_needed(key);
+            }
+        }
+        self.after_more_pieces(key, cx);
+        Ok(())
+    }
+
+    fn after_more_pieces(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return;
+        };
+        if peer.have.is_all() {
+            self.candidates.mark_seed(peer.conn.addr, true);
+        }
+        self.update_interest(key, cx);
+        self.fill(key, cx);
     }
 
     /// Names pieces that a new peer may fetch while choked. The set follows from its address and our seed, so that

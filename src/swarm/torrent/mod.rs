@@ -377,12 +377,19 @@ impl Torrent {
         out.len() - before
     }
 
-    /// True when `take_messages` or `next_upload` may have something.
+    /// True when `take_messages` or `next_upload` has something.
     pub fn has_output(&self, key: PeerKey) -> bool {
         self.peers.get(key.0).is_some_and(|peer| {
-            let has_haves = peer.have_cursor < self.have_log.len();
-            !peer.is_closing && (!peer.outbox.is_empty() || has_haves || !peer.uploads.is_empty())
+            let news = self.have_log.get(peer.have_cursor..).unwrap_or_default();
+            let is_news = |piece: &PieceIndex| self.is_news_to(peer, *piece);
+            let has_output = !peer.outbox.is_empty() || !peer.uploads.is_empty();
+            !peer.is_closing && (has_output || news.iter().any(is_news))
         })
+    }
+
+    /// Whether a piece of the log is to be told: some peers have it, and we may have lost it again.
+    fn is_news_to(&self, peer: &Peer, piece: PieceIndex) -> bool {
+        !peer.have.has(piece) && self.pieces.have().has(piece)
     }
 
     /// Addresses to dial.

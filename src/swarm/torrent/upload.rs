@@ -40,7 +40,8 @@ impl Torrent {
         let may_have = !peer.am_choking || peer.allowed_out.contains(&block.piece());
         if !may_have || !self.pieces.have().has(block.piece()) {
             // Requests that crossed our choke on the wire are no one's fault.
-            let is_fault = cx.now.since(peer.choked_at) > CHOKE_GRACE || !peer.am_choking;
+            let is_grace = |choked_at: Now| cx.now.since(choked_at) <= CHOKE_GRACE;
+            let is_fault = !peer.am_choking || !peer.choked_at.is_some_and(is_grace);
             return self.refuse(key, header, is_fault, cx);
         }
         match peer.uploads.push(block, self.cfg.reqq) {
@@ -205,7 +206,7 @@ impl Torrent {
             return;
         };
         peer.am_choking = true;
-        peer.choked_at = cx.now;
+        peer.choked_at = Some(cx.now);
         peer.send(key, &Message::Choke, cx);
         let is_fast = peer.is_fast;
         let mut dropped: Vec<BlockRef> = Vec::new();

@@ -22,6 +22,10 @@ pub struct Announced {
     pub event: Option<Event>,
     /// As asked for; `None` leaves it to the tracker.
     pub numwant: Option<u32>,
+    /// What the client proves itself with after a change of address, the same number over HTTP and UDP.
+    pub key: Option<u64>,
+    /// The address it wants to be known by; whether to believe it is the registry's decision.
+    pub ip: Option<IpAddr>,
 }
 
 /// The form in which an HTTP client wants its peers.
@@ -123,8 +127,26 @@ fn parse_announce(query: &[u8]) -> Result<Query, QueryError> {
         is_seeder: number(b"left") == Some(0),
         event,
         numwant: number(b"numwant").and_then(|count| u32::try_from(count).ok()),
+        key: value(b"key").and_then(|text| read_key(&text)),
+        ip: value(b"ip").and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok()),
     };
     Ok(Query::Announce(announced, form))
+}
+
+/// Up to eight hexadecimal digits are the number that goes over UDP; of anything else a digest is kept (FNV-1a, with
+/// the top bit set, so that it is no such number).
+fn read_key(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    if text.len() <= 8 && text.iter().all(u8::is_ascii_hexdigit) {
+        let number = u64::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok()?;
+        return (number != 0).then_some(number);
+    }
+    let digest = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    Some(digest | 1 << 63)
 }
 
 fn values<'a>(query: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = Vec<u8>> + 'a {
@@ -240,6 +262,8 @@ mod tests {
             is_seeder: true,
             event: Some(Event::Completed),
             numwant: Some(7),
+            key: Some(1),
+            ip: None,
         };
         let query = parse_query(url.target().as_bytes()).unwrap();
         assert_eq!(query, Query::Announce(expected, PeerForm::Compact));
@@ -297,6 +321,26 @@ mod tests {
             scrape,
             b"d5:filesd20:aaaaaaaaaaaaaaaaaaaad8:completei3e10:downloadedi5e10:incompletei4eeee"
         );
+    }
+
+    #[test]
+    fn keys_and_addresses_are_read_when_they_make_sense() {
+        let parsed = |rest: &str| {
+            let start = "/announce?info_hash=aaaaaaaaaaaaaaaaaaaa&peer_id=bbbbbbbbbbbbbbbbbbbb";
+            match parse_query(format!("{start}&port=1&{rest}").as_bytes()) {
+                Ok(Query::Announce(announced, _)) => announced,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(parsed("key=00C0ffee").key, Some(0x00c0_ffee));
+        assert_eq!(parsed("key=0").key, None);
+        assert_eq!(parsed("key=").key, None);
+        let long = parsed("key=not-a-number").key.unwrap();
+        assert!(long > u64::from(u32::MAX));
+        assert_ne!(parsed("key=not-a-numbes").key, Some(long));
+        assert_eq!(parsed("ip=10.1.2.3").ip, Some([10, 1, 2, 3].into()));
+        assert_eq!(parsed("ip=%3A%3A1").ip, Some("::1".parse().unwrap()));
+        assert_eq!(parsed("ip=host.example").ip, None);
     }
 
     proptest::proptest! {

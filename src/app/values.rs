@@ -1,0 +1,136 @@
+//! Values of options that are neither sizes nor times: ports, addresses, interfaces, slots, ratios. Layer 6.
+//!
+//! What a parser here refuses with is a sentence that says what to write instead: it becomes the hint.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::session::BindTo;
+use crate::swarm::choker::UploadSlots;
+
+/// `--port`: 0 to 65535.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_port(text: &str) -> Result<u16, String> {
+    text.parse()
+        .map_err(|_| "a port is a number from 0 to 65535, 0 for any".into())
+}
+
+/// A peer's or listener's address: `IP:PORT` or `[IPv6]:PORT`.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
+    text.trim().parse().map_err(|_| {
+        "an address is IP:PORT or [IPv6]:PORT, such as 192.0.2.1:6881 or [2001:db8::1]:6881".into()
+    })
+}
+
+/// `--peer`: an address that can be dialed.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_peer(text: &str) -> Result<SocketAddr, String> {
+    match parse_addr(text)? {
+        addr if addr.port() == 0 => Err("a peer's port is a number from 1 to 65535".into()),
+        addr => Ok(addr),
+    }
+}
+
+/// `--bind`: an IP address, or the name of a network interface.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_bind(text: &str) -> Result<BindTo, String> {
+    let literal = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    if let Ok(ip) = literal.unwrap_or(text).parse::<IpAddr>() {
+        return Ok(BindTo::Addr(ip));
+    }
+    // IFNAMSIZ is 16 with its closing zero; the kernel allows neither '/' nor ':' nor white space in a name.
+    let is_name = (1..16).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
+    match is_name {
+        true => Ok(BindTo::Interface(text.to_owned())),
+        false => {
+            Err("give an IP address of this machine or the name of a network interface".into())
+        }
+    }
+}
+
+/// `--max-peers`.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_peers_max(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|peers| (1..=65_535).contains(peers))
+        .ok_or_else(|| "give a number from 1 to 65535".into())
+}
+
+/// `--upload-slots`.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_slots(text: &str) -> Result<UploadSlots, String> {
+    if text == "auto" {
+        return Ok(UploadSlots::Auto);
+    }
+    text.parse()
+        .map(UploadSlots::Fixed)
+        .map_err(|_| "give a number of peers, or auto".into())
+}
+
+/// `GYRE_VERBOSE`: how many `-v`.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_verbosity(text: &str) -> Result<u8, String> {
+    text.parse()
+        .map_err(|_| "give a number from 0, no log, to 3, everything".into())
+}
+
+/// `--seed-ratio`.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_ratio(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(ratio) if ratio.is_finite() && ratio >= 0.0 => Ok(ratio),
+        _ => Err("a ratio is a number from 0, such as 1.5".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bind_takes_addresses_of_both_families_and_names() {
+        assert_eq!(
+            parse_bind("127.0.0.1"),
+            Ok(BindTo::Addr([127, 0, 0, 1].into()))
+        );
+        let six: IpAddr = "fd00::2".parse().unwrap();
+        assert_eq!(parse_bind("fd00::2"), Ok(BindTo::Addr(six)));
+        assert_eq!(parse_bind("[fd00::2]"), Ok(BindTo::Addr(six)));
+        assert_eq!(
+            parse_bind("wg0.5"),
+            Ok(BindTo::Interface("wg0.5".to_owned()))
+        );
+        for text in ["", "../x", "a b", "127.0.0.1:80", "sixteen-letters-x"] {
+            assert!(parse_bind(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_peer_needs_a_port() {
+        assert!(parse_peer("[::1]:6881").is_ok());
+        for text in ["1.2.3.4", "1.2.3.4:0", "host:1", "::1", "1.2.3.4:65536"] {
+            assert!(parse_peer(text).is_err(), "{text}");
+        }
+        assert!(parse_addr("0.0.0.0:0").is_ok());
+    }
+}

@@ -1,0 +1,194 @@
+//! The sending side of a connection: control messages first, then runs of blocks, pulled from the core. Layer 5.
+//!
+//! A run is taken from the core only when the one before has gone, so a slow peer piles up nothing. Runs that the
+//! engine must read from disk are read ahead, as far as the memory for it goes, and only into a socket that takes them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tracing::debug;
+
+use super::PeerHandle;
+use crate::base::BLOCK_BYTES;
+use crate::session::disk::{ReadError, ReadRun};
+use crate::session::driver::Driver;
+use crate::swarm::{CloseReason, PeerKey, UploadRun};
+
+/// Control messages put into one send.
+const MESSAGES_BYTES: usize = 64 * 1024;
+/// Payload put into one send: enough to make the system call cheap, little enough to stay in the CPU's cache.
+const RUN_BYTES_MAX: u32 = 256 * 1024;
+/// The first run: nothing is known of the peer.
+const RUN_BYTES_START: u32 = 64 * 1024;
+/// Under a rate limit.
+const RUN_LIMITED_BYTES: u32 = 2 * BLOCK_BYTES;
+/// A run that took longer is followed by shorter ones: memory is held and progress unseen as long as it lasts.
+const RUN_SLOW: Duration = Duration::from_millis(200);
+/// A run that took less is followed by longer ones.
+const RUN_QUICK: Duration = Duration::from_millis(50);
+/// Runs read from disk before their turn: enough to hide a disk's latency behind the sends.
+const AHEAD_MAX: usize = 3;
+
+/// Sends until the connection closes.
+pub(super) async fn run(driver: Rc<Driver>, key: PeerKey, handle: Rc<PeerHandle>) {
+    let is_limited = driver.shared().up.is_limited();
+    let run_bytes_max = if is_limited {
+        RUN_LIMITED_BYTES
+    } else {
+        RUN_BYTES_MAX
+    };
+    let mut writer = Writer {
+        driver,
+        key,
+        handle: handle.clone(),
+        run_bytes: RUN_BYTES_START.min(run_bytes_max),
+        run_bytes_max,
+        was_read: false,
+        ahead: VecDeque::new(),
+    };
+    if let Err(error) = writer.write_until_closed().await {
+        debug!(%error, "send failed");
+    }
+    writer.end().await;
+    handle.close(CloseReason::Silent);
+}
+
+struct Writer {
+    driver: Rc<Driver>,
+    key: PeerKey,
+    handle: Rc<PeerHandle>,
+    run_bytes: u32,
+    run_bytes_max: u32,
+    /// The last run had to be read from disk.
+    was_read: bool,
+    /// Runs whose reads are under way, in sending order.
+    ahead: VecDeque<(UploadRun, JoinHandle<Result<ReadRun, ReadError>>)>,
+}
+
+impl Writer {
+    async fn write_until_closed(&mut self) -> io::Result<()> {
+        let mut out = Vec::new();
+        while !self.handle.is_closing() {
+            out.clear();
+            let key = self.key;
+            let taken = self
+                .driver
+                .call(|core, cx| core.take_messages(key, &mut out, MESSAGES_BYTES, cx));
+            if taken > 0 {
+                let (result, back) = self.handle.stream.send_all(std::mem::take(&mut out)).await;
+                result?;
+                out = back;
+            } else if !self.send_next_run().await? {
+                self.handle.wake.notified().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the next run of blocks; false when none is asked for.
+    async fn send_next_run(&mut self) -> io::Result<bool> {
+        if self.was_read {
+            // Memory is taken only for a socket that has room.
+            self.handle.stream.writable().await?;
+            if self.handle.is_closing() {
+                return Ok(true);
+            }
+        }
+        let (run, reading) = match self.ahead.pop_front() {
+            Some((run, reading)) => (run, Some(reading)),
+            None => match self.next_run() {
+                Some(run) => (run, None),
+                None => return Ok(false),
+            },
+        };
+        let shared = self.driver.shared().clone();
+        let (client, bytes) = (self.handle.up_client, run_bytes(&run));
+        shared.up.acquire(client, bytes, &shared.clock).await;
+        if self.was_read {
+            self.read_ahead();
+        }
+        let read = match reading {
+            Some(reading) => reading.await.unwrap_or_else(|_| Err(ReadError::lost())),
+            None => self.driver.disk().read_run(&run).await,
+        };
+        match read {
+            Ok(read) => self.send(&run, read).await?,
+            Err(error) => self.on_read_failed(&run, &error),
+        }
+        Ok(true)
+    }
+
+    fn next_run(&self) -> Option<UploadRun> {
+        let (key, bytes) = (self.key, self.run_bytes);
+        self.driver
+            .call(|core, cx| core.next_upload(key, bytes, cx))
+    }
+
+    /// Starts reads of the runs that follow, while there is memory for them.
+    fn read_ahead(&mut self) {
+        while self.ahead.len() < AHEAD_MAX && self.driver.disk().may_read_ahead(self.run_bytes) {
+            let Some(run) = self.next_run() else { return };
+            let (disk, of) = (self.driver.disk().clone(), run.clone());
+            let reading = tokio_uring::spawn(async move { disk.read_run(&of).await });
+            self.ahead.push_back((run, reading));
+        }
+    }
+
+    async fn send(&mut self, run: &UploadRun, read: ReadRun) -> io::Result<()> {
+        let key = self.key;
+        self.was_read = read.is_copy();
+        let started = Instant::now();
+        let (result, read) = read.send(&self.handle.stream).await;
+        drop(read);
+        if let Err(error) = result {
+            if error.raw_os_error() == Some(libc::EFAULT) {
+                // A mapped file is shorter than it was (HOSTILE.md L3).
+                let pieces = run
+                    .blocks
+                    .first()
+                    .map(|block| block.piece())
+                    .into_iter()
+                    .collect();
+                self.driver
+                    .on_data_suspect(pieces, "a file became shorter while it was sent");
+            }
+            return Err(error);
+        }
+        self.adapt(started.elapsed());
+        self.driver.call(|core, cx| core.on_sent(key, run, cx));
+        Ok(())
+    }
+
+    /// Runs of a quick peer grow, those of a slow one shrink.
+    fn adapt(&mut self, took: Duration) {
+        if took > RUN_SLOW {
+            self.run_bytes = (self.run_bytes / 2).max(BLOCK_BYTES);
+        } else if took < RUN_QUICK {
+            self.run_bytes = (self.run_bytes * 2).min(self.run_bytes_max);
+        }
+    }
+
+    fn on_read_failed(&mut self, run: &UploadRun, error: &ReadError) {
+        let key = self.key;
+        self.driver
+            .call(|core, cx| core.on_upload_failed(key, run, cx));
+        self.driver.on_read_failed(run, error);
+    }
+
+    /// Waits for what is being read: its memory is the disk's until then.
+    async fn end(&mut self) {
+        for (_, reading) in self.ahead.drain(..) {
+            let _ = reading.await;
+        }
+    }
+}
+
+fn run_bytes(run: &UploadRun) -> u64 {
+    run.blocks
+        .iter()
+        .map(|block| u64::from(block.length()))
+        .sum()
+}

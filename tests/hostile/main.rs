@@ -1,0 +1,11 @@
+//! What must not hurt Gyre: torrents, handshakes, messages and trackers of an attacker, against the real command and
+//! against the core. `tests/HOSTILE.md` says which test belongs to which row.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod common;
+mod flood;
+mod handshake;
+mod replay;
+mod wire;

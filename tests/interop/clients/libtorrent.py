@@ -1,0 +1,39 @@
+"""libtorrent from pip, through `lt_peer.py`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from process import JsonProgram, wait_until
+
+from .client import Client
+
+PEER = Path(__file__).parent.parent / "lt_peer.py"
+
+
+class Libtorrent(Client):
+    name = "libtorrent"
+
+    @classmethod
+    def missing(cls):
+        found = importlib.util.find_spec("libtorrent")
+        return None if found else "libtorrent for Python is not installed"
+
+    def seed(self, torrent, content):
+        self._start(torrent, content.parent)
+
+    def download(self, torrent, folder):
+        self._start(torrent, folder)
+
+    def _start(self, torrent, folder):
+        argv = [sys.executable, PEER, torrent, folder, "--port", str(self.port)]
+        self.running = JsonProgram(self.host, self.name, argv, self.folder)
+
+    def is_complete(self):
+        return self.running.last("progress").get("complete")
+
+    def wait_seeding(self, seconds):
+        wait_until("seeding libtorrent", self.is_complete, seconds, self.running)
+
+    def wait_complete(self, seconds):
+        wait_until("complete download by libtorrent", self.is_complete, seconds, self.running)

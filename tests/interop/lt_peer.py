@@ -1,0 +1,74 @@
+"""A libtorrent peer: downloads or seeds one torrent until told to end, and prints a JSON object a line about it."""
+
+import argparse
+import json
+import signal
+import sys
+import time
+
+import libtorrent as lt
+
+POLL_SECONDS = 0.1
+
+
+def settings(port):
+    """libtorrent's own, with all that would look for peers elsewhere than at trackers turned off."""
+    return {
+        "listen_interfaces": f"0.0.0.0:{port},[::]:{port}",
+        "enable_dht": False,
+        "enable_lsd": False,
+        "enable_upnp": False,
+        "enable_natpmp": False,
+        "alert_mask": lt.alert.category_t.error_notification
+        | lt.alert.category_t.status_notification
+        | lt.alert.category_t.tracker_notification
+        | lt.alert.category_t.connect_notification
+        | lt.alert.category_t.peer_notification,
+    }
+
+
+def report(handle):
+    status = handle.status()
+    print(
+        json.dumps(
+            {
+                "event": "progress",
+                "state": str(status.state),
+                "progress": status.progress,
+                "complete": status.is_seeding,
+                "peers": status.num_peers,
+                "downloaded_bytes": status.total_payload_download,
+                "uploaded_bytes": status.total_payload_upload,
+                "error": status.errc.message() if status.errc.value() else None,
+            }
+        ),
+        flush=True,
+    )
+
+
+def log_alerts(session):
+    for alert in session.pop_alerts():
+        print(f"{time.monotonic():.3f} {alert.what()}: {alert.message()}", file=sys.stderr, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("torrent")
+    parser.add_argument("folder")
+    parser.add_argument("--port", type=int, default=6881)
+    arguments = parser.parse_args()
+    stopped = []
+    signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+    session = lt.session(settings(arguments.port))
+    wanted = lt.add_torrent_params()
+    wanted.ti = lt.torrent_info(arguments.torrent)
+    wanted.save_path = arguments.folder
+    handle = session.add_torrent(wanted)
+    while not stopped:
+        log_alerts(session)
+        report(handle)
+        time.sleep(POLL_SECONDS)
+    report(handle)
+
+
+main()

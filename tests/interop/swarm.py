@@ -1,0 +1,3 @@
+"""Swarms."""
+SWARMS = []
+class Swarm: pass
