@@ -1,7 +1,7 @@
 //! The requests one peer has not answered yet, and how many there should be. Layer 2.
 //!
-//! The depth starts small, doubles a round trip while the rate still rises (slow start), then follows the measured
-//! rate so that about `QUEUE_SECS` of work lie with the peer.
+//! The depth starts small, doubles a round trip while the rate still rises (slow start), then follows what was
+//! measured: the rate times the time that requests should cover, which is the peer's answering time and a reserve.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,11 +17,15 @@ const PEER_REQQ_DEFAULT: u32 = 250;
 const DEPTH_START: u32 = 16;
 /// Depth of a slow peer: one block under way and a few behind it.
 const DEPTH_MIN: u32 = 4;
-/// Work that should lie with the peer once its rate is known.
-const QUEUE_SECS: f64 = 1.5;
+/// Work that should lie with the peer beyond what its answering time needs: its scheduler, its disk and our reader
+/// each look away for some tenths of a second now and then.
+const RESERVE: Duration = Duration::from_secs(1);
+/// A peer that takes longer than this to begin answering gets no more requests for it.
+const LATENCY_MAX: Duration = Duration::from_secs(4);
 /// How often the rate is looked at.
 const REVIEW_INTERVAL: Duration = Duration::from_millis(1_000);
-/// Without a byte of payload for so long a peer that owes blocks is snubbed (BEP 3 clients' usual minute, halved).
+/// Without a byte of payload for so long a peer that owes blocks is snubbed (BEP 3 clients' usual minute, halved);
+/// a snubbed one is asked for one block each time this much has passed again.
 pub const SNUB_AFTER: Duration = Duration::from_secs(30);
 /// Withdrawn requests remembered, so that blocks already under way are not taken for unasked ones. Two full
 /// pipelines: one may be withdrawn while the answers to the one before still come.
@@ -32,10 +36,21 @@ const LATE_MAX: usize = 2 * PIPELINE_MAX as usize;
 pub enum Asked {
     /// An outstanding request.
     Outstanding(BlockRef),
-    /// A request withdrawn before (cancel, choke, snub).
+    /// A request withdrawn before (cancel, choke, snub), or the probe of a snubbed peer.
     Late(BlockRef),
     /// Never.
     No,
+}
+
+/// What a peer's silence calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// It sends, or owes nothing.
+    None,
+    /// It is snubbed from now on: take its requests back.
+    Snubbed,
+    /// It was snubbed and has been silent for as long again: ask it for one block.
+    ProbeDue,
 }
 
 /// The requests of one peer.
@@ -52,6 +67,13 @@ pub struct Pipeline {
     reviewed_rate: u64,
     /// When payload last came, or when the first of the present requests was sent.
     progress_at: Now,
+    /// The one request that a snubbed peer may still answer; it counts as late, not as outstanding.
+    probe: Option<BlockRef>,
+    probed_at: Now,
+    /// A request whose answering time is being measured.
+    timed: Option<(BlockRef, Now)>,
+    /// The shortest time from a request to the beginning of its block: longer ones waited behind others.
+    latency: Option<Duration>,
 }
 
 impl Pipeline {
@@ -68,6 +90,10 @@ impl Pipeline {
             reviewed_at: now,
             reviewed_rate: 0,
             progress_at: now,
+            probe: None,
+            probed_at: now,
+            timed: None,
+            latency: None,
         }
     }
 
@@ -79,7 +105,7 @@ impl Pipeline {
 
     /// How many more requests may be sent.
     pub fn room(&self) -> u32 {
-        let depth = if self.is_snubbed { 1 } else { self.depth };
+        let depth = if self.is_snubbed { 0 } else { self.depth };
         depth.saturating_sub(self.len())
     }
 
@@ -113,20 +139,43 @@ impl Pipeline {
         self.depth
     }
 
+    /// The shortest time the peer took to begin answering; `None` before its first block.
+    pub const fn latency(&self) -> Option<Duration> {
+        self.latency
+    }
+
     /// A request was sent.
     pub fn push(&mut self, block: BlockRef, now: Now) {
         if self.outstanding.is_empty() {
+            if now.since(self.progress_at) >= REVIEW_INTERVAL {
+                // What came before the pause says nothing about the rate from now on.
+                self.reviewed_at = now;
+            }
             self.progress_at = now;
         }
+        self.timed.get_or_insert((block, now));
         self.outstanding.push_back(block);
     }
 
-    /// A block arrives or is rejected: finds and removes its request. In order, as peers answer, this is O(1).
-    pub fn take(&mut self, raw: RawBlock) -> Asked {
+    /// A block arrives: finds and removes its request. In order, as peers answer, this is O(1).
+    pub fn take(&mut self, raw: RawBlock, now: Now) -> Asked {
         if let Some(block) = take_from(&mut self.outstanding, raw) {
+            self.end_timing(block, Some(now));
             return Asked::Outstanding(block);
         }
-        take_from(&mut self.late, raw).map_or(Asked::No, Asked::Late)
+        self.take_late(raw)
+    }
+
+    /// A reject arrives. Of two requests for one block the earlier, withdrawn one is answered first.
+    pub fn take_rejected(&mut self, raw: RawBlock) -> Asked {
+        let late = self.take_late(raw);
+        if late != Asked::No {
+            return late;
+        }
+        take_from(&mut self.outstanding, raw).map_or(Asked::No, |block| {
+            self.end_timing(block, None);
+            Asked::Outstanding(block)
+        })
     }
 
     /// Withdraws one request; true when it was outstanding.
@@ -141,22 +190,52 @@ impl Pipeline {
 
     /// Withdraws every request and returns them, oldest first.
     pub fn withdraw_all(&mut self) -> Vec<BlockRef> {
-        let all: Vec<BlockRef> = self.outstanding.drain(..).collect();
-        all.iter().for_each(|block| self.remember_late(*block));
-        all
+        self.withdraw_except(&[])
     }
 
     /// Withdraws every request outside these pieces and returns them, oldest first.
     pub fn withdraw_except(&mut self, pieces: &[PieceIndex]) -> Vec<BlockRef> {
-        let all = self.withdraw_all();
+        let all = std::mem::take(&mut self.outstanding);
         let (kept, withdrawn): (Vec<_>, Vec<_>) = all
             .into_iter()
             .partition(|block| pieces.contains(&block.piece()));
-        if !kept.is_empty() {
-            self.late.retain(|block| !kept.contains(block));
-            self.outstanding.extend(kept);
-        }
+        self.outstanding = kept.into();
         withdrawn
+            .iter()
+            .for_each(|block| self.remember_late(*block));
+        self.probe = None;
+        withdrawn
+    }
+
+    /// Withdraws every request of a peer that is snubbed, but leaves it the oldest to answer; returns all, oldest first.
+    pub fn withdraw_snubbed(&mut self, now: Now) -> Vec<BlockRef> {
+        let withdrawn = self.withdraw_all();
+        self.probe = withdrawn.first().copied();
+        self.probed_at = now;
+        withdrawn
+    }
+
+    /// The one block that a snubbed peer may still send.
+    pub const fn probe(&self) -> Option<BlockRef> {
+        self.probe
+    }
+
+    /// A snubbed peer was asked for one block more, or could not be; returns the one asked for before, if it still owes it.
+    pub fn set_probe(&mut self, block: Option<BlockRef>, now: Now) -> Option<BlockRef> {
+        self.probed_at = now;
+        if let Some(block) = block {
+            self.remember_late(block);
+            return self.probe.replace(block);
+        }
+        None
+    }
+
+    /// The probe of a peer that is snubbed no more and has not answered it: to be cancelled.
+    pub fn take_stale_probe(&mut self) -> Option<BlockRef> {
+        match self.is_snubbed {
+            true => None,
+            false => self.probe.take(),
+        }
     }
 
     /// Payload came: the snub clock starts anew.
@@ -165,28 +244,38 @@ impl Pipeline {
         self.progress_at = now;
     }
 
-    /// A whole block came: adapts the depth. True when the peer had been snubbed and no longer is.
-    pub fn on_block(&mut self, now: Now) -> bool {
-        let was_snubbed = std::mem::replace(&mut self.is_snubbed, false);
+    /// A whole block came: adapts the depth and ends a snub.
+    pub fn on_block(&mut self, now: Now) {
+        self.is_snubbed = false;
         if self.is_slow_start {
             self.depth = (self.depth + 1).min(self.depth_max);
         }
         if now.since(self.reviewed_at) >= REVIEW_INTERVAL {
             self.review(now);
         }
-        was_snubbed
     }
 
-    /// Marks a silent peer; true when it is newly snubbed.
-    pub fn check_snub(&mut self, now: Now) -> bool {
-        let is_silent = !self.outstanding.is_empty() && now.since(self.progress_at) >= SNUB_AFTER;
-        if !is_silent || self.is_snubbed {
-            return false;
+    /// True when no payload came for as long as it takes to be snubbed, whatever is owed.
+    pub fn is_silent(&self, now: Now) -> bool {
+        now.since(self.progress_at) >= SNUB_AFTER
+    }
+
+    /// Looks whether the peer has been silent for too long.
+    pub fn check_silence(&mut self, now: Now) -> Silence {
+        if self.is_snubbed {
+            let since = self.progress_at.max(self.probed_at);
+            return match now.since(since) >= SNUB_AFTER {
+                true => Silence::ProbeDue,
+                false => Silence::None,
+            };
+        }
+        if self.outstanding.is_empty() || !self.is_silent(now) {
+            return Silence::None;
         }
         self.is_snubbed = true;
         self.is_slow_start = false;
         self.depth = DEPTH_MIN.min(self.depth_max);
-        true
+        Silence::Snubbed
     }
 
     /// Payload received, in bytes a second.
@@ -208,12 +297,33 @@ impl Pipeline {
         self.reviewed_rate = rate;
         self.reviewed_at = now;
         if !self.is_slow_start {
-            let blocks = rate as f64 * QUEUE_SECS / f64::from(BLOCK_BYTES);
+            let covered = RESERVE + self.latency.unwrap_or_default();
+            let blocks = rate as f64 * covered.as_secs_f64() / f64::from(BLOCK_BYTES);
             self.depth = (blocks as u32).max(DEPTH_MIN).min(self.depth_max);
         }
     }
 
+    fn take_late(&mut self, raw: RawBlock) -> Asked {
+        let Some(block) = take_from(&mut self.late, raw) else {
+            return Asked::No;
+        };
+        self.probe = self.probe.filter(|probe| *probe != block);
+        Asked::Late(block)
+    }
+
+    /// The timed request was answered by a block at `answered_at`, or will not be.
+    fn end_timing(&mut self, block: BlockRef, answered_at: Option<Now>) {
+        let Some((_, sent_at)) = self.timed.take_if(|(timed, _)| *timed == block) else {
+            return;
+        };
+        if let Some(now) = answered_at {
+            let latency = now.since(sent_at).min(LATENCY_MAX);
+            self.latency = Some(self.latency.map_or(latency, |best| best.min(latency)));
+        }
+    }
+
     fn remember_late(&mut self, block: BlockRef) {
+        self.end_timing(block, None);
         if self.late.len() == LATE_MAX {
             self.late.pop_front();
         }
@@ -264,6 +374,43 @@ mod tests {
         assert!(rounds <= 5, "{rounds}");
     }
 
+    /// Answers each request `latency_ms` after it was sent, at most `blocks_per_s` of them, for 20 s.
+    fn depth_after_20_s(latency_ms: u64, blocks_per_s: u64) -> u32 {
+        let mut p = Pipeline::new(Now::ZERO);
+        p.set_peer_reqq(PIPELINE_MAX);
+        let mut sent: VecDeque<(BlockRef, u64)> = VecDeque::new();
+        let mut next = 0;
+        let mut free_at_us = 0;
+        for now_us in (0..20_000_000).step_by(1_000) {
+            let now = Now::from_micros(now_us);
+            while p.room() > 0 {
+                p.push(block(next % 32_768), now);
+                sent.push_back((block(next % 32_768), now_us));
+                next += 1;
+            }
+            while let Some((block, sent_at_us)) = sent.front().copied()
+                && sent_at_us + latency_ms * 1_000 <= now_us
+                && free_at_us <= now_us
+            {
+                free_at_us = free_at_us.max(now_us) + 1_000_000 / blocks_per_s;
+                sent.pop_front();
+                assert_eq!(p.take(raw(block), now), Asked::Outstanding(block));
+                p.on_bytes(BLOCK_BYTES, now);
+                p.on_block(now);
+            }
+        }
+        p.depth()
+    }
+
+    #[test]
+    fn depth_follows_the_rate_times_the_time_to_cover() {
+        let near = |depth: u32, wanted: u32| depth.abs_diff(wanted) <= wanted / 8 + 1;
+        let (slow, fast) = (depth_after_20_s(10, 20), depth_after_20_s(10, 200));
+        assert!(near(slow, 20) && near(fast, 200), "{slow} and {fast}");
+        let far = depth_after_20_s(1_000, 200);
+        assert!(near(far, 400), "a second of latency is covered too: {far}");
+    }
+
     #[test]
     fn a_slow_peer_gets_a_short_queue() {
         let mut p = Pipeline::new(Now::ZERO);
@@ -275,28 +422,62 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_unchokes_late_still_gets_its_slow_start() {
+        let mut p = Pipeline::new(Now::ZERO);
+        p.push(block(0), Now::from_secs(20));
+        p.on_bytes(BLOCK_BYTES, Now::from_millis(20_050));
+        p.on_block(Now::from_millis(20_050));
+        assert_eq!(p.depth(), DEPTH_START + 1);
+    }
+
+    #[test]
     fn withdrawn_requests_are_late_not_unasked() {
         let mut p = Pipeline::new(Now::ZERO);
         p.push(block(0), Now::ZERO);
         p.push(block(1), Now::ZERO);
         assert!(p.withdraw(block(1)));
         assert!(!p.withdraw(block(1)));
-        assert_eq!(p.take(raw(block(0))), Asked::Outstanding(block(0)));
-        assert_eq!(p.take(raw(block(1))), Asked::Late(block(1)));
-        assert_eq!(p.take(raw(block(1))), Asked::No);
+        let now = Now::from_millis(1);
+        assert_eq!(p.take(raw(block(0)), now), Asked::Outstanding(block(0)));
+        assert_eq!(p.take(raw(block(1)), now), Asked::Late(block(1)));
+        assert_eq!(p.take(raw(block(1)), now), Asked::No);
+    }
+
+    #[test]
+    fn a_reject_answers_the_cancelled_request_not_the_new_one() {
+        let mut p = Pipeline::new(Now::ZERO);
+        p.push(block(0), Now::ZERO);
+        p.withdraw(block(0));
+        p.push(block(0), Now::ZERO);
+        assert_eq!(p.take_rejected(raw(block(0))), Asked::Late(block(0)));
+        assert_eq!(p.take_rejected(raw(block(0))), Asked::Outstanding(block(0)));
+        assert_eq!(p.take_rejected(raw(block(0))), Asked::No);
     }
 
     #[test]
     fn silence_snubs_and_a_block_ends_it() {
         let mut p = Pipeline::new(Now::ZERO);
-        assert!(!p.check_snub(Now::from_secs(100)), "nothing is owed");
+        let quiet = |p: &mut Pipeline, secs| p.check_silence(Now::from_secs(secs));
+        assert_eq!(quiet(&mut p, 100), Silence::None, "nothing is owed");
         p.push(block(0), Now::from_secs(100));
-        assert!(!p.check_snub(Now::from_secs(129)));
-        assert!(p.check_snub(Now::from_secs(130)));
-        assert_eq!(p.room(), 0);
-        p.take(raw(block(0)));
-        assert_eq!(p.room(), 1);
-        assert!(p.on_block(Now::from_secs(131)));
+        p.push(block(1), Now::from_secs(100));
+        assert_eq!(quiet(&mut p, 129), Silence::None);
+        assert_eq!(quiet(&mut p, 130), Silence::Snubbed);
+        let withdrawn = p.withdraw_snubbed(Now::from_secs(130));
+        assert_eq!(withdrawn, [block(0), block(1)]);
+        assert_eq!((p.room(), p.probe()), (0, Some(block(0))));
+        assert_eq!(quiet(&mut p, 159), Silence::None);
+        assert_eq!(quiet(&mut p, 160), Silence::ProbeDue);
+        let before = p.set_probe(Some(block(2)), Now::from_secs(160));
+        assert_eq!(before, Some(block(0)), "is cancelled for the new one");
+        assert_eq!(quiet(&mut p, 161), Silence::None);
+        assert_eq!(
+            p.take(raw(block(0)), Now::from_secs(161)),
+            Asked::Late(block(0))
+        );
+        assert_eq!(p.take_stale_probe(), None, "still snubbed");
+        p.on_block(Now::from_secs(161));
+        assert_eq!(p.take_stale_probe(), Some(block(2)));
         assert!(p.room() > 1);
     }
 

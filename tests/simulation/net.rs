@@ -78,6 +78,8 @@ pub struct End {
     pub ever_asked: BTreeSet<RawBlock>,
     /// Requests that were overtaken before they were sent: a cancel must follow.
     pub overtaken: BTreeSet<RawBlock>,
+    /// Blocks that came before the request that they count for was sent.
+    pub early: BTreeSet<RawBlock>,
     /// A choke came while messages waited: requests among them are lost.
     pub is_overtaken: bool,
 }
@@ -118,6 +120,7 @@ impl End {
             asked: BTreeSet::new(),
             ever_asked: BTreeSet::new(),
             overtaken: BTreeSet::new(),
+            early: BTreeSet::new(),
             is_overtaken: false,
         }
     }

@@ -124,6 +124,9 @@ impl World {
 
     fn observe_output_message(&mut self, conn: usize, side: usize, message: &Message<'_>) {
         let is_fast = self.conns[conn].is_fast;
+        if self.is_traced {
+            eprintln!("{}     {conn}/{side} says {message:?}", self.now);
+        }
         let end = &mut self.conns[conn].ends[side];
         let node = end.node;
         let have = self.nodes[node].torrent().have();
@@ -133,7 +136,8 @@ impl World {
                 if have.has(PieceIndex::new(block.piece)) {
                     end.overtaken.insert(block);
                 }
-                let is_new = end.is_overtaken || end.asked.insert(block);
+                let is_lost = end.is_overtaken || end.early.remove(&block);
+                let is_new = is_lost || end.asked.insert(block);
                 assert!(is_new, "node {node} requests {block:?} twice");
                 assert!(
                     end.asked.len() <= OUTSTANDING_MAX,
@@ -157,10 +161,9 @@ impl World {
             }
             Message::Choke if !is_fast => end.owed.clear(),
             Message::Have { piece } => {
-                assert!(
-                    have.has(PieceIndex::new(piece)),
-                    "node {node} offers what it has not"
-                );
+                let piece = PieceIndex::new(piece);
+                let has = have.has(piece) || self.nodes[node].lost.contains(&piece);
+                assert!(has, "node {node} offers what it has not");
             }
             Message::HaveAll | Message::HaveNone | Message::AllowedFast { .. } => {
                 assert!(
@@ -203,6 +206,9 @@ impl World {
 
     /// A message that is about to reach the core.
     pub fn observe_input(&mut self, conn: usize, side: usize, message: &Message<'_>) {
+        if self.is_traced {
+            eprintln!("{}     {conn}/{side} hears {message:?}", self.now);
+        }
         let is_fast = self.conns[conn].is_fast;
         let end = &mut self.conns[conn].ends[side];
         match *message {
@@ -220,8 +226,14 @@ impl World {
 
     /// A block begins to arrive.
     pub fn observe_answer(&mut self, conn: usize, side: usize, header: &RawBlock) {
+        if self.is_traced {
+            eprintln!("{}     {conn}/{side} gets {header:?}", self.now);
+        }
         let end = &mut self.conns[conn].ends[side];
-        end.asked.remove(header);
+        if !end.asked.remove(header) {
+            // The answer to a request withdrawn before: if it was made again, that may still wait to be sent.
+            end.early.insert(*header);
+        }
         let node = end.node;
         assert!(
             end.ever_asked.contains(header),
@@ -314,7 +326,7 @@ impl World {
                 torrent.is_starved(),
                 torrent.stats(self.now)
             );
-            if self.nodes.len() <= 8 && !torrent.is_complete() {
+            if self.nodes.len() <= 12 && !torrent.is_complete() {
                 for peer in torrent.peers(self.now) {
                     let _ = writeln!(text, "    {peer:?}");
                 }

@@ -55,7 +55,7 @@ impl Pieces {
             return self.choose_allowed(asker, now, credits);
         }
         let found = if asker.order == PickOrder::Sequential && !asker.is_suspect {
-            self.join(asker, credits, &mut is_starved)
+            self.next_in_order(asker, credits, &mut is_starved)
                 .or_else(|| self.open_next(asker, now, credits, &mut is_starved))
         } else {
             self.adopt(asker, credits, &mut is_starved)
@@ -112,15 +112,19 @@ impl Pieces {
                 continue;
             }
             if let Some(block) = self.free_block(piece, credits, is_starved) {
-                if let Some(active) = self.get_mut(piece) {
-                    active.owner = Some(asker.peer);
-                    active.is_alone |= asker.is_suspect;
-                }
-                self.relist(piece);
+                self.own(piece, asker);
                 return Some(block);
             }
         }
         None
+    }
+
+    fn own(&mut self, piece: PieceIndex, asker: &Asker<'_>) {
+        if let Some(active) = self.get_mut(piece) {
+            active.owner = Some(asker.peer);
+            active.is_alone |= asker.is_suspect;
+        }
+        self.relist(piece);
     }
 
     fn open_next(
@@ -136,6 +140,30 @@ impl Pieces {
             return None;
         }
         self.free_block(piece, credits, is_starved)
+    }
+
+    /// The lowest piece under way, whether its peer left it or may be helped.
+    fn next_in_order(
+        &mut self,
+        asker: &Asker<'_>,
+        credits: &mut Credits,
+        is_starved: &mut bool,
+    ) -> Option<BlockRef> {
+        let mut from = PieceIndex::new(0);
+        while let Some(&piece) = self.open.range(from..).next() {
+            from = PieceIndex::new(piece.get() + 1);
+            let is_orphan = self.orphans.contains(&piece) && asker.have.has(piece);
+            if !is_orphan && !self.may_join(piece, asker, false) {
+                continue;
+            }
+            if let Some(block) = self.free_block(piece, credits, is_starved) {
+                if is_orphan {
+                    self.own(piece, asker);
+                }
+                return Some(block);
+            }
+        }
+        None
     }
 
     /// Helps with another peer's piece, the lowest first.

@@ -173,10 +173,16 @@ impl Pieces {
         let Some(active) = self.get(piece) else {
             return 0;
         };
-        match active.is_full() {
-            true => u64::from(self.geometry.piece_bytes(piece)),
-            false => u64::from(active.here) * u64::from(BLOCK_BYTES),
-        }
+        // Only the last block may be shorter than the others.
+        let last = active.blocks.len() as u32 - 1;
+        let last_bytes = self.geometry.piece_bytes(piece) - last * BLOCK_BYTES;
+        let short_bytes = (BLOCK_BYTES - last_bytes) * u32::from(active.is_here(last));
+        u64::from(active.here) * u64::from(BLOCK_BYTES) - u64::from(short_bytes)
+    }
+
+    /// When an active piece was opened.
+    pub fn opened_at(&self, piece: PieceIndex) -> Option<Now> {
+        self.get(piece).map(|active| active.opened_at)
     }
 
     /// The index into [`Pieces::sources`] of each block.
@@ -185,7 +191,7 @@ impl Pieces {
         blocks.iter().map(|block| block.source).collect()
     }
 
-    /// Replaces the set of wanted pieces; what is on its way is finished all the same.
+    /// Replaces the set of wanted pieces; the caller gives up what is on its way and not wanted any more.
     pub fn select(&mut self, wanted: Bitfield) {
         self.wanted = wanted;
         for piece in self.geometry.pieces() {
@@ -281,6 +287,10 @@ impl Pieces {
         if segment as usize >= active.segments.len() {
             return false;
         }
+        if active.phase == Phase::Dropping {
+            active.end_any_flush();
+            return false;
+        }
         let freed_bytes = active.end_flush(segment);
         let is_done = active.phase == Phase::Fetching && active.is_on_disk();
         if is_done {
@@ -335,10 +345,8 @@ impl Pieces {
             return;
         };
         active.phase = Phase::Dropping;
-        let flushing = active.segments.iter_mut().find(|s| s.is_flushing);
-        if let Some(segment) = flushing.filter(|_| ends_flush) {
-            segment.is_flushing = false;
-            active.flushing -= 1;
+        if ends_flush {
+            active.end_any_flush();
         }
         self.relist(piece);
     }
@@ -375,12 +383,11 @@ impl Pieces {
         }
     }
 
-    /// Active pieces still being fetched whose every block so far came from this party.
-    pub fn fetched_only_from(&self, party: Party) -> Vec<PieceIndex> {
-        let tainted = self
-            .active
-            .iter()
-            .filter(|(_, active)| active.phase == Phase::Fetching && active.sources == [party]);
+    /// Active pieces still being fetched of which this party sent a block.
+    pub fn tainted_by(&self, party: Party) -> Vec<PieceIndex> {
+        let is_tainted =
+            |active: &Active| active.phase == Phase::Fetching && active.sources.contains(&party);
+        let tainted = self.active.iter().filter(|(_, active)| is_tainted(active));
         tainted.map(|(_, active)| active.piece).collect()
     }
 

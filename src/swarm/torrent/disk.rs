@@ -4,7 +4,7 @@ use crate::base::PieceIndex;
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey};
 use crate::swarm::pieces::{Mode, Phase};
 use crate::swarm::poison::Party;
-use crate::swarm::torrent::{BANNED_LOCAL_MAX, Torrent};
+use crate::swarm::torrent::{BANNED_LOCAL_MAX, NEWS_PAUSE, Torrent};
 
 impl Torrent {
     pub(super) fn hashed(&mut self, piece: PieceIndex, is_good: bool, cx: &mut Cx<'_>) {
@@ -106,19 +106,16 @@ impl Torrent {
                 self.close(key, CloseReason::Banned, cx);
             }
         }
-        // What only this party sent is as bad as what it was banned for.
-        for piece in self.pieces.fetched_only_from(party) {
-            self.wasted_bytes += self.pieces.here_bytes(piece);
-            self.downloaded_bytes -= self.pieces.here_bytes(piece);
+        // What it sent of other pieces is as bad: to fetch the rest of them would be for nothing.
+        for piece in self.pieces.tainted_by(party) {
+            self.waste(piece);
             self.give_up(piece, false, cx);
         }
     }
 
     fn on_bad_piece(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
-        let bytes = self.pieces.here_bytes(piece);
         self.bad_pieces += 1;
-        self.wasted_bytes += bytes;
-        self.downloaded_bytes -= bytes;
+        self.waste(piece);
         match self.pieces.sources(piece) {
             &[party] => {
                 self.give_up(piece, false, cx);
@@ -152,24 +149,40 @@ impl Torrent {
         self.have_log.push(piece);
         cx.fx.push(Effect::Have { piece });
         let is_wanted = self.pieces.wanted().has(piece);
-        for key in self.peers.keys() {
-            let key = PeerKey(key);
-            let Some(peer) = self.peers.get_mut(key.0) else {
-                continue;
-            };
-            if !peer.have.has(piece) {
-                peer.wake(key, cx);
-            } else if is_wanted {
+        let mut satisfied = Vec::new();
+        for (key, peer) in self.peers.iter_mut() {
+            if is_wanted && peer.have.has(piece) {
                 peer.needed_count = peer.needed_count.saturating_sub(1);
                 if peer.needed_count == 0 {
-                    self.update_interest(key, cx);
+                    satisfied.push(PeerKey(key));
                 }
             }
         }
+        for key in satisfied {
+            self.update_interest(key, cx);
+        }
+        self.tell_news(cx);
         if self.pieces.is_complete() && !was_complete {
             self.on_complete(cx);
         }
         self.feed_starved(cx);
+    }
+
+    /// Wakes the writers of peers that have not heard of all our pieces: at once after a quiet time, in batches while
+    /// pieces come fast, so that a piece does not cost a send to every peer.
+    pub(super) fn tell_news(&mut self, cx: &mut Cx<'_>) {
+        if cx.now < self.news_from {
+            self.news_at = Some(self.news_from);
+            return;
+        }
+        self.news_at = None;
+        self.news_from = cx.now + NEWS_PAUSE;
+        let (log, pieces) = (&self.have_log, &self.pieces);
+        for (key, peer) in self.peers.iter_mut() {
+            if peer.skip_old_news(log, pieces.have()) {
+                peer.wake(PeerKey(key), cx);
+            }
+        }
     }
 
     fn on_complete(&mut self, cx: &mut Cx<'_>) {
