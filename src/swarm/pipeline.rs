@@ -53,10 +53,29 @@ pub enum Silence {
     ProbeDue,
 }
 
+/// Requests taken back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// The peer knows of them: it must be told, unless it chokes us.
+    pub sent: Vec<BlockRef>,
+    /// It has never heard of these.
+    pub unsent: Vec<BlockRef>,
+}
+
+impl Withdrawn {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = BlockRef> + '_ {
+        self.sent.iter().chain(&self.unsent).copied()
+    }
+}
+
 /// The requests of one peer.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
-    outstanding: VecDeque<BlockRef>,
+    /// Sent and not answered, oldest first.
+    sent: VecDeque<BlockRef>,
+    /// Decided on; the writer has not come to them yet.
+    unsent: VecDeque<BlockRef>,
     late: VecDeque<BlockRef>,
     depth: u32,
     depth_max: u32,
@@ -80,7 +99,8 @@ impl Pipeline {
     /// No requests yet.
     pub fn new(now: Now) -> Self {
         Pipeline {
-            outstanding: VecDeque::new(),
+            sent: VecDeque::new(),
+            unsent: VecDeque::new(),
             late: VecDeque::new(),
             depth: DEPTH_START,
             depth_max: PEER_REQQ_DEFAULT,
@@ -109,24 +129,29 @@ impl Pipeline {
         depth.saturating_sub(self.len())
     }
 
-    /// Number of outstanding requests.
+    /// Number of outstanding requests, those not sent yet included.
     pub fn len(&self) -> u32 {
-        self.outstanding.len() as u32
+        (self.sent.len() + self.unsent.len()) as u32
     }
 
     /// True without outstanding requests.
     pub fn is_empty(&self) -> bool {
-        self.outstanding.is_empty()
+        self.len() == 0
+    }
+
+    /// True when some requests wait for the writer.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
     }
 
     /// The outstanding requests, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = BlockRef> + '_ {
-        self.outstanding.iter().copied()
+        self.sent.iter().chain(&self.unsent).copied()
     }
 
     /// True when this very block is outstanding.
     pub fn contains(&self, block: BlockRef) -> bool {
-        self.outstanding.contains(&block)
+        self.iter().any(|other| other == block)
     }
 
     /// Peer that owes blocks and stays silent.
@@ -144,9 +169,15 @@ impl Pipeline {
         self.latency
     }
 
-    /// A request was sent.
-    pub fn push(&mut self, block: BlockRef, now: Now) {
-        if self.outstanding.is_empty() {
+    /// A block is to be requested.
+    pub fn push(&mut self, block: BlockRef) {
+        self.unsent.push_back(block);
+    }
+
+    /// The next request for the writer to send.
+    pub fn next_to_send(&mut self, now: Now) -> Option<BlockRef> {
+        let block = self.unsent.pop_front()?;
+        if self.sent.is_empty() {
             if now.since(self.progress_at) >= REVIEW_INTERVAL {
                 // What came before the pause says nothing about the rate from now on.
                 self.reviewed_at = now;
@@ -154,16 +185,21 @@ impl Pipeline {
             self.progress_at = now;
         }
         self.timed.get_or_insert((block, now));
-        self.outstanding.push_back(block);
+        self.sent.push_back(block);
+        Some(block)
     }
 
     /// A block arrives: finds and removes its request. In order, as peers answer, this is O(1).
     pub fn take(&mut self, raw: RawBlock, now: Now) -> Asked {
-        if let Some(block) = take_from(&mut self.outstanding, raw) {
+        if let Some(block) = take_from(&mut self.sent, raw) {
             self.end_timing(block, Some(now));
             return Asked::Outstanding(block);
         }
-        self.take_late(raw)
+        match self.take_late(raw) {
+            // It was about to be requested again.
+            Asked::Late(block) if remove(&mut self.unsent, block) => Asked::Outstanding(block),
+            asked => asked,
+        }
     }
 
     /// A reject arrives. Of two requests for one block the earlier, withdrawn one is answered first.
@@ -172,45 +208,39 @@ impl Pipeline {
         if late != Asked::No {
             return late;
         }
-        take_from(&mut self.outstanding, raw).map_or(Asked::No, |block| {
+        take_from(&mut self.sent, raw).map_or(Asked::No, |block| {
             self.end_timing(block, None);
             Asked::Outstanding(block)
         })
     }
 
-    /// Withdraws one request; true when it was outstanding.
-    pub fn withdraw(&mut self, block: BlockRef) -> bool {
-        let Some(at) = self.outstanding.iter().position(|other| *other == block) else {
-            return false;
-        };
-        self.outstanding.remove(at);
-        self.remember_late(block);
-        true
+    /// Withdraws the request for one block, if it is outstanding.
+    pub fn withdraw(&mut self, block: BlockRef) -> Withdrawn {
+        let mut withdrawn = Withdrawn::default();
+        if remove(&mut self.unsent, block) {
+            withdrawn.unsent.push(block);
+        } else if remove(&mut self.sent, block) {
+            self.remember_late(block);
+            withdrawn.sent.push(block);
+        }
+        withdrawn
     }
 
     /// Withdraws every request and returns them, oldest first.
-    pub fn withdraw_all(&mut self) -> Vec<BlockRef> {
-        self.withdraw_except(&[])
+    pub fn withdraw_all(&mut self) -> Withdrawn {
+        self.probe = None;
+        self.withdraw_where(|_| true)
     }
 
-    /// Withdraws every request outside these pieces and returns them, oldest first.
-    pub fn withdraw_except(&mut self, pieces: &[PieceIndex]) -> Vec<BlockRef> {
-        let all = std::mem::take(&mut self.outstanding);
-        let (kept, withdrawn): (Vec<_>, Vec<_>) = all
-            .into_iter()
-            .partition(|block| pieces.contains(&block.piece()));
-        self.outstanding = kept.into();
-        withdrawn
-            .iter()
-            .for_each(|block| self.remember_late(*block));
-        self.probe = None;
-        withdrawn
+    /// Withdraws the requests that lie in these pieces, or all that do not.
+    pub fn withdraw_pieces(&mut self, pieces: &[PieceIndex], is_in: bool) -> Withdrawn {
+        self.withdraw_where(|block| pieces.contains(&block.piece()) == is_in)
     }
 
     /// Withdraws every request of a peer that is snubbed, but leaves it the oldest to answer; returns all, oldest first.
-    pub fn withdraw_snubbed(&mut self, now: Now) -> Vec<BlockRef> {
+    pub fn withdraw_snubbed(&mut self, now: Now) -> Withdrawn {
         let withdrawn = self.withdraw_all();
-        self.probe = withdrawn.first().copied();
+        self.probe = withdrawn.sent.first().copied();
         self.probed_at = now;
         withdrawn
     }
@@ -269,7 +299,7 @@ impl Pipeline {
                 false => Silence::None,
             };
         }
-        if self.outstanding.is_empty() || !self.is_silent(now) {
+        if self.sent.is_empty() || !self.is_silent(now) {
             return Silence::None;
         }
         self.is_snubbed = true;
@@ -301,6 +331,20 @@ impl Pipeline {
             let blocks = rate as f64 * covered.as_secs_f64() / f64::from(BLOCK_BYTES);
             self.depth = (blocks as u32).max(DEPTH_MIN).min(self.depth_max);
         }
+    }
+
+    fn withdraw_where(&mut self, mut is_meant: impl FnMut(&BlockRef) -> bool) -> Withdrawn {
+        let mut withdrawn = Withdrawn::default();
+        withdrawn
+            .unsent
+            .extend(take_where(&mut self.unsent, &mut is_meant));
+        withdrawn
+            .sent
+            .extend(take_where(&mut self.sent, &mut is_meant));
+        for block in &withdrawn.sent {
+            self.remember_late(*block);
+        }
+        withdrawn
     }
 
     fn take_late(&mut self, raw: RawBlock) -> Asked {
@@ -341,152 +385,20 @@ fn take_from(queue: &mut VecDeque<BlockRef>, raw: RawBlock) -> Option<BlockRef> 
     queue.remove(at)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::Geometry;
-
-    fn block(index: u32) -> BlockRef {
-        let geometry = Geometry::new(1 << 30, 1 << 30 >> 1).unwrap();
-        geometry.block(PieceIndex::new(0), index).unwrap()
-    }
-
-    fn raw(block: BlockRef) -> RawBlock {
-        RawBlock {
-            piece: block.piece().get(),
-            begin: block.begin(),
-            length: block.length(),
-        }
-    }
-
-    #[test]
-    fn depth_doubles_each_round_trip_up_to_what_the_peer_bears() {
-        let mut p = Pipeline::new(Now::ZERO);
-        p.set_peer_reqq(400);
-        let mut rounds = 0;
-        while p.depth() < 400 {
-            rounds += 1;
-            for _ in 0..p.depth() {
-                p.on_bytes(BLOCK_BYTES, Now::from_millis(rounds));
-                p.on_block(Now::from_millis(rounds));
-            }
-        }
-        assert!(rounds <= 5, "{rounds}");
-    }
-
-    /// Answers each request `latency_ms` after it was sent, at most `blocks_per_s` of them, for 20 s.
-    fn depth_after_20_s(latency_ms: u64, blocks_per_s: u64) -> u32 {
-        let mut p = Pipeline::new(Now::ZERO);
-        p.set_peer_reqq(PIPELINE_MAX);
-        let mut sent: VecDeque<(BlockRef, u64)> = VecDeque::new();
-        let mut next = 0;
-        let mut free_at_us = 0;
-        for now_us in (0..20_000_000).step_by(1_000) {
-            let now = Now::from_micros(now_us);
-            while p.room() > 0 {
-                p.push(block(next % 32_768), now);
-                sent.push_back((block(next % 32_768), now_us));
-                next += 1;
-            }
-            while let Some((block, sent_at_us)) = sent.front().copied()
-                && sent_at_us + latency_ms * 1_000 <= now_us
-                && free_at_us <= now_us
-            {
-                free_at_us = free_at_us.max(now_us) + 1_000_000 / blocks_per_s;
-                sent.pop_front();
-                assert_eq!(p.take(raw(block), now), Asked::Outstanding(block));
-                p.on_bytes(BLOCK_BYTES, now);
-                p.on_block(now);
-            }
-        }
-        p.depth()
-    }
-
-    #[test]
-    fn depth_follows_the_rate_times_the_time_to_cover() {
-        let near = |depth: u32, wanted: u32| depth.abs_diff(wanted) <= wanted / 8 + 1;
-        let (slow, fast) = (depth_after_20_s(10, 20), depth_after_20_s(10, 200));
-        assert!(near(slow, 20) && near(fast, 200), "{slow} and {fast}");
-        let far = depth_after_20_s(1_000, 200);
-        assert!(near(far, 400), "a second of latency is covered too: {far}");
-    }
-
-    #[test]
-    fn a_slow_peer_gets_a_short_queue() {
-        let mut p = Pipeline::new(Now::ZERO);
-        for second in 1..20 {
-            p.on_bytes(BLOCK_BYTES, Now::from_secs(second));
-            p.on_block(Now::from_secs(second));
-        }
-        assert_eq!(p.depth(), DEPTH_MIN);
-    }
-
-    #[test]
-    fn a_peer_that_unchokes_late_still_gets_its_slow_start() {
-        let mut p = Pipeline::new(Now::ZERO);
-        p.push(block(0), Now::from_secs(20));
-        p.on_bytes(BLOCK_BYTES, Now::from_millis(20_050));
-        p.on_block(Now::from_millis(20_050));
-        assert_eq!(p.depth(), DEPTH_START + 1);
-    }
-
-    #[test]
-    fn withdrawn_requests_are_late_not_unasked() {
-        let mut p = Pipeline::new(Now::ZERO);
-        p.push(block(0), Now::ZERO);
-        p.push(block(1), Now::ZERO);
-        assert!(p.withdraw(block(1)));
-        assert!(!p.withdraw(block(1)));
-        let now = Now::from_millis(1);
-        assert_eq!(p.take(raw(block(0)), now), Asked::Outstanding(block(0)));
-        assert_eq!(p.take(raw(block(1)), now), Asked::Late(block(1)));
-        assert_eq!(p.take(raw(block(1)), now), Asked::No);
-    }
-
-    #[test]
-    fn a_reject_answers_the_cancelled_request_not_the_new_one() {
-        let mut p = Pipeline::new(Now::ZERO);
-        p.push(block(0), Now::ZERO);
-        p.withdraw(block(0));
-        p.push(block(0), Now::ZERO);
-        assert_eq!(p.take_rejected(raw(block(0))), Asked::Late(block(0)));
-        assert_eq!(p.take_rejected(raw(block(0))), Asked::Outstanding(block(0)));
-        assert_eq!(p.take_rejected(raw(block(0))), Asked::No);
-    }
-
-    #[test]
-    fn silence_snubs_and_a_block_ends_it() {
-        let mut p = Pipeline::new(Now::ZERO);
-        let quiet = |p: &mut Pipeline, secs| p.check_silence(Now::from_secs(secs));
-        assert_eq!(quiet(&mut p, 100), Silence::None, "nothing is owed");
-        p.push(block(0), Now::from_secs(100));
-        p.push(block(1), Now::from_secs(100));
-        assert_eq!(quiet(&mut p, 129), Silence::None);
-        assert_eq!(quiet(&mut p, 130), Silence::Snubbed);
-        let withdrawn = p.withdraw_snubbed(Now::from_secs(130));
-        assert_eq!(withdrawn, [block(0), block(1)]);
-        assert_eq!((p.room(), p.probe()), (0, Some(block(0))));
-        assert_eq!(quiet(&mut p, 159), Silence::None);
-        assert_eq!(quiet(&mut p, 160), Silence::ProbeDue);
-        let before = p.set_probe(Some(block(2)), Now::from_secs(160));
-        assert_eq!(before, Some(block(0)), "is cancelled for the new one");
-        assert_eq!(quiet(&mut p, 161), Silence::None);
-        assert_eq!(
-            p.take(raw(block(0)), Now::from_secs(161)),
-            Asked::Late(block(0))
-        );
-        assert_eq!(p.take_stale_probe(), None, "still snubbed");
-        p.on_block(Now::from_secs(161));
-        assert_eq!(p.take_stale_probe(), Some(block(2)));
-        assert!(p.room() > 1);
-    }
-
-    #[test]
-    fn absurd_reqq_is_clamped() {
-        let mut p = Pipeline::new(Now::ZERO);
-        p.set_peer_reqq(0);
-        assert_eq!(p.room(), 1);
-        p.set_peer_reqq(1 << 31);
-        assert_eq!(p.depth_max, PIPELINE_MAX);
-    }
+fn remove(queue: &mut VecDeque<BlockRef>, block: BlockRef) -> bool {
+    let at = queue.iter().position(|other| *other == block);
+    at.and_then(|at| queue.remove(at)).is_some()
 }
+
+/// Splits off what is meant; order is kept on both sides.
+fn take_where(
+    queue: &mut VecDeque<BlockRef>,
+    is_meant: impl FnMut(&BlockRef) -> bool,
+) -> Vec<BlockRef> {
+    let (meant, rest): (Vec<_>, Vec<_>) = queue.drain(..).partition(is_meant);
+    queue.extend(rest);
+    meant
+}
+
+#[cfg(test)]
+mod tests;

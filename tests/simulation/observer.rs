@@ -132,13 +132,15 @@ impl World {
         let have = self.nodes[node].torrent().have();
         match *message {
             Message::Request(block) => {
+                assert!(
+                    !have.has(PieceIndex::new(block.piece)),
+                    "node {node} requests what it has"
+                );
                 end.ever_asked.insert(block);
-                if have.has(PieceIndex::new(block.piece)) {
-                    end.overtaken.insert(block);
-                }
-                let is_lost = end.is_overtaken || end.early.remove(&block);
-                let is_new = is_lost || end.asked.insert(block);
-                assert!(is_new, "node {node} requests {block:?} twice");
+                assert!(
+                    end.asked.insert(block),
+                    "node {node} requests {block:?} twice"
+                );
                 assert!(
                     end.asked.len() <= OUTSTANDING_MAX,
                     "node {node} requests too much"
@@ -146,7 +148,6 @@ impl World {
             }
             Message::Cancel(block) => {
                 end.asked.remove(&block);
-                end.overtaken.remove(&block);
                 assert!(
                     end.ever_asked.contains(&block),
                     "node {node} cancels what it never requested"
@@ -173,18 +174,6 @@ impl World {
             }
             _ => {}
         }
-    }
-
-    /// Everything that the core wants sent was taken.
-    pub fn observe_drained(&mut self, conn: usize, side: usize) {
-        let end = &mut self.conns[conn].ends[side];
-        end.is_overtaken = false;
-        assert!(
-            end.overtaken.is_empty(),
-            "node {} requests what it has: {:?}",
-            end.node,
-            end.overtaken
-        );
     }
 
     /// A run that the core wants sent.
@@ -215,11 +204,7 @@ impl World {
             Message::Request(block) => end.owed.push(block),
             Message::Cancel(block) if !is_fast => drop(take(&mut end.owed, &block)),
             Message::RejectRequest(block) => drop(end.asked.remove(&block)),
-            Message::Choke => {
-                end.asked.clear();
-                end.overtaken.clear();
-                end.is_overtaken = true;
-            }
+            Message::Choke => end.asked.clear(),
             _ => {}
         }
     }
@@ -230,10 +215,7 @@ impl World {
             eprintln!("{}     {conn}/{side} gets {header:?}", self.now);
         }
         let end = &mut self.conns[conn].ends[side];
-        if !end.asked.remove(header) {
-            // The answer to a request withdrawn before: if it was made again, that may still wait to be sent.
-            end.early.insert(*header);
-        }
+        end.asked.remove(header);
         let node = end.node;
         assert!(
             end.ever_asked.contains(header),

@@ -9,7 +9,7 @@ use crate::swarm::peer::{
 };
 use crate::swarm::picker::PickOrder;
 use crate::swarm::pieces::{Asker, Choice, Completes};
-use crate::swarm::pipeline::Asked;
+use crate::swarm::pipeline::{Asked, Withdrawn};
 use crate::swarm::torrent::{ENDGAME_TICK, FIRST_RANDOM_PIECES, Placement, SPILL_PAUSE, Torrent};
 use crate::wire::message::{Message, RawBlock};
 
@@ -37,9 +37,9 @@ impl Torrent {
             match self.pieces.choose(&asker, cx.now, cx.credits) {
                 Choice::Block(block) => {
                     peer.current = Some(block.piece());
-                    peer.pipeline.push(block, cx.now);
+                    peer.pipeline.push(block);
+                    peer.wake(key, cx);
                     self.pieces.on_requested(block);
-                    peer.send(key, &Message::Request(raw(block)), cx);
                     has_sent = true;
                 }
                 Choice::Starved => {
@@ -179,7 +179,7 @@ impl Torrent {
         peer.count_useless(cx.now)?;
         peer.peer_choking = true;
         peer.current = None;
-        let withdrawn = peer.pipeline.withdraw_except(&peer.allowed_in);
+        let withdrawn = peer.pipeline.withdraw_pieces(&peer.allowed_in, false);
         self.release(key, &withdrawn, cx);
         Ok(())
     }
@@ -247,7 +247,7 @@ impl Torrent {
         };
         peer.current = None;
         let withdrawn = peer.pipeline.withdraw_snubbed(cx.now);
-        for block in withdrawn.iter().skip(1) {
+        for block in withdrawn.sent.iter().skip(1) {
             peer.send(key, &Message::Cancel(raw(*block)), cx);
         }
         self.release(key, &withdrawn, cx);
@@ -306,9 +306,9 @@ impl Torrent {
         }
     }
 
-    fn release(&mut self, key: PeerKey, withdrawn: &[BlockRef], cx: &mut Cx<'_>) {
-        for block in withdrawn {
-            self.pieces.on_released(*block);
+    fn release(&mut self, key: PeerKey, withdrawn: &Withdrawn, cx: &mut Cx<'_>) {
+        for block in withdrawn.iter() {
+            self.pieces.on_released(block);
         }
         self.pieces.disown(key);
         self.fill_all(cx);
@@ -322,14 +322,11 @@ impl Torrent {
         if peer.current == Some(piece) {
             peer.current = None;
         }
-        let owed: Vec<BlockRef> = peer
-            .pipeline
-            .iter()
-            .filter(|block| block.piece() == piece)
-            .collect();
-        for block in owed {
-            peer.pipeline.withdraw(block);
-            peer.send(key, &Message::Cancel(raw(block)), cx);
+        let withdrawn = peer.pipeline.withdraw_pieces(&[piece], true);
+        for block in &withdrawn.sent {
+            peer.send(key, &Message::Cancel(raw(*block)), cx);
+        }
+        for block in withdrawn.iter() {
             self.pieces.on_released(block);
         }
     }
@@ -339,9 +336,13 @@ impl Torrent {
         let mut rivals = Vec::new();
         for (key, peer) in self.peers.iter_mut() {
             let key = PeerKey(key);
-            if key != winner && peer.pipeline.withdraw(block) {
+            if key == winner {
+                continue;
+            }
+            let withdrawn = peer.pipeline.withdraw(block);
+            rivals.extend(withdrawn.iter().map(|_| key));
+            for block in withdrawn.sent {
                 peer.send(key, &Message::Cancel(raw(block)), cx);
-                rivals.push(key);
             }
         }
         for key in rivals {

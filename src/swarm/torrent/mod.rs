@@ -23,7 +23,7 @@ use crate::base::{Bitfield, BlockRef, Now, PieceIndex, RateMeter, Rng, Slots};
 use crate::swarm::candidates::{Candidates, Parting, Source};
 use crate::swarm::choker::{Choker, ChokerConfig};
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey, UploadRun};
-use crate::swarm::peer::{Peer, PeerFault};
+use crate::swarm::peer::{Peer, PeerFault, raw};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::poison::{Party, Suspects};
 use crate::wire::message::{Message, RawBlock, encode};
@@ -382,6 +382,12 @@ impl Torrent {
         out.extend(peer.outbox.drain(..whole_bytes));
         while out.len() - before < max_bytes
             && peer.outbox.is_empty()
+            && let Some(block) = peer.pipeline.next_to_send(cx.now)
+        {
+            encode(&Message::Request(raw(block)), out);
+        }
+        while out.len() - before < max_bytes
+            && peer.outbox.is_empty()
             && peer.skip_old_news(&self.have_log, self.pieces.have())
         {
             let piece = self.have_log[peer.have_cursor].get();
@@ -401,8 +407,8 @@ impl Torrent {
                 && peer
                     .clone()
                     .skip_old_news(&self.have_log, self.pieces.have());
-            let has_output = has_news || !peer.outbox.is_empty() || !peer.uploads.is_empty();
-            !peer.is_closing && has_output
+            let has_messages = !peer.outbox.is_empty() || peer.pipeline.has_unsent();
+            !peer.is_closing && (has_news || has_messages || !peer.uploads.is_empty())
         })
     }
 
