@@ -211,6 +211,15 @@ impl Active {
             && !self.segments[segment_of(block)].is_flushing
     }
 
+    /// False when the piece is to come from another peer alone.
+    pub fn may_come_from(&self, (peer, party): (PeerKey, Party)) -> bool {
+        let is_its = match self.owner {
+            Some(owner) => owner == peer,
+            None => self.sources.iter().all(|source| *source == party),
+        };
+        !self.is_alone || is_its
+    }
+
     pub fn begin_receive(&mut self, block: u32) {
         let segment = &mut self.segments[segment_of(block)];
         let entry = &mut self.blocks[block as usize];

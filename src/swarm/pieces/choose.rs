@@ -3,6 +3,8 @@
 //! In this order: the piece it is at; a piece whose peer left it; a new piece; a piece of another peer; at the very
 //! end a block that another peer owes already. Pieces stay with one peer where possible, so that a bad one has one source.
 
+use std::time::Duration;
+
 use super::active::{Active, BlockState, FreeBlock};
 use super::{Phase, Pieces};
 use crate::base::{BlockRef, Now, PieceIndex};
@@ -10,16 +12,21 @@ use crate::swarm::effects::{Credits, PeerKey};
 use crate::swarm::peer::PeerHave;
 use crate::swarm::picker::PickOrder;
 use crate::swarm::pipeline::Pipeline;
+use crate::swarm::poison::Party;
 
 /// Peers that may owe one block at the end of a download: the duplicate is what endgame wastes at most.
 const ENDGAME_REQUESTS_MAX: u8 = 2;
 /// Duplicates asked of one peer at a time; more would mostly be cancelled again.
 const ENDGAME_DEPTH_MAX: u32 = 8;
 
+/// After so long without progress a piece with blocks of a suspect is anybody's: it must not be left behind for good.
+const MIX_AFTER: Duration = Duration::from_secs(3);
+
 /// The peer that looks for a block.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
     pub peer: PeerKey,
+    pub party: Party,
     pub have: &'a PeerHave,
     /// While it chokes us only these pieces may be asked for (BEP 6, `allowed_fast`).
     pub only: Option<&'a [PieceIndex]>,
@@ -44,29 +51,53 @@ impl Pieces {
     /// The next block to ask this peer for; memory for it is reserved. The caller sends the request and calls
     /// [`Pieces::on_requested`].
     pub fn choose(&mut self, asker: &Asker<'_>, now: Now, credits: &mut Credits) -> Choice {
-        let mut is_starved = false;
-        let current = asker
-            .current
-            .filter(|piece| self.may_join(*piece, asker, true));
-        if let Some(block) = current.and_then(|p| self.free_block(p, credits, &mut is_starved)) {
-            return Choice::Block(block);
-        }
         if asker.only.is_some() {
             return self.choose_allowed(asker, now, credits);
         }
-        let found = if asker.order == PickOrder::Sequential && !asker.is_suspect {
-            self.next_in_order(asker, credits, &mut is_starved)
-                .or_else(|| self.open_next(asker, now, credits, &mut is_starved))
-        } else {
-            self.adopt(asker, credits, &mut is_starved)
-                .or_else(|| self.open_next(asker, now, credits, &mut is_starved))
-                .or_else(|| self.join(asker, credits, &mut is_starved))
-        };
+        let mut is_starved = false;
+        let found = self.choose_free(asker, now, credits, &mut is_starved);
         match found.or_else(|| self.duplicate(asker)) {
             Some(block) => Choice::Block(block),
             None if is_starved => Choice::Starved,
             None => Choice::Nothing,
         }
+    }
+
+    /// A block that nobody was asked for.
+    fn choose_free(
+        &mut self,
+        asker: &Asker<'_>,
+        now: Now,
+        credits: &mut Credits,
+        is_starved: &mut bool,
+    ) -> Option<BlockRef> {
+        let may_go_on = |piece: &PieceIndex| {
+            self.may_join(*piece, asker, true) && !self.is_avoided(*piece, asker, now)
+        };
+        let current = asker.current.filter(may_go_on);
+        if let Some(block) = current.and_then(|piece| self.free_block(piece, credits, is_starved)) {
+            return Some(block);
+        }
+        if asker.order == PickOrder::Sequential && !asker.is_suspect {
+            return self
+                .next_in_order(asker, now, credits, is_starved)
+                .or_else(|| self.open_next(asker, now, credits, is_starved));
+        }
+        self.adopt(asker, now, credits, is_starved)
+            .or_else(|| self.open_next(asker, now, credits, is_starved))
+            .or_else(|| self.join(asker, now, credits, is_starved))
+    }
+
+    /// A piece that the peer leaves alone while it comes along without it: it holds blocks of a suspect, or the peer is
+    /// one. More blocks would come for nothing if the suspect lied, and would blur who did.
+    fn is_avoided(&self, piece: PieceIndex, asker: &Asker<'_>, now: Now) -> bool {
+        let Some(active) = self.get(piece).filter(|_| !self.suspects.is_empty()) else {
+            return false;
+        };
+        let is_foreign = |party: &Party| *party != asker.party;
+        let mut foreign = active.sources.iter().filter(|party| is_foreign(party));
+        let is_mixed = foreign.any(|party| asker.is_suspect || self.suspects.contains(party));
+        is_mixed && now.since(active.progress_at) < MIX_AFTER
     }
 
     /// True when every block that can be had was asked for: then the last ones are asked for twice.
@@ -76,7 +107,8 @@ impl Pieces {
 
     fn choose_allowed(&mut self, asker: &Asker<'_>, now: Now, credits: &mut Credits) -> Choice {
         let mut is_starved = false;
-        for &piece in asker.only.unwrap_or(&[]) {
+        let current = asker.current.into_iter();
+        for piece in current.chain(asker.only.unwrap_or(&[]).iter().copied()) {
             if !asker.have.has(piece) {
                 continue;
             }
@@ -102,13 +134,14 @@ impl Pieces {
     fn adopt(
         &mut self,
         asker: &Asker<'_>,
+        now: Now,
         credits: &mut Credits,
         is_starved: &mut bool,
     ) -> Option<BlockRef> {
         let mut from = PieceIndex::new(0);
         while let Some(&piece) = self.orphans.range(from..).next() {
             from = PieceIndex::new(piece.get() + 1);
-            if !asker.have.has(piece) {
+            if !asker.have.has(piece) || self.is_avoided(piece, asker, now) {
                 continue;
             }
             if let Some(block) = self.free_block(piece, credits, is_starved) {
@@ -134,7 +167,11 @@ impl Pieces {
         credits: &mut Credits,
         is_starved: &mut bool,
     ) -> Option<BlockRef> {
-        let piece = self.picker.pick(asker.have, asker.order)?;
+        // What clears up a suspicion comes first.
+        let is_next =
+            |piece: &&PieceIndex| self.picker.is_openable(**piece) && asker.have.has(**piece);
+        let alone = self.alone.iter().find(is_next).copied();
+        let piece = alone.or_else(|| self.picker.pick(asker.have, asker.order))?;
         if !self.open(piece, asker.peer, asker.is_suspect, now, credits) {
             *is_starved = true;
             return None;
@@ -146,6 +183,7 @@ impl Pieces {
     fn next_in_order(
         &mut self,
         asker: &Asker<'_>,
+        now: Now,
         credits: &mut Credits,
         is_starved: &mut bool,
     ) -> Option<BlockRef> {
@@ -153,7 +191,8 @@ impl Pieces {
         while let Some(&piece) = self.open.range(from..).next() {
             from = PieceIndex::new(piece.get() + 1);
             let is_orphan = self.orphans.contains(&piece) && asker.have.has(piece);
-            if !is_orphan && !self.may_join(piece, asker, false) {
+            let is_open = is_orphan || self.may_join(piece, asker, false);
+            if !is_open || self.is_avoided(piece, asker, now) {
                 continue;
             }
             if let Some(block) = self.free_block(piece, credits, is_starved) {
@@ -170,13 +209,15 @@ impl Pieces {
     fn join(
         &mut self,
         asker: &Asker<'_>,
+        now: Now,
         credits: &mut Credits,
         is_starved: &mut bool,
     ) -> Option<BlockRef> {
         let mut from = PieceIndex::new(0);
         while let Some(&piece) = self.open.range(from..).next() {
             from = PieceIndex::new(piece.get() + 1);
-            if !self.may_join(piece, asker, false) {
+            let is_open = self.may_join(piece, asker, false);
+            if !is_open || self.is_avoided(piece, asker, now) {
                 continue;
             }
             if let Some(block) = self.free_block(piece, credits, is_starved) {

@@ -57,6 +57,8 @@ pub struct Pieces {
     orphans: BTreeSet<PieceIndex>,
     /// Pieces of which a bad copy came from several sources: fetched from one peer alone next time.
     alone: BTreeSet<PieceIndex>,
+    /// Whoever has a block in a bad copy that is not cleared up.
+    suspects: Vec<Party>,
     reserved_bytes: u64,
     whole_bytes_max: u64,
     floor_bytes: u64,
@@ -88,6 +90,7 @@ impl Pieces {
             open: BTreeSet::new(),
             orphans: BTreeSet::new(),
             alone: BTreeSet::new(),
+            suspects: Vec::new(),
             reserved_bytes: 0,
             whole_bytes_max: budget_bytes / WHOLE_PIECE_DIVISOR,
             floor_bytes: (budget_bytes / FLOOR_DIVISOR).min(FLOOR_BYTES_MAX),
@@ -158,6 +161,12 @@ impl Pieces {
         self.get(piece).map(|active| active.mode)
     }
 
+    /// True when this peer fetches the piece and nobody else may.
+    pub fn is_owned_alone(&self, piece: PieceIndex, peer: PeerKey) -> bool {
+        let is_so = |active: &Active| active.is_alone && active.owner == Some(peer);
+        self.get(piece).is_some_and(is_so)
+    }
+
     /// Number of pieces on their way.
     pub fn active_count(&self) -> usize {
         self.active.len()
@@ -225,13 +234,19 @@ impl Pieces {
         }
     }
 
-    /// A payload begins: takes the block for one peer. False when its place is taken or there is no memory.
-    pub fn begin_receive(&mut self, block: BlockRef, credits: &mut Credits) -> bool {
+    /// A payload begins: takes the block for one peer. False when its place is taken, when the piece is to come from
+    /// another peer alone, or when there is no memory.
+    pub fn begin_receive(
+        &mut self,
+        block: BlockRef,
+        from: (PeerKey, Party),
+        credits: &mut Credits,
+    ) -> bool {
         let number = block_number(block);
         let Some(active) = self.get_mut(block.piece()) else {
             return false;
         };
-        if !active.may_receive(number) {
+        if !active.may_receive(number) || !active.may_come_from(from) {
             return false;
         }
         let segment = &mut active.segments[segment_of(number)];
@@ -322,6 +337,12 @@ impl Pieces {
     /// A bad copy came from several sources: the next one comes from one peer alone.
     pub fn fetch_alone(&mut self, piece: PieceIndex) {
         self.alone.insert(piece);
+    }
+
+    /// Names those whose blocks are not to be mixed with others as far as that can be helped.
+    pub fn set_suspects(&mut self, suspects: Vec<Party>) {
+        self.suspects = suspects;
+        self.epoch += 1;
     }
 
     /// A piece that was had is gone.

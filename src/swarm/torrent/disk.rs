@@ -2,6 +2,7 @@
 
 use crate::base::PieceIndex;
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey};
+use crate::swarm::peer::Peer;
 use crate::swarm::pieces::{Mode, Phase};
 use crate::swarm::poison::Party;
 use crate::swarm::torrent::{BANNED_LOCAL_MAX, NEWS_PAUSE, Torrent};
@@ -122,7 +123,7 @@ impl Torrent {
                 self.ban(party, cx);
             }
             _ => {
-                self.mark_suspects(piece);
+                self.mark_suspects(piece, cx);
                 self.digest(piece, false, cx);
             }
         }
@@ -193,10 +194,26 @@ impl Torrent {
         self.rechoke(cx);
     }
 
-    fn mark_suspects(&mut self, piece: PieceIndex) {
-        let parties = self.pieces.sources(piece);
-        for (_, peer) in self.peers.iter_mut() {
-            peer.is_suspect |= parties.contains(&peer.party);
+    /// From now on the sources of the piece share no piece with anybody. What they owe of shared ones is taken back.
+    fn mark_suspects(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
+        let parties = self.pieces.sources(piece).to_vec();
+        let mut suspects = self.suspects.parties();
+        suspects.extend(&parties);
+        self.pieces.set_suspects(suspects);
+        for party in &parties {
+            for piece in self.pieces.tainted_by(*party) {
+                self.withdraw_everywhere(piece, cx);
+            }
+        }
+        let is_named = |peer: &Peer| !peer.is_suspect && parties.contains(&peer.party);
+        let named = self.peers.iter().filter(|(_, peer)| is_named(peer));
+        let named: Vec<PeerKey> = named.map(|(key, _)| PeerKey(key)).collect();
+        for key in named {
+            if let Some(peer) = self.peers.get_mut(key.0) {
+                peer.is_suspect = true;
+                peer.current = None;
+            }
+            self.take_back_shared(key, cx);
         }
     }
 
@@ -204,6 +221,6 @@ impl Torrent {
         for (_, peer) in self.peers.iter_mut() {
             peer.is_suspect = self.suspects.suspects(peer.conn.addr, peer.conn.peer_id);
         }
-        self.pieces.bump();
+        self.pieces.set_suspects(self.suspects.parties());
     }
 }

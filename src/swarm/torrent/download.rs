@@ -10,7 +10,9 @@ use crate::swarm::peer::{
 use crate::swarm::picker::PickOrder;
 use crate::swarm::pieces::{Asker, Choice, Completes};
 use crate::swarm::pipeline::{Asked, Withdrawn};
-use crate::swarm::torrent::{ENDGAME_TICK, FIRST_RANDOM_PIECES, Placement, SPILL_PAUSE, Torrent};
+use crate::swarm::torrent::{
+    ENDGAME_TICK, FILL_PAUSE, FIRST_RANDOM_PIECES, Placement, SPILL_PAUSE, Torrent,
+};
 use crate::wire::message::{Message, RawBlock};
 
 /// A peer that unchokes us twice within this time is asked for nothing until it has passed: choking takes all requests
@@ -60,8 +62,15 @@ impl Torrent {
         }
     }
 
-    /// Looks for work for every peer that has room: something became free to ask for.
+    /// Looks for work for every peer that has room: something became free to ask for. At once after a quiet time, else
+    /// once for many such events: chokes and rejects of some peers must not cost a look at all peers each.
     pub(super) fn fill_all(&mut self, cx: &mut Cx<'_>) {
+        if cx.now < self.fill_from {
+            self.fill_at = Some(self.fill_from);
+            return;
+        }
+        self.fill_at = None;
+        self.fill_from = cx.now + FILL_PAUSE;
         for key in self.peers.keys() {
             self.fill(PeerKey(key), cx);
         }
@@ -112,7 +121,8 @@ impl Torrent {
                 };
                 let is_reborn = self.pieces.opened_at(block.piece()) == Some(cx.now)
                     && cx.fx.contains(&discard);
-                let is_taken = !is_reborn && self.pieces.begin_receive(block, cx.credits);
+                let from = (key, peer.party);
+                let is_taken = !is_reborn && self.pieces.begin_receive(block, from, cx.credits);
                 if asked == Asked::Outstanding(block) {
                     self.pieces.on_released(block);
                 }
@@ -251,6 +261,22 @@ impl Torrent {
             peer.send(key, &Message::Cancel(raw(*block)), cx);
         }
         self.release(key, &withdrawn, cx);
+    }
+
+    /// Cancels what the peer owes of pieces that others have a part in.
+    pub(super) fn take_back_shared(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get(key.0) else {
+            return;
+        };
+        let mut owed: Vec<PieceIndex> = peer.pipeline.iter().map(|b| b.piece()).collect();
+        owed.sort_unstable();
+        owed.dedup();
+        for piece in owed {
+            if !self.pieces.is_owned_alone(piece, key) {
+                self.withdraw_piece(key, piece, cx);
+            }
+        }
+        self.fill_all(cx);
     }
 
     /// Asks a snubbed peer for one block, which anybody else may be asked for too: it may have come back to life.
@@ -392,6 +418,7 @@ fn may_be_asked(peer: &Peer, now: Now) -> bool {
 fn asker(key: PeerKey, peer: &Peer, order: PickOrder) -> Asker<'_> {
     Asker {
         peer: key,
+        party: peer.party,
         have: peer.offers(),
         only: peer.peer_choking.then_some(&peer.allowed_in),
         current: peer.current,

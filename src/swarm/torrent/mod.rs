@@ -47,6 +47,8 @@ const SPILL_PAUSE: Duration = Duration::from_millis(100);
 const WANT_PEERS_BELOW: usize = 30;
 /// Pause between two wishes for addresses.
 const WANT_PEERS_PAUSE: Duration = Duration::from_secs(60);
+/// All peers are looked at for work no more often than this.
+const FILL_PAUSE: Duration = Duration::from_millis(20);
 /// Pieces that come faster than this are told to peers together.
 const NEWS_PAUSE: Duration = Duration::from_millis(100);
 /// Requests sent before our choke arrived are no fault of the peer.
@@ -85,6 +87,10 @@ pub struct Torrent {
     dial_at: Option<Now>,
     spill_at: Now,
     want_peers_at: Now,
+    /// When all peers must be looked at for work.
+    fill_at: Option<Now>,
+    /// Not looked at again before this moment.
+    fill_from: Now,
     /// When peers must be told of pieces in the log.
     news_at: Option<Now>,
     /// Not told again before this moment.
@@ -130,6 +136,8 @@ impl Torrent {
             dial_at: Some(now),
             spill_at: now,
             want_peers_at: now,
+            fill_at: None,
+            fill_from: now,
             news_at: None,
             news_from: now,
             unchecked_count: 0,
@@ -445,9 +453,6 @@ impl Torrent {
         for piece in self.pieces.fetching() {
             self.give_up(piece, false, cx);
         }
-        self.tick_at = None;
-        self.dial_at = None;
-        self.news_at = None;
         self.after_event();
     }
 

@@ -31,15 +31,17 @@ impl Torrent {
             return None;
         }
         let choke_at = self.choker.next_deadline();
-        [choke_at, self.tick_at, self.dial_at, self.news_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let ours = [self.tick_at, self.dial_at, self.fill_at, self.news_at];
+        ours.into_iter().chain([choke_at]).flatten().min()
     }
 
     pub(super) fn timer(&mut self, cx: &mut Cx<'_>) {
         if self.is_stopping {
             return;
+        }
+        if self.fill_at.is_some_and(|at| at <= cx.now) {
+            self.fill_all(cx);
+            self.feed_starved(cx);
         }
         if self.news_at.is_some_and(|at| at <= cx.now) {
             self.tell_news(cx);
