@@ -74,8 +74,12 @@ impl Pieces {
         let may_go_on = |piece: &PieceIndex| {
             self.may_join(*piece, asker, true) && !self.is_avoided(*piece, asker, now)
         };
-        let current = asker.current.filter(may_go_on);
-        if let Some(block) = current.and_then(|piece| self.free_block(piece, credits, is_starved)) {
+        if let Some(piece) = asker.current.filter(may_go_on)
+            && let Some(block) = self.free_block(piece, credits, is_starved)
+        {
+            if self.orphans.contains(&piece) {
+                self.own(piece, asker);
+            }
             return Some(block);
         }
         if asker.order == PickOrder::Sequential && !asker.is_suspect {
