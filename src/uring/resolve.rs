@@ -15,6 +15,7 @@ const QUEUE_MAX: usize = 256;
 const ADDRS_MAX: usize = 16;
 
 type Answer = io::Result<Vec<SocketAddr>>;
+type Lookup = dyn Fn(&str, u16) -> Answer + Send + Sync;
 
 struct Question {
     host: String,
@@ -35,13 +36,28 @@ impl Resolver {
     ///
     /// When the system refuses a thread.
     pub fn new() -> io::Result<Resolver> {
+        Resolver::with_lookup(|host, port| {
+            let addrs = (host, port).to_socket_addrs()?;
+            Ok(addrs.take(ADDRS_MAX).collect())
+        })
+    }
+
+    /// Starts the threads with another way of looking a host up; it may hang like the system's.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses a thread.
+    pub fn with_lookup(
+        lookup: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> io::Result<Resolver> {
+        let lookup: Arc<Lookup> = Arc::new(lookup);
         let (questions, queue) = mpsc::sync_channel(QUEUE_MAX);
         let queue = Arc::new(Mutex::new(queue));
         for i in 0..THREADS {
-            let queue = Arc::clone(&queue);
+            let (queue, lookup) = (Arc::clone(&queue), Arc::clone(&lookup));
             std::thread::Builder::new()
                 .name(format!("resolve-{i}"))
-                .spawn(move || work(&queue))?;
+                .spawn(move || work(&queue, &*lookup))?;
         }
         Ok(Resolver { questions })
     }
@@ -75,7 +91,7 @@ impl Resolver {
     }
 }
 
-fn work(queue: &Mutex<mpsc::Receiver<Question>>) {
+fn work(queue: &Mutex<mpsc::Receiver<Question>>, lookup: &Lookup) {
     loop {
         let question = match queue.lock() {
             Ok(queue) => queue.recv(),
@@ -88,9 +104,7 @@ fn work(queue: &Mutex<mpsc::Receiver<Question>>) {
         if question.answer.is_closed() {
             continue;
         }
-        let answer = (question.host.as_str(), question.port)
-            .to_socket_addrs()
-            .map(|addrs| addrs.take(ADDRS_MAX).collect());
+        let answer = lookup(&question.host, question.port);
         let _ = question.answer.send(answer);
     }
 }

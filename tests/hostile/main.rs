@@ -8,4 +8,5 @@ mod common;
 mod flood;
 mod handshake;
 mod replay;
+mod trackers;
 mod wire;
