@@ -9,4 +9,5 @@ mod flood;
 mod handshake;
 mod replay;
 mod trackers;
+mod udp_trackers;
 mod wire;
