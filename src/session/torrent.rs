@@ -278,11 +278,14 @@ impl<'c> Running<'c> {
         if !is_over {
             return None;
         }
-        let cause = self
-            .driver
-            .trouble
-            .last_told()
-            .unwrap_or_else(|| "no data arrived".to_owned());
+        let cause =
+            self.driver
+                .trouble
+                .last_told()
+                .unwrap_or_else(|| match stats.peers_connected {
+                    0 => "no peer was found".to_owned(),
+                    _ => "no data arrived".to_owned(),
+                });
         let message = format!(
             "gave up on \"{}\": {cause}",
             self.config.metainfo.info.name.escape_debug()

@@ -1,4 +1,4 @@
-//! Host names to addresses on threads of their own (layer 4): the system's resolver may hang.
+//! Host names to addresses on threads of their own (layer 4): the system's resolver may hang, and so may `stub`.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+
+use super::socket::SocketOptions;
+use super::stub::Stub;
 
 /// Names that may hang at once before others have to wait.
 const THREADS: usize = 4;
@@ -36,10 +39,18 @@ impl Resolver {
     ///
     /// When the system refuses a thread.
     pub fn new() -> io::Result<Resolver> {
-        Resolver::with_lookup(|host, port| {
-            let addrs = (host, port).to_socket_addrs()?;
-            Ok(addrs.take(ADDRS_MAX).collect())
-        })
+        Resolver::with_lookup(|host, port| look_up(host, port, None))
+    }
+
+    /// Starts the threads; names go out as everything else does with these options, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses a thread.
+    pub fn bound(options: &SocketOptions) -> io::Result<Resolver> {
+        let is_bound = options.bind.is_some() || options.bind_device.is_some();
+        let stub = is_bound.then(|| Stub::from_system(options));
+        Resolver::with_lookup(move |host, port| look_up(host, port, stub.as_ref()))
     }
 
     /// Starts the threads with another way of looking a host up; it may hang like the system's.
@@ -48,7 +59,7 @@ impl Resolver {
     ///
     /// When the system refuses a thread.
     pub fn with_lookup(
-        lookup: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+        lookup: impl Fn(&str, u16) -> Answer + Send + Sync + 'static,
     ) -> io::Result<Resolver> {
         let lookup: Arc<Lookup> = Arc::new(lookup);
         let (questions, queue) = mpsc::sync_channel(QUEUE_MAX);
@@ -106,5 +117,15 @@ fn work(queue: &Mutex<mpsc::Receiver<Question>>, lookup: &Lookup) {
         }
         let answer = lookup(&question.host, question.port);
         let _ = question.answer.send(answer);
+    }
+}
+
+fn look_up(host: &str, port: u16, stub: Option<&Stub>) -> Answer {
+    match stub {
+        None => Ok((host, port).to_socket_addrs()?.take(ADDRS_MAX).collect()),
+        Some(stub) => {
+            let ips = stub.look_up(host)?.into_iter().take(ADDRS_MAX);
+            Ok(ips.map(|ip| SocketAddr::new(ip, port)).collect())
+        }
     }
 }
