@@ -369,6 +369,9 @@ fn data_that_changes_while_it_is_hashed_makes_no_torrent() {
     assert!(!folder.path().join("f.torrent").exists());
 }
 
+/// Name, files and piece length of a torrent.
+type Shape<'a> = (&'a str, &'a [(&'a str, usize)], &'a str);
+
 /// Shapes that every program must read alike.
 fn shapes() -> Vec<(TempDir, PathBuf, Value)> {
     let many: Vec<String> = (0..200).map(|i| format!("many/{}/f{i}", i % 5)).collect();
@@ -377,7 +380,7 @@ fn shapes() -> Vec<(TempDir, PathBuf, Value)> {
         .map(|name| (name.as_str(), name.len() * 31))
         .collect();
     many.extend([("many/zero", 0), ("many/one", 1), ("many/ünï/日本", 5_000)]);
-    let trees: [(&str, &[(&str, usize)], &str); 4] = [
+    let trees: [Shape<'_>; 4] = [
         ("file", &[("file", 300_000)], "16KiB"),
         ("last", &[("last", 32_769)], "32KiB"),
         (
@@ -387,7 +390,7 @@ fn shapes() -> Vec<(TempDir, PathBuf, Value)> {
         ),
         ("many", &many, "16KiB"),
     ];
-    let shape = |(name, files, piece_length): &(&str, &[(&str, usize)], &str)| {
+    let shape = |(name, files, piece_length): &Shape<'_>| {
         let folder = folder(files);
         let options = [
             name,
