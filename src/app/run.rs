@@ -277,6 +277,7 @@ fn run(args: &SessionArgs, torrents: Vec<TorrentConfig>) -> Result<Exit, Failure
     let on_signal = stopper.clone();
     signals::on_first(move || {
         if mode == Mode::Bars {
+            output::freeze_bars();
             output::stderr_line("stopping; once more leaves at once");
         }
         on_signal.stop();

@@ -18,6 +18,7 @@ const QUEUE_MAX: usize = 256;
 const ADDRS_MAX: usize = 16;
 
 type Answer = io::Result<Vec<SocketAddr>>;
+type Lookup = dyn Fn(&str, u16) -> Answer + Send + Sync;
 
 struct Question {
     host: String,
@@ -38,7 +39,7 @@ impl Resolver {
     ///
     /// When the system refuses a thread.
     pub fn new() -> io::Result<Resolver> {
-        Resolver::start(None)
+        Resolver::with_lookup(|host, port| look_up(host, port, None))
     }
 
     /// Starts the threads; names go out as everything else does with these options, or not at all.
@@ -48,17 +49,26 @@ impl Resolver {
     /// When the system refuses a thread.
     pub fn bound(options: &SocketOptions) -> io::Result<Resolver> {
         let is_bound = options.bind.is_some() || options.bind_device.is_some();
-        Resolver::start(is_bound.then(|| Stub::from_system(options)))
+        let stub = is_bound.then(|| Stub::from_system(options));
+        Resolver::with_lookup(move |host, port| look_up(host, port, stub.as_ref()))
     }
 
-    fn start(stub: Option<Stub>) -> io::Result<Resolver> {
+    /// Starts the threads with another way of looking a host up; it may hang like the system's.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses a thread.
+    pub fn with_lookup(
+        lookup: impl Fn(&str, u16) -> Answer + Send + Sync + 'static,
+    ) -> io::Result<Resolver> {
+        let lookup: Arc<Lookup> = Arc::new(lookup);
         let (questions, queue) = mpsc::sync_channel(QUEUE_MAX);
         let queue = Arc::new(Mutex::new(queue));
         for i in 0..THREADS {
-            let (queue, stub) = (Arc::clone(&queue), stub.clone());
+            let (queue, lookup) = (Arc::clone(&queue), Arc::clone(&lookup));
             std::thread::Builder::new()
                 .name(format!("resolve-{i}"))
-                .spawn(move || work(&queue, stub.as_ref()))?;
+                .spawn(move || work(&queue, &*lookup))?;
         }
         Ok(Resolver { questions })
     }
@@ -92,7 +102,7 @@ impl Resolver {
     }
 }
 
-fn work(queue: &Mutex<mpsc::Receiver<Question>>, stub: Option<&Stub>) {
+fn work(queue: &Mutex<mpsc::Receiver<Question>>, lookup: &Lookup) {
     loop {
         let question = match queue.lock() {
             Ok(queue) => queue.recv(),
@@ -105,7 +115,7 @@ fn work(queue: &Mutex<mpsc::Receiver<Question>>, stub: Option<&Stub>) {
         if question.answer.is_closed() {
             continue;
         }
-        let answer = look_up(&question.host, question.port, stub);
+        let answer = lookup(&question.host, question.port);
         let _ = question.answer.send(answer);
     }
 }

@@ -8,4 +8,6 @@ mod common;
 mod flood;
 mod handshake;
 mod replay;
+mod trackers;
+mod udp_trackers;
 mod wire;

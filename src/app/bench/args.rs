@@ -41,6 +41,12 @@ Example:
     /// One process of the synthetic swarm: reads its job from stdin
     #[command(hide = true)]
     Load,
+    /// Becomes another program, which ends with the lab and hears signals
+    #[command(hide = true)]
+    Exec {
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<std::ffi::OsString>,
+    },
 }
 
 impl BenchVerb {
@@ -52,6 +58,7 @@ impl BenchVerb {
             BenchVerb::Hash(args) => args.json,
             BenchVerb::Disk(args) => args.json,
             BenchVerb::Load => true,
+            BenchVerb::Exec { .. } => false,
         }
     }
 }

@@ -39,7 +39,7 @@ impl Counter {
     }
 
     fn perf(pid: u32, cores: &[usize]) -> io::Result<Counter> {
-        let mut command = Command::new("perf");
+        let mut command = place::command("perf")?;
         command.args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p"]);
         command.arg(pid.to_string());
         let counter = Counter::spawn(command, cores, "perf")?;
@@ -49,7 +49,7 @@ impl Counter {
     }
 
     fn strace(pid: u32, cores: &[usize]) -> io::Result<Counter> {
-        let mut command = Command::new("strace");
+        let mut command = place::command("strace")?;
         command.args(["-f", "-c", "-p"]).arg(pid.to_string());
         let mut counter = Counter::spawn(command, cores, "strace")?;
         let deadline = Instant::now() + ATTACH_WAIT;

@@ -43,6 +43,7 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
         BenchVerb::Hash(args) => hash::run(args),
         BenchVerb::Disk(args) => disk::run(args),
         BenchVerb::Load => load::run(),
+        BenchVerb::Exec { command } => Err(place::become_program(command)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where things run: cores, a network namespace of one's own, addresses, users. Layer 6.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -8,6 +9,7 @@ use std::process::{Child, Command};
 
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
 use super::args::CommonBench;
@@ -107,6 +109,28 @@ pub fn spawn_confined(
     let child = spawn_on(cores, command);
     setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard)?;
     child
+}
+
+/// A command that runs `program` by way of [`become_program`].
+pub fn command(program: impl AsRef<OsStr>) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["bench", "exec", "--"]).arg(program);
+    Ok(command)
+}
+
+/// Turns this process into another program, which the kernel ends when its starter ends, however that ends, and in
+/// which no signal is blocked.
+pub fn become_program(command: &[OsString]) -> Failure {
+    let _ = nix::sys::prctl::set_pdeathsig(Some(Signal::SIGTERM));
+    let _ = SigSet::empty().thread_set_mask();
+    let Some((program, arguments)) = command.split_first() else {
+        return Failure::usage("no program is named", "");
+    };
+    let error = Command::new(program).args(arguments).exec();
+    Failure::new(
+        format!("cannot start {}: {error}", program.to_string_lossy()),
+        "install it, or put it on the PATH",
+    )
 }
 
 /// Takes away what would change the options of a `gyre` that is started.

@@ -9,10 +9,10 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::load::{Content, ContentFile};
 use crate::app::escape::terminal_path;
-use crate::app::exit::{Failure, io_cause};
+use crate::app::exit::{Exit, Failure, io_cause};
 use crate::app::fetch::Route;
 use crate::app::hashing::{SourceFile, hash_pieces};
-use crate::app::{source, verify};
+use crate::app::{signals, source, verify};
 use crate::base::{Geometry, Rng};
 use crate::wire::metainfo::{Metainfo, MetainfoBuilder};
 
@@ -64,6 +64,14 @@ impl Folder {
                 "name a folder you may write to with --dir",
             )
         })?;
+        if named.is_none() {
+            let folder = path.clone();
+            signals::on_first(move || {
+                let _ = fs::remove_dir_all(folder);
+                let code = signals::received().map_or(1, Exit::code);
+                std::process::exit(code.into());
+            });
+        }
         Ok(Folder {
             path,
             is_temporary: named.is_none(),

@@ -83,7 +83,7 @@ impl Subject {
     /// # Errors
     /// It cannot be started.
     pub fn gyre(arguments: &[String], start: &Start<'_>) -> io::Result<Subject> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = place::command(std::env::current_exe()?)?;
         command.args(arguments).arg("--json").stdout(Stdio::piped());
         let mut subject = Subject::start(command, start, true)?;
         if let Some(stdout) = subject.child.stdout.take() {
@@ -102,7 +102,7 @@ impl Subject {
         values: &Placeholders,
         start: &Start<'_>,
     ) -> io::Result<Subject> {
-        let mut shell = Command::new("sh");
+        let mut shell = place::command("sh")?;
         shell
             .arg("-c")
             .arg(format!("exec {}", values.fill(command)));

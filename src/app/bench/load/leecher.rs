@@ -171,12 +171,7 @@ impl Load {
         socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(job.addr))?;
         let mut stream = TcpStream::from(fd);
         stream.set_nodelay(true)?;
-        let is_interested = job.role != Role::Idle;
-        stream.write_all(&super::peer::opening(
-            torrent.info_hash,
-            connection.id,
-            is_interested,
-        ))?;
+        stream.write_all(&super::peer::opening(torrent.info_hash, connection.id))?;
         stream.set_nonblocking(true)?;
         let interest = EpollEvent::new(EpollFlags::EPOLLIN, at as u64);
         self.epoll.add(stream.as_fd(), interest)?;

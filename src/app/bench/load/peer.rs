@@ -73,8 +73,8 @@ pub struct Peer {
     is_checked: bool,
 }
 
-/// Handshake and, if so, the word that we want something.
-pub fn opening(info_hash: [u8; 20], number: u32, is_interested: bool) -> Vec<u8> {
+/// The handshake. More than that may not go out before the answer: aria2 closes such a connection.
+pub fn opening(info_hash: [u8; 20], number: u32) -> [u8; HANDSHAKE_BYTES] {
     let mut peer_id = *b"-LD0100-000000000000";
     for (place, digit) in peer_id.iter_mut().rev().zip(digits(number)) {
         *place = digit;
@@ -84,11 +84,7 @@ pub fn opening(info_hash: [u8; 20], number: u32, is_interested: bool) -> Vec<u8>
         info_hash: InfoHash::new(info_hash),
         peer_id: PeerId::new(peer_id),
     };
-    let mut out = handshake.encode().to_vec();
-    if is_interested {
-        encode(&Message::Interested, &mut out);
-    }
-    out
+    handshake.encode()
 }
 
 fn digits(mut number: u32) -> impl Iterator<Item = u8> {
@@ -205,7 +201,10 @@ impl Peer {
                 *got += some(recv(fd, place, flags))?;
                 if *got == HANDSHAKE_BYTES {
                     self.reading = Reading::Head;
-                    if matches!(shared.job.role, Role::Idle | Role::FetchKnown) {
+                    if shared.job.role != Role::Idle {
+                        encode(&Message::Interested, &mut self.out);
+                    }
+                    if shared.job.role != Role::Fetch {
                         self.serve(shared);
                     }
                 }
