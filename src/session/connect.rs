@@ -20,8 +20,6 @@ use crate::wire::handshake::{HANDSHAKE_BYTES, Handshake, Prefix, Reserved, parse
 
 /// The whole handshake, not each read of it (HOSTILE.md H1).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Inbound connections in handshake at once; further ones are closed (HOSTILE.md H4).
-const INBOUND_PENDING_MAX: u32 = 512;
 /// Of those, from one address: one stranger cannot take all places.
 const INBOUND_PENDING_PER_IP_MAX: usize = 64;
 /// After accept fails for want of descriptors (HOSTILE.md L5).
@@ -113,8 +111,8 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         let from_here = pending.by_ip.borrow().get(&addr.ip()).copied().unwrap_or(0);
         if shared.is_banned(addr.ip())
-            || pending.count.get() >= INBOUND_PENDING_MAX
-            || from_here >= INBOUND_PENDING_PER_IP_MAX
+            || pending.count.get() >= shared.pending_max
+            || from_here >= INBOUND_PENDING_PER_IP_MAX.min(shared.pending_max.div_ceil(2) as usize)
         {
             stream.shutdown();
             continue;

@@ -12,6 +12,7 @@ pub mod deadline;
 pub mod disk;
 pub mod driver;
 pub mod error;
+pub mod handles;
 pub mod http;
 pub mod load;
 pub mod pace;

@@ -14,6 +14,7 @@ use super::config::{
 };
 use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
+use super::handles::Handles;
 use super::http::{HttpClient, HttpConfig};
 use super::shared::{Opened, Shared};
 use super::udp_tracker::OwnSockets;
@@ -130,7 +131,7 @@ async fn pace(shared: Rc<Shared>, is_up: bool) {
 }
 
 fn open(
-    config: SessionConfig,
+    mut config: SessionConfig,
     socket_options: SocketOptions,
     families: Vec<Family>,
     events: Box<dyn FnMut(SessionEvent)>,
@@ -154,8 +155,9 @@ fn open(
     if let Some(note) = &report.note {
         warn!("{note}");
     }
-    let files_max = usize::try_from(limits::raise_nofile()).unwrap_or(usize::MAX);
-    debug!(files_max, "open files");
+    let handles = Handles::divide(limits::raise_nofile());
+    debug!(?handles, "open files");
+    config.peers_max = config.peers_max.min(handles.connections);
     // The rest of the pool receives and serves.
     let assembly_bytes = report.bytes as u64 / 4 * 3;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -192,7 +194,7 @@ fn open(
         disks: DiskHub::new(
             pool.clone(),
             hasher,
-            FileBudget::new(files_max / 4),
+            FileBudget::with_operations(handles.files, handles.operations),
             seed(),
             engines,
         ),
@@ -201,6 +203,7 @@ fn open(
         trackers: TrackerClients { http, udp },
         families,
         socket_options,
+        pending_max: handles.pending,
         seed: seed(),
     };
     Ok((

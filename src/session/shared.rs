@@ -47,6 +47,8 @@ pub struct Shared {
     /// Woken when credits came back, so that starved torrents are asked again.
     pub credits_back: Notify,
     pub socket_options: SocketOptions,
+    /// Inbound connections that may be in handshake at once.
+    pub pending_max: u32,
     pub port: Cell<u16>,
     /// Assembly memory of the whole session, in bytes.
     pub assembly_bytes: u64,
@@ -64,6 +66,7 @@ pub struct Opened {
     pub trackers: TrackerClients,
     pub families: Vec<Family>,
     pub socket_options: SocketOptions,
+    pub pending_max: u32,
     pub seed: u64,
 }
 
@@ -89,6 +92,7 @@ impl Shared {
             trackers: opened.trackers,
             families: opened.families,
             socket_options: opened.socket_options,
+            pending_max: opened.pending_max,
             credits: RefCell::new(Credits {
                 assembly_bytes,
                 connections,

@@ -16,6 +16,8 @@ use crate::base::{Bitfield, Now, PieceIndex};
 
 /// Between looks at a full disk (HOSTILE.md L1).
 const SPACE_RETRY: Duration = Duration::from_secs(5);
+/// Between tries when no file could be opened for want of handles: others give theirs back soon (HOSTILE.md L5).
+const HANDLES_RETRY: Duration = Duration::from_secs(1);
 /// Between tries after any other disk error: three of them fill a minute (HOSTILE.md L2).
 const ERROR_RETRY: Duration = Duration::from_secs(20);
 const ERROR_RETRIES_MAX: u32 = 3;
@@ -50,8 +52,11 @@ impl Trouble {
     /// Verified data arrived.
     pub fn made_progress(&self, now: Now) {
         self.progress_at.set(now);
-        self.is_disk_erring.set(false);
-        self.told.take();
+        // What was on its way when the disk refused may still arrive.
+        if !self.is_recovering.get() {
+            self.is_disk_erring.set(false);
+            self.told.take();
+        }
     }
 
     /// Payload arrived, verified or not. What a disk in trouble will not take is no progress.
@@ -127,7 +132,8 @@ impl Driver {
         self.trouble.is_disk_erring.set(true);
         self.call(|core, cx| core.set_paused(true, cx));
         self.tell_trouble(error.to_string(), error.hint());
-        if !error.is_disk_full() {
+        let is_passing = error.is_disk_full() || error.is_out_of_handles();
+        if !is_passing {
             let errors = self.trouble.count_error(&error.path, self.shared().now());
             if errors > ERROR_RETRIES_MAX {
                 self.trouble
@@ -140,10 +146,10 @@ impl Driver {
         let driver = Rc::downgrade(self);
         tokio_uring::spawn(async move {
             loop {
-                tokio::time::sleep(if error.is_disk_full() {
-                    SPACE_RETRY
-                } else {
-                    ERROR_RETRY
+                tokio::time::sleep(match error.is_out_of_handles() {
+                    true => HANDLES_RETRY,
+                    false if error.is_disk_full() => SPACE_RETRY,
+                    false => ERROR_RETRY,
                 })
                 .await;
                 let Some(driver) = driver.upgrade() else {

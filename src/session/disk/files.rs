@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{DiskError, DiskOp, DiskTorrent, Home};
+use crate::session::handles::OPERATIONS_MAX;
 use crate::storage::parts::{HEADER_USED_BYTES, PartsMap};
 use crate::uring::files::{self, File, OpenMode};
 use crate::uring::map::{self, FileMap};
@@ -30,6 +31,7 @@ enum Way {
 /// The handles kept open, over all torrents of the session.
 pub struct FileBudget {
     open_max: usize,
+    operations_max: usize,
     clock: Cell<u64>,
     open: RefCell<OpenFiles>,
 }
@@ -60,11 +62,21 @@ enum Mapped {
 impl FileBudget {
     /// Keeps up to `open_max` files open (at least one). Handles in use by an operation stay open beyond that.
     pub fn new(open_max: usize) -> Rc<FileBudget> {
+        FileBudget::with_operations(open_max, OPERATIONS_MAX)
+    }
+
+    /// The same, with at most `operations_max` operations under way on each device.
+    pub fn with_operations(open_max: usize, operations_max: usize) -> Rc<FileBudget> {
         Rc::new(FileBudget {
             open_max: open_max.max(1),
+            operations_max: operations_max.max(1),
             clock: Cell::new(0),
             open: RefCell::default(),
         })
+    }
+
+    pub(super) fn operations_max(&self) -> usize {
+        self.operations_max
     }
 
     /// Files open now.

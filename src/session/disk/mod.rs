@@ -46,9 +46,6 @@ pub use serve::ReadRun;
 const READ_BYTES_MAX: usize = 8 << 20;
 /// Bytes of a `piece` message before its payload: length, id, index, begin (BEP 3).
 const PIECE_HEADER_BYTES: usize = 13;
-/// Ring operations under way on one device at once: keeps an NVMe drive busy and leaves a slow disk no more than
-/// 16 MiB of the pool.
-const IN_FLIGHT_MAX: usize = 64;
 
 /// How space is reserved when a download starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,7 +143,9 @@ impl DiskHub {
     fn in_flight_of(&self, device: u64) -> Rc<Semaphore> {
         let mut all = self.in_flight.borrow_mut();
         let semaphore = all.entry(device);
-        Rc::clone(semaphore.or_insert_with(|| Rc::new(Semaphore::new(IN_FLIGHT_MAX))))
+        Rc::clone(
+            semaphore.or_insert_with(|| Rc::new(Semaphore::new(self.budget.operations_max()))),
+        )
     }
 }
 

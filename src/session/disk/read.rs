@@ -74,11 +74,12 @@ impl DiskTorrent {
                 }
                 Err(error) => return (Err(error), buffer),
             };
+            // Before the file is opened: operations bound the open files.
+            let _permit = self.in_flight.acquire().await;
             let handle = match self.handle(file, false).await {
                 Ok(handle) => handle,
                 Err(error) => return (Err(error), buffer),
             };
-            let _permit = self.in_flight.acquire().await;
             let read;
             (read, buffer) = handle.read_at(buffer, into, offset).await;
             let failed = match read {

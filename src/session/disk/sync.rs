@@ -63,6 +63,7 @@ impl DiskTorrent {
     }
 
     async fn sync_file(self: Rc<Self>, file: usize) -> Result<(), DiskError> {
+        let _permit = self.in_flight.acquire().await;
         let handle = self.handle(file, true).await?;
         let synced = handle.fdatasync().await;
         synced.map_err(|error| self.error(DiskOp::Sync, file, &error))?;

@@ -177,6 +177,8 @@ impl DiskTorrent {
         range: Range<usize>,
         mut buffer: Segment,
     ) -> (Result<(), DiskError>, Segment) {
+        // Before the file is opened: operations bound the open files.
+        let _permit = self.in_flight.acquire().await;
         let handle = match self.handle(file, true).await {
             Ok(handle) => handle,
             Err(error) => return (Err(error), buffer),
@@ -200,7 +202,6 @@ impl DiskTorrent {
         }
         for part in parts.into_iter().filter(|part| !part.is_empty()) {
             let offset = at(part.start);
-            let _permit = self.in_flight.acquire().await;
             let written;
             (written, buffer) = handle.write_at(buffer, part, offset).await;
             if let Err(error) = written {
@@ -219,7 +220,6 @@ impl DiskTorrent {
         offset: u64,
         buffer: Segment,
     ) -> (io::Result<()>, Segment) {
-        let _permit = self.in_flight.acquire().await;
         if cut.is_aligned {
             return file.write_at(buffer, cut.middle.clone(), offset).await;
         }

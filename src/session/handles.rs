@@ -1,0 +1,62 @@
+//! How the limit of open files is shared out, so that neither peers nor files can take what the other needs
+//! (HOSTILE.md L5). Layer 5. Pure.
+
+/// What the program itself has open: ring, sockets that listen, threads' wake-ups, logs, folders, with some to spare.
+const RESERVED: u64 = 32;
+/// Ring operations under way on one device at once: keeps an NVMe drive busy and leaves a slow disk no more than
+/// 16 MiB of the pool.
+pub const OPERATIONS_MAX: usize = 64;
+/// Inbound connections in handshake at once; further ones are closed at once (HOSTILE.md H4).
+const PENDING_MAX: u64 = 512;
+
+/// The shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handles {
+    /// Files kept open between operations.
+    pub files: usize,
+    /// Operations under way on one device; each may have two files open.
+    pub operations: usize,
+    /// Connections, those being dialed included.
+    pub connections: u32,
+    /// Inbound connections whose handshake is not done.
+    pub pending: u32,
+}
+
+impl Handles {
+    /// Shares out a limit (`RLIMIT_NOFILE`): half to connections, a quarter to files, an eighth each to operations and
+    /// handshakes.
+    pub fn divide(limit: u64) -> Handles {
+        let free = limit.saturating_sub(RESERVED).max(8);
+        let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let operations = usize::try_from(free / 16).unwrap_or(usize::MAX);
+        Handles {
+            files: usize::try_from(free / 4).unwrap_or(usize::MAX),
+            operations: operations.clamp(2, OPERATIONS_MAX),
+            connections: narrow(free / 2),
+            pending: narrow((free / 8).clamp(1, PENDING_MAX)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_stay_within_the_limit() {
+        for limit in [64, 100, 256, 1_024, 4_096, 1 << 20] {
+            let shares = Handles::divide(limit);
+            let open = shares.files as u64
+                + 2 * shares.operations as u64
+                + u64::from(shares.connections)
+                + u64::from(shares.pending);
+            assert!(open + RESERVED <= limit, "{limit}: {shares:?}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_limit_leaves_a_little_of_everything() {
+        let shares = Handles::divide(0);
+        assert!(shares.files > 0 && shares.connections > 1 && shares.pending > 0);
+    }
+}
