@@ -59,7 +59,7 @@ impl Resolver {
     ///
     /// When the system refuses a thread.
     pub fn with_lookup(
-        lookup: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+        lookup: impl Fn(&str, u16) -> Answer + Send + Sync + 'static,
     ) -> io::Result<Resolver> {
         let lookup: Arc<Lookup> = Arc::new(lookup);
         let (questions, queue) = mpsc::sync_channel(QUEUE_MAX);
