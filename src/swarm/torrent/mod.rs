@@ -9,7 +9,6 @@ mod disk;
 mod download;
 mod messages;
 mod stats;
-mod takeover;
 mod timers;
 mod upload;
 
