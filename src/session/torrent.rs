@@ -383,6 +383,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
     swarm::TorrentConfig {
         have: loaded.have.clone(),
         wanted: loaded.wanted.clone(),
+        info_hash: config.metainfo.info_hash,
         is_sequential: config.is_sequential,
         fetches: config.fetches,
         is_private: info.is_private,
