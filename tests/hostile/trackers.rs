@@ -390,7 +390,7 @@ fn odd_peer_lists_give_only_what_is_good_and_never_too_much() {
     .replace("peerid", "peer id");
     let six = [&[0; 17][..], &[1]].concat();
     let mut with_six = b"d5:peers".to_vec();
-    with_six.extend(format!("6:").bytes());
+    with_six.extend(*b"6:");
     with_six.extend(compact(&[good]));
     with_six.extend(b"6:peers618:");
     with_six.extend(&six);
@@ -441,7 +441,7 @@ fn failure_texts_are_shown_escaped_and_cut() {
     let nasty = "\u{1b}[2J\u{1b}]0;owned\u{7}\r\nfake line\u{202e}\u{85}";
     let long = nasty.repeat(40_000);
     let body = format!("d14:failure reason{}:{long}e", long.len());
-    let body = &body.as_bytes()[..];
+    let body = body.as_bytes();
     assert!(body.len() > 1_000_000);
     // Past the cap of the body it is an error of its own; below it the text itself is cut.
     let short = nasty.repeat(20_000);
@@ -474,7 +474,7 @@ fn failure_texts_are_shown_escaped_and_cut() {
         let is_bad = |byte: &u8| byte.is_ascii_control() && !b"\n\t".contains(byte);
         for bytes in [&output.stdout, &output.stderr] {
             let shown = String::from_utf8_lossy(bytes);
-            assert!(!bytes.iter().any(|byte| is_bad(byte)), "{shown:?}");
+            assert!(!bytes.iter().any(is_bad), "{shown:?}");
             assert!(!shown.contains('\u{202e}') && !shown.contains('\u{85}'));
         }
         assert_eq!(output.status.code(), Some(1));
