@@ -14,7 +14,7 @@ use super::announce::Announcers;
 use super::check::CheckJob;
 use super::config::{SessionEvent, TorrentConfig, TorrentState};
 use super::connect;
-use super::disk::{DiskError, DiskTorrent, ReadError, SyncError};
+use super::disk::{Changed, DiskError, DiskTorrent, ReadError, SyncError};
 use super::peer::PeerHandle;
 use super::shared::Shared;
 use super::trouble::Trouble;
@@ -268,6 +268,14 @@ impl Driver {
     pub fn on_sync_failed(self: &Rc<Self>, failed: SyncError) {
         self.on_data_in_doubt(failed.pieces, &failed.error.to_string());
         self.on_disk_trouble(failed.error);
+    }
+
+    /// Files that were written are gone, and what they held with them.
+    pub fn on_files_gone(self: &Rc<Self>, gone: Vec<Changed>) {
+        for changed in gone {
+            let why = changed.to_string();
+            self.on_data_in_doubt(changed.pieces, &why);
+        }
     }
 
     /// Runs `work` as a task that keeps the torrent from counting as drained.
