@@ -29,7 +29,7 @@ class Tracker:
         if self.kind == "opentracker":
             self._start_opentracker(info_hash)
         else:
-            argv = [gyre, "tracker", "--listen", endpoint(self._address, PORT), "--json"]
+            argv = [gyre, "tracker", "--listen", endpoint(self._address, PORT), "--json", "-vv"]
             self.running = JsonProgram(self._host, "tracker", argv, self._folder)
         wait_until("answer of the tracker", lambda: self._scrape(info_hash) is not None, START_SECONDS, self.running)
 

@@ -52,6 +52,9 @@ class Transmission(Client):
             "dht-enabled": False,
             "lpd-enabled": False,
             "pex-enabled": False,
+            # Transmission 3 tries uTP first and, when that is refused or not answered, drops the TCP connection that it
+            # opens instead; it comes back only much later.
+            "utp-enabled": False,
             "port-forwarding-enabled": False,
             "blocklist-enabled": False,
         }
