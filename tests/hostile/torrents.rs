@@ -413,3 +413,85 @@ fn a_torrent_with_unsorted_keys_is_the_swarm_of_its_raw_bytes() {
     let out = download(&sample, &content);
     assert!(std::fs::read(out.join("n")).unwrap() == bytes);
 }
+
+#[test]
+fn no_text_of_a_torrent_reaches_a_terminal_as_it_is() {
+    let nasty = "\u{1b}[2J\u{1b}]0;owned\u{7}\r\n\u{202e}txt\u{85}\u{2066}";
+    let entries = [
+        Entry::file(&[nasty.as_bytes(), nasty.as_bytes()], [1; 10]),
+        Entry::file(&[nasty.as_bytes()], [2; 10]),
+    ];
+    let (sample, _) = multi(nasty.as_bytes(), &entries, PIECE_LENGTH);
+    let info = info_of(nasty.as_bytes(), &entries, PIECE_LENGTH);
+    let url = format!("http://127.0.0.1:1/{nasty}");
+    let tiers = l(&[l(&[s(&url)]), l(&[s(nasty)]), l(&[s("udp://127.0.0.1:1/")])]);
+    let whole = d(&[
+        ("announce-list", tiers),
+        ("comment", s(nasty)),
+        ("created by", s(nasty)),
+        ("info", d(&info)),
+        ("url-list", l(&[s(&url)])),
+    ]);
+    std::fs::write(&sample.torrent, whole).unwrap();
+    let (torrent, out) = (text(&sample.torrent), text(&sample.dir("out")));
+    let session = ["--state", &out, "--port", "0", "--give-up", "2s", "-vvv"];
+    let download = ["download", &torrent, "-o", &out];
+    for arguments in [
+        vec!["info", &torrent],
+        vec!["magnet", &torrent],
+        vec!["verify", &torrent, "--data", &out],
+        vec!["download", &torrent, "-o", &out, "--list"],
+        [&download[..], &session].concat(),
+        [&download[..], &session, &["--json"]].concat(),
+        [&download[..], &session, &["--select", "nothing*"]].concat(),
+        [&["seed", &torrent, "--data", &out][..], &session].concat(),
+    ] {
+        let output = run(&arguments);
+        for bytes in [&output.stdout, &output.stderr] {
+            let shown = String::from_utf8(bytes.clone()).unwrap();
+            let is_bad = |c: char| {
+                (c.is_control() && c != '\n' && c != '\t')
+                    || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            };
+            assert!(!shown.contains(is_bad), "{arguments:?}: {shown:?}");
+            assert!(!shown.contains("panicked"), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn two_files_of_a_torrent_are_never_one_file_on_disk() {
+    let entries = [
+        Entry::file(&[b"a"], noise(20_000, 1)),
+        Entry::file(&[b"b"], noise(20_000, 2)),
+    ];
+    let hard = |a: &Path, b: &Path| std::fs::hard_link(a, b).unwrap();
+    let soft = |_: &Path, b: &Path| symlink("a", b).unwrap();
+    let ways: [&dyn Fn(&Path, &Path); 2] = [&hard, &soft];
+    for link in ways {
+        let (sample, content) = multi(b"root", &entries, PIECE_LENGTH);
+        let root = sample.dir("out").join("root");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("a"), noise(20_000, 3)).unwrap();
+        link(&root.join("a"), &root.join("b"));
+        let seeder = FakeSeeder::start(&content, Behaviour::honest(23));
+        let (torrent, out) = (text(&sample.torrent), text(&sample.dir("out")));
+        let (state, peer) = (text(&sample.dir("state")), seeder.addr.to_string());
+        let output = run(&[
+            "download",
+            &torrent,
+            "-o",
+            &out,
+            "--state",
+            &state,
+            "--peer",
+            &peer,
+            "--port",
+            "0",
+            "--give-up",
+            "20s",
+        ]);
+        assert_refused("T10", &output, "one file");
+        assert!(std::fs::read(root.join("a")).unwrap() == noise(20_000, 3));
+    }
+}
