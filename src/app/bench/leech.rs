@@ -268,6 +268,12 @@ impl Lab<'_> {
             1,
             share(round.load_cpu_s),
         );
+        figures.add(
+            "load_cpu_s_per_gib",
+            "load, CPU s/GiB",
+            3,
+            Some(round.load_cpu_s / moved),
+        );
     }
 
     /// The load's seeders under its own leechers, which run in the place of the program under test.

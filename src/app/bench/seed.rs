@@ -231,6 +231,12 @@ impl Lab<'_> {
             1,
             share(report.cpu_s),
         );
+        figures.add(
+            "load_cpu_s_per_gib",
+            "load, CPU s/GiB",
+            3,
+            Some(report.cpu_s / gib),
+        );
         figures.add("served", "connections served", 0, Some(round.served.into()));
         figures.add("lost", "connections lost", 0, Some(report.lost.into()));
         figures.add(
