@@ -377,7 +377,9 @@ fn shapes() -> Vec<(TempDir, PathBuf, Value)> {
         .map(|name| (name.as_str(), name.len() * 31))
         .collect();
     many.extend([("many/zero", 0), ("many/one", 1), ("many/ünï/日本", 5_000)]);
-    let trees: [(&str, &[(&str, usize)], &str); 4] = [
+    /// Root, files with lengths, piece length.
+    type Tree<'a> = (&'a str, &'a [(&'a str, usize)], &'a str);
+    let trees: [Tree<'_>; 4] = [
         ("file", &[("file", 300_000)], "16KiB"),
         ("last", &[("last", 32_769)], "32KiB"),
         (

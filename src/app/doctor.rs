@@ -279,8 +279,10 @@ fn folder_check(name: &'static str, folder: &Path, option: &str) -> Check {
         nix::sys::statfs::statfs(&existing),
     ) {
         (Ok(space), Ok(fs)) => (
-            space.blocks_available() as u64 * space.fragment_size() as u64,
-            file_system(fs.filesystem_type().0 as i64),
+            space
+                .blocks_available()
+                .saturating_mul(space.fragment_size()),
+            file_system(fs.filesystem_type().0),
         ),
         _ => {
             let message = format!("{shown}: writable, free space unknown");

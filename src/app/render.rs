@@ -135,8 +135,9 @@ impl Renderer {
         if let Some(bar) = &shown.bar {
             show(bar, progress);
         }
-        // Without seeding on, what comes next is the last line.
-        if progress.state == TorrentState::Seeding && !is_seeding_on {
+        // Without seeding on, what comes next is the last line; of a failed start nothing is left to say.
+        let is_last = progress.state == TorrentState::Seeding && !is_seeding_on;
+        if is_last || plain::is_failed_start(progress) {
             return;
         }
         if mode == Mode::Lines && (is_new_state || now >= shown.next_line) {
@@ -175,10 +176,10 @@ impl Renderer {
             bar.finish_and_clear();
             self.bars.remove(bar);
         }
-        if let Some(last) = &shown.last {
+        if let Some(last) = shown.last.filter(|last| !plain::is_failed_start(last)) {
             let seconds = shown.seconds;
             let seconds = seconds.unwrap_or_else(|| shown.since.elapsed().as_secs_f64());
-            self.say(&plain::summary(last, seconds));
+            self.say(&plain::summary(&last, seconds));
         }
     }
 

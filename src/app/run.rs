@@ -59,7 +59,7 @@ pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
 /// A torrent cannot be loaded, or the session cannot run.
 pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
     let metainfos = load_all(&args.torrents, &args.session)?;
-    std::fs::metadata(&args.data).map_err(|error| super::walk::unreadable(&args.data, &error))?;
+    std::fs::metadata(&args.data).map_err(|error| no_data(&args.data, &error))?;
     let mut torrents = Vec::new();
     for metainfo in metainfos {
         let mut torrent = torrent_config(metainfo, &args.data, &args.session)?;
@@ -67,6 +67,18 @@ pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
         torrents.push(torrent);
     }
     run(&args.session, torrents)
+}
+
+/// Data that is not there is as incomplete as data can be.
+fn no_data(path: &Path, error: &std::io::Error) -> Failure {
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return super::walk::unreadable(path, error);
+    }
+    Failure::new(
+        format!("{} does not exist", escape::terminal_path(path)),
+        "give the folder that holds the data with --data",
+    )
+    .with_exit(Exit::Incomplete)
 }
 
 /// Loads every source; one that is named twice counts once.
@@ -265,6 +277,7 @@ fn run(args: &SessionArgs, torrents: Vec<TorrentConfig>) -> Result<Exit, Failure
     let on_signal = stopper.clone();
     signals::on_first(move || {
         if mode == Mode::Bars {
+            output::freeze_bars();
             output::stderr_line("stopping; once more leaves at once");
         }
         on_signal.stop();

@@ -10,7 +10,7 @@ use super::exit::{Failure, io_cause};
 use super::fetch::Route;
 use crate::base::InfoHash;
 use crate::wire::magnet::Magnet;
-use crate::wire::metainfo::Metainfo;
+use crate::wire::metainfo::{Metainfo, MetainfoError};
 
 /// The largest .torrent read (HOSTILE.md T2: 2 M pieces fit).
 pub const TORRENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -122,10 +122,13 @@ pub fn parse(bytes: &[u8], shown: &str) -> Result<Metainfo, Failure> {
         ));
     }
     let metainfo = Metainfo::parse(bytes).map_err(|error| {
-        Failure::new(
-            format!("cannot use {shown}: {error}"),
-            "check that it is a .torrent file and was fetched whole",
-        )
+        let hint = match error {
+            MetainfoError::V2Only | MetainfoError::UnknownVersion { .. } => {
+                "use a v1 or hybrid torrent of the same data"
+            }
+            _ => "check that it is a .torrent file and was fetched whole",
+        };
+        Failure::new(format!("cannot use {shown}: {error}"), hint)
     })?;
     Ok(metainfo)
 }

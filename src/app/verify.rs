@@ -52,6 +52,8 @@ impl FileState {
 struct FileResult {
     path: PathBuf,
     length_bytes: u64,
+    /// On no disk (BEP 47).
+    is_pad: bool,
     /// On the disk.
     found_bytes: Option<u64>,
     state: FileState,
@@ -193,6 +195,7 @@ fn look_at(file: &crate::storage::layout::LayoutFile, path: &Path) -> FileResult
     FileResult {
         path: file.path.clone(),
         length_bytes: file.length_bytes,
+        is_pad: file.is_pad,
         found_bytes: found.ok().map(|metadata| metadata.len()),
         state,
         bad_pieces: Vec::new(),
@@ -279,6 +282,8 @@ fn verdict_json(metainfo: &Metainfo, verdict: &Verdict) -> Value {
         .filter(|piece| !verdict.good.has(*piece))
         .map(PieceIndex::get)
         .collect();
+    let files = verdict.files.iter().enumerate();
+    let files = files.filter(|(_, file)| !file.is_pad);
     let file_json = |(index, file): (usize, &FileResult)| {
         json!({
             "index": index,
@@ -298,7 +303,7 @@ fn verdict_json(metainfo: &Metainfo, verdict: &Verdict) -> Value {
         "total_bytes": metainfo.info.geometry.total_bytes(),
         "have_bytes": verdict.good_bytes,
         "bad_pieces": runs(&bad),
-        "files": verdict.files.iter().enumerate().map(file_json).collect::<Vec<_>>(),
+        "files": files.map(file_json).collect::<Vec<_>>(),
     })
 }
 

@@ -84,6 +84,8 @@ pub struct CheckResult {
     pub good: Bitfield,
     /// The checked pieces that could not be read although their files are there (HOSTILE.md C4: nobody's fault).
     pub unreadable: Bitfield,
+    /// Of the checked pieces those with bytes on disk: they were read. The others lie in holes or are not there.
+    pub read_count: u32,
     /// One a file of the layout.
     pub files: Vec<FileState>,
     /// The first errors met.
@@ -110,6 +112,7 @@ pub fn check(job: &CheckJob, progress: &AtomicU64, stop: &AtomicBool) -> CheckRe
     let mut result = CheckResult {
         good: Bitfield::new(piece_count),
         unreadable: Bitfield::new(piece_count),
+        read_count: 0,
         files: vec![FileState::NotChecked; job.layout.files().len()],
         errors: Vec::new(),
         is_stopped: false,
@@ -138,9 +141,10 @@ pub fn check(job: &CheckJob, progress: &AtomicU64, stop: &AtomicBool) -> CheckRe
     let work = || {
         let mut worker = Worker::new(job, &source, &zeros);
         worker.run(&pieces, grab, &next, progress, stop);
-        (worker.good, worker.errors)
+        (worker.good, worker.errors, worker.read_count)
     };
-    for (good, errors) in on_threads(job.threads, work) {
+    for (good, errors, read_count) in on_threads(job.threads, work) {
+        result.read_count += read_count;
         good.iter().for_each(|piece| {
             result.good.set(*piece);
         });
@@ -279,6 +283,7 @@ struct Worker<'a> {
     buffer: Vec<u8>,
     good: Vec<PieceIndex>,
     errors: Vec<CheckError>,
+    read_count: u32,
 }
 
 impl<'a> Worker<'a> {
@@ -291,6 +296,7 @@ impl<'a> Worker<'a> {
             buffer: vec![0; READ_BYTES],
             good: Vec::new(),
             errors: Vec::new(),
+            read_count: 0,
         }
     }
 
@@ -355,6 +361,7 @@ impl<'a> Worker<'a> {
         if places.iter().all(is_hole) {
             return Ok(self.hash_of_zeros(*left));
         }
+        self.read_count += 1;
         let mut sha1 = Sha1::new();
         for (span, place) in places {
             let mut at = 0;

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use tracing::{debug, warn};
 
 use super::driver::Driver;
+use super::error::SessionError;
 use super::resume_store::ResumeStore;
 use super::shared::Shared;
 use crate::base::Now;
@@ -91,33 +92,59 @@ impl Checkpointer {
         }
         let (checkpointer, of) = (self.clone(), driver.clone());
         driver.spawn(async move {
-            checkpointer.save(&of, true).await;
+            // Told by then, and looked into.
+            let _ = checkpointer.save(&of, true).await;
             checkpointer.is_saving.set(false);
         });
     }
 
-    /// Saves for the last time: nothing changes behind this record. When the disk takes too long the last open record
-    /// stands, and the next start hashes what it does not claim.
-    pub async fn close(&self, driver: &Rc<Driver>) {
-        let saved = tokio::time::timeout(CLOSE_TIMEOUT, self.save(driver, false)).await;
-        if saved.is_err() {
-            warn!("the data was not synced in time: the next start hashes what is not recorded");
+    /// Saves for the last time: nothing changes behind this record. Somebody who waits (`is_hurried`, or a stop
+    /// meanwhile) does so for a few seconds: when the disk takes longer the last open record stands, and the next
+    /// start hashes what it does not claim.
+    ///
+    /// # Errors
+    /// Data that counts as written is not on disk.
+    pub async fn close(&self, driver: &Rc<Driver>, is_hurried: bool) -> Result<(), SessionError> {
+        let mut save = std::pin::pin!(self.save(driver, false));
+        if !is_hurried {
+            tokio::select! {
+                saved = &mut save => return saved,
+                () = self.shared.stopping() => {}
+            }
         }
+        let Ok(saved) = tokio::time::timeout(CLOSE_TIMEOUT, save).await else {
+            warn!("the data was not synced in time: the next start hashes what is not recorded");
+            return Ok(());
+        };
+        saved
     }
 
     /// Freeze the bits, sync every touched file and new folder, commit the bits: in this order alone a record never
     /// claims what a power cut can take.
-    async fn save(&self, driver: &Rc<Driver>, is_open: bool) {
+    async fn save(&self, driver: &Rc<Driver>, is_open: bool) -> Result<(), SessionError> {
         let _turn = self.turn.lock().await;
         self.saved_at.set(self.shared.now());
         if driver.trouble.is_in_doubt() {
-            return;
+            return Ok(());
         }
         let have = driver.read(|core| core.have().clone());
         driver.reset_unrecorded();
-        if let Err(failed) = driver.disk().sync().await {
-            driver.on_sync_failed(failed);
-            return;
+        let synced = match driver.disk().sync().await {
+            Ok(synced) => synced,
+            Err(failed) => {
+                let error = SessionError::new(failed.error.to_string(), failed.error.hint());
+                driver.on_sync_failed(failed);
+                return Err(error);
+            }
+        };
+        let gone = driver
+            .disk()
+            .look_for_gone(is_open.then_some(&synced))
+            .await;
+        if let Some(first) = gone.first() {
+            let error = SessionError::new(first.to_string(), "run the same command again");
+            driver.on_files_gone(gone);
+            return Err(error);
         }
         let stamps = driver.disk().stamps();
         let mut record = self.record.borrow().clone();
@@ -137,6 +164,7 @@ impl Checkpointer {
             ),
             Err(error) => warn!(%error, "the resume record was not written"),
         }
+        Ok(())
     }
 
     fn counters(&self, driver: &Driver) -> Counters {

@@ -14,7 +14,7 @@ use super::announce::Announcers;
 use super::check::CheckJob;
 use super::config::{SessionEvent, TorrentConfig, TorrentState};
 use super::connect;
-use super::disk::{DiskError, DiskTorrent, ReadError, SyncError};
+use super::disk::{Changed, DiskError, DiskTorrent, ReadError, SyncError};
 use super::peer::PeerHandle;
 use super::shared::Shared;
 use super::trouble::Trouble;
@@ -24,6 +24,9 @@ use crate::swarm::{self, CloseReason, Cx, Effect, PeerKey, UploadRun};
 use crate::wire::decoder::Limits;
 use crate::wire::metainfo::Metainfo;
 
+/// A connection in its slot.
+type Seat = (PeerKey, Rc<PeerHandle>);
+
 /// A torrent on the ring thread.
 pub struct Driver {
     shared: Rc<Shared>,
@@ -31,7 +34,7 @@ pub struct Driver {
     core: RefCell<swarm::Torrent>,
     disk: Rc<DiskTorrent>,
     /// By slot number of the key, with the key itself to know a stale one.
-    peers: RefCell<Vec<Option<(PeerKey, Rc<PeerHandle>)>>>,
+    peers: RefCell<Vec<Option<Seat>>>,
     timer_at: Cell<Option<Now>>,
     timer_wake: Notify,
     effects: RefCell<Vec<Effect>>,
@@ -181,10 +184,10 @@ impl Driver {
 
     /// Forgets a connection.
     pub fn remove_peer(&self, key: PeerKey) {
-        if let Some(slot) = self.peers.borrow_mut().get_mut(key.0.index()) {
-            if slot.as_ref().is_some_and(|(present, _)| *present == key) {
-                *slot = None;
-            }
+        if let Some(slot) = self.peers.borrow_mut().get_mut(key.0.index())
+            && slot.as_ref().is_some_and(|(present, _)| *present == key)
+        {
+            *slot = None;
         }
         self.idle.notify_waiters();
     }
@@ -267,6 +270,14 @@ impl Driver {
         self.on_disk_trouble(failed.error);
     }
 
+    /// Files that were written are gone, and what they held with them.
+    pub fn on_files_gone(self: &Rc<Self>, gone: Vec<Changed>) {
+        for changed in gone {
+            let why = changed.to_string();
+            self.on_data_in_doubt(changed.pieces, &why);
+        }
+    }
+
     /// Runs `work` as a task that keeps the torrent from counting as drained.
     pub fn spawn(self: &Rc<Self>, work: impl Future<Output = ()> + 'static) {
         self.tasks.set(self.tasks.get() + 1);
@@ -296,10 +307,10 @@ impl Driver {
     }
 
     fn with_peer(&self, key: PeerKey, act: impl FnOnce(&PeerHandle)) {
-        if let Some(Some((present, handle))) = self.peers.borrow().get(key.0.index()) {
-            if *present == key {
-                act(handle);
-            }
+        if let Some(Some((present, handle))) = self.peers.borrow().get(key.0.index())
+            && *present == key
+        {
+            act(handle);
         }
     }
 

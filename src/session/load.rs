@@ -31,7 +31,7 @@ pub struct Loaded {
     pub store: ResumeStore,
     /// The record to go on from.
     pub record: Record,
-    /// Pieces that were hashed to get here.
+    /// Pieces that were read from disk to get here.
     pub pieces_checked: u32,
     /// How to look at pieces again.
     pub check_job: CheckJob,
@@ -53,6 +53,8 @@ struct Found {
     new_root: NewRoot,
     lock: RootLock,
     record: Option<Record>,
+    /// Records that could not be used, now kept under these names, and why.
+    set_aside: Vec<(PathBuf, String)>,
     verdict: Verdict,
 }
 
@@ -73,6 +75,13 @@ pub async fn load(
     };
     let mut found =
         found.map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
+    for (path, why) in &found.set_aside {
+        shared.emit(SessionEvent::Warning {
+            info_hash: Some(config.metainfo.info_hash),
+            message: format!("{why}: kept as {}", path.display()),
+            hint: "the data is hashed instead; the file may be deleted".to_owned(),
+        });
+    }
     let Some(result) = hash(shared, config, &found).await? else {
         return Ok(None);
     };
@@ -112,7 +121,7 @@ pub async fn load(
         counters,
         store: found.store,
         record,
-        pieces_checked: found.verdict.to_hash.count(),
+        pieces_checked: result.read_count,
         check_job,
         lock: found.lock,
     }))
@@ -200,9 +209,6 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     let report = store
         .load(config.metainfo.info_hash, root, &root_path)
         .map_err(in_state)?;
-    for (path, why) in &report.set_aside {
-        warn!(path = %path.display(), why, "an unreadable resume record was kept aside; the data is hashed");
-    }
     let record = match report.loaded {
         resume_store::Loaded::Found(record) | resume_store::Loaded::Moved(record) => Some(*record),
         resume_store::Loaded::None => None,
@@ -224,6 +230,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         new_root,
         lock,
         record,
+        set_aside: report.set_aside,
         verdict,
     })
 }

@@ -166,7 +166,7 @@ fn open(
         )
     };
     let hasher = Hasher::new(threads).map_err(no_threads)?;
-    let resolver = Resolver::new().map_err(no_threads)?;
+    let resolver = Resolver::bound(&socket_options).map_err(no_threads)?;
     let http_config = HttpConfig {
         socket: socket_options.clone(),
         ..HttpConfig::from_env()

@@ -1,5 +1,6 @@
 //! The life of one torrent in a session: load, check, run, and end it in order. Layer 5.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -103,9 +104,18 @@ async fn live(
     }
     let mut torrent = Running::start(shared, config, loaded, span);
     let outcome = torrent.run().await;
-    torrent.end(outcome).await;
+    let outcome = torrent.end(outcome).await;
     let have = torrent.driver.read(|core| core.have().clone());
     Ok((outcome, have))
+}
+
+/// The look at all files before a torrent is called complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Look {
+    #[default]
+    No,
+    UnderWay,
+    Good,
 }
 
 struct Running<'c> {
@@ -119,6 +129,7 @@ struct Running<'c> {
     started_at: Now,
     seeding_since: Option<Now>,
     was_complete: bool,
+    look: Rc<Cell<Look>>,
     /// Complete before this run: nothing is announced as `completed` (BEP 3).
     is_old_news: bool,
     /// The most payload that ever counted as downloaded in this run.
@@ -165,6 +176,7 @@ impl<'c> Running<'c> {
             pieces_checked: loaded.pieces_checked,
             seeding_since: None,
             was_complete: false,
+            look: Rc::default(),
             is_old_news: driver.read(swarm::Torrent::is_complete),
             downloaded_bytes: 0,
             driver,
@@ -202,7 +214,7 @@ impl<'c> Running<'c> {
         if is_seeding {
             self.seeding_since.get_or_insert(now);
         }
-        if is_complete && !self.was_complete {
+        if is_complete && !self.was_complete && self.is_all_there() {
             self.was_complete = true;
             if self.config.fetches {
                 let seconds = now.since(self.started_at).as_secs_f64();
@@ -217,7 +229,8 @@ impl<'c> Running<'c> {
             }
             self.checkpointer.spawn_save(&self.driver);
         }
-        if is_seeding && self.is_seeding_done(now) {
+        let is_known = self.was_complete || !self.config.fetches;
+        if is_seeding && is_known && self.is_seeding_done(now) {
             return Some(Outcome::Done);
         }
         if self.checkpointer.is_due(&self.driver) {
@@ -234,6 +247,28 @@ impl<'c> Running<'c> {
             return self.look_for_trouble(now, is_complete);
         }
         None
+    }
+
+    /// True once a last look found every file: nobody removed any behind our back. Starts that look.
+    fn is_all_there(&self) -> bool {
+        if !self.config.fetches || self.look.get() == Look::Good {
+            return true;
+        }
+        if self.look.get() == Look::UnderWay || self.driver.trouble.is_in_doubt() {
+            return false;
+        }
+        self.look.set(Look::UnderWay);
+        let (driver, look) = (self.driver.clone(), self.look.clone());
+        self.driver.spawn(async move {
+            let gone = driver.disk().look_for_gone(None).await;
+            look.set(match gone.is_empty() {
+                true => Look::Good,
+                false => Look::No,
+            });
+            driver.on_files_gone(gone);
+            driver.changed.notify_one();
+        });
+        false
     }
 
     fn is_seeding_done(&self, now: Now) -> bool {
@@ -278,11 +313,14 @@ impl<'c> Running<'c> {
         if !is_over {
             return None;
         }
-        let cause = self
-            .driver
-            .trouble
-            .last_told()
-            .unwrap_or_else(|| "no data arrived".to_owned());
+        let cause =
+            self.driver
+                .trouble
+                .last_told()
+                .unwrap_or_else(|| match stats.peers_connected {
+                    0 => "no peer was found".to_owned(),
+                    _ => "no data arrived".to_owned(),
+                });
         let message = format!(
             "gave up on \"{}\": {cause}",
             self.config.metainfo.info.name.escape_debug()
@@ -345,8 +383,9 @@ impl<'c> Running<'c> {
         }
     }
 
-    /// Says goodbye to trackers and peers, syncs, and records the end.
-    async fn end(&mut self, outcome: Outcome) {
+    /// Says goodbye to trackers and peers, syncs, and records the end, which is a failure after all when what was
+    /// fetched is not on disk.
+    async fn end(&mut self, outcome: Outcome) -> Outcome {
         let announced = self.driver.announcers.stop(STOPPED_TIMEOUT);
         let saved = async {
             self.driver.end_dials();
@@ -357,9 +396,18 @@ impl<'c> Running<'c> {
             {
                 warn!("some connections or disk operations did not end in time");
             }
-            self.checkpointer.close(&self.driver).await;
+            self.checkpointer
+                .close(&self.driver, outcome != Outcome::Done)
+                .await
         };
-        tokio::join!(announced, saved);
+        let ((), saved) = tokio::join!(announced, saved);
+        let outcome = match saved {
+            Err(error) if outcome == Outcome::Done && self.config.fetches => {
+                self.fail(error.to_string(), error.hint().to_owned());
+                Outcome::Failed
+            }
+            _ => outcome,
+        };
         self.timer.abort();
         self.shared
             .torrents
@@ -372,6 +420,7 @@ impl<'c> Running<'c> {
         let mut last = self.progress();
         last.peers = 0;
         self.shared.emit(SessionEvent::Progress(last));
+        outcome
     }
 }
 
@@ -380,6 +429,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
     swarm::TorrentConfig {
         have: loaded.have.clone(),
         wanted: loaded.wanted.clone(),
+        info_hash: config.metainfo.info_hash,
         is_sequential: config.is_sequential,
         fetches: config.fetches,
         is_private: info.is_private,

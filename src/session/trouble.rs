@@ -34,6 +34,8 @@ pub struct Trouble {
     /// The file that erred last, when, and how often so far.
     erring: RefCell<Option<(PathBuf, Now, u32)>>,
     is_recovering: Cell<bool>,
+    /// The disk refused a write, and took none since.
+    is_disk_erring: Cell<bool>,
     /// What the user was last told, so that it is told once.
     told: RefCell<Option<String>>,
     /// Checks under way after failed syncs.
@@ -46,12 +48,15 @@ impl Trouble {
     /// Verified data arrived.
     pub fn made_progress(&self, now: Now) {
         self.progress_at.set(now);
+        self.is_disk_erring.set(false);
         self.told.take();
     }
 
-    /// Payload arrived, verified or not.
+    /// Payload arrived, verified or not. What a disk in trouble will not take is no progress.
     pub fn payload_arrived(&self, now: Now) {
-        self.progress_at.set(now);
+        if !self.is_disk_erring.get() {
+            self.progress_at.set(now);
+        }
     }
 
     /// How long nothing arrived.
@@ -117,6 +122,7 @@ impl Driver {
         if self.trouble.is_recovering.replace(true) {
             return;
         }
+        self.trouble.is_disk_erring.set(true);
         self.call(|core, cx| core.set_paused(true, cx));
         self.tell_trouble(error.to_string(), error.hint());
         if !error.is_disk_full() {

@@ -3,6 +3,7 @@
 //! The runtime calls `Torrent::on_*`/`next_*` with a [`Cx`]; what the core wants done lies in `cx.fx` afterwards.
 #![forbid(unsafe_code)]
 
+pub mod allowed_fast;
 pub mod announce;
 pub mod bandwidth;
 pub mod candidates;

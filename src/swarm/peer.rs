@@ -1,5 +1,6 @@
 //! One connected peer: its flags, pieces, pipeline and upload queue, and the ways it can break the protocol. Layer 2.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::{Bitfield, BlockRef, Now, PieceIndex, RateMeter};
@@ -11,7 +12,7 @@ use crate::swarm::torrent::Connected;
 use crate::swarm::uploads::Uploads;
 use crate::wire::extended::PeerExtensions;
 use crate::wire::handshake::Reserved;
-use crate::wire::message::{Message, encode};
+use crate::wire::message::{Message, RawBlock, encode};
 
 /// Requests we cannot serve before the peer is dropped (libtorrent's figure); every block sent takes one back.
 pub const REFUSED_MAX: u32 = 300;
@@ -25,6 +26,11 @@ pub const STRAY_REJECTS_MAX: u32 = 300;
 pub const USELESS_PER_S_MAX: u32 = 2_000;
 /// Pieces a peer may name `allowed_fast`; the usual set has ten.
 pub const ALLOWED_FAST_MAX: usize = 64;
+/// Pieces that a peer which does not choke us refused, and that it is not asked for until [`WITHHELD_FOR`] has passed.
+/// More at a time mean that it refuses everything: then it rests as a whole.
+pub const WITHHELD_MAX: usize = 16;
+/// An honest peer refuses what it has because its disk or its queue is in trouble; that passes.
+pub const WITHHELD_FOR: Duration = Duration::from_secs(60);
 /// Control bytes that may wait for a peer that takes none. A bitfield, which is sent once, does not count.
 pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;
 
@@ -137,6 +143,16 @@ impl PeerHave {
             _ => false,
         }
     }
+
+    /// Takes a piece of a torrent of `pieces` away.
+    pub fn clear(&mut self, piece: PieceIndex, pieces: u32) {
+        if matches!(self, PeerHave::All) {
+            *self = PeerHave::Some(Bitfield::full(pieces));
+        }
+        if let PeerHave::Some(bits) = self {
+            bits.clear(piece);
+        }
+    }
 }
 
 /// What the payload now coming in is.
@@ -168,16 +184,29 @@ pub(super) struct Peer {
     pub have: PeerHave,
     /// Pieces it has that are wanted and not had.
     pub needed_count: u32,
+    /// Pieces it has but refused lately, and until when they are not asked for again.
+    pub withheld: Vec<(PieceIndex, Now)>,
+    /// `have` without the withheld pieces; only while there are some.
+    pub offers: Option<PeerHave>,
     pub allowed_in: Vec<PieceIndex>,
     pub allowed_out: Vec<PieceIndex>,
+    /// What may still be sent of `allowed_out` while it is choked.
+    pub allowed_out_bytes: u64,
+    pub has_been_offered_fast: bool,
 
     pub pipeline: Pipeline,
     pub incoming: Option<Incoming>,
+    /// When the header of `incoming` came.
+    pub incoming_at: Now,
     pub current: Option<PieceIndex>,
     /// There was nothing to ask it for at this epoch of `Pieces`.
     pub nothing_at_epoch: u64,
     pub is_starved: bool,
     pub is_suspect: bool,
+    /// It is asked for nothing before this moment.
+    pub rests_until: Now,
+    /// When it last unchoked us.
+    pub unchoked_us_at: Option<Now>,
 
     pub uploads: Uploads,
     pub up: RateMeter,
@@ -203,6 +232,8 @@ pub(super) struct Peer {
 
     pub client: String,
     pub extensions: PeerExtensions,
+    /// Where an inbound peer says that it listens (BEP 10, `p`).
+    pub listen_addr: Option<SocketAddr>,
 }
 
 impl Peer {
@@ -224,14 +255,21 @@ impl Peer {
             is_upload_only: false,
             have: PeerHave::None,
             needed_count: 0,
+            withheld: Vec::new(),
+            offers: None,
             allowed_in: Vec::new(),
             allowed_out: Vec::new(),
+            allowed_out_bytes: 0,
+            has_been_offered_fast: false,
             pipeline: Pipeline::new(now),
             incoming: None,
+            incoming_at: now,
             current: None,
             nothing_at_epoch: 0,
             is_starved: false,
             is_suspect: false,
+            rests_until: Now::ZERO,
+            unchoked_us_at: None,
             uploads: Uploads::new(),
             up: RateMeter::new(now),
             unchoked_at: Now::ZERO,
@@ -252,7 +290,65 @@ impl Peer {
             idle_since: None,
             client: String::new(),
             extensions: PeerExtensions::default(),
+            listen_addr: None,
         }
+    }
+
+    /// What it may be asked for, as far as is known.
+    pub fn offers(&self) -> &PeerHave {
+        self.offers.as_ref().unwrap_or(&self.have)
+    }
+
+    /// It refused a piece without choking us: it is not asked for that one until `WITHHELD_FOR` has passed, and for
+    /// nothing at all when it refused as many as are remembered.
+    pub fn withhold(&mut self, piece: PieceIndex, pieces: u32, now: Now) {
+        if self.withheld.len() >= WITHHELD_MAX {
+            self.rests_until = now + WITHHELD_FOR;
+            return;
+        }
+        if !self.offers().has(piece) {
+            return;
+        }
+        self.withheld.push((piece, now + WITHHELD_FOR));
+        let have = &self.have;
+        let offers = self.offers.get_or_insert_with(|| have.clone());
+        offers.clear(piece, pieces);
+    }
+
+    /// Offers again what was withheld for long enough.
+    pub fn review_withheld(&mut self, pieces: u32, now: Now) {
+        let before = self.withheld.len();
+        self.withheld.retain(|(_, until)| *until > now);
+        if self.withheld.len() == before {
+            return;
+        }
+        self.nothing_at_epoch = 0;
+        self.offers = None;
+        if !self.withheld.is_empty() {
+            let mut offers = self.have.clone();
+            for (piece, _) in &self.withheld {
+                offers.clear(*piece, pieces);
+            }
+            self.offers = Some(offers);
+        }
+    }
+
+    /// Adds a piece that it says it has; true when it is new.
+    pub fn set_have(&mut self, piece: PieceIndex, pieces: u32) -> bool {
+        if let Some(offers) = &mut self.offers {
+            offers.set(piece, pieces);
+            self.withheld.retain(|(withheld, _)| *withheld != piece);
+        }
+        self.have.set(piece, pieces)
+    }
+
+    /// Takes a piece away that it no longer has.
+    pub fn clear_have(&mut self, piece: PieceIndex, pieces: u32) {
+        if let Some(offers) = &mut self.offers {
+            offers.clear(piece, pieces);
+            self.withheld.retain(|(withheld, _)| *withheld != piece);
+        }
+        self.have.clear(piece, pieces);
     }
 
     /// Queues a message and wakes the writer.
@@ -275,6 +371,26 @@ impl Peer {
         cx.fx.push(Effect::WakeWriter(key));
     }
 
+    /// A whole block came. What a snubbed peer was asked for on trial is cancelled once it sends again.
+    pub fn on_block(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        self.pipeline.on_block(cx.now);
+        if let Some(probe) = self.pipeline.take_stale_probe() {
+            self.send(key, &Message::Cancel(raw(probe)), cx);
+        }
+    }
+
+    /// Moves the cursor past pieces of the log that need not be told: it has them, or we lost them again. True when
+    /// something is left to tell.
+    pub fn skip_old_news(&mut self, log: &[PieceIndex], ours: &Bitfield) -> bool {
+        while let Some(piece) = log.get(self.have_cursor) {
+            if !self.have.has(*piece) && ours.has(*piece) {
+                return true;
+            }
+            self.have_cursor += 1;
+        }
+        false
+    }
+
     /// Counts a message that changed nothing.
     ///
     /// # Errors
@@ -293,6 +409,15 @@ impl Peer {
     /// Neither side will ever want anything of the other, as far as is known.
     pub fn is_seed(&self) -> bool {
         self.have.is_all() || self.is_upload_only
+    }
+}
+
+/// The block as it goes over the wire.
+pub(super) fn raw(block: BlockRef) -> RawBlock {
+    RawBlock {
+        piece: block.piece().get(),
+        begin: block.begin(),
+        length: block.length(),
     }
 }
 

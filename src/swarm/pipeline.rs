@@ -1,7 +1,7 @@
 //! The requests one peer has not answered yet, and how many there should be. Layer 2.
 //!
-//! The depth starts small, doubles a round trip while the rate still rises (slow start), then follows the measured
-//! rate so that about `QUEUE_SECS` of work lie with the peer.
+//! The depth starts small, doubles a round trip while the rate still rises (slow start), then follows what was
+//! measured: the rate times the time that requests should cover, which is the peer's answering time and a reserve.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,11 +19,15 @@ const REQQ_SPARED: u32 = 2;
 const DEPTH_START: u32 = 16;
 /// Depth of a slow peer: one block under way and a few behind it.
 const DEPTH_MIN: u32 = 4;
-/// Work that should lie with the peer once its rate is known.
-const QUEUE_SECS: f64 = 1.5;
+/// Work that should lie with the peer beyond what its answering time needs: its scheduler, its disk and our reader
+/// each look away for some tenths of a second now and then.
+const RESERVE: Duration = Duration::from_secs(1);
+/// A peer that takes longer than this to begin answering gets no more requests for it.
+const LATENCY_MAX: Duration = Duration::from_secs(4);
 /// How often the rate is looked at.
 const REVIEW_INTERVAL: Duration = Duration::from_millis(1_000);
-/// Without a byte of payload for so long a peer that owes blocks is snubbed (BEP 3 clients' usual minute, halved).
+/// Without a byte of payload for so long a peer that owes blocks is snubbed (BEP 3 clients' usual minute, halved);
+/// a snubbed one is asked for one block each time this much has passed again.
 pub const SNUB_AFTER: Duration = Duration::from_secs(30);
 /// Withdrawn requests remembered, so that blocks already under way are not taken for unasked ones. Two full
 /// pipelines: one may be withdrawn while the answers to the one before still come.
@@ -34,16 +38,46 @@ const LATE_MAX: usize = 2 * PIPELINE_MAX as usize;
 pub enum Asked {
     /// An outstanding request.
     Outstanding(BlockRef),
-    /// A request withdrawn before (cancel, choke, snub).
+    /// A request withdrawn before (cancel, choke, snub), or the probe of a snubbed peer.
     Late(BlockRef),
     /// Never.
     No,
 }
 
+/// What a peer's silence calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// It sends, or owes nothing.
+    None,
+    /// It is snubbed from now on: take its requests back.
+    Snubbed,
+    /// It was snubbed and has been silent for as long again: ask it for one block.
+    ProbeDue,
+}
+
+/// Requests taken back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// The peer knows of them: it must be told, unless it chokes us.
+    pub sent: Vec<BlockRef>,
+    /// It has never heard of these.
+    pub unsent: Vec<BlockRef>,
+}
+
+impl Withdrawn {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = BlockRef> + '_ {
+        self.sent.iter().chain(&self.unsent).copied()
+    }
+}
+
 /// The requests of one peer.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
-    outstanding: VecDeque<BlockRef>,
+    /// Sent and not answered, oldest first.
+    sent: VecDeque<BlockRef>,
+    /// Decided on; the writer has not come to them yet.
+    unsent: VecDeque<BlockRef>,
     late: VecDeque<BlockRef>,
     depth: u32,
     depth_max: u32,
@@ -55,13 +89,21 @@ pub struct Pipeline {
     reviewed_rate: u64,
     /// When payload last came, or when the first of the present requests was sent.
     progress_at: Now,
+    /// The one request that a snubbed peer may still answer; it counts as late, not as outstanding.
+    probe: Option<BlockRef>,
+    probed_at: Now,
+    /// A request whose answering time is being measured.
+    timed: Option<(BlockRef, Now)>,
+    /// The shortest time from a request to the beginning of its block: longer ones waited behind others.
+    latency: Option<Duration>,
 }
 
 impl Pipeline {
     /// No requests yet.
     pub fn new(now: Now) -> Self {
         Pipeline {
-            outstanding: VecDeque::new(),
+            sent: VecDeque::new(),
+            unsent: VecDeque::new(),
             late: VecDeque::new(),
             depth: DEPTH_START,
             depth_max: PEER_REQQ_DEFAULT,
@@ -72,6 +114,10 @@ impl Pipeline {
             reviewed_bytes: 0,
             reviewed_rate: 0,
             progress_at: now,
+            probe: None,
+            probed_at: now,
+            timed: None,
+            latency: None,
         }
     }
 
@@ -83,28 +129,33 @@ impl Pipeline {
 
     /// How many more requests may be sent.
     pub fn room(&self) -> u32 {
-        let depth = if self.is_snubbed { 1 } else { self.depth };
+        let depth = if self.is_snubbed { 0 } else { self.depth };
         depth.saturating_sub(self.len())
     }
 
-    /// Number of outstanding requests.
+    /// Number of outstanding requests, those not sent yet included.
     pub fn len(&self) -> u32 {
-        self.outstanding.len() as u32
+        (self.sent.len() + self.unsent.len()) as u32
     }
 
     /// True without outstanding requests.
     pub fn is_empty(&self) -> bool {
-        self.outstanding.is_empty()
+        self.len() == 0
+    }
+
+    /// True when some requests wait for the writer.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
     }
 
     /// The outstanding requests, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = BlockRef> + '_ {
-        self.outstanding.iter().copied()
+        self.sent.iter().chain(&self.unsent).copied()
     }
 
     /// True when this very block is outstanding.
     pub fn contains(&self, block: BlockRef) -> bool {
-        self.outstanding.contains(&block)
+        self.iter().any(|other| other == block)
     }
 
     /// Peer that owes blocks and stays silent.
@@ -114,7 +165,7 @@ impl Pipeline {
 
     /// For how long the peer has owed blocks without a byte of them.
     pub fn owes_since(&self, now: Now) -> Duration {
-        match self.outstanding.is_empty() {
+        match self.sent.is_empty() {
             true => Duration::ZERO,
             false => now.since(self.progress_at),
         }
@@ -125,55 +176,109 @@ impl Pipeline {
         self.depth
     }
 
-    /// A request was sent.
-    pub fn push(&mut self, block: BlockRef, now: Now) {
-        if self.outstanding.is_empty() {
-            // A second in which nothing was asked says nothing about the path.
+    /// The shortest time the peer took to begin answering; `None` before its first block.
+    pub const fn latency(&self) -> Option<Duration> {
+        self.latency
+    }
+
+    /// A block is to be requested.
+    pub fn push(&mut self, block: BlockRef) {
+        self.unsent.push_back(block);
+    }
+
+    /// The next request for the writer to send.
+    pub fn next_to_send(&mut self, now: Now) -> Option<BlockRef> {
+        let block = self.unsent.pop_front()?;
+        if self.sent.is_empty() {
             if now.since(self.progress_at) >= REVIEW_INTERVAL {
+                // What came before the pause says nothing about the rate from now on.
                 self.reviewed_at = now;
                 self.reviewed_bytes = self.rate.total_bytes();
             }
             self.progress_at = now;
         }
-        self.outstanding.push_back(block);
+        self.timed.get_or_insert((block, now));
+        self.sent.push_back(block);
+        Some(block)
     }
 
-    /// A block arrives or is rejected: finds and removes its request. In order, as peers answer, this is O(1).
-    pub fn take(&mut self, raw: RawBlock) -> Asked {
-        if let Some(block) = take_from(&mut self.outstanding, raw) {
+    /// A block arrives: finds and removes its request. In order, as peers answer, this is O(1).
+    pub fn take(&mut self, raw: RawBlock, now: Now) -> Asked {
+        if let Some(block) = take_from(&mut self.sent, raw) {
+            self.end_timing(block, Some(now));
             return Asked::Outstanding(block);
         }
-        take_from(&mut self.late, raw).map_or(Asked::No, Asked::Late)
+        match self.take_late(raw) {
+            // It was about to be requested again.
+            Asked::Late(block) if remove(&mut self.unsent, block) => Asked::Outstanding(block),
+            asked => asked,
+        }
     }
 
-    /// Withdraws one request; true when it was outstanding.
-    pub fn withdraw(&mut self, block: BlockRef) -> bool {
-        let Some(at) = self.outstanding.iter().position(|other| *other == block) else {
-            return false;
-        };
-        self.outstanding.remove(at);
-        self.remember_late(block);
-        true
+    /// A reject arrives. Of two requests for one block the earlier, withdrawn one is answered first.
+    pub fn take_rejected(&mut self, raw: RawBlock) -> Asked {
+        let late = self.take_late(raw);
+        if late != Asked::No {
+            return late;
+        }
+        take_from(&mut self.sent, raw).map_or(Asked::No, |block| {
+            self.end_timing(block, None);
+            Asked::Outstanding(block)
+        })
+    }
+
+    /// Withdraws the request for one block, if it is outstanding.
+    pub fn withdraw(&mut self, block: BlockRef) -> Withdrawn {
+        let mut withdrawn = Withdrawn::default();
+        if remove(&mut self.unsent, block) {
+            withdrawn.unsent.push(block);
+        } else if remove(&mut self.sent, block) {
+            self.remember_late(block);
+            withdrawn.sent.push(block);
+        }
+        withdrawn
     }
 
     /// Withdraws every request and returns them, oldest first.
-    pub fn withdraw_all(&mut self) -> Vec<BlockRef> {
-        let all: Vec<BlockRef> = self.outstanding.drain(..).collect();
-        all.iter().for_each(|block| self.remember_late(*block));
-        all
+    pub fn withdraw_all(&mut self) -> Withdrawn {
+        self.probe = None;
+        self.withdraw_where(|_| true)
     }
 
-    /// Withdraws every request outside these pieces and returns them, oldest first.
-    pub fn withdraw_except(&mut self, pieces: &[PieceIndex]) -> Vec<BlockRef> {
-        let all = self.withdraw_all();
-        let (kept, withdrawn): (Vec<_>, Vec<_>) = all
-            .into_iter()
-            .partition(|block| pieces.contains(&block.piece()));
-        if !kept.is_empty() {
-            self.late.retain(|block| !kept.contains(block));
-            self.outstanding.extend(kept);
-        }
+    /// Withdraws the requests that lie in these pieces, or all that do not.
+    pub fn withdraw_pieces(&mut self, pieces: &[PieceIndex], is_in: bool) -> Withdrawn {
+        self.withdraw_where(|block| pieces.contains(&block.piece()) == is_in)
+    }
+
+    /// Withdraws every request of a peer that is snubbed, but leaves it the oldest to answer; returns all, oldest first.
+    pub fn withdraw_snubbed(&mut self, now: Now) -> Withdrawn {
+        let withdrawn = self.withdraw_all();
+        self.probe = withdrawn.sent.first().copied();
+        self.probed_at = now;
         withdrawn
+    }
+
+    /// The one block that a snubbed peer may still send.
+    pub const fn probe(&self) -> Option<BlockRef> {
+        self.probe
+    }
+
+    /// A snubbed peer was asked for one block more, or could not be; returns the one asked for before, if it still owes it.
+    pub fn set_probe(&mut self, block: Option<BlockRef>, now: Now) -> Option<BlockRef> {
+        self.probed_at = now;
+        if let Some(block) = block {
+            self.remember_late(block);
+            return self.probe.replace(block);
+        }
+        None
+    }
+
+    /// The probe of a peer that is snubbed no more and has not answered it: to be cancelled.
+    pub fn take_stale_probe(&mut self) -> Option<BlockRef> {
+        match self.is_snubbed {
+            true => None,
+            false => self.probe.take(),
+        }
     }
 
     /// Payload came: the snub clock starts anew.
@@ -182,28 +287,38 @@ impl Pipeline {
         self.progress_at = now;
     }
 
-    /// A whole block came: adapts the depth. True when the peer had been snubbed and no longer is.
-    pub fn on_block(&mut self, now: Now) -> bool {
-        let was_snubbed = std::mem::replace(&mut self.is_snubbed, false);
+    /// A whole block came: adapts the depth and ends a snub.
+    pub fn on_block(&mut self, now: Now) {
+        self.is_snubbed = false;
         if self.is_slow_start {
             self.depth = (self.depth + 1).min(self.depth_max);
         }
         if now.since(self.reviewed_at) >= REVIEW_INTERVAL {
             self.review(now);
         }
-        was_snubbed
     }
 
-    /// Marks a silent peer; true when it is newly snubbed.
-    pub fn check_snub(&mut self, now: Now) -> bool {
-        let is_silent = !self.outstanding.is_empty() && now.since(self.progress_at) >= SNUB_AFTER;
-        if !is_silent || self.is_snubbed {
-            return false;
+    /// True when no payload came for as long as it takes to be snubbed, whatever is owed.
+    pub fn is_silent(&self, now: Now) -> bool {
+        now.since(self.progress_at) >= SNUB_AFTER
+    }
+
+    /// Looks whether the peer has been silent for too long.
+    pub fn check_silence(&mut self, now: Now) -> Silence {
+        if self.is_snubbed {
+            let since = self.progress_at.max(self.probed_at);
+            return match now.since(since) >= SNUB_AFTER {
+                true => Silence::ProbeDue,
+                false => Silence::None,
+            };
+        }
+        if self.sent.is_empty() || !self.is_silent(now) {
+            return Silence::None;
         }
         self.is_snubbed = true;
         self.is_slow_start = false;
         self.depth = DEPTH_MIN.min(self.depth_max);
-        true
+        Silence::Snubbed
     }
 
     /// Payload received, in bytes a second.
@@ -230,12 +345,47 @@ impl Pipeline {
         if !self.is_slow_start {
             // The smoothed rate bridges a pause, the last second's follows a rise at once.
             let rate = rate.max(self.rate.bytes_per_s(now));
-            let blocks = rate as f64 * QUEUE_SECS / f64::from(BLOCK_BYTES);
+            let covered = RESERVE + self.latency.unwrap_or_default();
+            let blocks = rate as f64 * covered.as_secs_f64() / f64::from(BLOCK_BYTES);
             self.depth = (blocks as u32).max(DEPTH_MIN).min(self.depth_max);
         }
     }
 
+    fn withdraw_where(&mut self, mut is_meant: impl FnMut(&BlockRef) -> bool) -> Withdrawn {
+        let mut withdrawn = Withdrawn::default();
+        withdrawn
+            .unsent
+            .extend(take_where(&mut self.unsent, &mut is_meant));
+        withdrawn
+            .sent
+            .extend(take_where(&mut self.sent, &mut is_meant));
+        for block in &withdrawn.sent {
+            self.remember_late(*block);
+        }
+        withdrawn
+    }
+
+    fn take_late(&mut self, raw: RawBlock) -> Asked {
+        let Some(block) = take_from(&mut self.late, raw) else {
+            return Asked::No;
+        };
+        self.probe = self.probe.filter(|probe| *probe != block);
+        Asked::Late(block)
+    }
+
+    /// The timed request was answered by a block at `answered_at`, or will not be.
+    fn end_timing(&mut self, block: BlockRef, answered_at: Option<Now>) {
+        let Some((_, sent_at)) = self.timed.take_if(|(timed, _)| *timed == block) else {
+            return;
+        };
+        if let Some(now) = answered_at {
+            let latency = now.since(sent_at).min(LATENCY_MAX);
+            self.latency = Some(self.latency.map_or(latency, |best| best.min(latency)));
+        }
+    }
+
     fn remember_late(&mut self, block: BlockRef) {
+        self.end_timing(block, None);
         if self.late.len() == LATE_MAX {
             self.late.pop_front();
         }
@@ -253,102 +403,20 @@ fn take_from(queue: &mut VecDeque<BlockRef>, raw: RawBlock) -> Option<BlockRef> 
     queue.remove(at)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::Geometry;
-
-    fn block(index: u32) -> BlockRef {
-        let geometry = Geometry::new(1 << 30, 1 << 30 >> 1).unwrap();
-        geometry.block(PieceIndex::new(0), index).unwrap()
-    }
-
-    fn raw(block: BlockRef) -> RawBlock {
-        RawBlock {
-            piece: block.piece().get(),
-            begin: block.begin(),
-            length: block.length(),
-        }
-    }
-
-    #[test]
-    fn depth_doubles_each_round_trip_up_to_what_the_peer_bears() {
-        let mut p = Pipeline::new(Now::ZERO);
-        p.set_peer_reqq(402);
-        let mut rounds = 0;
-        while p.depth() < 400 {
-            rounds += 1;
-            assert!(rounds <= 5, "depth {}", p.depth());
-            for _ in 0..p.depth() {
-                p.on_bytes(BLOCK_BYTES, Now::from_millis(rounds));
-                p.on_block(Now::from_millis(rounds));
-            }
-        }
-    }
-
-    /// Transmission unchokes at its ten-second mark and answers what has come every half second.
-    #[test]
-    fn a_peer_that_answers_in_bursts_long_after_connecting_is_soon_asked_for_much() {
-        let mut p = Pipeline::new(Now::ZERO);
-        let mut next = 0;
-        for half_second in 20..26 {
-            let now = Now::from_millis(half_second * 500);
-            for asked in p.withdraw_all() {
-                p.on_bytes(asked.length(), now);
-                p.on_block(now);
-            }
-            while p.room() > 0 {
-                p.push(block(next), now);
-                next += 1;
-            }
-        }
-        assert_eq!(p.depth(), PEER_REQQ_DEFAULT);
-    }
-
-    #[test]
-    fn a_slow_peer_gets_a_short_queue() {
-        let mut p = Pipeline::new(Now::ZERO);
-        for second in 1..20 {
-            p.on_bytes(BLOCK_BYTES, Now::from_secs(second));
-            p.on_block(Now::from_secs(second));
-        }
-        assert_eq!(p.depth(), DEPTH_MIN);
-    }
-
-    #[test]
-    fn withdrawn_requests_are_late_not_unasked() {
-        let mut p = Pipeline::new(Now::ZERO);
-        p.push(block(0), Now::ZERO);
-        p.push(block(1), Now::ZERO);
-        assert!(p.withdraw(block(1)));
-        assert!(!p.withdraw(block(1)));
-        assert_eq!(p.take(raw(block(0))), Asked::Outstanding(block(0)));
-        assert_eq!(p.take(raw(block(1))), Asked::Late(block(1)));
-        assert_eq!(p.take(raw(block(1))), Asked::No);
-    }
-
-    #[test]
-    fn silence_snubs_and_a_block_ends_it() {
-        let mut p = Pipeline::new(Now::ZERO);
-        assert!(!p.check_snub(Now::from_secs(100)), "nothing is owed");
-        p.push(block(0), Now::from_secs(100));
-        assert!(!p.check_snub(Now::from_secs(129)));
-        assert!(p.check_snub(Now::from_secs(130)));
-        assert_eq!(p.room(), 0);
-        p.take(raw(block(0)));
-        assert_eq!(p.room(), 1);
-        assert!(p.on_block(Now::from_secs(131)));
-        assert!(p.room() > 1);
-    }
-
-    #[test]
-    fn absurd_reqq_is_clamped() {
-        let mut p = Pipeline::new(Now::ZERO);
-        p.set_peer_reqq(0);
-        assert_eq!(p.room(), 1);
-        p.set_peer_reqq(512);
-        assert_eq!(p.depth_max, 510);
-        p.set_peer_reqq(1 << 31);
-        assert_eq!(p.depth_max, PIPELINE_MAX);
-    }
+fn remove(queue: &mut VecDeque<BlockRef>, block: BlockRef) -> bool {
+    let at = queue.iter().position(|other| *other == block);
+    at.and_then(|at| queue.remove(at)).is_some()
 }
+
+/// Splits off what is meant; order is kept on both sides.
+fn take_where(
+    queue: &mut VecDeque<BlockRef>,
+    is_meant: impl FnMut(&BlockRef) -> bool,
+) -> Vec<BlockRef> {
+    let (meant, rest): (Vec<_>, Vec<_>) = queue.drain(..).partition(is_meant);
+    queue.extend(rest);
+    meant
+}
+
+#[cfg(test)]
+mod tests;

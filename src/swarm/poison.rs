@@ -107,6 +107,15 @@ impl Suspects {
         liars
     }
 
+    /// Everybody with a block in a bad copy that waits.
+    pub fn parties(&self) -> Vec<Party> {
+        let parties = self.copies.iter().flat_map(|copy| &copy.parties);
+        let mut parties: Vec<Party> = parties.copied().collect();
+        parties.sort_unstable();
+        parties.dedup();
+        parties
+    }
+
     /// True when the connection's party has a block in a bad copy that waits.
     pub fn suspects(&self, addr: SocketAddr, peer_id: PeerId) -> bool {
         let mut parties = self.copies.iter().flat_map(|copy| &copy.parties);

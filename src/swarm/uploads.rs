@@ -231,7 +231,11 @@ mod tests {
             }
             u.check();
             assert!(u.queue.len() <= 1_100);
-            while round % 16 == 0 && u.next_run(1 << 20).is_some() {}
+            while round % 16 == 0
+                && let Some(run) = u.next_run(1 << 20)
+            {
+                u.finish_run(&run);
+            }
         }
     }
 

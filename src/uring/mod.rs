@@ -15,4 +15,5 @@ pub mod ring;
 pub mod signals;
 pub mod socket;
 pub mod stream;
+pub mod stub;
 pub mod udp;

@@ -174,8 +174,8 @@ impl ReadAhead {
         // SAFETY: the slot owns the memory, which is at least `length` bytes and does not move, and an `Rc` of the
         // file; both are left alone until the completion is taken, for which `drop` waits too.
         let is_queued = unsafe { ring.submission().push(&entry).is_ok() };
-        if !is_queued || ring.submit().is_err() {
-            // A full or failing ring: nothing is under way in the slot.
+        if !is_queued {
+            // A full ring: nothing is under way in the slot.
             self.queue.push_back(Pending::Cached {
                 file: file.clone(),
                 offset,
@@ -183,6 +183,8 @@ impl ReadAhead {
             });
             return;
         }
+        // When this fails the entry waits in the ring and goes with the next one, so the slot is taken all the same.
+        let _ = ring.submit();
         self.free.pop();
         self.slots[slot].file = Some(file.clone());
         self.queue.push_back(Pending::Direct { slot, skip, bytes });
@@ -278,12 +280,20 @@ impl ReadAhead {
             }
             match ring.submit_and_wait(1) {
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_passing(&error) => std::thread::yield_now(),
                 // The kernel may still write into the slot: its memory must not be used again.
                 Err(error) => panic!("waiting for a read failed: {error}"),
             }
         }
     }
+}
+
+/// A signal, or memory is short for the moment.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
+    )
 }
 
 impl Default for ReadAhead {

@@ -1,4 +1,4 @@
-//! Host names to addresses on threads of their own (layer 4): the system's resolver may hang.
+//! Host names to addresses on threads of their own (layer 4): the system's resolver may hang, and so may `stub`.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+
+use super::socket::SocketOptions;
+use super::stub::Stub;
 
 /// Names that may hang at once before others have to wait.
 const THREADS: usize = 4;
@@ -15,6 +18,7 @@ const QUEUE_MAX: usize = 256;
 const ADDRS_MAX: usize = 16;
 
 type Answer = io::Result<Vec<SocketAddr>>;
+type Lookup = dyn Fn(&str, u16) -> Answer + Send + Sync;
 
 struct Question {
     host: String,
@@ -35,13 +39,36 @@ impl Resolver {
     ///
     /// When the system refuses a thread.
     pub fn new() -> io::Result<Resolver> {
+        Resolver::with_lookup(|host, port| look_up(host, port, None))
+    }
+
+    /// Starts the threads; names go out as everything else does with these options, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses a thread.
+    pub fn bound(options: &SocketOptions) -> io::Result<Resolver> {
+        let is_bound = options.bind.is_some() || options.bind_device.is_some();
+        let stub = is_bound.then(|| Stub::from_system(options));
+        Resolver::with_lookup(move |host, port| look_up(host, port, stub.as_ref()))
+    }
+
+    /// Starts the threads with another way of looking a host up; it may hang like the system's.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses a thread.
+    pub fn with_lookup(
+        lookup: impl Fn(&str, u16) -> Answer + Send + Sync + 'static,
+    ) -> io::Result<Resolver> {
+        let lookup: Arc<Lookup> = Arc::new(lookup);
         let (questions, queue) = mpsc::sync_channel(QUEUE_MAX);
         let queue = Arc::new(Mutex::new(queue));
         for i in 0..THREADS {
-            let queue = Arc::clone(&queue);
+            let (queue, lookup) = (Arc::clone(&queue), Arc::clone(&lookup));
             std::thread::Builder::new()
                 .name(format!("resolve-{i}"))
-                .spawn(move || work(&queue))?;
+                .spawn(move || work(&queue, &*lookup))?;
         }
         Ok(Resolver { questions })
     }
@@ -75,7 +102,7 @@ impl Resolver {
     }
 }
 
-fn work(queue: &Mutex<mpsc::Receiver<Question>>) {
+fn work(queue: &Mutex<mpsc::Receiver<Question>>, lookup: &Lookup) {
     loop {
         let question = match queue.lock() {
             Ok(queue) => queue.recv(),
@@ -88,9 +115,17 @@ fn work(queue: &Mutex<mpsc::Receiver<Question>>) {
         if question.answer.is_closed() {
             continue;
         }
-        let answer = (question.host.as_str(), question.port)
-            .to_socket_addrs()
-            .map(|addrs| addrs.take(ADDRS_MAX).collect());
+        let answer = lookup(&question.host, question.port);
         let _ = question.answer.send(answer);
+    }
+}
+
+fn look_up(host: &str, port: u16, stub: Option<&Stub>) -> Answer {
+    match stub {
+        None => Ok((host, port).to_socket_addrs()?.take(ADDRS_MAX).collect()),
+        Some(stub) => {
+            let ips = stub.look_up(host)?.into_iter().take(ADDRS_MAX);
+            Ok(ips.map(|ip| SocketAddr::new(ip, port)).collect())
+        }
     }
 }

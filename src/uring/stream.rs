@@ -281,6 +281,26 @@ impl Stream {
     /// As sendmsg(2), among them EFAULT when a mapped file has become shorter; InvalidInput when a part leaves its
     /// memory. What had been sent before is counted by [`Stream::sent_bytes`].
     pub async fn send_run(&self, out: Outgoing) -> (io::Result<()>, Outgoing) {
+        // The kernel itself goes on after a short send, once the socket has room.
+        let (result, out) = self.send_from(out, 0, libc::MSG_WAITALL).await;
+        (result.map(drop), out)
+    }
+
+    /// Sends what the socket takes without waiting, from byte `first` of the run on; returns up to which byte it came.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stream::send_run`].
+    pub async fn send_run_now(&self, out: Outgoing, first: usize) -> (io::Result<usize>, Outgoing) {
+        self.send_from(out, first, libc::MSG_DONTWAIT).await
+    }
+
+    async fn send_from(
+        &self,
+        out: Outgoing,
+        first: usize,
+        flags: i32,
+    ) -> (io::Result<usize>, Outgoing) {
         let Some(iovecs) = plan_iovecs(&out) else {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "send part out of range");
             return (Err(error), out);
@@ -290,9 +310,12 @@ impl Stream {
             out,
             iovecs,
             first: 0,
+            flags: libc::MSG_NOSIGNAL | flags,
             // SAFETY: zero bytes are a valid msghdr.
             message: Box::new(unsafe { std::mem::zeroed() }),
         };
+        run.advance(first);
+        let mut done = first;
         while run.first < run.iovecs.len() {
             // SAFETY: the stored data owns the socket, the message, its vectors and all they point
             // to, each behind a pointer that does not move with it.
@@ -300,11 +323,15 @@ impl Stream {
             let result;
             (result, run) = op.await;
             match run.inner.sent(result) {
-                Ok(n) => run.advance(n),
+                Ok(n) => {
+                    run.advance(n);
+                    done += n;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => return (Err(e), run.out),
             }
         }
-        (Ok(()), run.out)
+        (Ok(done), run.out)
     }
 
     /// Waits until the socket takes more bytes, or its end.
@@ -441,6 +468,7 @@ struct Run {
     iovecs: Vec<libc::iovec>,
     /// First vector that is not wholly sent.
     first: usize,
+    flags: i32,
     message: Box<libc::msghdr>,
 }
 
@@ -453,8 +481,7 @@ impl Run {
             types::Fd(self.inner.fd.as_raw_fd()),
             &raw const *self.message,
         )
-        // The kernel itself goes on after a short send, once the socket has room.
-        .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
+        .flags(self.flags as u32)
         .build()
     }
 

@@ -564,7 +564,8 @@ mod tests {
     #[test]
     fn long_bodies_and_bad_chunks_are_errors() {
         let too_long = Err(HttpError::BodyTooLong { max_bytes: 10 });
-        let cases: [(&[u8], Result<Vec<u8>, HttpError>); 9] = [
+        type Body = Result<Vec<u8>, HttpError>;
+        let cases: [(&[u8], Body); 9] = [
             (
                 b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\na",
                 too_long.clone(),

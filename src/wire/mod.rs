@@ -3,6 +3,7 @@
 
 pub mod bencode;
 pub mod decoder;
+pub mod dns;
 pub mod extended;
 pub mod handshake;
 pub mod http;

@@ -62,6 +62,7 @@ fn only_selected_files_are_made_and_the_rest_can_follow() {
     let done = run_all(&download(&sample, &out, &["--peer", &peer]));
     assert_eq!(done.code, 0, "{}", done.stderr);
     assert!(sample.is_same_in(&out));
+    assert_eq!(tree(&out).len(), 4, "the parts file is gone");
 }
 
 #[test]

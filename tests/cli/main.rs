@@ -76,7 +76,7 @@ fn gyre(arguments: &[&str]) -> Done {
 }
 
 /// `gyre download` of a sample into a folder, talking to nobody unless told to.
-fn download<'a>(sample: &Sample, out: &Path, more: &[&'a str]) -> Vec<String> {
+fn download(sample: &Sample, out: &Path, more: &[&str]) -> Vec<String> {
     let (torrent, out) = (text(&sample.torrent), text(out));
     let state = text(&sample.dir("state"));
     let mut arguments = vec!["download", &torrent, "-o", &out, "--state", &state];

@@ -103,7 +103,7 @@ fn without_any_good_data_a_seed_ends_with_3() {
     let (message, _) = wrong.refusal(3);
     assert!(message.contains("good"), "{message}");
     let nowhere = sample.folder.path().join("nowhere");
-    let (message, _) = run_all(&seed_from(&sample, &nowhere, &["-q"])).refusal(1);
+    let (message, _) = run_all(&seed_from(&sample, &nowhere, &["-q"])).refusal(3);
     assert!(message.contains("nowhere"), "{message}");
     let tree = Sample::tree(&[("a", 100), ("b", 100)], 16_384, &[]);
     let json = run_all(&seed_from(&tree, &other, &["--json"]));

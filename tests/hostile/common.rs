@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::support::raw_peer::{Hello, RawPeer};
 use crate::support::sample::text;
 use crate::support::{Gyre, Sample};
@@ -70,6 +72,18 @@ impl World {
     /// The sample's bytes (of a torrent with one file).
     pub fn content(&self) -> Vec<u8> {
         std::fs::read(&self.sample.content).unwrap()
+    }
+
+    /// The message of the first error event that has `part` in it, an earlier one too.
+    pub fn complaint(&mut self, part: &str) -> String {
+        let is_it = |event: &Value| {
+            event["event"] == "error" && event["message"].as_str().unwrap().contains(part)
+        };
+        let earlier = self.gyre.seen().iter().find(|event| is_it(event)).cloned();
+        let error = earlier.unwrap_or_else(|| self.gyre.wait_for(part, is_it));
+        assert_eq!(error["final"], false, "it goes on trying");
+        assert!(!error["hint"].as_str().unwrap().is_empty());
+        error["message"].as_str().unwrap().to_owned()
     }
 
     /// The program runs and serves a newcomer.

@@ -83,23 +83,20 @@ fn a_wrong_length_for_a_fixed_message_closes() {
 }
 
 #[test]
-fn a_bitfield_that_is_wrong_late_or_repeated_closes() {
+fn a_bitfield_that_is_wrong_or_takes_pieces_back_closes() {
     let mut world = seed();
     let good = message(BITFIELD, &[0b1100_0000]);
-    let twice = good.repeat(2);
     let cases = [
         ("too short", message(BITFIELD, &[])),
         ("too long", message(BITFIELD, &[0x80, 0])),
         ("spare bit set", message(BITFIELD, &[0b0000_1000])),
-        ("twice", twice),
-        ("after a have", [numbers(HAVE, &[0]), good.clone()].concat()),
         (
-            "after interested",
-            [message(INTERESTED, &[]), good.clone()].concat(),
+            "fewer pieces than before",
+            [good.clone(), message(BITFIELD, &[0b1000_0000])].concat(),
         ),
         (
-            "have_all after it",
-            [good.clone(), message(HAVE_ALL, &[])].concat(),
+            "without what was had",
+            [numbers(HAVE, &[2]), good.clone()].concat(),
         ),
         (
             "have_none after it",
@@ -107,10 +104,30 @@ fn a_bitfield_that_is_wrong_late_or_repeated_closes() {
         ),
     ];
     expect_closes(&mut world, World::peer, &cases);
-    let mut peer = world.peer();
-    peer.send(&good);
-    peer.get_unchoked();
-    peer.fetch(3, 0, 1);
+}
+
+#[test]
+fn a_bitfield_that_is_late_or_repeated_does_no_harm() {
+    let world = seed();
+    let good = message(BITFIELD, &[0b1100_0000]);
+    for (what, bytes) in [
+        ("once", good.clone()),
+        ("twice", good.repeat(2)),
+        ("late", [numbers(HAVE, &[0]), good.clone()].concat()),
+        (
+            "more pieces",
+            [good.clone(), message(BITFIELD, &[0b1110_0000])].concat(),
+        ),
+        (
+            "everything",
+            [good.clone(), message(HAVE_ALL, &[])].concat(),
+        ),
+    ] {
+        let mut peer = world.peer();
+        peer.send(&bytes);
+        peer.get_unchoked();
+        assert_eq!(peer.fetch(3, 0, 1).len(), 1, "{what}");
+    }
 }
 
 #[test]

@@ -68,7 +68,6 @@ impl World {
                 "take_messages must count what it appends"
             );
             if count == 0 {
-                self.observe_drained(conn, side);
                 break;
             }
             self.observe_output(conn, side, &bytes);

@@ -88,6 +88,7 @@ impl World {
             .collect();
         if let Some(&(node, piece)) = self.rng.pick(&losers) {
             self.nodes[node].disk.lose(piece);
+            self.nodes[node].lost.insert(piece);
             self.nodes[node].completed_at = None;
             self.call(node, |torrent, cx| torrent.on_pieces_lost(&[piece], cx));
         }

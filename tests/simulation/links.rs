@@ -31,7 +31,8 @@ impl World {
             is_fast: !self.rng.chance(self.spec.plain_percent),
             is_cut: false,
         });
-        if self.nodes[to].torrent.is_some() && !(self.is_faulty() && self.rng.chance(5)) {
+        let is_lost = from != to && self.is_faulty() && self.rng.chance(5);
+        if self.nodes[to].torrent.is_some() && !is_lost {
             self.after(latency, Event::Accept { conn });
         } else {
             let wait = self.some_ms(50, 5_000);

@@ -76,10 +76,6 @@ pub struct End {
     pub asked: BTreeSet<RawBlock>,
     /// Every request ever sent from here.
     pub ever_asked: BTreeSet<RawBlock>,
-    /// Requests that were overtaken before they were sent: a cancel must follow.
-    pub overtaken: BTreeSet<RawBlock>,
-    /// A choke came while messages waited: requests among them are lost.
-    pub is_overtaken: bool,
 }
 
 /// A connection; end 0 dialed.
@@ -117,8 +113,6 @@ impl End {
             owed: Vec::new(),
             asked: BTreeSet::new(),
             ever_asked: BTreeSet::new(),
-            overtaken: BTreeSet::new(),
-            is_overtaken: false,
         }
     }
 }

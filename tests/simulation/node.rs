@@ -1,9 +1,9 @@
 //! One simulated machine: its torrent, its line, its disk and what the checks remember of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use gyre::base::{BlockRef, Now, PeerId};
+use gyre::base::{BlockRef, Now, PeerId, PieceIndex};
 use gyre::swarm::{Credits, Effect, PeerKey, Torrent};
 
 use crate::disk::Disk;
@@ -52,6 +52,8 @@ pub struct Node {
     /// Over all lives.
     pub banned: Vec<IpAddr>,
     pub sent_bytes_ever: u64,
+    /// Pieces that were had and lost: what was said of them before may still wait to be sent.
+    pub lost: BTreeSet<PieceIndex>,
     /// Bad pieces with bad blocks of this other node.
     pub bad_pieces_of: BTreeMap<usize, u32>,
 }
@@ -81,6 +83,7 @@ impl Node {
             completed_at: None,
             banned: Vec::new(),
             sent_bytes_ever: 0,
+            lost: BTreeSet::new(),
             bad_pieces_of: BTreeMap::new(),
         }
     }

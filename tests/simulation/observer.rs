@@ -124,17 +124,23 @@ impl World {
 
     fn observe_output_message(&mut self, conn: usize, side: usize, message: &Message<'_>) {
         let is_fast = self.conns[conn].is_fast;
+        if self.is_traced {
+            eprintln!("{}     {conn}/{side} says {message:?}", self.now);
+        }
         let end = &mut self.conns[conn].ends[side];
         let node = end.node;
         let have = self.nodes[node].torrent().have();
         match *message {
             Message::Request(block) => {
+                assert!(
+                    !have.has(PieceIndex::new(block.piece)),
+                    "node {node} requests what it has"
+                );
                 end.ever_asked.insert(block);
-                if have.has(PieceIndex::new(block.piece)) {
-                    end.overtaken.insert(block);
-                }
-                let is_new = end.is_overtaken || end.asked.insert(block);
-                assert!(is_new, "node {node} requests {block:?} twice");
+                assert!(
+                    end.asked.insert(block),
+                    "node {node} requests {block:?} twice"
+                );
                 assert!(
                     end.asked.len() <= OUTSTANDING_MAX,
                     "node {node} requests too much"
@@ -142,7 +148,6 @@ impl World {
             }
             Message::Cancel(block) => {
                 end.asked.remove(&block);
-                end.overtaken.remove(&block);
                 assert!(
                     end.ever_asked.contains(&block),
                     "node {node} cancels what it never requested"
@@ -157,10 +162,9 @@ impl World {
             }
             Message::Choke if !is_fast => end.owed.clear(),
             Message::Have { piece } => {
-                assert!(
-                    have.has(PieceIndex::new(piece)),
-                    "node {node} offers what it has not"
-                );
+                let piece = PieceIndex::new(piece);
+                let has = have.has(piece) || self.nodes[node].lost.contains(&piece);
+                assert!(has, "node {node} offers what it has not");
             }
             Message::HaveAll | Message::HaveNone | Message::AllowedFast { .. } => {
                 assert!(
@@ -170,18 +174,6 @@ impl World {
             }
             _ => {}
         }
-    }
-
-    /// Everything that the core wants sent was taken.
-    pub fn observe_drained(&mut self, conn: usize, side: usize) {
-        let end = &mut self.conns[conn].ends[side];
-        end.is_overtaken = false;
-        assert!(
-            end.overtaken.is_empty(),
-            "node {} requests what it has: {:?}",
-            end.node,
-            end.overtaken
-        );
     }
 
     /// A run that the core wants sent.
@@ -203,23 +195,25 @@ impl World {
 
     /// A message that is about to reach the core.
     pub fn observe_input(&mut self, conn: usize, side: usize, message: &Message<'_>) {
+        if self.is_traced {
+            eprintln!("{}     {conn}/{side} hears {message:?}", self.now);
+        }
         let is_fast = self.conns[conn].is_fast;
         let end = &mut self.conns[conn].ends[side];
         match *message {
             Message::Request(block) => end.owed.push(block),
             Message::Cancel(block) if !is_fast => drop(take(&mut end.owed, &block)),
             Message::RejectRequest(block) => drop(end.asked.remove(&block)),
-            Message::Choke => {
-                end.asked.clear();
-                end.overtaken.clear();
-                end.is_overtaken = true;
-            }
+            Message::Choke => end.asked.clear(),
             _ => {}
         }
     }
 
     /// A block begins to arrive.
     pub fn observe_answer(&mut self, conn: usize, side: usize, header: &RawBlock) {
+        if self.is_traced {
+            eprintln!("{}     {conn}/{side} gets {header:?}", self.now);
+        }
         let end = &mut self.conns[conn].ends[side];
         end.asked.remove(header);
         let node = end.node;
@@ -314,7 +308,7 @@ impl World {
                 torrent.is_starved(),
                 torrent.stats(self.now)
             );
-            if self.nodes.len() <= 8 && !torrent.is_complete() {
+            if self.nodes.len() <= 12 && !torrent.is_complete() {
                 for peer in torrent.peers(self.now) {
                     let _ = writeln!(text, "    {peer:?}");
                 }

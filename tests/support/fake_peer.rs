@@ -280,7 +280,7 @@ impl Seeder {
             Corrupt::Always => true,
             Corrupt::OneIn(n) => {
                 let place = u64::from(piece) << 32 | u64::from(begin);
-                noise(8, place + 1)[3] as u32 % n == 0
+                u32::from(noise(8, place + 1)[3]).is_multiple_of(n)
             }
         }
     }

@@ -123,6 +123,18 @@ pub fn as_ordinary_user(limits: &[&str]) -> Command {
     command
 }
 
+/// Copies a file, or a folder with all in it.
+pub fn copy(from: &Path, to: &Path) {
+    if !from.is_dir() {
+        std::fs::copy(from, to).unwrap();
+        return;
+    }
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        copy(&entry.path(), &to.join(entry.file_name()));
+    }
+}
+
 /// Lets everybody read and write what is in the folder.
 pub fn open_to_all(folder: &Path) {
     let mode = if folder.is_dir() { 0o777 } else { 0o666 };

@@ -48,6 +48,9 @@ pub(super) fn prepare(config: &DiskConfig) -> Result<Prepared, DiskError> {
     if config.is_writer {
         work.check_space(&found)?;
         work.make_all(&mut found)?;
+        if !homes.contains(&Home::Parts) {
+            work.drop_parts()?;
+        }
     }
     let parts = work.stamp(config.parts.path())?.map(stamp_of);
     let files = found.iter().map(|stamp| stamp.map(stamp_of)).collect();
@@ -239,6 +242,17 @@ impl Work<'_> {
         let mut exports = parts.plan_exports(&self.config.layout, file);
         exports.retain(is_written);
         Ok(exports)
+    }
+
+    /// Every file is a file now: what the parts file held has been copied out and synced.
+    fn drop_parts(&self) -> Result<(), DiskError> {
+        let path = self.config.parts.path();
+        // Another torrent's, or none of ours: not to be touched.
+        if self.config.parts.is_empty() || !matches!(self.open_parts(), Ok(Some(_))) {
+            return Ok(());
+        }
+        files::unlink_beneath(&self.base, path)
+            .map_err(|error| self.error(DiskOp::Write, path, &error))
     }
 
     fn open_parts(&self) -> Result<Option<fs::File>, DiskError> {

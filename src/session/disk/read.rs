@@ -155,7 +155,7 @@ impl DiskTorrent {
     }
 
     /// Starts afresh with the file: the next read opens and accepts what is there.
-    fn changed(&self, file: usize) -> Changed {
+    pub(super) fn changed(&self, file: usize) -> Changed {
         self.hub.budget.close(self.id, file);
         let mut watches = self.watches.borrow_mut();
         let watch = watches.entry(file).or_default();

@@ -34,6 +34,15 @@ impl ReadRun {
         !self.out.segments.is_empty()
     }
 
+    /// Sends what the socket takes at once, from byte `first` on; returns up to which byte it came. The memory is free
+    /// then.
+    ///
+    /// # Errors
+    /// As [`Stream::send_run`].
+    pub async fn send_now(self, stream: &Stream, first: usize) -> io::Result<usize> {
+        stream.send_run_now(self.out, first).await.0
+    }
+
     /// Sends it; drop what comes back once it is not needed.
     ///
     /// # Errors

@@ -6,9 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::files::{PARTS, off_ring};
-use super::{DiskError, DiskOp, DiskTorrent, SyncError};
+use super::{Changed, DiskError, DiskOp, DiskTorrent, SyncError};
 use crate::base::PieceIndex;
+use crate::storage::layout::LayoutFile;
 use crate::storage::resume::FileStamp;
+use crate::uring::files::FsKind;
 use crate::uring::{files, ring};
 
 /// Files synced at once: enough for the device to merge its flushes.
@@ -16,19 +18,19 @@ const SYNCS_MAX: usize = 16;
 
 impl DiskTorrent {
     /// Makes durable what was written: data of every file touched since the last good sync, then the folders with new
-    /// entries. Freeze the bits before, commit the frozen bits (and [`Self::stamps`]) after.
+    /// entries. Freeze the bits before, commit the frozen bits (and [`Self::stamps`]) after. Returns the files touched.
     ///
     /// # Errors
     /// With all pieces written since the last good sync: these must be checked from disk again. They are not
     /// reported a second time.
-    pub async fn sync(self: &Rc<Self>) -> Result<(), SyncError> {
+    pub async fn sync(self: &Rc<Self>) -> Result<BTreeSet<usize>, SyncError> {
         let work = std::mem::take(&mut *self.unsynced.borrow_mut());
         let result = match self.sync_files(&work.files).await {
             Ok(()) => self.sync_folders(&work.folders).await,
             Err(error) => Err(error),
         };
         let Err(error) = result else {
-            return Ok(());
+            return Ok(work.files);
         };
         let mut unsynced = self.unsynced.borrow_mut();
         unsynced.files.extend(work.files);
@@ -77,6 +79,53 @@ impl DiskTorrent {
         } else if let Some(place) = stamps.files.get_mut(file) {
             *place = stamp;
         }
+    }
+
+    /// Files that somebody removed or replaced: what was written to them is lost however well it was synced. Looks at
+    /// those `among` these, or at all of a complete torrent. Told once a file.
+    pub async fn look_for_gone(&self, among: Option<&BTreeSet<usize>>) -> Vec<Changed> {
+        let stamps = self.stamps();
+        let all = || (0..stamps.files.len()).chain([PARTS]).collect();
+        let wanted = among.cloned().unwrap_or_else(all);
+        // A file that was written and not synced yet has no stamp, but must be there.
+        let expected = |file: usize| match (file, self.home(file)) {
+            (PARTS, _) => stamps.parts.map(|stamp| Some(stamp.inode)),
+            (_, super::Home::File) if self.is_to_be_there(file) => {
+                let stamp = stamps.files.get(file).copied().flatten();
+                Some(stamp.map(|stamp| stamp.inode))
+            }
+            _ => None,
+        };
+        let looks: Vec<(usize, PathBuf, Option<u64>)> = wanted
+            .iter()
+            .filter_map(|file| Some((*file, self.path_of(*file), expected(*file)?)))
+            .collect();
+        let base = Arc::clone(&self.base);
+        let is_local = self.kind == FsKind::Local;
+        let is_gone = move |path: &PathBuf, inode: Option<u64>| {
+            match crate::session::resume_store::found(files::stamp_beneath(&base, path)) {
+                // Elsewhere the numbers may change by themselves.
+                Ok(Some(stamp)) => is_local && inode.is_some_and(|inode| inode != stamp.inode),
+                Ok(None) => true,
+                // What cannot be looked at will be met by a read or write.
+                Err(_) => false,
+            }
+        };
+        let gone = off_ring(move || {
+            let looks = looks.into_iter();
+            looks
+                .filter(|(_, path, inode)| is_gone(path, *inode))
+                .map(|(file, ..)| file)
+                .collect::<Vec<usize>>()
+        })
+        .await;
+        gone.into_iter().map(|file| self.changed(file)).collect()
+    }
+
+    fn is_to_be_there(&self, file: usize) -> bool {
+        let has_bytes = |file: &LayoutFile| file.is_regular() && file.length_bytes > 0;
+        let is_selected = self.config.selected.get(file).copied().unwrap_or(true);
+        is_selected && self.config.layout.files().get(file).is_some_and(has_bytes)
     }
 
     /// The record must not claim a file that somebody else changed.

@@ -1,7 +1,8 @@
 //! The sending side of a connection: control messages first, then runs of blocks, pulled from the core. Layer 5.
 //!
 //! A run is taken from the core only when the one before has gone, so a slow peer piles up nothing. Runs that the
-//! engine must read from disk are read ahead, as far as the memory for it goes, and only into a socket that takes them.
+//! engine must read from disk are read ahead, as far as the memory for it goes, and only into a socket that takes them:
+//! the memory is shared by all peers, and none may keep it by not reading (HOSTILE.md W8).
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,10 +13,11 @@ use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::PeerHandle;
-use crate::base::BLOCK_BYTES;
+use crate::base::{BLOCK_BYTES, BlockRef};
 use crate::session::disk::{ReadError, ReadRun};
 use crate::session::driver::Driver;
 use crate::swarm::{CloseReason, PeerKey, UploadRun};
+use crate::wire::message::PIECE_HEADER_BYTES;
 
 /// Control messages put into one send.
 const MESSAGES_BYTES: usize = 64 * 1024;
@@ -64,9 +66,11 @@ struct Writer {
     run_bytes_max: u32,
     /// The last run had to be read from disk.
     was_read: bool,
-    /// Runs whose reads are under way, in sending order.
-    ahead: VecDeque<(UploadRun, JoinHandle<Result<ReadRun, ReadError>>)>,
+    /// Runs that come next, in sending order, with the reads under way for them.
+    ahead: VecDeque<(UploadRun, Option<Reading>)>,
 }
+
+type Reading = JoinHandle<Result<ReadRun, ReadError>>;
 
 impl Writer {
     async fn write_until_closed(&mut self) -> io::Result<()> {
@@ -98,7 +102,7 @@ impl Writer {
             }
         }
         let (run, reading) = match self.ahead.pop_front() {
-            Some((run, reading)) => (run, Some(reading)),
+            Some(next) => next,
             None => match self.next_run() {
                 Some(run) => (run, None),
                 None => return Ok(false),
@@ -133,7 +137,7 @@ impl Writer {
             let Some(run) = self.next_run() else { return };
             let (disk, of) = (self.driver.disk().clone(), run.clone());
             let reading = tokio_uring::spawn(async move { disk.read_run(&of).await });
-            self.ahead.push_back((run, reading));
+            self.ahead.push_back((run, Some(reading)));
         }
     }
 
@@ -141,8 +145,13 @@ impl Writer {
         let key = self.key;
         self.was_read = read.is_copy();
         let started = Instant::now();
-        let (result, read) = read.send(&self.handle.stream).await;
-        drop(read);
+        let result = if self.was_read {
+            self.send_copy(run, read).await
+        } else {
+            let (result, read) = read.send(&self.handle.stream).await;
+            drop(read);
+            result
+        };
         if let Err(error) = result {
             if error.raw_os_error() == Some(libc::EFAULT) {
                 // A mapped file is shorter than it was (HOSTILE.md L3).
@@ -160,6 +169,43 @@ impl Writer {
         self.adapt(started.elapsed());
         self.driver.call(|core, cx| core.on_sent(key, run, cx));
         Ok(())
+    }
+
+    /// Sends a run that lies in memory of ours. Whenever the socket takes no more, the memory goes to others, and what is
+    /// left is read again once there is room.
+    async fn send_copy(&mut self, run: &UploadRun, mut read: ReadRun) -> io::Result<()> {
+        let stream = self.handle.stream.clone();
+        let wire_bytes: usize = run.blocks.iter().map(wire_bytes).sum();
+        let mut sent = 0;
+        loop {
+            sent = read.send_now(&stream, sent).await?;
+            if sent == wire_bytes {
+                return Ok(());
+            }
+            self.forget_ahead().await;
+            stream.writable().await?;
+            if self.handle.is_closing() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            read = match self.driver.disk().read_run(run).await {
+                Ok(read) => read,
+                Err(error) => {
+                    // A block half sent can be neither rejected nor finished: the connection ends.
+                    self.driver.on_read_failed(run, &error);
+                    return Err(io::Error::other(error.to_string()));
+                }
+            };
+        }
+    }
+
+    /// Gives back the memory of reads whose turn has not come.
+    async fn forget_ahead(&mut self) {
+        for (_, reading) in &mut self.ahead {
+            if let Some(reading) = reading.take() {
+                // Whatever it brought is read again in its turn, its error included.
+                let _ = reading.await;
+            }
+        }
     }
 
     /// Runs of a quick peer grow, those of a slow one shrink.
@@ -180,10 +226,13 @@ impl Writer {
 
     /// Waits for what is being read: its memory is the disk's until then.
     async fn end(&mut self) {
-        for (_, reading) in self.ahead.drain(..) {
-            let _ = reading.await;
-        }
+        self.forget_ahead().await;
     }
+}
+
+/// A whole `piece` message.
+fn wire_bytes(block: &BlockRef) -> usize {
+    PIECE_HEADER_BYTES + block.length() as usize
 }
 
 fn run_bytes(run: &UploadRun) -> u64 {

@@ -211,6 +211,15 @@ impl Active {
             && !self.segments[segment_of(block)].is_flushing
     }
 
+    /// False when the piece is to come from another peer alone.
+    pub fn may_come_from(&self, (peer, party): (PeerKey, Party)) -> bool {
+        let is_its = match self.owner {
+            Some(owner) => owner == peer,
+            None => self.sources.iter().all(|source| *source == party),
+        };
+        !self.is_alone || is_its
+    }
+
     pub fn begin_receive(&mut self, block: u32) {
         let segment = &mut self.segments[segment_of(block)];
         let entry = &mut self.blocks[block as usize];
@@ -248,6 +257,12 @@ impl Active {
         self.completes(at as u32)
     }
 
+    /// True when the block is in memory or in its file.
+    pub fn is_here(&self, block: u32) -> bool {
+        let state = self.blocks.get(block as usize).map(|block| block.state);
+        matches!(state, Some(BlockState::InMemory | BlockState::OnDisk))
+    }
+
     pub fn is_full(&self) -> bool {
         self.here as usize == self.blocks.len()
     }
@@ -258,7 +273,16 @@ impl Active {
         self.flushing += 1;
     }
 
-    /// The blocks that were in memory are on disk; returns the bytes whose memory is free, and whether all are there.
+    /// One flush of a piece that was given up has ended, well or badly. Failures name no segment, so any will do: its
+    /// memory is freed with the piece, once none is awaited any more.
+    pub fn end_any_flush(&mut self) {
+        if let Some(segment) = self.segments.iter_mut().find(|s| s.is_flushing) {
+            segment.is_flushing = false;
+            self.flushing -= 1;
+        }
+    }
+
+    /// The blocks that were in memory are on disk; returns the bytes whose memory is free.
     pub fn end_flush(&mut self, segment: u32) -> u64 {
         let first = segment * SEGMENT_BLOCKS;
         let at = &mut self.segments[segment as usize];

@@ -12,6 +12,7 @@ use crate::swarm::effects::{Credits, PeerKey};
 use crate::swarm::peer::PeerHave;
 use crate::swarm::picker::PickOrder;
 use crate::swarm::pipeline::Pipeline;
+use crate::swarm::poison::Party;
 
 /// Peers that may owe one block at the end of a download: the duplicate is what endgame wastes at most.
 const ENDGAME_REQUESTS: u64 = 2;
@@ -22,10 +23,14 @@ const ENDGAME_REQUESTS_MAX: u64 = 8;
 /// Duplicates asked of one peer at a time; more would mostly be cancelled again.
 const ENDGAME_DEPTH_MAX: u32 = 8;
 
+/// After so long without progress a piece with blocks of a suspect is anybody's: it must not be left behind for good.
+const MIX_AFTER: Duration = Duration::from_secs(3);
+
 /// The peer that looks for a block.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
     pub peer: PeerKey,
+    pub party: Party,
     pub have: &'a PeerHave,
     /// While it chokes us only these pieces may be asked for (BEP 6, `allowed_fast`).
     pub only: Option<&'a [PieceIndex]>,
@@ -50,35 +55,57 @@ impl Pieces {
     /// The next block to ask this peer for; memory for it is reserved. The caller sends the request and calls
     /// [`Pieces::on_requested`].
     pub fn choose(&mut self, asker: &Asker<'_>, now: Now, credits: &mut Credits) -> Choice {
-        let mut is_starved = false;
-        let current = asker
-            .current
-            .filter(|piece| self.may_join(*piece, asker, true));
-        if let Some(block) = current.and_then(|p| self.free_block(p, credits, &mut is_starved)) {
-            return Choice::Block(block);
-        }
         if asker.only.is_some() {
             return self.choose_allowed(asker, now, credits);
         }
-        let found = if asker.is_suspect {
-            // A piece of its own shows what its blocks are worth; one that others began does not.
-            self.open_next(asker, now, credits, &mut is_starved)
-                .or_else(|| self.adopt(asker, credits, &mut is_starved))
-        } else if asker.order == PickOrder::Sequential {
-            // A piece that was fetched by one peer alone and left by it can only be taken over.
-            self.join(asker, credits, &mut is_starved)
-                .or_else(|| self.adopt(asker, credits, &mut is_starved))
-                .or_else(|| self.open_next(asker, now, credits, &mut is_starved))
-        } else {
-            self.adopt(asker, credits, &mut is_starved)
-                .or_else(|| self.open_next(asker, now, credits, &mut is_starved))
-                .or_else(|| self.join(asker, credits, &mut is_starved))
-        };
+        let mut is_starved = false;
+        let found = self.choose_free(asker, now, credits, &mut is_starved);
         match found.or_else(|| self.duplicate(asker, now)) {
             Some(block) => Choice::Block(block),
             None if is_starved => Choice::Starved,
             None => Choice::Nothing,
         }
+    }
+
+    /// A block that nobody was asked for.
+    fn choose_free(
+        &mut self,
+        asker: &Asker<'_>,
+        now: Now,
+        credits: &mut Credits,
+        is_starved: &mut bool,
+    ) -> Option<BlockRef> {
+        let may_go_on = |piece: &PieceIndex| {
+            self.may_join(*piece, asker, true) && !self.is_avoided(*piece, asker, now)
+        };
+        if let Some(piece) = asker.current.filter(may_go_on)
+            && let Some(block) = self.free_block(piece, credits, is_starved)
+        {
+            if self.orphans.contains(&piece) {
+                self.own(piece, asker);
+            }
+            return Some(block);
+        }
+        if asker.order == PickOrder::Sequential && !asker.is_suspect {
+            return self
+                .next_in_order(asker, now, credits, is_starved)
+                .or_else(|| self.open_next(asker, now, credits, is_starved));
+        }
+        self.adopt(asker, now, credits, is_starved)
+            .or_else(|| self.open_next(asker, now, credits, is_starved))
+            .or_else(|| self.join(asker, now, credits, is_starved))
+    }
+
+    /// A piece that the peer leaves alone while it comes along without it: it holds blocks of a suspect, or the peer is
+    /// one. More blocks would come for nothing if the suspect lied, and would blur who did.
+    fn is_avoided(&self, piece: PieceIndex, asker: &Asker<'_>, now: Now) -> bool {
+        let Some(active) = self.get(piece).filter(|_| !self.suspects.is_empty()) else {
+            return false;
+        };
+        let is_foreign = |party: &Party| *party != asker.party;
+        let mut foreign = active.sources.iter().filter(|party| is_foreign(party));
+        let is_mixed = foreign.any(|party| asker.is_suspect || self.suspects.contains(party));
+        is_mixed && now.since(active.progress_at) < MIX_AFTER
     }
 
     /// True when every block that can be had was asked for: then the last ones are asked for twice.
@@ -88,7 +115,8 @@ impl Pieces {
 
     fn choose_allowed(&mut self, asker: &Asker<'_>, now: Now, credits: &mut Credits) -> Choice {
         let mut is_starved = false;
-        for &piece in asker.only.unwrap_or(&[]) {
+        let current = asker.current.into_iter();
+        for piece in current.chain(asker.only.unwrap_or(&[]).iter().copied()) {
             if !asker.have.has(piece) {
                 continue;
             }
@@ -114,25 +142,30 @@ impl Pieces {
     fn adopt(
         &mut self,
         asker: &Asker<'_>,
+        now: Now,
         credits: &mut Credits,
         is_starved: &mut bool,
     ) -> Option<BlockRef> {
         let mut from = PieceIndex::new(0);
         while let Some(&piece) = self.orphans.range(from..).next() {
             from = PieceIndex::new(piece.get() + 1);
-            if !asker.have.has(piece) {
+            if !asker.have.has(piece) || self.is_avoided(piece, asker, now) {
                 continue;
             }
             if let Some(block) = self.free_block(piece, credits, is_starved) {
-                if let Some(active) = self.get_mut(piece) {
-                    active.owner = Some(asker.peer);
-                    active.is_alone |= asker.is_suspect;
-                }
-                self.relist(piece);
+                self.own(piece, asker);
                 return Some(block);
             }
         }
         None
+    }
+
+    fn own(&mut self, piece: PieceIndex, asker: &Asker<'_>) {
+        if let Some(active) = self.get_mut(piece) {
+            active.owner = Some(asker.peer);
+            active.is_alone |= asker.is_suspect;
+        }
+        self.relist(piece);
     }
 
     fn open_next(
@@ -142,7 +175,11 @@ impl Pieces {
         credits: &mut Credits,
         is_starved: &mut bool,
     ) -> Option<BlockRef> {
-        let piece = self.picker.pick(asker.have, asker.order)?;
+        // What clears up a suspicion comes first.
+        let is_next =
+            |piece: &&PieceIndex| self.picker.is_openable(**piece) && asker.have.has(**piece);
+        let alone = self.alone.iter().find(is_next).copied();
+        let piece = alone.or_else(|| self.picker.pick(asker.have, asker.order))?;
         if !self.open(piece, asker.peer, asker.is_suspect, now, credits) {
             *is_starved = true;
             return None;
@@ -150,17 +187,45 @@ impl Pieces {
         self.free_block(piece, credits, is_starved)
     }
 
-    /// Helps with another peer's piece, the lowest first.
-    fn join(
+    /// The lowest piece under way, whether its peer left it or may be helped.
+    fn next_in_order(
         &mut self,
         asker: &Asker<'_>,
+        now: Now,
         credits: &mut Credits,
         is_starved: &mut bool,
     ) -> Option<BlockRef> {
         let mut from = PieceIndex::new(0);
         while let Some(&piece) = self.open.range(from..).next() {
             from = PieceIndex::new(piece.get() + 1);
-            if !self.may_join(piece, asker, false) {
+            let is_orphan = self.orphans.contains(&piece) && asker.have.has(piece);
+            let is_open = is_orphan || self.may_join(piece, asker, false);
+            if !is_open || self.is_avoided(piece, asker, now) {
+                continue;
+            }
+            if let Some(block) = self.free_block(piece, credits, is_starved) {
+                if is_orphan {
+                    self.own(piece, asker);
+                }
+                return Some(block);
+            }
+        }
+        None
+    }
+
+    /// Helps with another peer's piece, the lowest first.
+    fn join(
+        &mut self,
+        asker: &Asker<'_>,
+        now: Now,
+        credits: &mut Credits,
+        is_starved: &mut bool,
+    ) -> Option<BlockRef> {
+        let mut from = PieceIndex::new(0);
+        while let Some(&piece) = self.open.range(from..).next() {
+            from = PieceIndex::new(piece.get() + 1);
+            let is_open = self.may_join(piece, asker, false);
+            if !is_open || self.is_avoided(piece, asker, now) {
                 continue;
             }
             if let Some(block) = self.free_block(piece, credits, is_starved) {

@@ -57,6 +57,8 @@ pub struct Pieces {
     orphans: BTreeSet<PieceIndex>,
     /// Pieces of which a bad copy came from several sources: fetched from one peer alone next time.
     alone: BTreeSet<PieceIndex>,
+    /// Whoever has a block in a bad copy that is not cleared up.
+    suspects: Vec<Party>,
     reserved_bytes: u64,
     whole_bytes_max: u64,
     floor_bytes: u64,
@@ -88,6 +90,7 @@ impl Pieces {
             open: BTreeSet::new(),
             orphans: BTreeSet::new(),
             alone: BTreeSet::new(),
+            suspects: Vec::new(),
             reserved_bytes: 0,
             whole_bytes_max: budget_bytes / WHOLE_PIECE_DIVISOR,
             floor_bytes: (budget_bytes / FLOOR_DIVISOR).min(FLOOR_BYTES_MAX),
@@ -158,9 +161,10 @@ impl Pieces {
         self.get(piece).map(|active| active.mode)
     }
 
-    /// The peer that an active piece belongs to.
-    pub fn owner(&self, piece: PieceIndex) -> Option<PeerKey> {
-        self.get(piece).and_then(|active| active.owner)
+    /// True when this peer fetches the piece and nobody else may.
+    pub fn is_owned_alone(&self, piece: PieceIndex, peer: PeerKey) -> bool {
+        let is_so = |active: &Active| active.is_alone && active.owner == Some(peer);
+        self.get(piece).is_some_and(is_so)
     }
 
     /// Number of pieces on their way.
@@ -178,10 +182,16 @@ impl Pieces {
         let Some(active) = self.get(piece) else {
             return 0;
         };
-        match active.is_full() {
-            true => u64::from(self.geometry.piece_bytes(piece)),
-            false => u64::from(active.here) * u64::from(BLOCK_BYTES),
-        }
+        // Only the last block may be shorter than the others.
+        let last = active.blocks.len() as u32 - 1;
+        let last_bytes = self.geometry.piece_bytes(piece) - last * BLOCK_BYTES;
+        let short_bytes = (BLOCK_BYTES - last_bytes) * u32::from(active.is_here(last));
+        u64::from(active.here) * u64::from(BLOCK_BYTES) - u64::from(short_bytes)
+    }
+
+    /// When an active piece was opened.
+    pub fn opened_at(&self, piece: PieceIndex) -> Option<Now> {
+        self.get(piece).map(|active| active.opened_at)
     }
 
     /// The index into [`Pieces::sources`] of each block.
@@ -190,7 +200,7 @@ impl Pieces {
         blocks.iter().map(|block| block.source).collect()
     }
 
-    /// Replaces the set of wanted pieces; what is on its way is finished all the same.
+    /// Replaces the set of wanted pieces; the caller gives up what is on its way and not wanted any more.
     pub fn select(&mut self, wanted: Bitfield) {
         self.wanted = wanted;
         for piece in self.geometry.pieces() {
@@ -224,13 +234,19 @@ impl Pieces {
         }
     }
 
-    /// A payload begins: takes the block for one peer. False when its place is taken or there is no memory.
-    pub fn begin_receive(&mut self, block: BlockRef, credits: &mut Credits) -> bool {
+    /// A payload begins: takes the block for one peer. False when its place is taken, when the piece is to come from
+    /// another peer alone, or when there is no memory.
+    pub fn begin_receive(
+        &mut self,
+        block: BlockRef,
+        from: (PeerKey, Party),
+        credits: &mut Credits,
+    ) -> bool {
         let number = block_number(block);
         let Some(active) = self.get_mut(block.piece()) else {
             return false;
         };
-        if !active.may_receive(number) {
+        if !active.may_receive(number) || !active.may_come_from(from) {
             return false;
         }
         let segment = &mut active.segments[segment_of(number)];
@@ -286,6 +302,10 @@ impl Pieces {
         if segment as usize >= active.segments.len() {
             return false;
         }
+        if active.phase == Phase::Dropping {
+            active.end_any_flush();
+            return false;
+        }
         let freed_bytes = active.end_flush(segment);
         let is_done = active.phase == Phase::Fetching && active.is_on_disk();
         if is_done {
@@ -319,6 +339,12 @@ impl Pieces {
         self.alone.insert(piece);
     }
 
+    /// Names those whose blocks are not to be mixed with others as far as that can be helped.
+    pub fn set_suspects(&mut self, suspects: Vec<Party>) {
+        self.suspects = suspects;
+        self.epoch += 1;
+    }
+
     /// A piece that was had is gone.
     pub fn on_lost(&mut self, piece: PieceIndex) -> bool {
         if !self.have.clear(piece) {
@@ -340,10 +366,8 @@ impl Pieces {
             return;
         };
         active.phase = Phase::Dropping;
-        let flushing = active.segments.iter_mut().find(|s| s.is_flushing);
-        if let Some(segment) = flushing.filter(|_| ends_flush) {
-            segment.is_flushing = false;
-            active.flushing -= 1;
+        if ends_flush {
+            active.end_any_flush();
         }
         self.relist(piece);
     }
@@ -380,12 +404,11 @@ impl Pieces {
         }
     }
 
-    /// Active pieces still being fetched whose every block so far came from this party.
-    pub fn fetched_only_from(&self, party: Party) -> Vec<PieceIndex> {
-        let tainted = self
-            .active
-            .iter()
-            .filter(|(_, active)| active.phase == Phase::Fetching && active.sources == [party]);
+    /// Active pieces still being fetched of which this party sent a block.
+    pub fn tainted_by(&self, party: Party) -> Vec<PieceIndex> {
+        let is_tainted =
+            |active: &Active| active.phase == Phase::Fetching && active.sources.contains(&party);
+        let tainted = self.active.iter().filter(|(_, active)| is_tainted(active));
         tainted.map(|(_, active)| active.piece).collect()
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::base::{Bitfield, BlockRef, Geometry, PeerId};
+use crate::base::{Bitfield, BlockRef, Geometry, InfoHash, PeerId};
 use crate::swarm::choker::{SeedChoker, UploadSlots};
 
 /// Requests a peer may leave unanswered with us; what the extension handshake advertises (BEP 10, `reqq`).
@@ -23,6 +23,8 @@ pub struct TorrentConfig {
     /// Seed of all randomness: one seed and one order of events repeat a whole run.
     pub seed: u64,
     pub our_id: PeerId,
+    /// The allowed fast sets follow from it (BEP 6).
+    pub info_hash: InfoHash,
     /// BEP 27: peers come from trackers alone.
     pub is_private: bool,
     /// Connections of this torrent at most, half-open ones included.
@@ -53,6 +55,7 @@ impl TorrentConfig {
             fetches: true,
             seed,
             our_id,
+            info_hash: InfoHash::new([0; 20]),
             is_private: false,
             peers_max: 200,
             upload_slots: UploadSlots::Auto,

@@ -1,12 +1,11 @@
 //! Answers of hasher and disk: a piece's way from complete to had, or back to missing; who is to blame.
 
-use std::collections::BTreeSet;
-
 use crate::base::PieceIndex;
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey};
+use crate::swarm::peer::Peer;
 use crate::swarm::pieces::{Mode, Phase};
 use crate::swarm::poison::Party;
-use crate::swarm::torrent::{BANNED_LOCAL_MAX, Torrent};
+use crate::swarm::torrent::{BANNED_LOCAL_MAX, NEWS_PAUSE, Torrent};
 
 impl Torrent {
     pub(super) fn hashed(&mut self, piece: PieceIndex, is_good: bool, cx: &mut Cx<'_>) {
@@ -108,19 +107,16 @@ impl Torrent {
                 self.close(key, CloseReason::Banned, cx);
             }
         }
-        // What only this party sent is as bad as what it was banned for.
-        for piece in self.pieces.fetched_only_from(party) {
-            self.wasted_bytes += self.pieces.here_bytes(piece);
-            self.downloaded_bytes -= self.pieces.here_bytes(piece);
+        // What it sent of other pieces is as bad: to fetch the rest of them would be for nothing.
+        for piece in self.pieces.tainted_by(party) {
+            self.waste(piece);
             self.give_up(piece, false, cx);
         }
     }
 
     fn on_bad_piece(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
-        let bytes = self.pieces.here_bytes(piece);
         self.bad_pieces += 1;
-        self.wasted_bytes += bytes;
-        self.downloaded_bytes -= bytes;
+        self.waste(piece);
         match self.pieces.sources(piece) {
             &[party] => {
                 self.give_up(piece, false, cx);
@@ -154,24 +150,40 @@ impl Torrent {
         self.have_log.push(piece);
         cx.fx.push(Effect::Have { piece });
         let is_wanted = self.pieces.wanted().has(piece);
-        for key in self.peers.keys() {
-            let key = PeerKey(key);
-            let Some(peer) = self.peers.get_mut(key.0) else {
-                continue;
-            };
-            if !peer.have.has(piece) {
-                peer.wake(key, cx);
-            } else if is_wanted {
+        let mut satisfied = Vec::new();
+        for (key, peer) in self.peers.iter_mut() {
+            if is_wanted && peer.have.has(piece) {
                 peer.needed_count = peer.needed_count.saturating_sub(1);
                 if peer.needed_count == 0 {
-                    self.update_interest(key, cx);
+                    satisfied.push(PeerKey(key));
                 }
             }
         }
+        for key in satisfied {
+            self.update_interest(key, cx);
+        }
+        self.tell_news(cx);
         if self.pieces.is_complete() && !was_complete {
             self.on_complete(cx);
         }
         self.feed_starved(cx);
+    }
+
+    /// Wakes the writers of peers that have not heard of all our pieces: at once after a quiet time, in batches while
+    /// pieces come fast, so that a piece does not cost a send to every peer.
+    pub(super) fn tell_news(&mut self, cx: &mut Cx<'_>) {
+        if cx.now < self.news_from {
+            self.news_at = Some(self.news_from);
+            return;
+        }
+        self.news_at = None;
+        self.news_from = cx.now + NEWS_PAUSE;
+        let (log, pieces) = (&self.have_log, &self.pieces);
+        for (key, peer) in self.peers.iter_mut() {
+            if peer.skip_old_news(log, pieces.have()) {
+                peer.wake(PeerKey(key), cx);
+            }
+        }
     }
 
     fn on_complete(&mut self, cx: &mut Cx<'_>) {
@@ -182,27 +194,26 @@ impl Torrent {
         self.rechoke(cx);
     }
 
-    /// Whoever has blocks in a bad piece works alone from now on: what it was asked for of pieces of others is taken
-    /// back, so that a liar among them spoils as few more as possible.
+    /// From now on the sources of the piece share no piece with anybody. What they owe of shared ones is taken back.
     fn mark_suspects(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
-        let parties = self.pieces.sources(piece);
-        let mut marked = Vec::new();
-        for (key, peer) in self.peers.iter_mut() {
-            if !peer.is_suspect && parties.contains(&peer.party) {
-                peer.is_suspect = true;
-                marked.push(PeerKey(key));
+        let parties = self.pieces.sources(piece).to_vec();
+        let mut suspects = self.suspects.parties();
+        suspects.extend(&parties);
+        self.pieces.set_suspects(suspects);
+        for party in &parties {
+            for piece in self.pieces.tainted_by(*party) {
+                self.withdraw_everywhere(piece, cx);
             }
         }
-        for key in marked {
-            let Some(peer) = self.peers.get(key.0) else {
-                continue;
-            };
-            let owed: BTreeSet<PieceIndex> = peer.pipeline.iter().map(|b| b.piece()).collect();
-            for piece in owed {
-                if self.pieces.owner(piece) != Some(key) {
-                    self.withdraw_piece(key, piece, cx);
-                }
+        let is_named = |peer: &Peer| !peer.is_suspect && parties.contains(&peer.party);
+        let named = self.peers.iter().filter(|(_, peer)| is_named(peer));
+        let named: Vec<PeerKey> = named.map(|(key, _)| PeerKey(key)).collect();
+        for key in named {
+            if let Some(peer) = self.peers.get_mut(key.0) {
+                peer.is_suspect = true;
+                peer.current = None;
             }
+            self.take_back_shared(key, cx);
         }
     }
 
@@ -210,6 +221,6 @@ impl Torrent {
         for (_, peer) in self.peers.iter_mut() {
             peer.is_suspect = self.suspects.suspects(peer.conn.addr, peer.conn.peer_id);
         }
-        self.pieces.bump();
+        self.pieces.set_suspects(self.suspects.parties());
     }
 }

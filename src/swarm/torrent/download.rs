@@ -1,13 +1,23 @@
 //! Requests we send and blocks that come: pipelines, placement, snubs, endgame.
 
-use crate::base::{BlockRef, PieceIndex};
+use std::time::Duration;
+
+use crate::base::{BlockRef, Now, PieceIndex};
 use crate::swarm::effects::{Cx, Effect, PeerKey};
-use crate::swarm::peer::{Incoming, PeerFault, STRAY_REJECTS_MAX, UNREQUESTED_MAX, limit};
+use crate::swarm::peer::{
+    Incoming, OUTBOX_BYTES_MAX, Peer, PeerFault, STRAY_REJECTS_MAX, UNREQUESTED_MAX, limit, raw,
+};
 use crate::swarm::picker::PickOrder;
 use crate::swarm::pieces::{Asker, Choice, Completes};
-use crate::swarm::pipeline::Asked;
-use crate::swarm::torrent::{ENDGAME_TICK, FIRST_RANDOM_PIECES, Placement, SPILL_PAUSE, Torrent};
+use crate::swarm::pipeline::{Asked, Withdrawn};
+use crate::swarm::torrent::{
+    ENDGAME_TICK, FILL_PAUSE, FIRST_RANDOM_PIECES, Placement, SPILL_PAUSE, Torrent,
+};
 use crate::wire::message::{Message, RawBlock};
+
+/// A peer that unchokes us twice within this time is asked for nothing until it has passed: choking takes all requests
+/// back, and nobody changes its mind that often (HOSTILE.md W10).
+const FLAP: Duration = Duration::from_secs(1);
 
 impl Torrent {
     /// Sends requests to the peer while it has room and there is something to ask for.
@@ -21,26 +31,17 @@ impl Torrent {
             let Some(peer) = self.peers.get_mut(key.0) else {
                 return;
             };
-            let is_blocked = peer.peer_choking && peer.allowed_in.is_empty();
             let is_idle = peer.pipeline.room() == 0 || peer.nothing_at_epoch == self.pieces.epoch();
-            if is_blocked || is_idle || peer.is_closing || peer.needed_count == 0 {
+            if is_idle || !may_be_asked(peer, cx.now) {
                 break;
             }
-            let asker = Asker {
-                peer: key,
-                have: &peer.have,
-                only: peer.peer_choking.then_some(&peer.allowed_in),
-                current: peer.current,
-                is_suspect: peer.is_suspect,
-                order,
-                pipeline: &peer.pipeline,
-            };
+            let asker = asker(key, peer, order);
             match self.pieces.choose(&asker, cx.now, cx.credits) {
                 Choice::Block(block) => {
                     peer.current = Some(block.piece());
-                    peer.pipeline.push(block, cx.now);
+                    peer.pipeline.push(block);
+                    peer.wake(key, cx);
                     self.pieces.on_requested(block);
-                    peer.send(key, &Message::Request(raw(block)), cx);
                     has_sent = true;
                 }
                 Choice::Starved => {
@@ -61,8 +62,15 @@ impl Torrent {
         }
     }
 
-    /// Looks for work for every peer that has room: something became free to ask for.
+    /// Looks for work for every peer that has room: something became free to ask for. At once after a quiet time, else
+    /// once for many such events: chokes and rejects of some peers must not cost a look at all peers each.
     pub(super) fn fill_all(&mut self, cx: &mut Cx<'_>) {
+        if cx.now < self.fill_from {
+            self.fill_at = Some(self.fill_from);
+            return;
+        }
+        self.fill_at = None;
+        self.fill_from = cx.now + FILL_PAUSE;
         for key in self.peers.keys() {
             self.fill(PeerKey(key), cx);
         }
@@ -103,14 +111,21 @@ impl Torrent {
         peer.heard_at = cx.now;
         peer.has_spoken = true;
         peer.incoming = Some(Incoming::Scratch);
-        let block = match peer.pipeline.take(header) {
-            Asked::Outstanding(block) => {
-                let is_taken = self.pieces.begin_receive(block, cx.credits);
-                self.pieces.on_released(block);
-                is_taken.then_some(block)
-            }
-            Asked::Late(block) => {
-                let is_taken = self.pieces.begin_receive(block, cx.credits);
+        peer.incoming_at = cx.now;
+        let asked = peer.pipeline.take(header, cx.now);
+        let block = match asked {
+            Asked::Outstanding(block) | Asked::Late(block) => {
+                // A piece that was given up and opened again in this very call has its `Discard` still before it.
+                let discard = Effect::Discard {
+                    piece: block.piece(),
+                };
+                let is_reborn = self.pieces.opened_at(block.piece()) == Some(cx.now)
+                    && cx.fx.contains(&discard);
+                let from = (key, peer.party);
+                let is_taken = !is_reborn && self.pieces.begin_receive(block, from, cx.credits);
+                if asked == Asked::Outstanding(block) {
+                    self.pieces.on_released(block);
+                }
                 is_taken.then_some(block)
             }
             Asked::No => {
@@ -143,7 +158,7 @@ impl Torrent {
             return;
         }
         peer.incoming = None;
-        peer.pipeline.on_block(cx.now);
+        peer.on_block(key, cx);
         self.downloaded_bytes += u64::from(block.length());
         let (completes, has_rivals) = self.pieces.finish_receive(block, peer.party, cx.now);
         if has_rivals {
@@ -162,7 +177,7 @@ impl Torrent {
         self.wasted_bytes += u64::from(header.length);
         if let Some(peer) = self.peers.get_mut(key.0) {
             peer.incoming = None;
-            peer.pipeline.on_block(cx.now);
+            peer.on_block(key, cx);
         }
         self.fill(key, cx);
     }
@@ -174,7 +189,7 @@ impl Torrent {
         peer.count_useless(cx.now)?;
         peer.peer_choking = true;
         peer.current = None;
-        let withdrawn = peer.pipeline.withdraw_except(&peer.allowed_in);
+        let withdrawn = peer.pipeline.withdraw_pieces(&peer.allowed_in, false);
         self.release(key, &withdrawn, cx);
         Ok(())
     }
@@ -184,8 +199,20 @@ impl Torrent {
             return Ok(());
         };
         peer.count_useless(cx.now)?;
-        peer.peer_choking = false;
+        if !std::mem::replace(&mut peer.peer_choking, false) {
+            return Ok(());
+        }
+        let last = peer.unchoked_us_at.replace(cx.now);
+        if last.is_some_and(|at| cx.now.since(at) < FLAP) {
+            // Whoever flaps is not worth the work at once.
+            peer.rests_until = cx.now + FLAP;
+            self.tick_by(cx.now + FLAP);
+            return Ok(());
+        }
         peer.nothing_at_epoch = 0;
+        if peer.pipeline.is_snubbed() {
+            self.probe(key, cx);
+        }
         self.fill(key, cx);
         Ok(())
     }
@@ -199,7 +226,7 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(key.0) else {
             return Ok(());
         };
-        match peer.pipeline.take(header) {
+        match peer.pipeline.take_rejected(header) {
             Asked::Late(_) => {}
             Asked::No => {
                 peer.stray_reject_count += 1;
@@ -208,31 +235,73 @@ impl Torrent {
                 })?;
             }
             Asked::Outstanding(block) => {
+                peer.count_useless(cx.now)?;
+                // Asked again at once it would refuse again.
                 peer.allowed_in.retain(|piece| *piece != block.piece());
+                if !peer.peer_choking {
+                    peer.withhold(block.piece(), self.cfg.geometry.piece_count(), cx.now);
+                }
                 self.pieces.on_released(block);
                 self.withdraw_piece(key, block.piece(), cx);
-                // Whoever refuses without choking has not got the piece: asked again, it would refuse again.
-                let is_choking = self.peers.get(key.0).is_some_and(|peer| peer.peer_choking);
-                if !is_choking {
-                    self.forget_have(key, block.piece(), cx);
-                }
+                self.tick_by(cx.now + super::ACTIVE_TICK);
                 self.fill_all(cx);
             }
         }
         Ok(())
     }
 
-    /// Takes all requests back from a peer that owes them for too long and leaves it one.
+    /// Takes all requests back from a peer that owes them for too long. It may still answer the oldest.
     pub(super) fn snub(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
         let Some(peer) = self.peers.get_mut(key.0) else {
             return;
         };
         peer.current = None;
-        let withdrawn = peer.pipeline.withdraw_all();
-        for block in &withdrawn {
+        let withdrawn = peer.pipeline.withdraw_snubbed(cx.now);
+        for block in withdrawn.sent.iter().skip(1) {
             peer.send(key, &Message::Cancel(raw(*block)), cx);
         }
         self.release(key, &withdrawn, cx);
+    }
+
+    /// Cancels what the peer owes of pieces that others have a part in.
+    pub(super) fn take_back_shared(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get(key.0) else {
+            return;
+        };
+        let mut owed: Vec<PieceIndex> = peer.pipeline.iter().map(|b| b.piece()).collect();
+        owed.sort_unstable();
+        owed.dedup();
+        for piece in owed {
+            if !self.pieces.is_owned_alone(piece, key) {
+                self.withdraw_piece(key, piece, cx);
+            }
+        }
+        self.fill_all(cx);
+    }
+
+    /// Asks a snubbed peer for one block, which anybody else may be asked for too: it may have come back to life.
+    pub(super) fn probe(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        let order = self.order();
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return;
+        };
+        if self.is_paused || !self.cfg.fetches || !may_be_asked(peer, cx.now) {
+            return;
+        }
+        let choice = self
+            .pieces
+            .choose(&asker(key, peer, order), cx.now, cx.credits);
+        let block = match choice {
+            Choice::Block(block) if Some(block) != peer.pipeline.probe() => Some(block),
+            _ => None,
+        };
+        if let Some(before) = peer.pipeline.set_probe(block, cx.now) {
+            peer.send(key, &Message::Cancel(raw(before)), cx);
+        }
+        if let Some(block) = block {
+            peer.send(key, &Message::Request(raw(block)), cx);
+        }
+        self.pieces.disown(key);
     }
 
     /// Takes the peer's requests back without telling it, because it is choking us or leaves.
@@ -263,9 +332,9 @@ impl Torrent {
         }
     }
 
-    fn release(&mut self, key: PeerKey, withdrawn: &[BlockRef], cx: &mut Cx<'_>) {
-        for block in withdrawn {
-            self.pieces.on_released(*block);
+    fn release(&mut self, key: PeerKey, withdrawn: &Withdrawn, cx: &mut Cx<'_>) {
+        for block in withdrawn.iter() {
+            self.pieces.on_released(block);
         }
         self.pieces.disown(key);
         self.fill_all(cx);
@@ -279,14 +348,11 @@ impl Torrent {
         if peer.current == Some(piece) {
             peer.current = None;
         }
-        let owed: Vec<BlockRef> = peer
-            .pipeline
-            .iter()
-            .filter(|block| block.piece() == piece)
-            .collect();
-        for block in owed {
-            peer.pipeline.withdraw(block);
-            peer.send(key, &Message::Cancel(raw(block)), cx);
+        let withdrawn = peer.pipeline.withdraw_pieces(&[piece], true);
+        for block in &withdrawn.sent {
+            peer.send(key, &Message::Cancel(raw(*block)), cx);
+        }
+        for block in withdrawn.iter() {
             self.pieces.on_released(block);
         }
     }
@@ -296,9 +362,13 @@ impl Torrent {
         let mut rivals = Vec::new();
         for (key, peer) in self.peers.iter_mut() {
             let key = PeerKey(key);
-            if key != winner && peer.pipeline.withdraw(block) {
+            if key == winner {
+                continue;
+            }
+            let withdrawn = peer.pipeline.withdraw(block);
+            rivals.extend(withdrawn.iter().map(|_| key));
+            for block in withdrawn.sent {
                 peer.send(key, &Message::Cancel(raw(block)), cx);
-                rivals.push(key);
             }
         }
         for key in rivals {
@@ -322,6 +392,13 @@ impl Torrent {
         }
     }
 
+    /// Counts what is thrown away of a piece that is given up.
+    pub(super) fn waste(&mut self, piece: PieceIndex) {
+        let bytes = self.pieces.here_bytes(piece);
+        self.wasted_bytes += bytes;
+        self.downloaded_bytes -= bytes;
+    }
+
     fn order(&self) -> PickOrder {
         match (self.cfg.is_sequential, self.pieces.have().count()) {
             (true, _) => PickOrder::Sequential,
@@ -331,11 +408,22 @@ impl Torrent {
     }
 }
 
-/// The block as it goes over the wire.
-pub(super) fn raw(block: BlockRef) -> RawBlock {
-    RawBlock {
-        piece: block.piece().get(),
-        begin: block.begin(),
-        length: block.length(),
+/// Whether requests may be sent to the peer at all.
+fn may_be_asked(peer: &Peer, now: Now) -> bool {
+    let is_blocked = peer.peer_choking && peer.allowed_in.is_empty();
+    let is_full = peer.outbox.len() > OUTBOX_BYTES_MAX;
+    !is_blocked && !is_full && !peer.is_closing && peer.needed_count > 0 && peer.rests_until <= now
+}
+
+fn asker(key: PeerKey, peer: &Peer, order: PickOrder) -> Asker<'_> {
+    Asker {
+        peer: key,
+        party: peer.party,
+        have: peer.offers(),
+        only: peer.peer_choking.then_some(&peer.allowed_in),
+        current: peer.current,
+        is_suspect: peer.is_suspect,
+        order,
+        pipeline: &peer.pipeline,
     }
 }

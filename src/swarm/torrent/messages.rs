@@ -1,6 +1,7 @@
 //! What a peer says: flags, pieces, extension messages. Blocks are in `download` and `upload`.
 
-use crate::base::{Bitfield, BitfieldError, PieceIndex, Rng};
+use crate::base::{Bitfield, BitfieldError, PieceIndex};
+use crate::swarm::allowed_fast::{ALLOWED_FAST_COUNT, allowed_fast_set};
 use crate::swarm::candidates::Source;
 use crate::swarm::choker::UploadSlots;
 use crate::swarm::effects::{Cx, PeerKey};
@@ -11,11 +12,6 @@ use crate::wire::extended::{
     parse_donthave, parse_upload_only,
 };
 use crate::wire::message::{Message, id};
-
-/// Size of the set that we let a new peer fetch while choked (BEP 6, "Allowed Fast Set").
-const ALLOWED_FAST_COUNT: usize = 10;
-/// A peer with fewer pieces than this gets the set: it has nothing to trade yet.
-const ALLOWED_FAST_BELOW: u32 = 10;
 
 impl Torrent {
     pub(super) fn dispatch(
@@ -36,10 +32,22 @@ impl Torrent {
         ) {
             peer.has_spoken = true;
         }
+        self.act_on(key, is_first, message, cx)?;
+        self.check_outbox(key)
+    }
+
+    fn act_on(
+        &mut self,
+        key: PeerKey,
+        is_first: bool,
+        message: &Message<'_>,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), PeerFault> {
         match *message {
-            Message::KeepAlive | Message::Port { .. } => peer.count_useless(cx.now),
+            Message::KeepAlive | Message::Port { .. } | Message::Unknown { .. } => {
+                self.on_useless(key, cx)
+            }
             Message::SuggestPiece { piece } => self.on_suggest(key, piece, cx),
-            Message::Unknown { .. } => peer.count_useless(cx.now),
             Message::Choke => self.on_choke(key, cx),
             Message::Unchoke => self.on_unchoke(key, cx),
             Message::Interested => self.on_interest(key, true, cx),
@@ -116,8 +124,9 @@ impl Torrent {
         };
     }
 
-    /// The peer has not, or no longer, this piece.
-    pub(super) fn forget_have(&mut self, key: PeerKey, piece: PieceIndex, cx: &mut Cx<'_>) {
+    /// The peer no longer has this piece (BEP 54).
+    fn forget_have(&mut self, key: PeerKey, piece: PieceIndex, cx: &mut Cx<'_>) {
+        let pieces = self.cfg.geometry.piece_count();
         let Some(peer) = self
             .peers
             .get_mut(key.0)
@@ -127,16 +136,22 @@ impl Torrent {
         };
         let picker = self.pieces.picker_mut();
         if matches!(peer.have, PeerHave::All) {
-            picker.on_peer_gone(&peer.have);
-            peer.have = PeerHave::Some(Bitfield::full(self.cfg.geometry.piece_count()));
-            picker.on_peer_has(&peer.have);
+            picker.on_peer_gone(&PeerHave::All);
+            picker.on_peer_has(&PeerHave::Some(Bitfield::full(pieces)));
         }
-        if let PeerHave::Some(bits) = &mut peer.have {
-            bits.clear(piece);
-            picker.on_copy_removed(piece);
-        }
+        picker.on_copy_removed(piece);
+        peer.clear_have(piece, pieces);
         if self.pieces.is_needed(piece) {
             peer.needed_count -= 1;
+        }
+        if self.pieces.have().has(piece) {
+            // It was not told, or has forgotten, that we have it.
+            let piece = piece.get();
+            peer.send(key, &Message::Have { piece }, cx);
+        }
+        if !peer.is_fast {
+            // Without rejects nothing more would be heard of what it was asked for.
+            self.withdraw_piece(key, piece, cx);
         }
         self.update_interest(key, cx);
     }
@@ -173,9 +188,10 @@ impl Torrent {
             return Ok(());
         };
         peer.count_useless(cx.now)?;
-        peer.peer_interested = is_interested;
-        if is_interested && peer.am_choking {
+        let was_interested = std::mem::replace(&mut peer.peer_interested, is_interested);
+        if is_interested && !was_interested && peer.am_choking {
             self.on_newly_interested(cx);
+            self.offer_allowed_fast(key, cx);
         }
         Ok(())
     }
@@ -191,13 +207,16 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(key.0) else {
             return Ok(());
         };
-        if !peer.have.set(piece, pieces) {
+        if !peer.set_have(piece, pieces) {
             return peer.count_useless(cx.now);
         }
         self.pieces.picker_mut().on_copy_added(piece);
         if peer.have.is_all() {
-            self.candidates.mark_seed(peer.conn.addr, true);
+            self.mark_seed(key, true);
         }
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return Ok(());
+        };
         if self.pieces.is_needed(piece) {
             peer.needed_count += 1;
             peer.nothing_at_epoch = 0;
@@ -250,11 +269,17 @@ impl Torrent {
         peer.nothing_at_epoch = 0;
         self.pieces.picker_mut().on_peer_has(&peer.have);
         let is_seed = peer.have.is_all();
-        self.candidates.mark_seed(peer.conn.addr, is_seed);
+        self.mark_seed(key, is_seed);
         self.recount_needed(key);
         self.update_interest(key, cx);
-        self.offer_allowed_fast(key, cx);
         Ok(())
+    }
+
+    fn mark_seed(&mut self, key: PeerKey, is_seed: bool) {
+        if let Some(peer) = self.peers.get(key.0) {
+            let addr = peer.listen_addr.unwrap_or(peer.conn.addr);
+            self.candidates.mark_seed(addr, is_seed);
+        }
     }
 
     /// A bitfield in mid-stream stands for a run of haves: aria2 sends one in their place. What a flood of them costs is
@@ -295,46 +320,43 @@ impl Torrent {
     }
 
     fn after_more_pieces(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
-        let Some(peer) = self.peers.get_mut(key.0) else {
-            return;
-        };
-        if peer.have.is_all() {
-            self.candidates.mark_seed(peer.conn.addr, true);
+        if self.peers.get(key.0).is_some_and(|peer| peer.have.is_all()) {
+            self.mark_seed(key, true);
         }
         self.update_interest(key, cx);
         self.fill(key, cx);
     }
 
-    /// Names pieces that a new peer may fetch while choked. The set follows from its address and our seed, so that
-    /// dialing again does not widen it (BEP 6).
+    /// Names pieces that a new peer may fetch although it stays choked: it has nothing to trade yet (BEP 6).
     fn offer_allowed_fast(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
-        let pieces = self.cfg.geometry.piece_count();
+        let geometry = self.cfg.geometry;
         let Some(peer) = self.peers.get_mut(key.0) else {
             return;
         };
         let uploads = self.cfg.upload_slots != UploadSlots::Fixed(0);
-        let is_new = peer.have.count(pieces) < ALLOWED_FAST_BELOW.min(pieces);
-        if !peer.is_fast || !uploads || !is_new {
+        let is_new = peer.have.count(geometry.piece_count()) < ALLOWED_FAST_COUNT as u32;
+        if !peer.is_fast || !peer.am_choking || !uploads || !is_new || peer.has_been_offered_fast {
             return;
         }
-        let ip = match peer.conn.addr.ip().to_canonical() {
-            std::net::IpAddr::V4(ip) => u64::from(u32::from(ip)),
-            std::net::IpAddr::V6(ip) => (u128::from(ip) >> 64) as u64,
-        };
-        let mut rng = Rng::new(self.cfg.seed ^ ip);
-        for _ in 0..ALLOWED_FAST_COUNT {
-            let piece = PieceIndex::new(rng.below(u64::from(pieces)) as u32);
-            let is_known = peer.allowed_out.contains(&piece) || peer.have.has(piece);
-            if !is_known && self.pieces.have().has(piece) {
-                peer.allowed_out.push(piece);
-                let piece = piece.get();
-                peer.send(key, &Message::AllowedFast { piece }, cx);
+        peer.has_been_offered_fast = true;
+        for piece in allowed_fast_set(peer.conn.addr.ip(), &self.cfg.info_hash, &geometry) {
+            if peer.have.has(piece) || !self.pieces.have().has(piece) {
+                continue;
             }
+            peer.allowed_out.push(piece);
+            peer.allowed_out_bytes += u64::from(geometry.piece_bytes(piece));
+            let piece = piece.get();
+            peer.send(key, &Message::AllowedFast { piece }, cx);
         }
     }
 
     fn on_suggest(&mut self, key: PeerKey, piece: u32, cx: &mut Cx<'_>) -> Result<(), PeerFault> {
         self.check_piece(piece)?;
+        self.on_useless(key, cx)
+    }
+
+    /// A message that changes nothing.
+    fn on_useless(&mut self, key: PeerKey, cx: &mut Cx<'_>) -> Result<(), PeerFault> {
         match self.peers.get_mut(key.0) {
             Some(peer) => peer.count_useless(cx.now),
             None => Ok(()),
@@ -409,13 +431,19 @@ impl Torrent {
         if let Some(is_upload_only) = handshake.upload_only {
             peer.is_upload_only = is_upload_only;
         }
-        if let Some(port) = handshake.listen_port.filter(|_| peer.conn.is_inbound) {
-            let mut addr = peer.conn.addr;
-            addr.set_port(port);
-            self.candidates.add(Source::Inbound, &[addr], cx.now);
-        }
         if let Some(client) = handshake.client {
             peer.client = client;
+        }
+        // Once: a peer that names ever more ports would fill the address book.
+        let is_news = peer.conn.is_inbound && peer.listen_addr.is_none();
+        if let Some(port) = handshake.listen_port.filter(|_| is_news) {
+            let mut addr = peer.conn.addr;
+            addr.set_port(port);
+            peer.listen_addr = Some(addr);
+            let is_seed = peer.have.is_all();
+            self.candidates.add(Source::Inbound, &[addr], cx.now);
+            self.candidates.on_connected(addr);
+            self.candidates.mark_seed(addr, is_seed);
         }
     }
 

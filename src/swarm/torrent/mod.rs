@@ -23,7 +23,7 @@ use crate::base::{Bitfield, BlockRef, Now, PieceIndex, RateMeter, Rng, Slots};
 use crate::swarm::candidates::{Candidates, Parting, Source};
 use crate::swarm::choker::{Choker, ChokerConfig};
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey, UploadRun};
-use crate::swarm::peer::{Peer, PeerFault};
+use crate::swarm::peer::{Peer, PeerFault, raw};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::poison::{Party, Suspects};
 use crate::wire::message::{Message, RawBlock, encode};
@@ -47,13 +47,17 @@ const SPILL_PAUSE: Duration = Duration::from_millis(100);
 const WANT_PEERS_BELOW: usize = 30;
 /// Pause between two wishes for addresses.
 const WANT_PEERS_PAUSE: Duration = Duration::from_secs(60);
+/// All peers are looked at for work no more often than this.
+const FILL_PAUSE: Duration = Duration::from_millis(20);
+/// Pieces that come faster than this are told to peers together.
+const NEWS_PAUSE: Duration = Duration::from_millis(100);
 /// Requests sent before our choke arrived are no fault of the peer.
 const CHOKE_GRACE: Duration = Duration::from_secs(5);
 /// Banned peers of the loopback address that are remembered: as many as one machine plausibly runs.
 const BANNED_LOCAL_MAX: usize = 1_024;
-/// Up to this many pieces debug builds check all invariants after every event; larger torrents now and then.
-const CHECK_PIECES_MAX: u32 = 64;
-const CHECK_EVERY: u64 = 256;
+/// Pieces times peers that a debug build looks at for each event on average: it checks all invariants of small swarms
+/// after every event, those of large ones now and then.
+const CHECKED_PER_EVENT: u64 = 512;
 
 /// All decisions about one torrent.
 #[derive(Clone, Debug)]
@@ -83,7 +87,16 @@ pub struct Torrent {
     dial_at: Option<Now>,
     spill_at: Now,
     want_peers_at: Now,
-    event_count: u64,
+    /// When all peers must be looked at for work.
+    fill_at: Option<Now>,
+    /// Not looked at again before this moment.
+    fill_from: Now,
+    /// When peers must be told of pieces in the log.
+    news_at: Option<Now>,
+    /// Not told again before this moment.
+    news_from: Now,
+    /// Events since the invariants were last checked.
+    unchecked_count: u64,
 }
 
 impl Torrent {
@@ -123,7 +136,11 @@ impl Torrent {
             dial_at: Some(now),
             spill_at: now,
             want_peers_at: now,
-            event_count: 0,
+            fill_at: None,
+            fill_from: now,
+            news_at: None,
+            news_from: now,
+            unchecked_count: 0,
         }
     }
 
@@ -184,8 +201,12 @@ impl Torrent {
             Parting::Broken if has_moved => Parting::Useful,
             parting => parting,
         };
-        self.candidates
-            .on_disconnected(peer.conn.addr, parting, cx.now);
+        for addr in [Some(peer.conn.addr), peer.listen_addr]
+            .into_iter()
+            .flatten()
+        {
+            self.candidates.on_disconnected(addr, parting, cx.now);
+        }
         self.dial(cx);
         self.after_event();
     }
@@ -294,7 +315,7 @@ impl Torrent {
         self.after_wanted_changed(was_complete, cx);
     }
 
-    /// Replaces the set of wanted pieces; what is on its way is finished all the same.
+    /// Replaces the set of wanted pieces. What is on its way and not wanted any more is given up, save for whole pieces.
     pub fn select(&mut self, wanted: Bitfield, cx: &mut Cx<'_>) {
         assert_eq!(
             wanted.len(),
@@ -303,6 +324,12 @@ impl Torrent {
         );
         let was_complete = self.pieces.is_complete();
         self.pieces.select(wanted);
+        for piece in self.pieces.fetching() {
+            if !self.pieces.wanted().has(piece) {
+                self.waste(piece);
+                self.give_up(piece, false, cx);
+            }
+        }
         self.after_wanted_changed(was_complete, cx);
     }
 
@@ -361,15 +388,19 @@ impl Torrent {
         let before = out.len();
         let whole_bytes = whole_messages(&peer.outbox, max_bytes);
         out.extend(peer.outbox.drain(..whole_bytes));
-        while out.len() - before < max_bytes && peer.outbox.is_empty() {
-            let Some(&piece) = self.have_log.get(peer.have_cursor) else {
-                break;
-            };
+        while out.len() - before < max_bytes
+            && peer.outbox.is_empty()
+            && let Some(block) = peer.pipeline.next_to_send(cx.now)
+        {
+            encode(&Message::Request(raw(block)), out);
+        }
+        while out.len() - before < max_bytes
+            && peer.outbox.is_empty()
+            && peer.skip_old_news(&self.have_log, self.pieces.have())
+        {
+            let piece = self.have_log[peer.have_cursor].get();
+            encode(&Message::Have { piece }, out);
             peer.have_cursor += 1;
-            if !peer.have.has(piece) && self.pieces.have().has(piece) {
-                let piece = piece.get();
-                encode(&Message::Have { piece }, out);
-            }
         }
         if out.len() > before {
             peer.sent_at = cx.now;
@@ -377,19 +408,16 @@ impl Torrent {
         out.len() - before
     }
 
-    /// True when `take_messages` or `next_upload` has something.
+    /// True when `take_messages` or `next_upload` has something that the peer was woken for.
     pub fn has_output(&self, key: PeerKey) -> bool {
         self.peers.get(key.0).is_some_and(|peer| {
-            let news = self.have_log.get(peer.have_cursor..).unwrap_or_default();
-            let is_news = |piece: &PieceIndex| self.is_news_to(peer, *piece);
-            let has_output = !peer.outbox.is_empty() || !peer.uploads.is_empty();
-            !peer.is_closing && (has_output || news.iter().any(is_news))
+            let has_news = self.news_at.is_none()
+                && peer
+                    .clone()
+                    .skip_old_news(&self.have_log, self.pieces.have());
+            let has_messages = !peer.outbox.is_empty() || peer.pipeline.has_unsent();
+            !peer.is_closing && (has_news || has_messages || !peer.uploads.is_empty())
         })
-    }
-
-    /// Whether a piece of the log is to be told: some peers have it, and we may have lost it again.
-    fn is_news_to(&self, peer: &Peer, piece: PieceIndex) -> bool {
-        !peer.have.has(piece) && self.pieces.have().has(piece)
     }
 
     /// Addresses to dial.
@@ -425,8 +453,6 @@ impl Torrent {
         for piece in self.pieces.fetching() {
             self.give_up(piece, false, cx);
         }
-        self.tick_at = None;
-        self.dial_at = None;
         self.after_event();
     }
 
@@ -503,7 +529,8 @@ impl Torrent {
         if cx.credits.connections == 0 {
             return Err(Refusal::Full);
         }
-        if self.peers.len() < self.cfg.peers_max as usize {
+        let staying = self.peers.iter().filter(|(_, peer)| !peer.is_closing);
+        if staying.count() < self.cfg.peers_max as usize {
             return Ok(());
         }
         let replaceable = self.replaceable(cx.now).ok_or(Refusal::Full)?;
@@ -556,9 +583,11 @@ impl Torrent {
         if !cfg!(debug_assertions) {
             return;
         }
-        self.event_count += 1;
-        let is_small = self.cfg.geometry.piece_count() <= CHECK_PIECES_MAX;
-        if is_small || self.event_count.is_multiple_of(CHECK_EVERY) {
+        self.unchecked_count += 1;
+        let pieces = u64::from(self.cfg.geometry.piece_count());
+        let cost = pieces * (self.peers.len() as u64 + 1);
+        if self.unchecked_count * CHECKED_PER_EVENT >= cost {
+            self.unchecked_count = 0;
             self.check();
         }
     }

@@ -136,6 +136,14 @@ impl Torrent {
             receiving += u32::from(matches!(peer.incoming, Some(Incoming::Block(_))));
             starved += usize::from(peer.is_starved);
             assert_eq!(self.starved.contains(&PeerKey(key)), peer.is_starved);
+            let hidden = peer.withheld.len() as u32;
+            let pieces = self.cfg.geometry.piece_count();
+            assert_eq!(
+                peer.offers().count(pieces) + hidden,
+                peer.have.count(pieces),
+                "withheld pieces"
+            );
+            assert!(peer.have_cursor <= self.have_log.len());
             let needed = self
                 .cfg
                 .geometry
@@ -158,9 +166,10 @@ impl Torrent {
             self.pieces.receiving_count(),
             "each receive has its peer"
         );
+        let staying = self.peers.iter().filter(|(_, peer)| !peer.is_closing);
         assert!(
-            self.peers.len() <= self.cfg.peers_max as usize + 1,
-            "one may be on its way out"
+            staying.count() <= self.cfg.peers_max as usize,
+            "peers that stay"
         );
     }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::base::Now;
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey};
-use crate::swarm::peer::Peer;
+use crate::swarm::peer::{Incoming, Peer};
+use crate::swarm::pipeline::{SNUB_AFTER, Silence};
 use crate::swarm::torrent::{
     ACTIVE_TICK, DIAL_RETRY, ENDGAME_TICK, IDLE_TICK, Torrent, WANT_PEERS_BELOW, WANT_PEERS_PAUSE,
 };
@@ -14,6 +15,9 @@ use crate::wire::message::Message;
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(100);
 /// Without input for so long a peer is closed: two minutes and what the coarse tick may add on its side.
 const SILENT_AFTER: Duration = Duration::from_secs(140);
+/// A peer that takes longer than this for one block is closed, however steadily it drips: nobody else can be asked for
+/// the block as long.
+const BLOCK_AFTER: Duration = Duration::from_secs(120);
 /// A peer that takes nothing of what it asked for in this time is closed (HOSTILE.md C6).
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 /// Two seeds may hold a connection for so long: time to hear of new pieces or of a change of mind.
@@ -23,18 +27,24 @@ const REPLACEABLE_AFTER: Duration = Duration::from_secs(30);
 
 impl Torrent {
     pub(super) fn deadline(&self) -> Option<Now> {
-        let choke_at = self.choker.next_deadline().filter(|_| !self.is_stopping);
-        [choke_at, self.tick_at, self.dial_at]
-            .into_iter()
-            .flatten()
-            .min()
+        if self.is_stopping {
+            return None;
+        }
+        let choke_at = self.choker.next_deadline();
+        let ours = [self.tick_at, self.dial_at, self.fill_at, self.news_at];
+        ours.into_iter().chain([choke_at]).flatten().min()
     }
 
     pub(super) fn timer(&mut self, cx: &mut Cx<'_>) {
         if self.is_stopping {
-            self.tick_at = None;
-            self.dial_at = None;
             return;
+        }
+        if self.fill_at.is_some_and(|at| at <= cx.now) {
+            self.fill_all(cx);
+            self.feed_starved(cx);
+        }
+        if self.news_at.is_some_and(|at| at <= cx.now) {
+            self.tell_news(cx);
         }
         if self.choker.next_deadline().is_some_and(|at| at <= cx.now) {
             self.rechoke(cx);
@@ -86,7 +96,8 @@ impl Torrent {
         // `next_dial` sorts out what is ready: a deadline that has passed without an address is looked at again later.
         let deadline = self.candidates.next_deadline(cx.now);
         self.dial_at = deadline.map(|at| at.max(cx.now + DIAL_RETRY));
-        let is_short = used < peers_max.min(WANT_PEERS_BELOW) && deadline.is_none();
+        let is_far = deadline.is_none_or(|at| at.since(cx.now) > WANT_PEERS_PAUSE);
+        let is_short = used < peers_max.min(WANT_PEERS_BELOW) && is_far;
         let is_idle = !self.cfg.fetches || self.pieces.is_complete();
         if is_short && !is_idle {
             self.want_peers(cx);
@@ -113,6 +124,8 @@ impl Torrent {
     /// Looks at every peer: once a second while something is fetched, every ten seconds otherwise.
     fn tick(&mut self, cx: &mut Cx<'_>) {
         self.tick_at = None;
+        self.trim_have_log();
+        let pieces = self.cfg.geometry.piece_count();
         let is_done = !self.cfg.fetches || self.pieces.is_complete();
         let mut is_active = false;
         for key in self.peers.keys() {
@@ -128,9 +141,13 @@ impl Torrent {
             if is_quiet {
                 peer.send(key, &Message::KeepAlive, cx);
             }
-            is_active |= !peer.pipeline.is_empty();
-            if peer.pipeline.check_snub(cx.now) {
-                self.snub(key, cx);
+            is_active |= !peer.pipeline.is_empty() || peer.pipeline.is_snubbed();
+            is_active |= peer.rests_until > cx.now || !peer.withheld.is_empty();
+            peer.review_withheld(pieces, cx.now);
+            match peer.pipeline.check_silence(cx.now) {
+                Silence::None => {}
+                Silence::Snubbed => self.snub(key, cx),
+                Silence::ProbeDue => self.probe(key, cx),
             }
         }
         self.pieces.bump();
@@ -150,10 +167,33 @@ impl Torrent {
             self.dial(cx);
         }
     }
+
+    /// Forgets what everybody was told. Without losses the log ends when all pieces are here; a disk that loses pieces
+    /// again and again must not make it grow for ever.
+    fn trim_have_log(&mut self) {
+        if self.have_log.len() <= self.cfg.geometry.piece_count() as usize {
+            return;
+        }
+        let cursors = self.peers.iter().map(|(_, peer)| peer.have_cursor);
+        let told = cursors.min().unwrap_or(self.have_log.len());
+        self.have_log.drain(..told);
+        for (_, peer) in self.peers.iter_mut() {
+            peer.have_cursor -= told;
+        }
+    }
 }
 
 fn why_close(peer: &mut Peer, is_done: bool, now: Now) -> Option<CloseReason> {
-    let owes_upload = peer.uploads.in_flight_blocks() > 0;
+    let is_receiving = matches!(peer.incoming, Some(Incoming::Block(_)));
+    let is_dripping = is_receiving && now.since(peer.incoming_at) >= BLOCK_AFTER;
+    // While it is received nobody else may be asked for the block.
+    let is_dead =
+        is_receiving && now.since(peer.incoming_at) >= SNUB_AFTER && peer.pipeline.is_silent(now);
+    if is_dripping || is_dead {
+        return Some(CloseReason::Silent);
+    }
+    // Blocks that wait count too: the writer takes none while the socket is full.
+    let owes_upload = peer.uploads.in_flight_blocks() > 0 || !peer.uploads.is_empty();
     let is_stuck = owes_upload && now.since(peer.upload_progress_at) >= STUCK_AFTER
         || peer.is_woken && now.since(peer.woken_at) >= STUCK_AFTER;
     if is_stuck || now.since(peer.heard_at) >= SILENT_AFTER {

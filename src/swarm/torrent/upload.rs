@@ -3,8 +3,7 @@
 use crate::base::{BLOCK_BYTES, BlockRef, Now};
 use crate::swarm::choker::ChokeInput;
 use crate::swarm::effects::{Cx, PeerKey, UploadRun};
-use crate::swarm::peer::{OUTBOX_BYTES_MAX, PeerFault, REFUSED_MAX, limit};
-use crate::swarm::torrent::download::raw;
+use crate::swarm::peer::{OUTBOX_BYTES_MAX, PeerFault, REFUSED_MAX, limit, raw};
 use crate::swarm::torrent::{CHOKE_GRACE, Torrent};
 use crate::swarm::uploads::Enqueued;
 use crate::wire::message::{Message, RawBlock};
@@ -37,8 +36,10 @@ impl Torrent {
             }
             return self.refuse(key, header, true, cx);
         };
-        let may_have = !peer.am_choking || peer.allowed_out.contains(&block.piece());
-        if !may_have || !self.pieces.have().has(block.piece()) {
+        let is_gift = peer.am_choking
+            && peer.allowed_out.contains(&block.piece())
+            && peer.allowed_out_bytes >= u64::from(length);
+        if peer.am_choking && !is_gift || !self.pieces.have().has(block.piece()) {
             // Requests that crossed our choke on the wire are no one's fault.
             let is_grace = |choked_at: Now| cx.now.since(choked_at) <= CHOKE_GRACE;
             let is_fault = !peer.am_choking || !peer.choked_at.is_some_and(is_grace);
@@ -47,6 +48,7 @@ impl Torrent {
         match peer.uploads.push(block, self.cfg.reqq) {
             Enqueued::Full => return self.refuse(key, header, true, cx),
             Enqueued::Already => return peer.count_useless(cx.now),
+            Enqueued::Yes if is_gift => peer.allowed_out_bytes -= u64::from(length),
             Enqueued::Yes => {}
         }
         if peer.uploads.len() == 1 && peer.uploads.in_flight_blocks() == 0 {
@@ -79,7 +81,7 @@ impl Torrent {
             // BEP 6: a cancelled request too is answered by exactly one of `piece` and `reject_request`.
             peer.send(key, &Message::RejectRequest(header), cx);
         }
-        self.check_outbox(key)
+        Ok(())
     }
 
     pub(super) fn next_run(
@@ -121,8 +123,12 @@ impl Torrent {
         };
         peer.uploads.finish_run(run);
         peer.upload_progress_at = cx.now;
-        let is_fast = peer.is_fast;
-        for block in run.blocks.iter().filter(|_| is_fast) {
+        if !peer.is_fast {
+            // Only a choke tells a peer without rejects that it waits in vain.
+            self.choke(key, cx);
+            return;
+        }
+        for block in &run.blocks {
             peer.send(key, &Message::RejectRequest(raw(*block)), cx);
         }
     }
@@ -237,12 +243,11 @@ impl Torrent {
         peer.refused_count += u32::from(is_fault);
         limit(peer.refused_count, REFUSED_MAX, |got, max| {
             PeerFault::TooManyRefused { got, max }
-        })?;
-        self.check_outbox(key)
+        })
     }
 
     /// A peer that asks and never reads must not pile up answers.
-    fn check_outbox(&self, key: PeerKey) -> Result<(), PeerFault> {
+    pub(super) fn check_outbox(&self, key: PeerKey) -> Result<(), PeerFault> {
         let bitfield_bytes = self.pieces.have().as_bytes().len();
         let max_bytes = OUTBOX_BYTES_MAX + bitfield_bytes;
         let got_bytes = self.peers.get(key.0).map_or(0, |peer| peer.outbox.len());
@@ -253,11 +258,6 @@ impl Torrent {
             got_bytes: u32::try_from(got_bytes).unwrap_or(u32::MAX),
             max_bytes: u32::try_from(max_bytes).unwrap_or(u32::MAX),
         })
-    }
-
-    /// Payload sent, in bytes a second, and left in all upload queues, for tests and display.
-    pub(super) fn upload_rate(&self, now: Now) -> u64 {
-        self.up.clone().bytes_per_s(now)
     }
 }
 

@@ -17,6 +17,7 @@ SEEDING = 6
 class Transmission(Client):
     name = "transmission"
     program = "transmission-daemon"
+    skips_empty_files = True
 
     def __init__(self, host, folder):
         super().__init__(host, folder)
