@@ -167,6 +167,17 @@ impl Pieces {
         self.get(piece).is_some_and(is_so)
     }
 
+    /// The peer that a piece under way belongs to.
+    pub fn owner(&self, piece: PieceIndex) -> Option<PeerKey> {
+        self.get(piece)?.owner
+    }
+
+    /// True when any peer may be asked for blocks of this piece under way.
+    pub fn is_shared(&self, piece: PieceIndex) -> bool {
+        let is_so = |active: &Active| active.phase == Phase::Fetching && !active.is_alone;
+        self.get(piece).is_some_and(is_so)
+    }
+
     /// Number of pieces on their way.
     pub fn active_count(&self) -> usize {
         self.active.len()

@@ -9,6 +9,7 @@ mod disk;
 mod download;
 mod messages;
 mod stats;
+mod takeover;
 mod timers;
 mod upload;
 
