@@ -196,6 +196,8 @@ pub(super) struct Peer {
     pub unchoked_us_at: Option<Now>,
 
     pub uploads: Uploads,
+    /// It waits for blocks that are on their way to others.
+    pub is_deferred: bool,
     pub up: RateMeter,
     pub unchoked_at: Now,
     pub choked_at: Now,
@@ -257,6 +259,7 @@ impl Peer {
             rests_until: Now::ZERO,
             unchoked_us_at: None,
             uploads: Uploads::new(),
+            is_deferred: false,
             up: RateMeter::new(now),
             unchoked_at: Now::ZERO,
             choked_at: Now::ZERO,
