@@ -99,7 +99,7 @@ impl Torrent {
             ahead -= 1;
             let piece = block.piece();
             let is_meant = only.is_none_or(|only| only == piece);
-            let is_fit = peer.offers().has(piece) && self.pieces.is_shared(piece);
+            let is_fit = peer.offers().has(piece) && self.pieces.is_movable(block);
             if is_meant && is_fit && !peer.pipeline.contains(block) {
                 return Some(block);
             }
