@@ -21,6 +21,22 @@ pub fn terminal(text: &str) -> String {
     safe
 }
 
+/// JSON on one line with the same characters inside its strings written as JSON escapes: it means the same, and a
+/// terminal obeys none of it.
+pub fn json(line: &str) -> String {
+    let mut safe = String::with_capacity(line.len());
+    for c in line.chars() {
+        if is_unsafe(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                safe.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
 /// Raw bytes as text: invalid UTF-8 as `\xNN`, the rest like [`terminal`].
 pub fn terminal_bytes(bytes: &[u8]) -> String {
     let mut safe = String::with_capacity(bytes.len());
@@ -87,6 +103,10 @@ mod tests {
         fn no_control_character_survives(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let shown = terminal_bytes(&bytes);
             prop_assert!(!shown.chars().any(is_unsafe));
+            let text = String::from_utf8_lossy(&bytes).into_owned() + "\u{9b}\u{202e}\u{e0041}";
+            let line = json(&serde_json::json!(text).to_string());
+            prop_assert!(!line.chars().any(is_unsafe));
+            prop_assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
         }
     }
 }

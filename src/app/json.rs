@@ -61,7 +61,7 @@ pub fn failure(failure: &super::exit::Failure) -> Value {
 
 /// Prints one object on a line of its own at once. False when nobody reads any more.
 pub fn print(value: &Value) -> bool {
-    super::output::stdout_line(&value.to_string())
+    super::output::stdout_line(&super::escape::json(&value.to_string()))
 }
 
 fn progress(p: &TorrentProgress) -> Value {

@@ -28,6 +28,7 @@ use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
 use crate::uring::udp::Udp;
 use crate::wire::tracker::Family;
+use crate::wire::utp;
 
 /// The port of `PortChoice::Default`.
 pub const PORT_DEFAULT: u16 = 6881;
@@ -43,6 +44,9 @@ const BUFFERS_MIN_BYTES: u64 = 2 << 20;
 const UDP_RETRANSMIT: Duration = Duration::from_secs(15);
 /// Peers with data unacknowledged for so long are gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// After an error of the port's UDP socket.
+const UDP_PAUSE: Duration = Duration::from_millis(100);
 
 /// How each torrent ended, in the order they were given.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +77,9 @@ pub async fn run(
             shared.clone(),
             listener.clone(),
         )));
+    }
+    for udp in &sockets.udp {
+        background.push(tokio_uring::spawn(refuse_utp(shared.clone(), udp.clone())));
     }
     background.push(tokio_uring::spawn(shared.clone().credit_loop()));
     background.push(tokio_uring::spawn(pace(shared.clone(), true)));
@@ -123,6 +130,27 @@ pub async fn run(
         task.abort();
     }
     Ok(summary)
+}
+
+/// Turns down every uTP connection that is tried at our port, so that its peer goes on to TCP at once.
+async fn refuse_utp(shared: Rc<Shared>, udp: Udp) {
+    let mut buf = vec![0; utp::HEADER_BYTES];
+    loop {
+        let result;
+        (result, buf) = udp.recv_from(buf).await;
+        match result {
+            Ok((length, from)) => {
+                let datagram = buf.get(..length).unwrap_or_default();
+                if let Some(answer) = utp::refuse(datagram, shared.random() as u16) {
+                    // Nobody misses an answer that cannot be sent.
+                    let _ = udp.send_to(answer.to_vec(), from).await;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
+            // An ICMP error of an earlier answer, or memory is short: never a busy loop.
+            Err(_) => tokio::time::sleep(UDP_PAUSE).await,
+        }
+    }
 }
 
 async fn pace(shared: Rc<Shared>, is_up: bool) {

@@ -16,3 +16,4 @@ pub mod tracker_udp;
 pub mod url;
 pub mod ut_metadata;
 pub mod ut_pex;
+pub mod utp;

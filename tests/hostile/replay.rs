@@ -460,3 +460,28 @@ fn a_million_requests_keep_queue_and_answers_in_bounds() {
         assert!(queued <= 512, "{queued} requests wait");
     }
 }
+
+#[test]
+fn a_block_that_drips_in_ends_the_connection() {
+    let mut session = Session::new(Role::Leech, FULL);
+    session.feed(&message(HAVE_ALL, &[]));
+    session.feed(&message(UNCHOKE, &[]));
+    let mut sent = Vec::new();
+    session.call(|torrent, key, cx| torrent.take_messages(key, &mut sent, 1 << 20, cx));
+    let request = sent
+        .windows(17)
+        .find(|message| message[..5] == [0, 0, 0, 13, REQUEST])
+        .expect("a request");
+    let number = |at: usize| u32::from_be_bytes(request[at..at + 4].try_into().unwrap());
+    let block = piece(number(5), number(9), &vec![0; number(13) as usize]);
+    // Nobody else may send this block as long as it comes, however slowly.
+    session.feed(&block[..14]);
+    let mut drip = block[14..].chunks(1);
+    for _ in 0..24 {
+        assert_eq!(session.closed(), None);
+        session.wait(Duration::from_secs(5));
+        session.feed(drip.next().unwrap());
+    }
+    session.wait(Duration::from_secs(5));
+    assert_eq!(session.closed(), Some(CloseReason::Silent));
+}

@@ -440,7 +440,9 @@ fn an_absurd_reqq_keeps_the_request_queue_in_bounds() {
                 outstanding.extend((frame.id == REQUEST).then(|| frame.numbers()));
             }
             most = most.max(outstanding.len());
-            assert!(!outstanding.is_empty(), "nothing is asked for");
+            if outstanding.is_empty() {
+                outstanding.push(peer.wait_for(REQUEST).numbers());
+            }
             for request in outstanding.drain(..) {
                 let start = (request[0] * PIECE_LENGTH + request[1]) as usize;
                 let payload = &content[start..start + request[2] as usize];

@@ -49,8 +49,8 @@ def impossible(case):
     """Why the others cannot do that, or `None`."""
     if case.tracker == "opentracker" and case.family == 6:
         return "Debian's opentracker is built for IPv4"
-    if case.client == "aria2" and case.scheme == "udp" and case.family == 6:
-        return "aria2 has no IPv6 socket for UDP trackers"
+    if case.client in ("aria2", "transmission") and case.scheme == "udp" and case.family == 6:
+        return "aria2 and Transmission 3 send nothing to UDP trackers over IPv6"
     return None
 
 

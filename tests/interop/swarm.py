@@ -23,11 +23,10 @@ class SwarmCase:
 
     name: str
     others: int
-    quick_mib: int
 
 
-SWARMS = [SwarmCase("swarm-gyre", 0, 128), SwarmCase("swarm-gyre-and-libtorrent", 3, 128)]
-LONG_MIB = 256
+SWARMS = [SwarmCase("swarm-gyre", 0), SwarmCase("swarm-gyre-and-libtorrent", 3)]
+CONTENT_MIB = 256
 
 
 class Swarm:
@@ -50,8 +49,7 @@ class Swarm:
                 program.kill()
 
     def _run(self):
-        mib = LONG_MIB if self.bench.is_long else self.case.quick_mib
-        content = self.bench.payloads.get("single", "1MiB", mib * MIB)
+        content = self.bench.payloads.get("single", "1MiB", CONTENT_MIB * MIB)
         tracker_host, seeder_host, *hosts = self.bench.hosts(2 + LEECHERS)
         tracker = Tracker("gyre", "http", 4, tracker_host, self.folder)
         self.programs.append(tracker)

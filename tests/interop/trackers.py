@@ -29,17 +29,17 @@ class Tracker:
         if self.kind == "opentracker":
             self._start_opentracker(info_hash)
         else:
-            argv = [gyre, "tracker", "--listen", endpoint(self._address, PORT), "--json"]
+            argv = [gyre, "tracker", "--listen", endpoint(self._address, PORT), "--json", "-vv"]
             self.running = JsonProgram(self._host, "tracker", argv, self._folder)
         wait_until("answer of the tracker", lambda: self._scrape(info_hash) is not None, START_SECONDS, self.running)
 
     def _start_opentracker(self, info_hash):
-        # It gives up root and moves into this folder.
+        # Started as root it makes this folder its root, and finds the list in there; else it only moves into it.
         home = self._folder / "opentracker"
         home.mkdir()
         (home / "whitelist").write_text(info_hash.hex() + "\n")
         ports = ["-p", str(PORT), "-P", str(PORT)]
-        argv = ["opentracker", "-i", self._address, *ports, "-d", home, "-w", home / "whitelist"]
+        argv = ["opentracker", "-i", self._address, *ports, "-d", home, "-w", "whitelist"]
         self.running = Program(self._host, "tracker", argv, self._folder)
 
     def _scrape(self, info_hash):

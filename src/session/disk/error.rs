@@ -113,6 +113,9 @@ impl DiskError {
             | io::ErrorKind::IsADirectory => {
                 "something else has that name: move it away, or use another --output folder"
             }
+            io::ErrorKind::TooManyLinks => {
+                "remove one of the links, or use another --output folder"
+            }
             _ => match self.errno {
                 Some(libc::EIO) => "the disk reports an error: look at the system log",
                 Some(libc::ELOOP | libc::EXDEV) => {

@@ -1,6 +1,6 @@
 //! What a torrent needs on disk before its first byte: space, folders, links, files. All of it blocks. Layer 5.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -48,6 +48,7 @@ pub(super) fn prepare(config: &DiskConfig) -> Result<Prepared, DiskError> {
     if config.is_writer {
         work.check_space(&found)?;
         work.make_all(&mut found)?;
+        work.check_apart(&found)?;
         if !homes.contains(&Home::Parts) {
             work.drop_parts()?;
         }
@@ -142,6 +143,27 @@ impl Work<'_> {
             io::ErrorKind::StorageFull,
             message,
         ))
+    }
+
+    /// Two files of the torrent that links on disk make one would overwrite each other (HOSTILE.md T10).
+    fn check_apart(&self, found: &[Option<FileStamp>]) -> Result<(), DiskError> {
+        let mut seen = BTreeMap::new();
+        for ((_, file), stamp) in self.layout_files().zip(found) {
+            let Some(stamp) = stamp.filter(|_| file.length_bytes > 0) else {
+                continue;
+            };
+            if let Some(other) = seen.insert((stamp.device, stamp.inode), &file.path) {
+                let message = format!("it is one file with {}", other.display());
+                let kind = io::ErrorKind::TooManyLinks;
+                return Err(DiskError::other(
+                    DiskOp::Open,
+                    self.config.output.join(&file.path),
+                    kind,
+                    message,
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn make_all(&mut self, found: &mut [Option<FileStamp>]) -> Result<(), DiskError> {

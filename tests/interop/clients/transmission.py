@@ -17,6 +17,7 @@ SEEDING = 6
 class Transmission(Client):
     name = "transmission"
     program = "transmission-daemon"
+    skips_empty_files = True
 
     def __init__(self, host, folder):
         super().__init__(host, folder)
@@ -51,6 +52,9 @@ class Transmission(Client):
             "dht-enabled": False,
             "lpd-enabled": False,
             "pex-enabled": False,
+            # Transmission 3 tries uTP first and, when that is refused or not answered, drops the TCP connection that it
+            # opens instead; it comes back only much later.
+            "utp-enabled": False,
             "port-forwarding-enabled": False,
             "blocklist-enabled": False,
         }

@@ -1,0 +1,147 @@
+//! What an honest peer gets while others misbehave, and crowds of those others.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::common::World;
+use crate::support::Sample;
+use crate::support::raw_peer::*;
+
+pub const BLOCK: u32 = 16_384;
+pub const PIECE_LENGTH: u32 = 262_144;
+/// 96 pieces: torrents with more than 64 do without the debug build's check after each event.
+pub const PIECES: u32 = 96;
+/// How much of its rate an honest peer keeps at least.
+pub const KEPT: f64 = 0.8;
+/// One slice of measuring.
+pub const SLICE: Duration = Duration::from_millis(300);
+/// What the honest peer takes: far less than the program can send, so that a busy machine is not measured with it.
+const DEMAND_BYTES_PER_S: u64 = 60 << 20;
+
+pub fn seed(more: &[&str]) -> World {
+    let bytes = (PIECES * PIECE_LENGTH) as usize;
+    World::seed(Sample::file(bytes, PIECE_LENGTH, &[]), more)
+}
+
+pub fn flips(one: Vec<u8>, other: Vec<u8>, count: usize) -> Vec<u8> {
+    [one, other].concat().repeat(count)
+}
+
+/// A peer that takes blocks as fast as it is allowed, on a thread of its own.
+pub struct Taker {
+    bytes: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Taker {
+    pub fn start(world: &World) -> Taker {
+        let hello = Hello::new(world.sample.info_hash);
+        let mut peer = RawPeer::dial_at([127, 0, 0, 77], world.addr, &hello).unwrap();
+        peer.get_unchoked();
+        let (bytes, is_over) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (counted, stop) = (bytes.clone(), is_over.clone());
+        let thread = std::thread::spawn(move || take(&mut peer, &counted, &stop));
+        Taker {
+            bytes,
+            is_over,
+            thread: Some(thread),
+        }
+    }
+
+    /// Payload a second during that time.
+    pub fn rate(&self, during: Duration) -> f64 {
+        let (start, before) = (Instant::now(), self.bytes.load(Ordering::Relaxed));
+        std::thread::sleep(during);
+        let got = self.bytes.load(Ordering::Relaxed) - before;
+        got as f64 / start.elapsed().as_secs_f64()
+    }
+}
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().unwrap().join();
+        assert!(
+            ended.is_ok() || std::thread::panicking(),
+            "the honest peer was cut off"
+        );
+    }
+}
+
+fn take(peer: &mut RawPeer, counted: &AtomicU64, stop: &AtomicBool) {
+    let blocks = PIECES * PIECE_LENGTH / BLOCK;
+    let mut next = 0;
+    let mut ask = |peer: &mut RawPeer, count: u32| {
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            let at = next % blocks * BLOCK;
+            bytes.extend(request(at / PIECE_LENGTH, at % PIECE_LENGTH, BLOCK));
+            next += 1;
+        }
+        peer.send(&bytes);
+    };
+    let start = Instant::now();
+    ask(peer, 32);
+    let (mut taken, mut owed, mut due) = (0, 0, Duration::ZERO);
+    let mut buffer = vec![0; 1 << 20];
+    while !stop.load(Ordering::Relaxed) {
+        // Only lengths matter here: each block is 13 bytes of header and its payload.
+        let got = peer.stream.read(&mut buffer).unwrap();
+        assert!(got > 0, "closed");
+        owed += got as u64;
+        let whole = owed / u64::from(BLOCK + 13);
+        owed -= whole * u64::from(BLOCK + 13);
+        taken += whole * u64::from(BLOCK);
+        counted.store(taken, Ordering::Relaxed);
+        // Time lost is not caught up: that would hide how it was lost.
+        let lag = Duration::from_millis(20);
+        due = due.max(start.elapsed().saturating_sub(lag));
+        due +=
+            Duration::from_secs_f64((whole * u64::from(BLOCK)) as f64 / DEMAND_BYTES_PER_S as f64);
+        std::thread::sleep(due.saturating_sub(start.elapsed()));
+        ask(peer, u32::try_from(whole).unwrap());
+    }
+}
+
+/// Alternates slices with and without the attack. The best slice under attack must come near the usual one without:
+/// whatever else the machine does hits both, an attack that hurts hurts in each.
+#[track_caller]
+pub fn assert_keeps_its_rate(
+    rate: impl Fn(Duration) -> f64,
+    what: &str,
+    attack: impl Fn(&AtomicBool) + Sync,
+) {
+    let (mut free, mut attacked) = (Vec::new(), 0.0_f64);
+    for _ in 0..3 {
+        free.push(rate(SLICE));
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| attack(&is_over));
+            attacked = attacked.max(rate(SLICE));
+            is_over.store(true, Ordering::Relaxed);
+        });
+    }
+    free.sort_by(f64::total_cmp);
+    let free = free[1];
+    let figures = format!("{what}: {:.1} of {:.1} MB/s", attacked / 1e6, free / 1e6);
+    println!("{figures}");
+    assert!(attacked >= KEPT * free, "{figures}");
+}
+
+/// `count` connections from addresses of their own.
+pub fn many(world: &World, count: usize, narrow: Option<Narrow>) -> Vec<RawPeer> {
+    let dial = |number: usize| {
+        let hello = Hello::new(world.sample.info_hash);
+        let [high, low] = u16::try_from(number + 1).unwrap().to_be_bytes();
+        let stream = dial_from([127, 2, high, low].into(), world.addr, narrow).unwrap();
+        RawPeer::greet(stream, &hello).unwrap()
+    };
+    (0..count).map(dial).collect()
+}
