@@ -15,6 +15,7 @@ mod swarm;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use support::{Gyre, Sample, program, sample::text};
 
@@ -87,4 +88,14 @@ fn seed(sample: &Sample, data: &Path, more: &[&str]) -> Command {
 fn start(mut command: Command) -> Gyre {
     command.arg("--json");
     Gyre::spawn(command)
+}
+
+/// Waits until `is_so`, looking every few milliseconds.
+#[track_caller]
+fn eventually(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + limit;
+    while !is_so() {
+        assert!(Instant::now() < until, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
