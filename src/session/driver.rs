@@ -250,18 +250,16 @@ impl Driver {
     /// An upload could not be read: the pieces may be gone.
     pub fn on_read_failed(self: &Rc<Self>, run: &UploadRun, error: &ReadError) {
         debug!(%error, "read failed");
-        let pieces = match error {
-            ReadError::Changed(changed) => changed.pieces.clone(),
+        match error {
+            ReadError::Changed(changed) => self.on_file_changed(changed.clone()),
+            ReadError::InDoubt => {}
             // Says nothing about the data, and a check could not open the files either.
-            ReadError::Disk(error) if error.is_out_of_handles() => return,
-            ReadError::Disk(_) => run
-                .blocks
-                .first()
-                .map(|block| block.piece())
-                .into_iter()
-                .collect(),
-        };
-        self.on_data_suspect(pieces, &error.to_string());
+            ReadError::Disk(error) if error.is_out_of_handles() => {}
+            ReadError::Disk(error) => {
+                let pieces = run.blocks.first().map(|block| block.piece());
+                self.on_data_suspect(pieces.into_iter().collect(), &error.to_string());
+            }
+        }
     }
 
     /// A sync failed: the kernel may have dropped what was written since the last good one.
@@ -273,8 +271,7 @@ impl Driver {
     /// Files that were written are gone, and what they held with them.
     pub fn on_files_gone(self: &Rc<Self>, gone: Vec<Changed>) {
         for changed in gone {
-            let why = changed.to_string();
-            self.on_data_in_doubt(changed.pieces, &why);
+            self.on_file_changed(changed);
         }
     }
 

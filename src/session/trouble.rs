@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::check;
+use super::check::{self, CheckJob};
 use super::config::SessionEvent;
-use super::disk::DiskError;
+use super::disk::{Changed, DiskError};
 use super::driver::Driver;
 use crate::base::{Bitfield, Now, PieceIndex};
 
@@ -22,6 +22,8 @@ const ERROR_RETRIES_MAX: u32 = 3;
 /// Errors of one file count together within this time, whatever other files do: fetching the piece again may take most
 /// of it.
 const ERROR_MEMORY: Duration = Duration::from_secs(600);
+/// Between tries of a check that could not read some files.
+const READ_RETRY: Duration = Duration::from_secs(5);
 /// Space that must be free before a full disk is tried again: less would fill at once.
 const SPACE_MIN_BYTES: u64 = 4 << 20;
 /// Without a verified byte for so long, an incomplete torrent without peers is reported.
@@ -164,6 +166,19 @@ impl Driver {
         self.spawn(async move { driver.check_again(pieces, why, Cached::Kept).await });
     }
 
+    /// Somebody else changed a file: looks at all its pieces again. None is sent, and nothing recorded, until then.
+    pub fn on_file_changed(self: &Rc<Self>, changed: Changed) {
+        let driver = self.clone();
+        self.trouble.doubts.set(self.trouble.doubts.get() + 1);
+        self.spawn(async move {
+            let (pieces, why) = (changed.pieces.clone(), changed.to_string());
+            driver.check_again(pieces, why, Cached::Kept).await;
+            driver.disk().end_check(&changed);
+            driver.trouble.doubts.set(driver.trouble.doubts.get() - 1);
+            driver.changed.notify_one();
+        });
+    }
+
     /// A sync failed: what the page cache holds of these pieces may never have reached the disk, though it looks clean
     /// now. They are read from the disk itself, and nothing is recorded until that is done.
     pub fn on_data_in_doubt(self: &Rc<Self>, pieces: Vec<PieceIndex>, why: &str) {
@@ -180,24 +195,22 @@ impl Driver {
         let mut job = self.check_job.clone();
         job.pieces = Bitfield::new(job.layout.geometry().piece_count());
         let is_had = |piece: &PieceIndex| self.read(|core| core.have().has(*piece));
-        let had: Vec<PieceIndex> = pieces.into_iter().filter(is_had).collect();
+        let had: Vec<PieceIndex> = pieces.iter().copied().filter(is_had).collect();
         for piece in &had {
             job.pieces.set(*piece);
         }
-        let looked = tokio::task::spawn_blocking(move || {
-            if cached == Cached::Dropped {
-                check::drop_cached(&job);
-            }
-            check::check(&job, &AtomicU64::new(0), &AtomicBool::new(false)).good
-        });
-        let Ok(good) = looked.await else { return };
-        // What is good now is what the files look like now.
-        let _ = self.disk().refresh_stamps(&had).await;
-        let lost: Vec<PieceIndex> = had.into_iter().filter(|piece| !good.has(*piece)).collect();
-        if lost.is_empty() {
-            return;
+        if let Err(error) = self.disk().begin_check(&pieces).await {
+            warn!(%error, "a file cannot be looked at");
         }
-        self.call(|core, cx| core.on_pieces_lost(&lost, cx));
+        let good = read_again(job, cached).await;
+        let lost: Vec<PieceIndex> = had.into_iter().filter(|piece| !good.has(*piece)).collect();
+        if !lost.is_empty() {
+            self.on_lost(&lost, &why);
+        }
+    }
+
+    fn on_lost(self: &Rc<Self>, lost: &[PieceIndex], why: &str) {
+        self.call(|core, cx| core.on_pieces_lost(lost, cx));
         let message = format!(
             "{} pieces that were verified are no longer good: {why}",
             lost.len()
@@ -212,6 +225,31 @@ impl Driver {
         });
         self.changed.notify_one();
     }
+}
+
+/// The pieces of the job that are good. What cannot be read is tried again: handles may be short for a moment.
+async fn read_again(mut job: CheckJob, cached: Cached) -> Bitfield {
+    let mut good = Bitfield::new(job.layout.geometry().piece_count());
+    for is_last in [false, false, true] {
+        let of = job.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            if cached == Cached::Dropped {
+                check::drop_cached(&of);
+            }
+            check::check(&of, &AtomicU64::new(0), &AtomicBool::new(false))
+        });
+        // A check that broke off found nothing good.
+        let Ok(looked) = looked.await else { break };
+        looked.good.iter().for_each(|piece| {
+            good.set(piece);
+        });
+        if is_last || looked.unreadable.count() == 0 {
+            break;
+        }
+        job.pieces = looked.unreadable;
+        tokio::time::sleep(READ_RETRY).await;
+    }
+    good
 }
 
 /// What becomes of the pages in memory before data is looked at again.

@@ -8,6 +8,7 @@ pub mod announce;
 pub mod bandwidth;
 pub mod candidates;
 pub mod choker;
+pub mod claims;
 pub mod effects;
 pub mod peer;
 pub mod picker;

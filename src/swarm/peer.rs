@@ -209,6 +209,8 @@ pub(super) struct Peer {
     pub unchoked_us_at: Option<Now>,
 
     pub uploads: Uploads,
+    /// It waits for blocks that are on their way to others.
+    pub is_deferred: bool,
     pub up: RateMeter,
     pub unchoked_at: Now,
     /// When we last choked it after serving it; `None` before that.
@@ -271,6 +273,7 @@ impl Peer {
             rests_until: Now::ZERO,
             unchoked_us_at: None,
             uploads: Uploads::new(),
+            is_deferred: false,
             up: RateMeter::new(now),
             unchoked_at: Now::ZERO,
             choked_at: None,

@@ -153,6 +153,15 @@ impl Pipeline {
         self.sent.iter().chain(&self.unsent).copied()
     }
 
+    /// The outstanding requests, youngest first.
+    pub fn iter_back(&self) -> impl Iterator<Item = BlockRef> + '_ {
+        self.unsent
+            .iter()
+            .rev()
+            .chain(self.sent.iter().rev())
+            .copied()
+    }
+
     /// True when this very block is outstanding.
     pub fn contains(&self, block: BlockRef) -> bool {
         self.iter().any(|other| other == block)

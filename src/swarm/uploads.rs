@@ -80,25 +80,34 @@ impl Uploads {
         self.in_flight_blocks
     }
 
-    /// Takes the next contiguous run: at most `UPLOAD_RUN_BLOCKS_MAX` blocks and `max_bytes`, but at least one block.
-    pub fn next_run(&mut self, max_bytes: u32) -> Option<UploadRun> {
-        let first = self.pop()?;
-        let mut blocks = Vec::with_capacity(UPLOAD_RUN_BLOCKS_MAX.min(self.queue.len() + 1));
-        blocks.push(first);
-        let (mut last, mut bytes) = (first, u64::from(first.length()));
-        while blocks.len() < UPLOAD_RUN_BLOCKS_MAX {
-            let Some(&Some(next)) = self.queue.front() else {
-                break;
-            };
-            let follows = next.piece() == last.piece() && next.begin() == last.end();
-            if !follows || bytes + u64::from(next.length()) > u64::from(max_bytes) {
+    /// Takes the next contiguous run: at most `UPLOAD_RUN_BLOCKS_MAX` blocks and `max_bytes`, but at least one block. It
+    /// begins with the first block that `may_go`.
+    pub fn next_run(
+        &mut self,
+        max_bytes: u32,
+        mut may_go: impl FnMut(BlockRef) -> bool,
+    ) -> Option<UploadRun> {
+        let is_first = |waiting: &Option<BlockRef>| waiting.is_some_and(&mut may_go);
+        let start = self.queue.iter().position(is_first)?;
+        let mut blocks: Vec<BlockRef> = Vec::with_capacity(UPLOAD_RUN_BLOCKS_MAX);
+        let mut bytes = 0;
+        for place in self.queue.range_mut(start..) {
+            // Cancelled requests in between do not end a run.
+            let Some(next) = *place else { continue };
+            let follows = blocks.last().is_none_or(|last| {
+                next.piece() == last.piece()
+                    && next.begin() == last.end()
+                    && bytes + u64::from(next.length()) <= u64::from(max_bytes)
+            });
+            if !follows || blocks.len() == UPLOAD_RUN_BLOCKS_MAX {
                 break;
             }
             bytes += u64::from(next.length());
             blocks.push(next);
-            last = next;
-            self.pop();
+            self.index.remove(&next);
+            *place = None;
         }
+        self.trim();
         self.in_flight_blocks += blocks.len() as u32;
         self.in_flight_bytes += bytes;
         Some(UploadRun { blocks })
@@ -138,14 +147,6 @@ impl Uploads {
             assert_eq!(self.queue[at], Some(*block));
         }
         assert!(!matches!(self.queue.front(), Some(None)));
-    }
-
-    fn pop(&mut self) -> Option<BlockRef> {
-        let block = self.queue.pop_front()??;
-        self.front += 1;
-        self.index.remove(&block);
-        self.trim();
-        Some(block)
     }
 
     /// Keeps the front a waiting request, and the tombstones fewer than the places of one full queue.
@@ -195,7 +196,8 @@ mod tests {
     fn runs_are_contiguous_blocks_of_one_piece() {
         let mut u = queue(&[(0, 0), (0, 1), (0, 2), (1, 0), (1, 2)]);
         let lengths: Vec<usize> =
-            std::iter::from_fn(|| u.next_run(1 << 20).map(|run| run.blocks.len())).collect();
+            std::iter::from_fn(|| u.next_run(1 << 20, |_| true).map(|run| run.blocks.len()))
+                .collect();
         assert_eq!(lengths, [3, 1, 1]);
         u.check();
     }
@@ -203,9 +205,12 @@ mod tests {
     #[test]
     fn a_run_keeps_to_its_bytes_but_always_has_a_block() {
         let mut u = queue(&[(0, 0), (0, 1), (0, 2)]);
-        assert_eq!(u.next_run(1).unwrap().blocks.len(), 1);
-        assert_eq!(u.next_run(2 * BLOCK_BYTES).unwrap().blocks.len(), 2);
-        assert_eq!(u.next_run(1), None);
+        assert_eq!(u.next_run(1, |_| true).unwrap().blocks.len(), 1);
+        assert_eq!(
+            u.next_run(2 * BLOCK_BYTES, |_| true).unwrap().blocks.len(),
+            2
+        );
+        assert_eq!(u.next_run(1, |_| true), None);
     }
 
     #[test]
@@ -213,7 +218,7 @@ mod tests {
         let mut u = queue(&[(0, 0), (0, 1)]);
         assert_eq!(u.push(block(0, 0), 512), Enqueued::Already);
         assert_eq!(u.push(block(0, 2), 2), Enqueued::Full);
-        let run = u.next_run(1 << 20).unwrap();
+        let run = u.next_run(1 << 20, |_| true).unwrap();
         assert_eq!(u.push(block(0, 2), 2), Enqueued::Full, "two are under way");
         u.finish_run(&run);
         assert_eq!(u.push(block(0, 2), 2), Enqueued::Yes);
@@ -232,7 +237,7 @@ mod tests {
             u.check();
             assert!(u.queue.len() <= 1_100);
             while round % 16 == 0
-                && let Some(run) = u.next_run(1 << 20)
+                && let Some(run) = u.next_run(1 << 20, |_| true)
             {
                 u.finish_run(&run);
             }
@@ -246,6 +251,6 @@ mod tests {
         u.retain(|b| b.piece().get() == 0, |b| dropped.push(b));
         assert_eq!(dropped, [block(1, 0), block(2, 0)]);
         u.check();
-        assert_eq!(u.next_run(1 << 20).unwrap().blocks.len(), 2);
+        assert_eq!(u.next_run(1 << 20, |_| true).unwrap().blocks.len(), 2);
     }
 }

@@ -467,7 +467,8 @@ fn two_files_of_a_torrent_are_never_one_file_on_disk() {
     ];
     let hard = |a: &Path, b: &Path| std::fs::hard_link(a, b).unwrap();
     let soft = |_: &Path, b: &Path| symlink("a", b).unwrap();
-    let ways: [&dyn Fn(&Path, &Path); 2] = [&hard, &soft];
+    type Link<'a> = &'a dyn Fn(&Path, &Path);
+    let ways: [Link<'_>; 2] = [&hard, &soft];
     for link in ways {
         let (sample, content) = multi(b"root", &entries, PIECE_LENGTH);
         let root = sample.dir("out").join("root");

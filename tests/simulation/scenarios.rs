@@ -463,3 +463,47 @@ fn everything_at_once_still_finishes() {
     }
     run(20, build, nothing_more);
 }
+
+#[test]
+fn measure_fairness() {
+    fn build(rng: &mut Rng) -> Spec {
+        let variant = std::env::var("V")
+            .ok()
+            .and_then(|t| t.parse::<u64>().ok())
+            .unwrap_or(0);
+        let (pieces, piece, seed_up, leech_up) = match variant {
+            0 => (48, 128 * KIB, 200_000, 1_000_000),
+            1 => (256, 1024 * KIB, 20_000_000, 100_000_000),
+            2 => (256, 1024 * KIB, 20_000_000, 20_000_000),
+            3 => (256, 64 * KIB, 500_000, 500_000),
+            4 => (64, 256 * KIB, 2_000_000, 20_000_000),
+            _ => (1024, 256 * KIB, 2_000_000, 1_000_000),
+        };
+        let mut spec = Spec::new("measure_fairness", pieces * piece - rng.below(piece), piece);
+        spec.plain_percent = 0;
+        let mut slow = seed();
+        slow.up_bytes_per_s = seed_up;
+        let mut quick = leech();
+        quick.up_bytes_per_s = leech_up;
+        quick.down_bytes_per_s = 200_000_000;
+        quick.budget_bytes = 32 << 20;
+        spec.latency_ms = (1, 20);
+        spec.deadline_secs = 3600;
+        spec.with(1, slow).with(6, quick)
+    }
+    run(3, build, |world| {
+        let sent = world.nodes[0].sent_bytes_ever;
+        let total = world.spec.geometry.total_bytes();
+        let ideal = total as f64 / world.nodes[0].spec.up_bytes_per_s as f64;
+        let times: Vec<u64> = world.nodes[1..]
+            .iter()
+            .map(|n| n.completed_at.unwrap().as_micros() / 100_000 - 10)
+            .collect();
+        eprintln!(
+            "FAIR ratio {:.3} last {:.2} x ideal first {:.2}",
+            sent as f64 / total as f64,
+            *times.iter().max().unwrap() as f64 / 10.0 / ideal,
+            *times.iter().min().unwrap() as f64 / 10.0 / ideal
+        );
+    });
+}

@@ -89,13 +89,3 @@ fn start(mut command: Command) -> Gyre {
     command.arg("--json");
     Gyre::spawn(command)
 }
-
-/// Waits until `is_so`, looking every few milliseconds.
-#[track_caller]
-fn eventually(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + limit;
-    while !is_so() {
-        assert!(Instant::now() < until, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}

@@ -84,6 +84,9 @@ pub struct CommonBench {
     /// Core of the program under test (several: 0,2)
     #[arg(long, value_name = "CORES", value_delimiter = ',', default_value = "0")]
     pub core: Vec<usize>,
+    /// Cores of its hash workers, where they are not to share the others
+    #[arg(long, value_name = "CORES", value_delimiter = ',')]
+    pub hash_core: Vec<usize>,
     /// Cores of the synthetic peers [default: the others]
     #[arg(long, value_name = "CORES", value_delimiter = ',')]
     pub load_core: Vec<usize>,

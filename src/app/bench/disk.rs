@@ -33,7 +33,6 @@ struct Work {
     name: &'static str,
     cpu_name: &'static str,
     label: &'static str,
-    cpu_label: &'static str,
     mode: OpenMode,
     is_write: bool,
     is_random: bool,
@@ -45,7 +44,6 @@ const WORKS: [Work; 6] = [
         name: "write_direct_mb_per_s",
         cpu_name: "write_direct_cpu_s_per_gib",
         label: "write, direct, fdatasync MB/s",
-        cpu_label: "  CPU s/GiB",
         mode: OpenMode::WriteDirect,
         is_write: true,
         is_random: false,
@@ -54,7 +52,6 @@ const WORKS: [Work; 6] = [
         name: "write_buffered_mb_per_s",
         cpu_name: "write_buffered_cpu_s_per_gib",
         label: "write, buffered, fdatasync MB/s",
-        cpu_label: "  CPU s/GiB ",
         mode: OpenMode::Write,
         is_write: true,
         is_random: false,
@@ -63,7 +60,6 @@ const WORKS: [Work; 6] = [
         name: "read_random_direct_mb_per_s",
         cpu_name: "read_random_direct_cpu_s_per_gib",
         label: "random read, direct MB/s",
-        cpu_label: "  CPU s/GiB  ",
         mode: OpenMode::ReadDirect,
         is_write: false,
         is_random: true,
@@ -72,7 +68,6 @@ const WORKS: [Work; 6] = [
         name: "read_random_buffered_mb_per_s",
         cpu_name: "read_random_buffered_cpu_s_per_gib",
         label: "random read, buffered, cold MB/s",
-        cpu_label: "  CPU s/GiB   ",
         mode: OpenMode::Read,
         is_write: false,
         is_random: true,
@@ -81,7 +76,6 @@ const WORKS: [Work; 6] = [
         name: "read_sequential_direct_mb_per_s",
         cpu_name: "read_sequential_direct_cpu_s_per_gib",
         label: "sequential read, direct MB/s",
-        cpu_label: "  CPU s/GiB    ",
         mode: OpenMode::ReadDirect,
         is_write: false,
         is_random: false,
@@ -90,7 +84,6 @@ const WORKS: [Work; 6] = [
         name: "read_sequential_buffered_mb_per_s",
         cpu_name: "read_sequential_buffered_cpu_s_per_gib",
         label: "sequential read, buffered, cold MB/s",
-        cpu_label: "  CPU s/GiB     ",
         mode: OpenMode::Read,
         is_write: false,
         is_random: false,
@@ -117,8 +110,7 @@ pub fn run(args: &DiskBench) -> Result<Exit, Failure> {
     let _ = std::fs::remove_file(folder.path.join(FILE_NAME));
     let figures = result?;
     let line = format!(
-        "{} of {}, random reads of {}, {} in flight",
-        "a file",
+        "a file of {}, random reads of {}, {} in flight",
         size::bytes(args.size),
         size::bytes(args.block),
         args.depth,
@@ -145,7 +137,7 @@ fn measure(args: &DiskBench, folder: &Path) -> Result<Figures, Failure> {
             for work in WORKS {
                 let (mb_per_s, cpu) = one(args, folder, &pool, work, round).await?;
                 figures.add(work.name, work.label, 0, Some(mb_per_s));
-                figures.add(work.cpu_name, work.cpu_label, 3, Some(cpu));
+                figures.add(work.cpu_name, "  CPU s/GiB", 3, Some(cpu));
             }
         }
         Ok::<(), io::Error>(())

@@ -8,9 +8,9 @@ use crate::app::output;
 #[derive(Clone, Debug)]
 pub struct Figure {
     /// Name in the JSON.
-    pub name: &'static str,
+    pub name: String,
     /// Name in the table.
-    pub label: &'static str,
+    pub label: String,
     /// Digits behind the point in the table.
     pub digits: usize,
     pub values: Vec<f64>,
@@ -41,24 +41,25 @@ pub struct Figures(Vec<Figure>);
 
 impl Figures {
     /// Adds one round's value.
-    pub fn add(
-        &mut self,
-        name: &'static str,
-        label: &'static str,
-        digits: usize,
-        value: Option<f64>,
-    ) {
+    pub fn add(&mut self, name: &str, label: &str, digits: usize, value: Option<f64>) {
         let Some(value) = value.filter(|value| value.is_finite()) else {
             return;
         };
         match self.0.iter_mut().find(|figure| figure.name == name) {
             Some(figure) => figure.values.push(value),
             None => self.0.push(Figure {
-                name,
-                label,
+                name: name.to_owned(),
+                label: label.to_owned(),
                 digits,
                 values: vec![value],
             }),
+        }
+    }
+
+    /// Adds every number of the program's own report under its own name.
+    pub fn add_lab(&mut self, lab: Option<&Value>) {
+        for (name, value) in lab.and_then(Value::as_object).into_iter().flatten() {
+            self.add(name, &format!("inside: {name}"), 0, value.as_f64());
         }
     }
 
@@ -77,7 +78,7 @@ impl Figures {
             let entry = json!({
                 "median": figure.median().map(round), "low": round(low), "high": round(high), "rounds": rounded,
             });
-            all.insert(figure.name.to_owned(), entry);
+            all.insert(figure.name.clone(), entry);
         }
         Value::Object(all)
     }

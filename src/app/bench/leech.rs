@@ -166,7 +166,7 @@ impl Lab<'_> {
             "line": line,
             "ceiling_mb_per_s": ceiling,
             "program": common.external.as_deref().unwrap_or("gyre"),
-            "cores": {"subject": self.cores.subject, "load": self.cores.load},
+            "cores": {"subject": self.cores.subject, "hash": self.cores.hash, "load": self.cores.load},
         });
         print("leech", common.json, &settings, &figures, &more);
         Ok(Exit::Done)
@@ -199,6 +199,12 @@ impl Lab<'_> {
             "main thread, % of a core",
             1,
             share(round.main_thread_cpu_s),
+        );
+        figures.add(
+            "main_thread_cpu_s_per_gib",
+            "main thread, CPU s/GiB",
+            3,
+            Some(round.main_thread_cpu_s / moved),
         );
         figures.add(
             "core_busy_percent",
@@ -255,18 +261,18 @@ impl Lab<'_> {
             2,
             late.map(|us| us as f64 / 1e3),
         );
-        for (name, label) in [
-            ("loop_lag_p50_us", "event loop lag p50 µs"),
-            ("loop_lag_p99_us", "event loop lag p99 µs"),
-        ] {
-            let value = round.lab.as_ref().and_then(|lab| lab.get(name)?.as_f64());
-            figures.add(name, label, 0, value);
-        }
+        figures.add_lab(round.lab.as_ref());
         figures.add(
             "load_cpu_percent",
             "load, % of a core",
             1,
             share(round.load_cpu_s),
+        );
+        figures.add(
+            "load_cpu_s_per_gib",
+            "load, CPU s/GiB",
+            3,
+            Some(round.load_cpu_s / moved),
         );
     }
 
@@ -331,6 +337,10 @@ impl Lab<'_> {
             nix::unistd::chown(&target, Some(uid), Some(gid))?;
         }
         let mut subject = self.start(&file, &target, port, &peers)?;
+        if !self.cores.hash.is_empty() {
+            subject.wait_until_listening(SEEDERS_WAIT)?;
+            place::move_threads(subject.pid(), "hash", &self.cores.hash)?;
+        }
         let watch = Watch::start(subject.pid(), &self.cores.subject, &self.cores.load);
         let ended = self.follow(&mut seeders, &mut subject)?;
         let cpu_s = subject.whole_cpu_s() - ended.before.cpu_s;

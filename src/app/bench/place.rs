@@ -22,6 +22,8 @@ const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 pub struct Cores {
     /// Of the program under test.
     pub subject: Vec<usize>,
+    /// Of its threads named `hash`; empty: the same.
+    pub hash: Vec<usize>,
     /// Of the synthetic peers.
     pub load: Vec<usize>,
 }
@@ -33,8 +35,12 @@ impl Cores {
     /// This process may not run on one of them.
     pub fn choose(args: &CommonBench) -> Result<Cores, Failure> {
         let allowed = allowed_cores();
-        let wrong = args.core.iter().chain(&args.load_core);
-        if let Some(core) = wrong.into_iter().find(|core| !allowed.contains(core)) {
+        let mut named = args
+            .core
+            .iter()
+            .chain(&args.hash_core)
+            .chain(&args.load_core);
+        if let Some(core) = named.find(|core| !allowed.contains(core)) {
             return Err(Failure::usage(
                 format!("core {core} is not among those this process may run on: {allowed:?}"),
                 "name others with --core and --load-core",
@@ -51,6 +57,7 @@ impl Cores {
         }
         Ok(Cores {
             subject: args.core.clone(),
+            hash: args.hash_core.clone(),
             load,
         })
     }
@@ -68,11 +75,28 @@ pub fn allowed_cores() -> Vec<usize> {
 
 /// Keeps the calling thread, and what it starts, on these cores.
 pub fn stay_on(cores: &[usize]) -> io::Result<()> {
+    Ok(sched_setaffinity(Pid::from_raw(0), &set_of(cores)?)?)
+}
+
+fn set_of(cores: &[usize]) -> io::Result<CpuSet> {
     let mut set = CpuSet::new();
     for core in cores {
         set.set(*core)?;
     }
-    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+    Ok(set)
+}
+
+/// Moves the threads of a process whose name begins with `name` to these cores.
+pub fn move_threads(pid: u32, name: &str, cores: &[usize]) -> io::Result<()> {
+    let set = set_of(cores)?;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        let comm = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let tid = task.file_name().to_string_lossy().parse();
+        if let (true, Ok(tid)) = (comm.starts_with(name), tid) {
+            sched_setaffinity(Pid::from_raw(tid), &set)?;
+        }
+    }
+    Ok(())
 }
 
 /// Starts a process that stays on these cores. A child inherits them from the thread that starts it.

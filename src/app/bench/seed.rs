@@ -19,7 +19,6 @@ use super::swarm::{Leechers, Orders};
 use super::watch::{self, CoreTime, Watch};
 use super::{GIB, MIB, failed, note, print};
 use crate::app::exit::{Exit, Failure};
-use crate::app::output;
 
 /// How long a program may take until it serves: some hash all data first.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -107,7 +106,6 @@ impl Lab<'_> {
             false => Some(self.ceiling()?),
         };
         let mut figures = Figures::default();
-        let mut labs = Vec::new();
         for number in 1..=common.rounds {
             let alone = match self.plan.idle {
                 0 => None,
@@ -119,7 +117,6 @@ impl Lab<'_> {
                 &format!("round {number}: {:.0} MB/s", round.mb_per_s),
             );
             self.add(&mut figures, &round, alone);
-            labs.extend(round.lab);
         }
         let calls = common
             .syscalls
@@ -137,17 +134,10 @@ impl Lab<'_> {
             "line": self.line(ceiling),
             "ceiling_mb_per_s": ceiling,
             "syscalls_counted_by": calls.map(|(_, tool)| tool),
-            "lab": labs,
             "program": common.external.as_deref().unwrap_or("gyre"),
             "cores": {"subject": self.cores.subject, "load": self.cores.load},
         });
         print("seed", common.json, &self.plan.json(), &figures, &more);
-        if !common.json && !labs.is_empty() {
-            output::stdout_line(&format!(
-                "internal report of the last round: {}",
-                labs[labs.len() - 1]
-            ));
-        }
         Ok(Exit::Done)
     }
 
@@ -181,6 +171,12 @@ impl Lab<'_> {
             "main thread, % of a core",
             1,
             share(round.main_thread_cpu_s),
+        );
+        figures.add(
+            "main_thread_cpu_s_per_gib",
+            "main thread, CPU s/GiB",
+            3,
+            Some(round.main_thread_cpu_s / gib),
         );
         figures.add(
             "core_busy_percent",
@@ -218,18 +214,18 @@ impl Lab<'_> {
             2,
             late.map(|us| us as f64 / 1e3),
         );
-        for (name, label) in [
-            ("loop_lag_p50_us", "event loop lag p50 µs"),
-            ("loop_lag_p99_us", "event loop lag p99 µs"),
-        ] {
-            let value = round.lab.as_ref().and_then(|lab| lab.get(name)?.as_f64());
-            figures.add(name, label, 0, value);
-        }
+        figures.add_lab(round.lab.as_ref());
         figures.add(
             "load_cpu_percent",
             "load, % of a core",
             1,
             share(report.cpu_s),
+        );
+        figures.add(
+            "load_cpu_s_per_gib",
+            "load, CPU s/GiB",
+            3,
+            Some(report.cpu_s / gib),
         );
         figures.add("served", "connections served", 0, Some(round.served.into()));
         figures.add("lost", "connections lost", 0, Some(report.lost.into()));

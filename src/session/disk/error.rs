@@ -145,6 +145,9 @@ pub enum ReadError {
     /// Somebody else changed the file: take these pieces from the offer and check them again (HOSTILE.md L3).
     #[error(transparent)]
     Changed(#[from] Changed),
+    /// Such a change was told before, and the check is not over.
+    #[error("it is being checked again")]
+    InDoubt,
 }
 
 impl ReadError {
@@ -168,6 +171,8 @@ pub struct Changed {
     pub path: PathBuf,
     /// All pieces with bytes of it.
     pub pieces: Vec<PieceIndex>,
+    /// Its number in the layout.
+    pub(super) file: usize,
 }
 
 /// Written data could not be made durable.

@@ -197,6 +197,8 @@ pub struct DiskTorrent {
     /// Rung whenever the running hash moves on or a loan ends.
     moved: Notify,
     watches: RefCell<BTreeMap<usize, read::Watch>>,
+    /// Files that others changed and whose pieces are being checked again: none is sent meanwhile.
+    in_doubt: RefCell<BTreeSet<usize>>,
     /// Written and not synced since.
     unsynced: RefCell<Unsynced>,
     stamps: RefCell<Stamps>,
@@ -248,6 +250,7 @@ impl DiskTorrent {
             refuses_direct: Cell::new(false),
             moved: Notify::new(),
             watches: RefCell::default(),
+            in_doubt: RefCell::default(),
             unsynced: RefCell::new(unsynced),
             stamps: RefCell::new(prepared.stamps),
             config,

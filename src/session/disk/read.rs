@@ -1,12 +1,14 @@
 //! Reading files, and the watch over those that others may change. Layer 5.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::files::{PARTS, off_ring};
-use super::{Changed, DiskError, DiskOp, DiskTorrent, ReadError};
+use super::{Changed, DiskError, DiskOp, DiskTorrent, Home, ReadError};
 use crate::base::PieceIndex;
+use crate::swarm::effects::UploadRun;
 use crate::uring::buffers::Segment;
 use crate::uring::files::{File, FileStamp, FsKind};
 
@@ -43,7 +45,7 @@ impl DiskTorrent {
             .map(|(file, _)| file)
             .find(|file| self.full(&self.path_of(*file)) == error.path);
         match by_path {
-            Some(file) => self.changed(file).into(),
+            Some(file) => self.told_once(file),
             None => error.into(),
         }
     }
@@ -92,6 +94,9 @@ impl DiskTorrent {
 
     /// Compares the file with what we last saw, at most once a second.
     pub(super) async fn look_for_changes(&self, file: usize) -> Result<(), ReadError> {
+        if self.in_doubt.borrow().contains(&file) {
+            return Err(ReadError::InDoubt);
+        }
         let now = Instant::now();
         let watch = self
             .watches
@@ -107,7 +112,7 @@ impl DiskTorrent {
         let handle = match self.handle(file, false).await {
             Ok(handle) => handle,
             Err(error) if error.kind == io::ErrorKind::NotFound => {
-                return Err(self.changed(file).into());
+                return Err(self.told_once(file));
             }
             Err(error) => return Err(error.into()),
         };
@@ -129,7 +134,29 @@ impl DiskTorrent {
         if is_same && stamp.links > 0 {
             return Ok(());
         }
-        Err(self.changed(file).into())
+        Err(self.told_once(file))
+    }
+
+    /// Two may have looked at the same time.
+    fn told_once(&self, file: usize) -> ReadError {
+        let is_told = self.in_doubt.borrow().contains(&file);
+        match is_told {
+            true => ReadError::InDoubt,
+            false => self.changed(file).into(),
+        }
+    }
+
+    /// The files of a run are shorter than they were: the kernel could not send them.
+    pub fn on_cut(&self, run: &UploadRun) -> Vec<Changed> {
+        let files: BTreeSet<usize> = run
+            .blocks
+            .iter()
+            .flat_map(|block| self.config.layout.files_of_piece(block.piece()))
+            .filter(|file| self.home(*file) == Home::File)
+            .collect();
+        let is_told = |file: &usize| self.in_doubt.borrow().contains(file);
+        let untold: Vec<usize> = files.into_iter().filter(|file| !is_told(file)).collect();
+        untold.into_iter().map(|file| self.changed(file)).collect()
     }
 
     /// How the file looked when the torrent was opened or last synced; `None` when it was written since.
@@ -154,8 +181,10 @@ impl DiskTorrent {
         off_ring(move || crate::uring::files::stamp(&fd)).await
     }
 
-    /// Starts afresh with the file: the next read opens and accepts what is there.
+    /// Starts afresh with the file: its pieces are in doubt until a check of them ends, the next read opens what is
+    /// there.
     pub(super) fn changed(&self, file: usize) -> Changed {
+        self.in_doubt.borrow_mut().insert(file);
         self.hub.budget.close(self.id, file);
         let mut watches = self.watches.borrow_mut();
         let watch = watches.entry(file).or_default();
@@ -173,6 +202,7 @@ impl DiskTorrent {
         Changed {
             path: self.path_of(file),
             pieces,
+            file,
         }
     }
 }

@@ -96,8 +96,10 @@ impl DiskTorrent {
             }
             _ => None,
         };
+        let is_told = |file: &usize| self.in_doubt.borrow().contains(file);
         let looks: Vec<(usize, PathBuf, Option<u64>)> = wanted
             .iter()
+            .filter(|file| !is_told(file))
             .filter_map(|file| Some((*file, self.path_of(*file), expected(*file)?)))
             .collect();
         let base = Arc::clone(&self.base);
@@ -133,17 +135,14 @@ impl DiskTorrent {
         self.set_stamp(file, None);
     }
 
-    /// Looks at the files again: for the record, once a re-check has accepted what others changed.
+    /// Looks at the files of these pieces, which are about to be checked again: what the check finds good is good of
+    /// files that look like this, for the record and for the next look. A change after this look is one of its own.
     ///
     /// # Errors
     /// The first file that cannot be looked at; a missing one is no error.
-    pub async fn refresh_stamps(&self, pieces: &[PieceIndex]) -> Result<(), DiskError> {
-        let layout = Arc::clone(&self.config.layout);
-        let of_pieces = pieces
-            .iter()
-            .flat_map(|piece| layout.files_of_piece(*piece));
-        let wanted: BTreeSet<usize> = of_pieces.chain([PARTS]).collect();
-        let paths: Vec<(usize, PathBuf)> = wanted
+    pub async fn begin_check(&self, pieces: &[PieceIndex]) -> Result<(), DiskError> {
+        let paths: Vec<(usize, PathBuf)> = self
+            .files_of(pieces)
             .into_iter()
             .filter(|file| *file == PARTS || self.home(*file) == super::Home::File)
             .map(|file| (file, self.path_of(file)))
@@ -160,8 +159,27 @@ impl DiskTorrent {
         for (file, stamp) in looked {
             let stamp = stamp.map_err(|error| self.error(DiskOp::Stat, file, &error))?;
             self.set_stamp(file, stamp.map(record_stamp));
+            if let Some(watch) = self.watches.borrow_mut().get_mut(&file)
+                && watch.writing == 0
+            {
+                watch.seen = stamp;
+            }
         }
         Ok(())
+    }
+
+    /// The check of a changed file is over: what it found bad is no longer had, the rest may be sent.
+    pub fn end_check(&self, changed: &Changed) {
+        self.in_doubt.borrow_mut().remove(&changed.file);
+    }
+
+    /// The files with bytes of these pieces, and the parts file.
+    fn files_of(&self, pieces: &[PieceIndex]) -> BTreeSet<usize> {
+        let layout = &self.config.layout;
+        let of_pieces = pieces
+            .iter()
+            .flat_map(|piece| layout.files_of_piece(*piece));
+        of_pieces.chain([PARTS]).collect()
     }
 
     async fn sync_folders(&self, folders: &BTreeSet<PathBuf>) -> Result<(), DiskError> {

@@ -36,6 +36,7 @@ const AHEAD_MAX: usize = 3;
 
 /// Sends until the connection closes.
 pub(super) async fn run(driver: Rc<Driver>, key: PeerKey, handle: Rc<PeerHandle>) {
+    let _guard = CloseAtEnd(handle.clone());
     let is_limited = driver.shared().up.is_limited();
     let run_bytes_max = if is_limited {
         RUN_LIMITED_BYTES
@@ -55,7 +56,15 @@ pub(super) async fn run(driver: Rc<Driver>, key: PeerKey, handle: Rc<PeerHandle>
         debug!(%error, "send failed");
     }
     writer.end().await;
-    handle.close(CloseReason::Silent);
+}
+
+/// A connection does not outlive its writer, even one that panics.
+struct CloseAtEnd(Rc<PeerHandle>);
+
+impl Drop for CloseAtEnd {
+    fn drop(&mut self) {
+        self.0.close(CloseReason::Silent);
+    }
 }
 
 struct Writer {
@@ -155,14 +164,9 @@ impl Writer {
         if let Err(error) = result {
             if error.raw_os_error() == Some(libc::EFAULT) {
                 // A mapped file is shorter than it was (HOSTILE.md L3).
-                let pieces = run
-                    .blocks
-                    .first()
-                    .map(|block| block.piece())
-                    .into_iter()
-                    .collect();
-                self.driver
-                    .on_data_suspect(pieces, "a file became shorter while it was sent");
+                for changed in self.driver.disk().on_cut(run) {
+                    self.driver.on_file_changed(changed);
+                }
             }
             return Err(error);
         }
@@ -200,10 +204,13 @@ impl Writer {
 
     /// Gives back the memory of reads whose turn has not come.
     async fn forget_ahead(&mut self) {
-        for (_, reading) in &mut self.ahead {
-            if let Some(reading) = reading.take() {
-                // Whatever it brought is read again in its turn, its error included.
-                let _ = reading.await;
+        for (run, reading) in &mut self.ahead {
+            let Some(reading) = reading.take() else {
+                continue;
+            };
+            // What it brought is read again in its turn. Its error is not: a change is told once.
+            if let Ok(Err(error)) = reading.await {
+                self.driver.on_read_failed(run, &error);
             }
         }
     }

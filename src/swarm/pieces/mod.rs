@@ -4,7 +4,9 @@
 //! session. Emits no effects: outcomes are returned to `torrent`.
 
 mod active;
+mod check;
 mod choose;
+mod memory;
 
 use std::collections::BTreeSet;
 
@@ -18,7 +20,7 @@ use crate::swarm::poison::Party;
 pub use active::{Completes, Mode, Phase};
 pub use choose::{Asker, Choice};
 
-use active::{Active, block_number, segment_of};
+use active::{Active, BlockState, block_number, segment_of};
 
 /// Pieces above this part of the session's assembly memory are streamed.
 const WHOLE_PIECE_DIVISOR: u64 = 4;
@@ -26,9 +28,6 @@ const WHOLE_PIECE_DIVISOR: u64 = 4;
 /// memory they were asked for with was needed elsewhere.
 const FLOOR_DIVISOR: u64 = 16;
 const FLOOR_BYTES_MAX: u64 = 1 << 20;
-/// A partial piece that would take longer than this at its present pace is slow: it must not hold memory that fast
-/// peers starve for.
-const SLOW_SECS: u64 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PieceState {
@@ -131,6 +130,11 @@ impl Pieces {
         self.wanted.has(piece) && !self.have.has(piece)
     }
 
+    /// The order of openable pieces, and how many copies of each there are.
+    pub const fn picker(&self) -> &Picker {
+        &self.picker
+    }
+
     /// The order of openable pieces, told of every peer's pieces.
     pub const fn picker_mut(&mut self) -> &mut Picker {
         &mut self.picker
@@ -165,6 +169,21 @@ impl Pieces {
     pub fn is_owned_alone(&self, piece: PieceIndex, peer: PeerKey) -> bool {
         let is_so = |active: &Active| active.is_alone && active.owner == Some(peer);
         self.get(piece).is_some_and(is_so)
+    }
+
+    /// The peer that a piece under way belongs to.
+    pub fn owner(&self, piece: PieceIndex) -> Option<PeerKey> {
+        self.get(piece)?.owner
+    }
+
+    /// True when the block was asked for, has not begun to arrive, and may be asked of any peer.
+    pub fn is_movable(&self, block: BlockRef) -> bool {
+        let is_so = |active: &Active| {
+            let state = active.blocks[block_number(block) as usize].state;
+            let is_requested = state == BlockState::Requested;
+            is_requested && active.phase == Phase::Fetching && !active.is_alone
+        };
+        self.get(block.piece()).is_some_and(is_so)
     }
 
     /// Number of pieces on their way.
@@ -412,37 +431,6 @@ impl Pieces {
         tainted.map(|(_, active)| active.piece).collect()
     }
 
-    /// Frees memory that slow partial pieces hold: returns segments to flush; memory without bytes comes back at once.
-    pub fn spill(&mut self, now: Now, credits: &mut Credits) -> Vec<(PieceIndex, u32)> {
-        let slow = self.active.iter().filter(|(_, a)| is_slow(a, now));
-        let Some(slot) = slow
-            .max_by_key(|(_, a)| now.since(a.progress_at))
-            .map(|(slot, _)| slot)
-        else {
-            return Vec::new();
-        };
-        let active = &mut self.active[slot];
-        active.mode = Mode::Streamed;
-        let piece = active.piece;
-        let mut flushes = Vec::new();
-        let mut freed_bytes = 0;
-        for index in 0..active.segments.len() {
-            let segment = &mut active.segments[index];
-            if !segment.is_reserved || segment.receiving > 0 || segment.is_flushing {
-                continue;
-            }
-            if segment.in_memory > 0 {
-                active.begin_flush(index as u32);
-                flushes.push((piece, index as u32));
-            } else {
-                segment.is_reserved = false;
-                freed_bytes += u64::from(segment.bytes);
-            }
-        }
-        self.give_back(freed_bytes, credits);
-        flushes
-    }
-
     /// Active pieces that blocks are asked for.
     pub fn fetching(&self) -> Vec<PieceIndex> {
         let fetching = self
@@ -450,47 +438,6 @@ impl Pieces {
             .iter()
             .filter(|(_, a)| a.phase == Phase::Fetching);
         fetching.map(|(_, active)| active.piece).collect()
-    }
-
-    /// Checks every invariant.
-    ///
-    /// # Panics
-    /// When one is broken.
-    pub fn check(&self) {
-        self.picker.check();
-        let mut reserved_bytes = 0;
-        for (slot, active) in &self.active {
-            active.check();
-            let state = self.states[active.piece.as_usize()];
-            assert_eq!(state, PieceState::Active(slot as u32));
-            assert!(!self.have.has(active.piece));
-            let is_open = active.phase == Phase::Fetching && active.free > 0;
-            assert_eq!(self.open.contains(&active.piece), is_open);
-            let is_orphan = is_open && active.owner.is_none();
-            assert_eq!(self.orphans.contains(&active.piece), is_orphan);
-            reserved_bytes += active.reserved_bytes();
-        }
-        assert_eq!(reserved_bytes, self.reserved_bytes, "the memory account");
-        assert!(self.open.len() <= self.active.len() && self.orphans.len() <= self.open.len());
-        for piece in self.geometry.pieces() {
-            let state = self.states[piece.as_usize()];
-            assert_eq!(self.have.has(piece), state == PieceState::Have);
-            let is_openable = state == PieceState::Missing && self.wanted.has(piece);
-            assert_eq!(self.picker.is_openable(piece), is_openable);
-        }
-        let wanted_have = self.wanted.iter().filter(|p| self.have.has(*p)).count();
-        assert_eq!(wanted_have as u32, self.wanted_have_count);
-    }
-
-    /// Requests outstanding in all active pieces, counted the slow way for `Torrent::check`.
-    pub fn request_count(&self) -> u32 {
-        let blocks = self.active.iter().flat_map(|(_, active)| &active.blocks);
-        blocks.map(|block| u32::from(block.requests)).sum()
-    }
-
-    /// Payloads under way, counted the slow way for `Torrent::check`.
-    pub fn receiving_count(&self) -> u32 {
-        self.active.iter().map(|(_, active)| active.receiving).sum()
     }
 
     /// Opens a missing piece if there is memory for its first blocks.
@@ -530,29 +477,6 @@ impl Pieces {
         self.picker.set_openable(piece, false);
         self.relist(piece);
         true
-    }
-
-    /// Whether a new piece or segment may take `bytes`. A torrent that holds nothing may use the last byte.
-    const fn may_reserve(&self, bytes: u64, credits: &Credits) -> bool {
-        let floor_bytes = if self.reserved_bytes == 0 {
-            0
-        } else {
-            self.floor_bytes
-        };
-        credits.assembly_bytes >= bytes + floor_bytes
-    }
-
-    const fn deduct(&mut self, bytes: u64, credits: &mut Credits) {
-        credits.assembly_bytes -= bytes;
-        self.reserved_bytes += bytes;
-    }
-
-    const fn give_back(&mut self, bytes: u64, credits: &mut Credits) {
-        if bytes > 0 {
-            credits.assembly_bytes += bytes;
-            self.reserved_bytes -= bytes;
-            self.epoch += 1;
-        }
     }
 
     fn remove(&mut self, piece: PieceIndex, credits: &mut Credits) {
@@ -597,19 +521,4 @@ fn relist(set: &mut BTreeSet<PieceIndex>, piece: PieceIndex, is_in: bool) {
     } else {
         set.remove(&piece);
     }
-}
-
-/// True when the piece holds memory that could be freed and its blocks come slowly.
-fn is_slow(active: &Active, now: Now) -> bool {
-    let can_free = |s: &active::Segment| s.is_reserved && s.receiving == 0 && !s.is_flushing;
-    if active.phase != Phase::Fetching || !active.segments.iter().any(can_free) {
-        return false;
-    }
-    let age = now.since(active.opened_at).as_micros();
-    let here_bytes = u128::from(active.here * BLOCK_BYTES);
-    let left_bytes = active.blocks.len() as u128 * u128::from(BLOCK_BYTES) - here_bytes;
-    let idle = now.since(active.progress_at).as_secs();
-    // Time left at the present pace, seconds: left / (here / age).
-    let is_crawling = left_bytes * age > here_bytes.max(1) * u128::from(SLOW_SECS) * 1_000_000;
-    age >= 1_000_000 && (is_crawling || idle >= SLOW_SECS) && idle < u64::MAX
 }

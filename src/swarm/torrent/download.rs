@@ -409,7 +409,7 @@ impl Torrent {
 }
 
 /// Whether requests may be sent to the peer at all.
-fn may_be_asked(peer: &Peer, now: Now) -> bool {
+pub(super) fn may_be_asked(peer: &Peer, now: Now) -> bool {
     let is_blocked = peer.peer_choking && peer.allowed_in.is_empty();
     let is_full = peer.outbox.len() > OUTBOX_BYTES_MAX;
     !is_blocked && !is_full && !peer.is_closing && peer.needed_count > 0 && peer.rests_until <= now

@@ -222,6 +222,7 @@ impl Torrent {
             peer.nothing_at_epoch = 0;
             self.update_interest(key, cx);
             self.fill(key, cx);
+            self.take_over_piece(key, piece, cx);
         }
         Ok(())
     }

@@ -5,15 +5,14 @@
 //! `Effect::Hash`, `Write`, `DigestBlocks` and `FlushSegment` gets exactly one answer.
 
 mod config;
+mod connect;
 mod disk;
 mod download;
 mod messages;
 mod stats;
+mod takeover;
 mod timers;
 mod upload;
-
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +21,7 @@ use std::time::Duration;
 use crate::base::{Bitfield, BlockRef, Now, PieceIndex, RateMeter, Rng, Slots};
 use crate::swarm::candidates::{Candidates, Parting, Source};
 use crate::swarm::choker::{Choker, ChokerConfig};
+use crate::swarm::claims::Claims;
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey, UploadRun};
 use crate::swarm::peer::{Peer, PeerFault, raw};
 use crate::swarm::pieces::Pieces;
@@ -67,6 +67,7 @@ pub struct Torrent {
     peers: Slots<Peer>,
     pieces: Pieces,
     choker: Choker,
+    claims: Claims,
     candidates: Candidates,
     suspects: Suspects,
     banned: Vec<IpAddr>,
@@ -91,6 +92,8 @@ pub struct Torrent {
     fill_at: Option<Now>,
     /// Not looked at again before this moment.
     fill_from: Now,
+    /// When peers whose uploads wait for others look again.
+    deferred_at: Option<Now>,
     /// When peers must be told of pieces in the log.
     news_at: Option<Now>,
     /// Not told again before this moment.
@@ -118,6 +121,7 @@ impl Torrent {
             peers: Slots::new(),
             pieces,
             choker,
+            claims: Claims::new(),
             candidates,
             suspects: Suspects::new(),
             banned: Vec::new(),
@@ -138,77 +142,11 @@ impl Torrent {
             want_peers_at: now,
             fill_at: None,
             fill_from: now,
+            deferred_at: None,
             news_at: None,
             news_from: now,
             unchecked_count: 0,
         }
-    }
-
-    /// Takes in a connection and queues its first messages. An inbound one takes a `connections` credit, a dialed one
-    /// keeps the one its dial took; both come back with `on_disconnected`.
-    ///
-    /// # Errors
-    /// The peer is not wanted: the runtime closes the connection and calls nothing more for it (its credit is back).
-    pub fn on_connected(&mut self, conn: Connected, cx: &mut Cx<'_>) -> Result<PeerKey, Refusal> {
-        let was_dialed = !conn.is_inbound && self.dialing.remove(&conn.addr);
-        if was_dialed {
-            cx.credits.connections += 1;
-        }
-        if let Err(refusal) = self.admit(&conn, cx) {
-            self.on_refused(&conn, refusal, was_dialed, cx);
-            return Err(refusal);
-        }
-        cx.credits.connections -= 1;
-        let mut peer = Peer::new(conn, self.have_log.len(), cx.now);
-        peer.is_suspect = self.suspects.suspects(conn.addr, conn.peer_id);
-        self.candidates.on_connected(conn.addr);
-        let key = PeerKey(self.peers.insert(peer));
-        self.greet(key, cx);
-        self.tick_by(cx.now + ACTIVE_TICK);
-        self.after_event();
-        Ok(key)
-    }
-
-    /// A dial ended without a handshake; gives its connection credit back.
-    pub fn on_dial_failed(&mut self, addr: SocketAddr, cx: &mut Cx<'_>) {
-        if self.dialing.remove(&addr) {
-            cx.credits.connections += 1;
-            self.candidates.on_dial_failed(addr, cx.now);
-            self.dial(cx);
-        }
-        self.after_event();
-    }
-
-    /// The connection is gone; a stale key is ignored. A block it was receiving is free again, and its connection
-    /// credit is back.
-    pub fn on_disconnected(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
-        self.drop_incoming(key, cx);
-        let Some(peer) = self.peers.get_mut(key.0) else {
-            return;
-        };
-        peer.is_closing = true;
-        self.release_all(key, cx);
-        let Some(peer) = self.peers.remove(key.0) else {
-            return;
-        };
-        self.pieces.picker_mut().on_peer_gone(&peer.have);
-        if peer.is_starved {
-            self.starved.retain(|starved| *starved != key);
-        }
-        cx.credits.connections += 1;
-        let has_moved = peer.up.total_bytes() > 0 || peer.pipeline.total_bytes() > 0;
-        let parting = match peer.parting {
-            Parting::Broken if has_moved => Parting::Useful,
-            parting => parting,
-        };
-        for addr in [Some(peer.conn.addr), peer.listen_addr]
-            .into_iter()
-            .flatten()
-        {
-            self.candidates.on_disconnected(addr, parting, cx.now);
-        }
-        self.dial(cx);
-        self.after_event();
     }
 
     /// One whole message other than `piece`.
@@ -416,7 +354,8 @@ impl Torrent {
                     .clone()
                     .skip_old_news(&self.have_log, self.pieces.have());
             let has_messages = !peer.outbox.is_empty() || peer.pipeline.has_unsent();
-            !peer.is_closing && (has_news || has_messages || !peer.uploads.is_empty())
+            let has_uploads = !peer.uploads.is_empty() && !peer.is_deferred;
+            !peer.is_closing && (has_news || has_messages || has_uploads)
         })
     }
 
@@ -510,57 +449,6 @@ impl Torrent {
         result
     }
 
-    fn admit(&mut self, conn: &Connected, cx: &mut Cx<'_>) -> Result<(), Refusal> {
-        if self.is_stopping {
-            return Err(Refusal::Stopping);
-        }
-        if conn.peer_id == self.cfg.our_id {
-            return Err(Refusal::Ourselves);
-        }
-        let is_liar = |party: &Party| party.is_behind(conn.addr, conn.peer_id);
-        if self.candidates.is_banned(conn.addr.ip()) || self.banned_local.iter().any(is_liar) {
-            return Err(Refusal::Banned);
-        }
-        let is_same =
-            |peer: &Peer| peer.conn.peer_id == conn.peer_id || peer.conn.addr == conn.addr;
-        if self.peers.iter().any(|(_, peer)| is_same(peer)) {
-            return Err(Refusal::Duplicate);
-        }
-        if cx.credits.connections == 0 {
-            return Err(Refusal::Full);
-        }
-        let staying = self.peers.iter().filter(|(_, peer)| !peer.is_closing);
-        if staying.count() < self.cfg.peers_max as usize {
-            return Ok(());
-        }
-        let replaceable = self.replaceable(cx.now).ok_or(Refusal::Full)?;
-        self.close(replaceable, CloseReason::Replaced, cx);
-        Ok(())
-    }
-
-    fn on_refused(
-        &mut self,
-        conn: &Connected,
-        refusal: Refusal,
-        was_dialed: bool,
-        cx: &mut Cx<'_>,
-    ) {
-        if !was_dialed {
-            return;
-        }
-        match refusal {
-            Refusal::Ourselves => self.candidates.add_own(conn.addr),
-            Refusal::Duplicate => {
-                self.candidates
-                    .on_disconnected(conn.addr, Parting::Duplicate, cx.now);
-            }
-            Refusal::Full | Refusal::Banned | Refusal::Stopping => {
-                self.candidates
-                    .on_disconnected(conn.addr, Parting::Useless, cx.now);
-            }
-        }
-    }
-
     fn after_wanted_changed(&mut self, was_complete: bool, cx: &mut Cx<'_>) {
         for key in self.peers.keys() {
             self.recount_needed(PeerKey(key));
@@ -579,7 +467,7 @@ impl Torrent {
         self.after_event();
     }
 
-    fn after_event(&mut self) {
+    pub(super) fn after_event(&mut self) {
         if !cfg!(debug_assertions) {
             return;
         }

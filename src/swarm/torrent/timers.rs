@@ -32,7 +32,8 @@ impl Torrent {
         }
         let choke_at = self.choker.next_deadline();
         let ours = [self.tick_at, self.dial_at, self.fill_at, self.news_at];
-        ours.into_iter().chain([choke_at]).flatten().min()
+        let ours = ours.into_iter().chain([choke_at, self.deferred_at]);
+        ours.flatten().min()
     }
 
     pub(super) fn timer(&mut self, cx: &mut Cx<'_>) {
@@ -42,6 +43,9 @@ impl Torrent {
         if self.fill_at.is_some_and(|at| at <= cx.now) {
             self.fill_all(cx);
             self.feed_starved(cx);
+        }
+        if self.deferred_at.is_some_and(|at| at <= cx.now) {
+            self.wake_deferred(cx);
         }
         if self.news_at.is_some_and(|at| at <= cx.now) {
             self.tell_news(cx);
@@ -125,6 +129,7 @@ impl Torrent {
     fn tick(&mut self, cx: &mut Cx<'_>) {
         self.tick_at = None;
         self.trim_have_log();
+        self.review_line(cx);
         let pieces = self.cfg.geometry.piece_count();
         let is_done = !self.cfg.fetches || self.pieces.is_complete();
         let mut is_active = false;
@@ -142,6 +147,7 @@ impl Torrent {
                 peer.send(key, &Message::KeepAlive, cx);
             }
             is_active |= !peer.pipeline.is_empty() || peer.pipeline.is_snubbed();
+            is_active |= !peer.uploads.is_empty();
             is_active |= peer.rests_until > cx.now || !peer.withheld.is_empty();
             peer.review_withheld(pieces, cx.now);
             match peer.pipeline.check_silence(cx.now) {
@@ -153,6 +159,7 @@ impl Torrent {
         self.pieces.bump();
         self.fill_all(cx);
         self.feed_starved(cx);
+        self.take_over_for_idle(cx);
         is_active |= !self.starved.is_empty();
         let useless_soon = self.peers.iter().any(|(_, peer)| peer.idle_since.is_some());
         let pause = match (self.pieces.is_endgame(), is_active || useless_soon) {

@@ -1,15 +1,19 @@
 //! Requests of peers: judged, queued, handed out in runs, answered; and the choker's decisions.
 
+use std::time::Duration;
+
 use crate::base::{BLOCK_BYTES, BlockRef, Now};
 use crate::swarm::choker::ChokeInput;
 use crate::swarm::effects::{Cx, PeerKey, UploadRun};
-use crate::swarm::peer::{OUTBOX_BYTES_MAX, PeerFault, REFUSED_MAX, limit, raw};
-use crate::swarm::torrent::{CHOKE_GRACE, Torrent};
+use crate::swarm::peer::{OUTBOX_BYTES_MAX, Peer, PeerFault, REFUSED_MAX, limit, raw};
+use crate::swarm::torrent::{ACTIVE_TICK, CHOKE_GRACE, Torrent};
 use crate::swarm::uploads::Enqueued;
 use crate::wire::message::{Message, RawBlock};
 
 /// Requests above this length come from no known client (HOSTILE.md W6).
 const REQUEST_BYTES_MAX: u32 = 128 * 1024;
+/// Peers that wait for what is on its way to others look again after this time.
+const DEFER_PAUSE: Duration = Duration::from_millis(50);
 
 impl Torrent {
     pub(super) fn on_request(
@@ -51,6 +55,7 @@ impl Torrent {
             Enqueued::Yes if is_gift => peer.allowed_out_bytes -= u64::from(length),
             Enqueued::Yes => {}
         }
+        self.tick_at = self.tick_at.map(|at| at.min(cx.now + ACTIVE_TICK));
         if peer.uploads.len() == 1 && peer.uploads.in_flight_blocks() == 0 {
             peer.upload_progress_at = cx.now;
         }
@@ -90,16 +95,69 @@ impl Torrent {
         max_bytes: u32,
         cx: &mut Cx<'_>,
     ) -> Option<UploadRun> {
-        let peer = self.peers.get_mut(key.0).filter(|peer| !peer.is_closing)?;
-        let run = peer.uploads.next_run(max_bytes)?;
+        let run = self.take_run(key, max_bytes, cx)?;
+        let piece = run.blocks.first()?.piece();
+        if self.pieces.picker().copies(piece) == 0 {
+            self.claims.on_handed_out(piece, key, cx.now);
+        }
+        let peer = self.peers.get_mut(key.0)?;
         if peer.uploads.in_flight_blocks() as usize == run.blocks.len() {
             peer.upload_progress_at = cx.now;
         }
         Some(run)
     }
 
+    /// The next run of the peer. One that waits only for what is on its way to others gets nothing for now, unless the
+    /// line would be idle.
+    fn take_run(&mut self, key: PeerKey, max_bytes: u32, cx: &mut Cx<'_>) -> Option<UploadRun> {
+        let (claims, picker) = (&self.claims, self.pieces.picker());
+        let peer = self.peers.get_mut(key.0).filter(|peer| !peer.is_closing)?;
+        peer.is_deferred = false;
+        if !claims.is_on() {
+            return peer.uploads.next_run(max_bytes, |_| true);
+        }
+        let is_due = |block: BlockRef| {
+            let piece = block.piece();
+            picker.copies(piece) > 0 || !claims.is_claimed(piece, key, cx.now)
+        };
+        let run = peer.uploads.next_run(max_bytes, is_due);
+        if run.is_some() || peer.uploads.is_empty() {
+            return run;
+        }
+        let is_sending = |peer: &Peer| peer.uploads.in_flight_blocks() > 0;
+        let is_line_busy = self.peers.iter().any(|(_, peer)| is_sending(peer));
+        let peer = self.peers.get_mut(key.0)?;
+        if !is_line_busy {
+            return peer.uploads.next_run(max_bytes, |_| true);
+        }
+        peer.is_deferred = true;
+        self.deferred_at.get_or_insert(cx.now + DEFER_PAUSE);
+        None
+    }
+
+    /// Lets those who wait for others look again.
+    pub(super) fn wake_deferred(&mut self, cx: &mut Cx<'_>) {
+        self.deferred_at = None;
+        for (key, peer) in self.peers.iter_mut() {
+            if std::mem::take(&mut peer.is_deferred) {
+                peer.wake(PeerKey(key), cx);
+            }
+        }
+    }
+
+    /// Finds out whether the line is the bottleneck.
+    pub(super) fn review_line(&mut self, cx: &mut Cx<'_>) {
+        let queued = self.peers.iter().map(|(_, peer)| peer.uploads.len());
+        let queued_bytes = queued.map(|blocks| u64::from(blocks) * u64::from(BLOCK_BYTES));
+        let rate = self.up.bytes_per_s(cx.now);
+        self.claims.review(queued_bytes.sum(), rate, cx.now);
+    }
+
     pub(super) fn sent(&mut self, key: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {
         let blocks = run.blocks.len() as u32;
+        if let Some(first) = run.blocks.first() {
+            self.claims.on_sent(first.piece(), key, cx.now);
+        }
         let Some(peer) = self.peers.get_mut(key.0) else {
             let bytes = run
                 .blocks
@@ -115,6 +173,10 @@ impl Torrent {
         peer.upload_progress_at = cx.now;
         peer.refused_count = peer.refused_count.saturating_sub(blocks);
         self.up.add(bytes, cx.now);
+        let is_sending = |peer: &Peer| peer.uploads.in_flight_blocks() > 0;
+        if self.deferred_at.is_some() && !self.peers.iter().any(|(_, peer)| is_sending(peer)) {
+            self.wake_deferred(cx);
+        }
     }
 
     pub(super) fn upload_failed(&mut self, key: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {

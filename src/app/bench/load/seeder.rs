@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{Command, Commands, Content, Counters, Said, SeedJob, say};
 use crate::base::{InfoHash, PeerId};
@@ -21,6 +22,8 @@ const READ_BYTES: usize = 64 * 1024;
 const QUEUE_MAX: usize = 100_000;
 /// Sends in one turn, so that no connection starves the others.
 const SENDS_PER_TURN: usize = 16;
+/// What waits in a socket stays in the CPU's cache: the kernel would let it grow to megabytes a connection.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
 const STDIN: u64 = u64::MAX;
 /// Marks of connections are above those of listeners.
 const CONNECTIONS_FROM: u64 = 1 << 32;
@@ -132,6 +135,8 @@ impl Load {
             self.epoll.add(&listener, interest)?;
             self.listeners.push(listener);
         }
+        // Reading the data was not load.
+        self.counters.restart();
         let served = listening.len() as u32;
         say(&Said::Ready {
             served,
@@ -149,6 +154,7 @@ impl Load {
             let is_set_up = stream
                 .set_nonblocking(true)
                 .and_then(|()| stream.set_nodelay(true))
+                .and_then(|()| Ok(setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER_BYTES)?))
                 .and_then(|()| Ok(self.epoll.add(&stream, interest)?));
             if is_set_up.is_ok() {
                 self.peers.push(Some(Peer::new(stream, listener as u32)));

@@ -1,0 +1,47 @@
+//! The invariants of all pieces, and counts taken the slow way for `Torrent::check`. Layer 2.
+
+use super::active::Phase;
+use super::{PieceState, Pieces};
+
+impl Pieces {
+    /// Checks every invariant.
+    ///
+    /// # Panics
+    /// When one is broken.
+    pub fn check(&self) {
+        self.picker.check();
+        let mut reserved_bytes = 0;
+        for (slot, active) in &self.active {
+            active.check();
+            let state = self.states[active.piece.as_usize()];
+            assert_eq!(state, PieceState::Active(slot as u32));
+            assert!(!self.have.has(active.piece));
+            let is_open = active.phase == Phase::Fetching && active.free > 0;
+            assert_eq!(self.open.contains(&active.piece), is_open);
+            let is_orphan = is_open && active.owner.is_none();
+            assert_eq!(self.orphans.contains(&active.piece), is_orphan);
+            reserved_bytes += active.reserved_bytes();
+        }
+        assert_eq!(reserved_bytes, self.reserved_bytes, "the memory account");
+        assert!(self.open.len() <= self.active.len() && self.orphans.len() <= self.open.len());
+        for piece in self.geometry.pieces() {
+            let state = self.states[piece.as_usize()];
+            assert_eq!(self.have.has(piece), state == PieceState::Have);
+            let is_openable = state == PieceState::Missing && self.wanted.has(piece);
+            assert_eq!(self.picker.is_openable(piece), is_openable);
+        }
+        let wanted_have = self.wanted.iter().filter(|p| self.have.has(*p)).count();
+        assert_eq!(wanted_have as u32, self.wanted_have_count);
+    }
+
+    /// Requests outstanding in all active pieces, counted the slow way for `Torrent::check`.
+    pub fn request_count(&self) -> u32 {
+        let blocks = self.active.iter().flat_map(|(_, active)| &active.blocks);
+        blocks.map(|block| u32::from(block.requests)).sum()
+    }
+
+    /// Payloads under way, counted the slow way for `Torrent::check`.
+    pub fn receiving_count(&self) -> u32 {
+        self.active.iter().map(|(_, active)| active.receiving).sum()
+    }
+}
