@@ -15,7 +15,6 @@ mod swarm;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use support::{Gyre, Sample, program, sample::text};
 

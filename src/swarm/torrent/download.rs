@@ -292,7 +292,7 @@ impl Torrent {
             .pieces
             .choose(&asker(key, peer, order), cx.now, cx.credits);
         let block = match choice {
-            Choice::Block(block) if Some(block) != peer.pipeline.probe() => Some(block),
+            Choice::Block(block) => Some(block),
             _ => None,
         };
         if let Some(before) = peer.pipeline.set_probe(block, cx.now) {

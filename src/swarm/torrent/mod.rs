@@ -14,6 +14,9 @@ mod takeover;
 mod timers;
 mod upload;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -258,7 +258,7 @@ impl Torrent {
         }
     }
 
-    fn unchoke(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+    pub(super) fn unchoke(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
         let Some(peer) = self.peers.get_mut(key.0).filter(|peer| peer.am_choking) else {
             return;
         };
@@ -269,7 +269,7 @@ impl Torrent {
     }
 
     /// BEP 6: after the choke every waiting request is rejected, save for the allowed fast set.
-    fn choke(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+    pub(super) fn choke(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
         let Some(peer) = self.peers.get_mut(key.0).filter(|peer| !peer.am_choking) else {
             return;
         };

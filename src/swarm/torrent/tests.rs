@@ -1,0 +1,13 @@
+//! One torrent among drawn peers, in virtual time. `world` holds the drawings; the other files a subject each.
+
+mod conduct;
+mod greet;
+mod memory;
+mod peers;
+mod poison;
+mod requests;
+mod selection;
+mod sharing;
+mod silence;
+mod uploads;
+mod world;
