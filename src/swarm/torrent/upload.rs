@@ -171,6 +171,7 @@ impl Torrent {
         peer.up.add(bytes, cx.now);
         peer.sent_at = cx.now;
         peer.upload_progress_at = cx.now;
+        peer.uploaded_at = cx.now;
         peer.refused_count = peer.refused_count.saturating_sub(blocks);
         self.up.add(bytes, cx.now);
         let is_sending = |peer: &Peer| peer.uploads.in_flight_blocks() > 0;
@@ -239,6 +240,7 @@ impl Torrent {
                 up_bytes_per_s: peer.up.clone().bytes_per_s(now),
                 unchoked_at: peer.unchoked_at,
                 sent_since_unchoke_bytes: peer.up.total_bytes() - peer.sent_before_unchoke_bytes,
+                sent_at: peer.uploaded_at,
                 is_snubbed: peer.pipeline.is_snubbed(),
                 connected_at: peer.connected_at,
             })

@@ -102,8 +102,11 @@ fn a_slot_goes_round_when_its_turn_is_over() {
     let mut heard = (Vec::new(), Vec::new());
     for _ in 0..200 {
         w.pass_secs(1);
-        w.say(a, "keep_alive");
-        w.say(b, "keep_alive");
+        for key in [a, b] {
+            w.say(key, "keep_alive");
+            w.say(key, "request 0:0");
+            w.upload_all(key);
+        }
         heard.0.extend(w.hear_only(a, "choke"));
         heard.1.extend(w.hear_only(b, "unchoke"));
     }
