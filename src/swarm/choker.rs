@@ -32,7 +32,7 @@ const TURN_MIN: Duration = Duration::from_secs(60);
 const TURN_MAX: Duration = Duration::from_secs(180);
 /// An unchoked peer that takes nothing for this long leaves its automatic slot to others as well: an honest one asks
 /// within a round trip.
-const IDLE_AFTER: Duration = Duration::from_secs(3);
+const IDLE_AFTER: Duration = Duration::from_secs(5);
 /// One that takes nothing for this long comes after everybody who waits (HOSTILE.md C6).
 const IDLE_TURN_MAX: Duration = Duration::from_secs(15);
 /// What one turn of the seeder's rota is worth.
@@ -137,7 +137,16 @@ impl Choker {
         unchoked_interested_count < self.slots
     }
 
-    /// Slots for now: those of unchoked peers that take nothing are had by others too, while slots are automatic.
+    /// Somebody waits for a slot: automatic ones are looked at soon.
+    pub fn on_waiting(&mut self, now: Now) {
+        if self.config.slots == UploadSlots::Auto && self.slots < AUTO_SLOTS_MAX {
+            let soon = now + GROWTH_STEP;
+            self.deadline = Some(self.deadline.map_or(soon, |at| at.min(soon)));
+        }
+    }
+
+    /// Slots for now: those of unchoked peers that take nothing are had by others too, while slots are automatic, and
+    /// by as many again, so that a crowd of such peers is got past in a few steps.
     fn slots_now(&self, now: Now, peers: &[&ChokeInput]) -> usize {
         let slots = self.slots as usize;
         if self.config.slots != UploadSlots::Auto {
@@ -145,7 +154,7 @@ impl Choker {
         }
         let is_idle = |p: &&&ChokeInput| idle_for(p, now) >= IDLE_AFTER;
         let idle_count = peers.iter().filter(is_idle).count();
-        (slots + idle_count).min(AUTO_SLOTS_MAX as usize)
+        (slots + 2 * idle_count).min(AUTO_SLOTS_MAX as usize)
     }
 
     /// When [`Choker::rechoke`] is due; `None` while the last call saw no interested peer.
