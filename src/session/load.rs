@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::check::{self, CheckJob, CheckResult};
 use super::config::{CheckMode, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
-use super::disk::{DiskConfig, DiskTorrent};
+use super::disk::{DiskConfig, DiskError, DiskOp, DiskTorrent};
 use super::error::SessionError;
 use super::resume_store::{self, ResumeStore};
 use super::root_lock::{RootLock, RootLockError, Share};
@@ -19,6 +19,9 @@ use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
 use crate::storage::resume::{Counters, Observed, Reason, Record, RootKey, Verdict, judge};
+
+/// Files named that cannot be used; the rest is counted.
+const REFUSED_TOLD_MAX: usize = 16;
 
 /// A torrent ready to run.
 pub struct Loaded {
@@ -53,6 +56,8 @@ struct Found {
     new_root: NewRoot,
     lock: RootLock,
     record: Option<Record>,
+    /// Files that cannot be used, and why.
+    refused: Vec<DiskError>,
     /// Records that could not be used, now kept under these names, and why.
     set_aside: Vec<(PathBuf, String)>,
     verdict: Verdict,
@@ -82,6 +87,7 @@ pub async fn load(
             hint: "the data is hashed instead; the file may be deleted".to_owned(),
         });
     }
+    tell_refused(shared, config, &found.refused);
     let Some(result) = hash(shared, config, &found).await? else {
         return Ok(None);
     };
@@ -89,7 +95,11 @@ pub async fn load(
     result.good.iter().for_each(|piece| {
         have.set(piece);
     });
-    for error in &result.errors {
+    let is_told = |path: &Path| {
+        let told = found.folder.join(path);
+        found.refused.iter().any(|refused| refused.path == told)
+    };
+    for error in result.errors.iter().filter(|error| !is_told(&error.path)) {
         warn!(path = %error.path.display(), error = error.message, "cannot be read");
     }
     let disk_config = DiskConfig {
@@ -178,7 +188,8 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     if config.fetches {
         std::fs::create_dir_all(&folder).map_err(in_folder)?;
     }
-    let observed = resume_store::observe(&folder, &layout, &parts).map_err(in_folder)?;
+    let seen = resume_store::observe(&folder, &layout, &parts).map_err(in_folder)?;
+    let (observed, refused) = (seen.observed, seen.refused);
     let share = if config.fetches {
         Share::Exclusive
     } else {
@@ -186,8 +197,12 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     };
     let lock = RootLock::take(&folder, &layout, share).map_err(|error| match &error {
         RootLockError::Missing { .. } => SessionError::no_data(error.to_string(), error.hint()),
+        _ if error.is_refusal() && !config.fetches => {
+            SessionError::no_data(error.to_string(), error.hint())
+        }
         _ => SessionError::new(error.to_string(), error.hint()),
     })?;
+    let refused = refuse(config, &folder, &layout, &selected, &refused)?;
     let new_root = NewRoot(
         observed
             .root
@@ -230,6 +245,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         new_root,
         lock,
         record,
+        refused,
         set_aside: report.set_aside,
         verdict,
     })
@@ -354,22 +370,51 @@ fn locate(
     layout: FileLayout,
 ) -> Result<(PathBuf, FileLayout), SessionError> {
     let folder = super::torrent::folder(config);
-    if config.fetches || std::fs::symlink_metadata(folder.join(layout.root_name())).is_ok() {
+    if config.fetches {
         return Ok((folder, layout));
     }
-    let full = std::fs::canonicalize(&folder).map_err(|error| {
+    resume_store::locate(&folder, layout).map_err(|error| {
         SessionError::new(
             format!("cannot open {}: {error}", folder.display()),
             "give the folder that holds the data with --data",
         )
-    })?;
-    if let (Some(parent), Some(name)) = (full.parent(), full.file_name())
-        && let Some(layout) = layout.clone().renamed_root(name)
-        && full.is_dir() == super::root_lock::root_is_folder(&layout)
-    {
-        return Ok((parent.to_owned(), layout));
+    })
+}
+
+/// Files that cannot be used: a download needs the selected ones, a seed does without.
+fn refuse(
+    config: &TorrentConfig,
+    folder: &Path,
+    layout: &FileLayout,
+    selected: &[bool],
+    refused: &[(usize, std::io::Error)],
+) -> Result<Vec<DiskError>, SessionError> {
+    let mut errors = Vec::new();
+    for (file, error) in refused {
+        let path = layout.files().get(*file).map(|file| file.path.as_path());
+        let path = folder.join(path.unwrap_or(Path::new("")));
+        let error = DiskError::new(DiskOp::Open, path, error);
+        if config.fetches && selected.get(*file).copied().unwrap_or(true) {
+            return Err(SessionError::new(error.to_string(), error.hint()));
+        }
+        errors.push(error);
     }
-    Ok((folder, layout))
+    Ok(errors)
+}
+
+/// Names the files that a seed does without.
+fn tell_refused(shared: &Shared, config: &TorrentConfig, refused: &[DiskError]) {
+    for (number, error) in refused.iter().enumerate().take(REFUSED_TOLD_MAX) {
+        let more = match refused.len() - REFUSED_TOLD_MAX.min(refused.len()) {
+            more if more > 0 && number + 1 == REFUSED_TOLD_MAX => format!(" (and {more} more)"),
+            _ => String::new(),
+        };
+        shared.emit(SessionEvent::Warning {
+            info_hash: Some(config.metainfo.info_hash),
+            message: format!("{error}: done without it{more}"),
+            hint: error.hint().to_owned(),
+        });
+    }
 }
 
 async fn hash(

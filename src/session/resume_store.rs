@@ -133,36 +133,73 @@ impl ResumeStore {
     }
 }
 
-/// Looks at a torrent's root and files. Call it before anything is created or written there.
+/// What lies where a torrent's files should be.
+#[derive(Debug)]
+pub struct Seen {
+    /// The files that may be used.
+    pub observed: Observed,
+    /// Files in whose place something else lies, or that cannot be reached, and why.
+    pub refused: Vec<(usize, io::Error)>,
+}
+
+/// Looks at a torrent's root and files. Call it before anything is created or written there. Nothing is opened: a named
+/// pipe or a device in a file's place holds nobody.
 ///
 /// # Errors
-/// When something that exists cannot be looked at; what is missing is no error.
-pub fn observe(output: &Path, layout: &FileLayout, parts: &PartsMap) -> io::Result<Observed> {
-    let mut observed = Observed {
-        root: None,
-        files: vec![None; layout.files().len()],
-        parts: None,
+/// When the folder cannot be looked at; what is missing is no error.
+pub fn observe(output: &Path, layout: &FileLayout, parts: &PartsMap) -> io::Result<Seen> {
+    let mut seen = Seen {
+        observed: Observed {
+            root: None,
+            files: vec![None; layout.files().len()],
+            parts: None,
+        },
+        refused: Vec::new(),
     };
     let Some(base) = found(files::open_root(output))? else {
-        return Ok(observed);
+        return Ok(seen);
     };
-    let root = found(files::stamp_beneath(&base, layout.root_name()))?;
+    let observed = &mut seen.observed;
+    // Whoever locks a root that cannot be reached says why.
+    let root = files::stamp_beneath(&base, layout.root_name()).ok();
     observed.root = root.map(|stamp| RootKey {
         device: stamp.device,
         inode: stamp.inode,
     });
     if observed.root.is_none() {
-        return Ok(observed);
+        return Ok(seen);
     }
-    for (stamp, file) in observed.files.iter_mut().zip(layout.files()) {
-        if file.is_regular() {
-            *stamp = found(files::stamp_beneath(&base, &file.path))?.map(stamp_of);
+    let places = observed.files.iter_mut().zip(layout.files()).enumerate();
+    for (index, (stamp, file)) in places.filter(|(_, (_, file))| file.is_regular()) {
+        match found(files::file_stamp_beneath(&base, &file.path)) {
+            Ok(there) => *stamp = there.map(stamp_of),
+            Err(error) => seen.refused.push((index, error)),
         }
     }
     if !parts.is_empty() {
-        observed.parts = found(files::stamp_beneath(&base, parts.path()))?.map(stamp_of);
+        let there = files::file_stamp_beneath(&base, parts.path());
+        observed.parts = there.ok().map(stamp_of);
     }
-    Ok(observed)
+    Ok(seen)
+}
+
+/// The folder that holds the torrent's root, and the root's name there: `folder` itself, or, when that is the content or
+/// its copy under another name, the folder around it.
+///
+/// # Errors
+/// When `folder` is not there.
+pub fn locate(folder: &Path, layout: FileLayout) -> io::Result<(PathBuf, FileLayout)> {
+    if fs::symlink_metadata(folder.join(layout.root_name())).is_ok() {
+        return Ok((folder.to_owned(), layout));
+    }
+    let full = fs::canonicalize(folder)?;
+    if let (Some(parent), Some(name)) = (full.parent(), full.file_name())
+        && let Some(layout) = layout.clone().renamed_root(name)
+        && full.is_dir() == super::root_lock::root_is_folder(&layout)
+    {
+        return Ok((parent.to_owned(), layout));
+    }
+    Ok((folder.to_owned(), layout))
 }
 
 /// What a record keeps of a file's look.

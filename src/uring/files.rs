@@ -326,12 +326,7 @@ pub fn open_beneath(root: &OwnedFd, rel: &Path, mode: OpenMode) -> io::Result<Ow
     // O_NONBLOCK: a FIFO that somebody put there must not hold us.
     let flags = flags | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let fd = open_with(root, rel, flags)?;
-    let kind = fstat(&fd)?.st_mode & SFlag::S_IFMT.bits();
-    if kind != SFlag::S_IFREG.bits() {
-        let name = rel.display();
-        let error = format!("{name} is not a regular file");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-    }
+    check_regular(&fd)?;
     // The ring would answer EAGAIN instead of waiting for the disk.
     socket::set_blocking(fd.as_fd())?;
     Ok(fd)
@@ -410,6 +405,18 @@ pub fn stamp(fd: &OwnedFd) -> io::Result<FileStamp> {
 pub fn stamp_beneath(root: &OwnedFd, rel: &Path) -> io::Result<FileStamp> {
     check_relative(rel)?;
     stamp(&open_with(root, rel, OFlag::O_PATH)?)
+}
+
+/// As [`stamp_beneath`], for a regular file only: whatever else has its name is not opened and may block nobody.
+///
+/// # Errors
+///
+/// As [`open_beneath`].
+pub fn file_stamp_beneath(root: &OwnedFd, rel: &Path) -> io::Result<FileStamp> {
+    check_relative(rel)?;
+    let fd = open_with(root, rel, OFlag::O_PATH)?;
+    check_regular(&fd)?;
+    stamp(&fd)
 }
 
 /// Removes the file `rel` below `root` (blocks).
@@ -562,6 +569,19 @@ fn split<'a>(root: &OwnedFd, rel: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> 
     let name = rel.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let parent = rel.parent().unwrap_or(Path::new(""));
     Ok((open_dir_beneath(root, parent)?, name))
+}
+
+fn check_regular(fd: &OwnedFd) -> io::Result<()> {
+    let kind = fstat(fd)?.st_mode & SFlag::S_IFMT.bits();
+    let what = match SFlag::from_bits_truncate(kind) {
+        SFlag::S_IFREG => return Ok(()),
+        SFlag::S_IFDIR => "it is a folder",
+        SFlag::S_IFIFO => "it is a named pipe",
+        SFlag::S_IFSOCK => "it is a socket",
+        _ => "it is a device",
+    };
+    let error = format!("{what}, not a regular file");
+    Err(io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 fn check_relative(rel: &Path) -> io::Result<()> {

@@ -7,6 +7,7 @@ mod support;
 mod changes;
 mod disk;
 mod handles;
+mod odd_files;
 mod records;
 mod sharing;
 mod start;

@@ -106,12 +106,13 @@ impl DiskError {
                 "put the file back, or check the data again with --check full"
             }
             io::ErrorKind::CrossesDevices => {
-                "a link leads out of the output folder: remove it, or use another --output folder"
+                "a link leads out of the folder: put the file itself in its place, or use another folder"
             }
             io::ErrorKind::AlreadyExists
+            | io::ErrorKind::InvalidData
             | io::ErrorKind::NotADirectory
             | io::ErrorKind::IsADirectory => {
-                "something else has that name: move it away, or use another --output folder"
+                "something else has that name: move it away, or use another folder"
             }
             io::ErrorKind::TooManyLinks => {
                 "remove one of the links, or use another --output folder"
@@ -119,7 +120,7 @@ impl DiskError {
             _ => match self.errno {
                 Some(libc::EIO) => "the disk reports an error: look at the system log",
                 Some(libc::ELOOP | libc::EXDEV) => {
-                    "a link leads out of the output folder: remove it, or use another --output folder"
+                    "a link leads out of the folder: put the file itself in its place, or use another folder"
                 }
                 _ => "look at the system log, and check the data with gyre verify",
             },
@@ -128,7 +129,11 @@ impl DiskError {
 }
 
 /// The error's text without the number that the standard library puts behind it.
-fn plain_message(error: &io::Error) -> String {
+pub fn plain_message(error: &io::Error) -> String {
+    // Only paths that must stay below a folder are opened here: the system's "cross-device link" means a link out.
+    if error.kind() == io::ErrorKind::CrossesDevices {
+        return "a symbolic link leads out of the folder".to_owned();
+    }
     let text = error.to_string();
     match text.rfind(" (os error ") {
         Some(end) => text[..end].to_owned(),

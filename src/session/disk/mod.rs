@@ -37,7 +37,7 @@ use crate::uring::files::FsKind;
 use crate::uring::hasher::{Hasher, Sha1State};
 use crate::wire::metainfo::PieceHashes;
 
-pub use error::{Changed, DiskError, DiskOp, ReadError, SyncError};
+pub use error::{Changed, DiskError, DiskOp, ReadError, SyncError, plain_message};
 pub use files::FileBudget;
 pub use serve::ReadRun;
 

@@ -53,7 +53,10 @@ pub(super) fn prepare(config: &DiskConfig) -> Result<Prepared, DiskError> {
             work.drop_parts()?;
         }
     }
-    let parts = work.stamp(config.parts.path())?.map(stamp_of);
+    let parts = match work.stamp(config.parts.path()) {
+        Err(_) if !config.is_writer => None,
+        stamp => stamp?.map(stamp_of),
+    };
     let files = found.iter().map(|stamp| stamp.map(stamp_of)).collect();
     Ok(Prepared {
         base: work.base,
@@ -77,7 +80,7 @@ impl Work<'_> {
     }
 
     fn stamp(&self, path: &Path) -> Result<Option<FileStamp>, DiskError> {
-        found(files::stamp_beneath(&self.base, path))
+        found(files::file_stamp_beneath(&self.base, path))
             .map_err(|error| self.error(DiskOp::Stat, path, &error))
     }
 
@@ -89,14 +92,12 @@ impl Work<'_> {
         self.config.layout.files().iter().enumerate()
     }
 
-    /// The files there are.
+    /// The files there are. What cannot be used counts as none where nothing will be written.
     fn look(&self) -> Result<Vec<Option<FileStamp>>, DiskError> {
-        let look = |(_, file): (usize, &LayoutFile)| {
-            if file.is_regular() {
-                self.stamp(&file.path)
-            } else {
-                Ok(None)
-            }
+        let look = |(index, file): (usize, &LayoutFile)| match self.stamp(&file.path) {
+            _ if !file.is_regular() => Ok(None),
+            Err(_) if !self.config.is_writer || !self.is_selected(index) => Ok(None),
+            stamp => stamp,
         };
         self.layout_files().map(look).collect()
     }

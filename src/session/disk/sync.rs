@@ -106,7 +106,7 @@ impl DiskTorrent {
         let base = Arc::clone(&self.base);
         let is_local = self.kind == FsKind::Local;
         let is_gone = move |path: &PathBuf, inode: Option<u64>| {
-            match crate::session::resume_store::found(files::stamp_beneath(&base, path)) {
+            match regular(files::file_stamp_beneath(&base, path)) {
                 // Elsewhere the numbers may change by themselves.
                 Ok(Some(stamp)) => is_local && inode.is_some_and(|inode| inode != stamp.inode),
                 Ok(None) => true,
@@ -151,8 +151,7 @@ impl DiskTorrent {
         let base = Arc::clone(&self.base);
         let looked = off_ring(move || {
             let look = |(file, path): (usize, PathBuf)| {
-                let stamp = files::stamp_beneath(&base, &path);
-                (file, crate::session::resume_store::found(stamp))
+                (file, regular(files::file_stamp_beneath(&base, &path)))
             };
             paths.into_iter().map(look).collect::<Vec<_>>()
         })
@@ -204,4 +203,12 @@ impl DiskTorrent {
 /// What a record keeps of a file's look.
 pub(super) fn record_stamp(stamp: files::FileStamp) -> FileStamp {
     crate::session::resume_store::stamp_of(stamp)
+}
+
+/// No file where there is none, or something else in its place.
+fn regular(stamp: std::io::Result<files::FileStamp>) -> std::io::Result<Option<files::FileStamp>> {
+    match stamp {
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(None),
+        stamp => crate::session::resume_store::found(stamp),
+    }
 }
