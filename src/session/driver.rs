@@ -275,6 +275,17 @@ impl Driver {
         }
     }
 
+    /// All that was asked for is there: lengths and permissions become those of the torrent.
+    pub async fn finish_files(&self) {
+        for error in self.disk.finish().await {
+            self.shared.emit(SessionEvent::Warning {
+                info_hash: Some(self.info_hash()),
+                message: error.to_string(),
+                hint: error.hint().to_owned(),
+            });
+        }
+    }
+
     /// Runs `work` as a task that keeps the torrent from counting as drained.
     pub fn spawn(self: &Rc<Self>, work: impl Future<Output = ()> + 'static) {
         self.tasks.set(self.tasks.get() + 1);

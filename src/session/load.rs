@@ -20,8 +20,8 @@ use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
 use crate::storage::resume::{Counters, Observed, Reason, Record, RootKey, Verdict, judge};
 
-/// Files named that cannot be used; the rest is counted.
-const REFUSED_TOLD_MAX: usize = 16;
+/// Files named in warnings of one kind; a torrent may have a million.
+const FILES_NAMED_MAX: usize = 16;
 
 /// A torrent ready to run.
 pub struct Loaded {
@@ -58,6 +58,8 @@ struct Found {
     record: Option<Record>,
     /// Files that cannot be used, and why.
     refused: Vec<DiskError>,
+    /// Selected files with more bytes than the torrent gives them, as sentences.
+    too_long: Vec<String>,
     /// Records that could not be used, now kept under these names, and why.
     set_aside: Vec<(PathBuf, String)>,
     verdict: Verdict,
@@ -81,13 +83,18 @@ pub async fn load(
     let mut found =
         found.map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
     for (path, why) in &found.set_aside {
-        shared.emit(SessionEvent::Warning {
-            info_hash: Some(config.metainfo.info_hash),
-            message: format!("{why}: kept as {}", path.display()),
-            hint: "the data is hashed instead; the file may be deleted".to_owned(),
-        });
+        let message = format!("{why}: kept as {}", path.display());
+        let hint = "the data is hashed instead; the file may be deleted";
+        warn_user(shared, config, message, hint);
     }
-    tell_refused(shared, config, &found.refused);
+    for error in first_of(&found.refused) {
+        let message = format!("{error}: done without it");
+        warn_user(shared, config, message, error.hint());
+    }
+    for message in first_of(&found.too_long) {
+        let hint = "copy it now if you need what lies behind that length";
+        warn_user(shared, config, message.clone(), hint);
+    }
     let Some(result) = hash(shared, config, &found).await? else {
         return Ok(None);
     };
@@ -203,6 +210,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         _ => SessionError::new(error.to_string(), error.hint()),
     })?;
     let refused = refuse(config, &folder, &layout, &selected, &refused)?;
+    let too_long = too_long(config, &folder, &layout, &selected, &observed);
     let new_root = NewRoot(
         observed
             .root
@@ -246,6 +254,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         lock,
         record,
         refused,
+        too_long,
         set_aside: report.set_aside,
         verdict,
     })
@@ -402,19 +411,39 @@ fn refuse(
     Ok(errors)
 }
 
-/// Names the files that a seed does without.
-fn tell_refused(shared: &Shared, config: &TorrentConfig, refused: &[DiskError]) {
-    for (number, error) in refused.iter().enumerate().take(REFUSED_TOLD_MAX) {
-        let more = match refused.len() - REFUSED_TOLD_MAX.min(refused.len()) {
-            more if more > 0 && number + 1 == REFUSED_TOLD_MAX => format!(" (and {more} more)"),
-            _ => String::new(),
-        };
-        shared.emit(SessionEvent::Warning {
-            info_hash: Some(config.metainfo.info_hash),
-            message: format!("{error}: done without it{more}"),
-            hint: error.hint().to_owned(),
-        });
-    }
+/// Selected files whose bytes behind the torrent's end will be cut off: never without a word (they may be somebody's).
+fn too_long(
+    config: &TorrentConfig,
+    folder: &Path,
+    layout: &FileLayout,
+    selected: &[bool],
+    observed: &Observed,
+) -> Vec<String> {
+    let files = layout.files().iter().zip(&observed.files).zip(selected);
+    files
+        .filter(|(_, is_selected)| config.fetches && **is_selected)
+        .filter_map(|((file, stamp), _)| Some((file, (*stamp)?.size_bytes)))
+        .filter(|(file, got_bytes)| *got_bytes > file.length_bytes)
+        .map(|(file, got_bytes)| {
+            format!(
+                "{} has {got_bytes} bytes where the torrent has {}: it is cut to that length when all is there",
+                folder.join(&file.path).display(),
+                file.length_bytes,
+            )
+        })
+        .collect()
+}
+
+fn first_of<T>(all: &[T]) -> impl Iterator<Item = &T> {
+    all.iter().take(FILES_NAMED_MAX)
+}
+
+fn warn_user(shared: &Shared, config: &TorrentConfig, message: String, hint: &str) {
+    shared.emit(SessionEvent::Warning {
+        info_hash: Some(config.metainfo.info_hash),
+        message,
+        hint: hint.to_owned(),
+    });
 }
 
 async fn hash(

@@ -249,7 +249,7 @@ impl<'c> Running<'c> {
         None
     }
 
-    /// True once a last look found every file: nobody removed any behind our back. Starts that look.
+    /// True once a last look found every file, and finished it: nobody removed any behind our back. Starts that look.
     fn is_all_there(&self) -> bool {
         if !self.config.fetches || self.look.get() == Look::Good {
             return true;
@@ -261,6 +261,9 @@ impl<'c> Running<'c> {
         let (driver, look) = (self.driver.clone(), self.look.clone());
         self.driver.spawn(async move {
             let gone = driver.disk().look_for_gone(None).await;
+            if gone.is_empty() {
+                driver.finish_files().await;
+            }
             look.set(match gone.is_empty() {
                 true => Look::Good,
                 false => Look::No,

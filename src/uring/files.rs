@@ -63,6 +63,8 @@ pub struct FileStamp {
     pub allocated_bytes: u64,
     /// Names it has (hard links).
     pub links: u64,
+    /// Whoever may read it may execute it.
+    pub is_executable: bool,
 }
 
 impl FileStamp {
@@ -394,6 +396,8 @@ pub fn stamp(fd: &OwnedFd) -> io::Result<FileStamp> {
         ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
         allocated_bytes: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
         links: stat.st_nlink,
+        is_executable: stat.st_mode & executable_bits(stat.st_mode)
+            == executable_bits(stat.st_mode),
     })
 }
 
@@ -463,20 +467,20 @@ pub fn set_len(fd: &OwnedFd, bytes: u64) -> io::Result<()> {
     Ok(nix::unistd::ftruncate(fd, length)?)
 }
 
-/// Sets or clears the executable bits, for those who may read (blocks).
+/// Sets the executable bits for those who may read (blocks).
 ///
 /// # Errors
 ///
 /// As fchmod(2).
-pub fn set_executable(fd: &OwnedFd, is_executable: bool) -> io::Result<()> {
+pub fn set_executable(fd: &OwnedFd) -> io::Result<()> {
     let mode = fstat(fd)?.st_mode & 0o7777;
-    let bits = (mode & 0o444) >> 2;
-    let mode = if is_executable {
-        mode | bits
-    } else {
-        mode & !0o111
-    };
-    Ok(nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode))?)
+    let mode = Mode::from_bits_truncate(mode | executable_bits(mode));
+    Ok(nix::sys::stat::fchmod(fd, mode)?)
+}
+
+/// The bits that let everybody execute who may read.
+const fn executable_bits(mode: u32) -> u32 {
+    (mode & 0o444) >> 2
 }
 
 /// Lets the kernel forget the file's clean pages: what is read next comes from the disk (blocks).
@@ -628,6 +632,7 @@ mod tests {
             ctime_ns: 5,
             allocated_bytes: 6,
             links: 1,
+            is_executable: false,
         };
         let allocated_bytes = 4096;
         let moved = FileStamp {

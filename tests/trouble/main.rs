@@ -6,6 +6,7 @@ mod support;
 
 mod changes;
 mod disk;
+mod finish;
 mod handles;
 mod odd_files;
 mod records;

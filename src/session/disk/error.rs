@@ -17,6 +17,8 @@ pub enum DiskOp {
     Sync,
     Stat,
     Hash,
+    Shorten,
+    SetMode,
 }
 
 impl fmt::Display for DiskOp {
@@ -30,6 +32,8 @@ impl fmt::Display for DiskOp {
             DiskOp::Sync => "sync",
             DiskOp::Stat => "look at",
             DiskOp::Hash => "hash",
+            DiskOp::Shorten => "shorten",
+            DiskOp::SetMode => "set the permissions of",
         })
     }
 }

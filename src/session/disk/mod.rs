@@ -9,6 +9,7 @@
 
 mod error;
 mod files;
+mod finish;
 mod hash;
 mod outgoing;
 mod prepare;
@@ -312,6 +313,10 @@ impl DiskTorrent {
 
     fn geometry(&self) -> &Geometry {
         self.config.layout.geometry()
+    }
+
+    fn is_selected(&self, file: usize) -> bool {
+        self.config.selected.get(file).copied().unwrap_or(true)
     }
 
     fn home(&self, file: usize) -> Home {

@@ -49,7 +49,7 @@ pub(super) fn prepare(config: &DiskConfig) -> Result<Prepared, DiskError> {
         work.check_space(&found)?;
         work.make_all(&mut found)?;
         work.check_apart(&found)?;
-        if !homes.contains(&Home::Parts) {
+        if !work.needs_parts(&homes) {
             work.drop_parts()?;
         }
     }
@@ -267,11 +267,25 @@ impl Work<'_> {
         Ok(exports)
     }
 
-    /// Every file is a file now: what the parts file held has been copied out and synced.
+    /// True while bytes of some file lie, or will lie, in the parts file.
+    fn needs_parts(&self, homes: &[Home]) -> bool {
+        let (parts, layout) = (&self.config.parts, &self.config.layout);
+        let mut homes = homes.iter().enumerate();
+        homes.any(|(file, home)| {
+            *home == Home::Parts && !parts.plan_exports(layout, file).is_empty()
+        })
+    }
+
+    /// Nothing in it is needed any more: what it held has been copied out and synced.
     fn drop_parts(&self) -> Result<(), DiskError> {
         let path = self.config.parts.path();
         // Another torrent's, or none of ours: not to be touched.
-        if self.config.parts.is_empty() || !matches!(self.open_parts(), Ok(Some(_))) {
+        let is_ours = || match self.open_parts() {
+            Ok(Some(_)) => true,
+            Ok(None) => matches!(self.stamp(path), Ok(Some(stamp)) if stamp.size_bytes == 0),
+            Err(_) => false,
+        };
+        if self.config.parts.is_empty() || !is_ours() {
             return Ok(());
         }
         files::unlink_beneath(&self.base, path)
@@ -285,6 +299,10 @@ impl Work<'_> {
         let Some(file) = fd.map(fs::File::from) else {
             return Ok(None);
         };
+        // Left by a power cut before its first bytes reached the disk.
+        if file.metadata().is_ok_and(|file| file.len() == 0) {
+            return Ok(None);
+        }
         let mut header = [0; HEADER_USED_BYTES];
         let checked = file.read_exact_at(&mut header, 0).and_then(|()| {
             self.config

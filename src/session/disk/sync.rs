@@ -127,8 +127,7 @@ impl DiskTorrent {
 
     fn is_to_be_there(&self, file: usize) -> bool {
         let has_bytes = |file: &LayoutFile| file.is_regular() && file.length_bytes > 0;
-        let is_selected = self.config.selected.get(file).copied().unwrap_or(true);
-        is_selected && self.config.layout.files().get(file).is_some_and(has_bytes)
+        self.is_selected(file) && self.config.layout.files().get(file).is_some_and(has_bytes)
     }
 
     /// The record must not claim a file that somebody else changed.
