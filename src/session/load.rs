@@ -12,7 +12,7 @@ use super::check::{self, CheckJob, CheckResult};
 use super::config::{CheckMode, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
 use super::disk::{DiskConfig, DiskError, DiskOp, DiskTorrent};
 use super::error::SessionError;
-use super::resume_store::{self, ResumeStore};
+use super::resume_store::{self, ResumeStore, SetAside};
 use super::root_lock::{RootLock, RootLockError, Share};
 use super::shared::Shared;
 use crate::base::{Bitfield, PieceIndex};
@@ -60,8 +60,7 @@ struct Found {
     refused: Vec<DiskError>,
     /// Selected files with more bytes than the torrent gives them, as sentences.
     too_long: Vec<String>,
-    /// Records that could not be used, now kept under these names, and why.
-    set_aside: Vec<(PathBuf, String)>,
+    set_aside: Vec<SetAside>,
     verdict: Verdict,
 }
 
@@ -82,9 +81,12 @@ pub async fn load(
     };
     let mut found =
         found.map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
-    for (path, why) in &found.set_aside {
-        let message = format!("{why}: kept as {}", path.display());
-        let hint = "the data is hashed instead; the file may be deleted";
+    for SetAside { path, why, kept_as } in &found.set_aside {
+        let message = match kept_as {
+            Some(name) => format!("{why}: kept as {}", name.display()),
+            None => format!("{why}: {} is left as it is", path.display()),
+        };
+        let hint = "the data is hashed instead; what is there may be deleted";
         warn_user(shared, config, message, hint);
     }
     for error in first_of(&found.refused) {
@@ -227,6 +229,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         )
     };
     let store = ResumeStore::open(state_dir).map_err(in_state)?;
+    store.remove_stale();
     let root_path = root_path(&folder, &layout);
     let root: Option<RootKey> = observed.root;
     let report = store
