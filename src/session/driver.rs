@@ -15,6 +15,7 @@ use super::check::CheckJob;
 use super::config::{SessionEvent, TorrentConfig, TorrentState};
 use super::connect;
 use super::disk::{Changed, DiskError, DiskTorrent, ReadError, SyncError};
+use super::lost::LostPieces;
 use super::peer::PeerHandle;
 use super::shared::Shared;
 use super::trouble::Trouble;
@@ -49,6 +50,7 @@ pub struct Driver {
     pub(super) changed: Notify,
     pub(super) announcers: Announcers,
     pub(super) trouble: Trouble,
+    pub(super) lost: LostPieces,
     pub(super) state: Cell<TorrentState>,
     /// How pieces are looked at again.
     pub(super) check_job: CheckJob,
@@ -82,6 +84,7 @@ impl Driver {
             changed: Notify::new(),
             announcers: Announcers::default(),
             trouble: Trouble::default(),
+            lost: LostPieces::default(),
             state: Cell::new(TorrentState::Stalled),
             check_job,
             span,

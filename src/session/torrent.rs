@@ -244,6 +244,7 @@ impl<'c> Running<'c> {
                 self.driver.trouble.payload_arrived(now);
             }
             self.shared.emit(SessionEvent::Progress(progress));
+            self.driver.look_for_returned();
             return self.look_for_trouble(now, is_complete);
         }
         None
