@@ -127,6 +127,16 @@ pub async fn load(
     };
     let disk = disk.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
     found.new_root.keep();
+    if disk.cannot_reserve() {
+        let folder = found.folder.display();
+        let message = format!("the file system of {folder} cannot reserve space: it may fill up");
+        warn_user(
+            shared,
+            config,
+            message,
+            "leave out --preallocate full there",
+        );
+    }
     let counters = found
         .record
         .as_ref()

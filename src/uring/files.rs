@@ -423,6 +423,14 @@ pub fn file_stamp_beneath(root: &OwnedFd, rel: &Path) -> io::Result<FileStamp> {
     stamp(&fd)
 }
 
+/// True when `rel` below `root` is itself a symbolic link (blocks).
+pub fn is_link_beneath(root: &OwnedFd, rel: &Path) -> bool {
+    let opened =
+        check_relative(rel).and_then(|()| open_with(root, rel, OFlag::O_PATH | OFlag::O_NOFOLLOW));
+    let kind = opened.and_then(|fd| Ok(fstat(&fd)?.st_mode & SFlag::S_IFMT.bits()));
+    kind.is_ok_and(|kind| kind == SFlag::S_IFLNK.bits())
+}
+
 /// Removes the file `rel` below `root` (blocks).
 ///
 /// # Errors
@@ -536,13 +544,16 @@ pub fn is_writable(fd: &OwnedFd) -> bool {
     unsafe { libc::faccessat(fd.as_raw_fd(), c"".as_ptr(), libc::W_OK, flags) == 0 }
 }
 
-/// Bytes an ordinary user may still write to the file system of `fd` (blocks).
+/// Bytes an ordinary user may still write to the file system of `fd` (blocks); all there can be where it does not tell.
 ///
 /// # Errors
 ///
 /// As fstatvfs(2).
 pub fn free_bytes(fd: &OwnedFd) -> io::Result<u64> {
     let stat = nix::sys::statvfs::fstatvfs(fd)?;
+    if stat.blocks() == 0 {
+        return Ok(u64::MAX);
+    }
     Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 

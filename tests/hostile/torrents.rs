@@ -401,6 +401,41 @@ fn pad_files_are_zeros_never_written_and_still_served() {
 }
 
 #[test]
+fn a_link_to_nothing_makes_no_two_names_of_one_file() {
+    for preallocate in ["none", "sparse", "full"] {
+        for (link, target) in [("a", "b"), ("b", "a")] {
+            let entries = [
+                Entry::file(&[b"a"], noise(40_000, 1)),
+                Entry::file(&[b"b"], noise(40_000, 2)),
+            ];
+            let (sample, content) = multi(b"root", &entries, PIECE_LENGTH);
+            let seeder = FakeSeeder::start(&content, Behaviour::honest(25));
+            let out = sample.dir("out");
+            std::fs::create_dir(out.join("root")).unwrap();
+            symlink(target, out.join("root").join(link)).unwrap();
+            let output = run(&[
+                "download",
+                &text(&sample.torrent),
+                "-o",
+                &text(&out),
+                "--state",
+                &text(&sample.dir("state")),
+                "--port",
+                "0",
+                "--no-trackers",
+                "--peer",
+                &seeder.addr.to_string(),
+                "--preallocate",
+                preallocate,
+                "--give-up",
+                "10s",
+            ]);
+            assert_refused(preallocate, &output, "one file");
+        }
+    }
+}
+
+#[test]
 fn a_torrent_with_unsorted_keys_is_the_swarm_of_its_raw_bytes() {
     let bytes = noise(50_000, 3);
     let info = [

@@ -202,6 +202,7 @@ pub struct DiskTorrent {
     /// Written and not synced since.
     unsynced: RefCell<Unsynced>,
     stamps: RefCell<Stamps>,
+    cannot_reserve: bool,
 }
 
 /// What the next sync has to do.
@@ -253,8 +254,14 @@ impl DiskTorrent {
             in_doubt: RefCell::default(),
             unsynced: RefCell::new(unsynced),
             stamps: RefCell::new(prepared.stamps),
+            cannot_reserve: prepared.cannot_reserve,
             config,
         }))
+    }
+
+    /// True when space was to be reserved and the file system knows no way to: files have their lengths as holes.
+    pub fn cannot_reserve(&self) -> bool {
+        self.cannot_reserve
     }
 
     /// Copies payload into its place: `bytes` are those of `block` from `offset_in_block` on. Bytes past the block's
