@@ -373,6 +373,12 @@ impl Driver {
 
     fn on_write_failed(self: &Rc<Self>, piece: PieceIndex, error: DiskError) {
         self.disk.discard(piece);
+        if error.is_torrents_fault() {
+            let hint = error.hint().to_owned();
+            self.trouble.set_fatal(error.to_string(), hint);
+            self.changed.notify_one();
+            return;
+        }
         self.call(|core, cx| core.on_piece_write_failed(piece, cx));
         self.on_disk_trouble(error);
     }

@@ -17,6 +17,7 @@ pub enum DiskOp {
     Sync,
     Stat,
     Hash,
+    Keep,
     Shorten,
     SetMode,
 }
@@ -32,6 +33,7 @@ impl fmt::Display for DiskOp {
             DiskOp::Sync => "sync",
             DiskOp::Stat => "look at",
             DiskOp::Hash => "hash",
+            DiskOp::Keep => "keep",
             DiskOp::Shorten => "shorten",
             DiskOp::SetMode => "set the permissions of",
         })
@@ -94,9 +96,17 @@ impl DiskError {
         matches!(self.errno, Some(libc::EMFILE | libc::ENFILE))
     }
 
+    /// True when the torrent asks for what no disk can do: trying again is in vain.
+    pub fn is_torrents_fault(&self) -> bool {
+        self.op == DiskOp::Keep
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
         match self.kind {
+            _ if self.is_torrents_fault() => {
+                "the torrent was made wrongly and can never be complete: use another"
+            }
             _ if self.is_out_of_handles() => "raise the limit of open files (ulimit -n)",
             io::ErrorKind::StorageFull => "free some space on that disk",
             io::ErrorKind::QuotaExceeded => "free some space within your quota",

@@ -12,6 +12,7 @@ mod files;
 mod finish;
 mod hash;
 mod outgoing;
+mod pads;
 mod prepare;
 mod read;
 mod serve;
@@ -202,6 +203,7 @@ pub struct DiskTorrent {
     /// Written and not synced since.
     unsynced: RefCell<Unsynced>,
     stamps: RefCell<Stamps>,
+    odd_pads: RefCell<pads::OddPads>,
     cannot_reserve: bool,
 }
 
@@ -255,6 +257,7 @@ impl DiskTorrent {
             unsynced: RefCell::new(unsynced),
             stamps: RefCell::new(prepared.stamps),
             cannot_reserve: prepared.cannot_reserve,
+            odd_pads: RefCell::new(pads::OddPads::new(&config.layout)),
             config,
         }))
     }
@@ -278,6 +281,7 @@ impl DiskTorrent {
         }
         let room = block.length().saturating_sub(offset_in_block) as usize;
         let bytes = bytes.get(..room).unwrap_or(bytes);
+        self.look_at_pads(block, offset_in_block, bytes);
         let start = (place.offset_in_segment + offset_in_block) as usize;
         let buffer = assembly.buffer_mut(piece, segment);
         let into = buffer.and_then(|b| b.as_mut_slice().get_mut(start..start + bytes.len()));
@@ -304,6 +308,7 @@ impl DiskTorrent {
     /// Forgets what memory holds of the piece (`Effect::Discard`).
     pub fn discard(&self, piece: PieceIndex) {
         self.assembly.borrow_mut().discard(piece);
+        self.odd_pads.borrow_mut().forget(piece);
         self.moved.notify_waiters();
     }
 
