@@ -9,6 +9,7 @@ mod connect;
 mod disk;
 mod download;
 mod messages;
+mod room;
 mod stats;
 mod takeover;
 mod timers;
@@ -91,6 +92,8 @@ pub struct Torrent {
     dial_at: Option<Now>,
     spill_at: Now,
     want_peers_at: Now,
+    /// No place is looked for before this moment.
+    room_search_at: Now,
     /// When all peers must be looked at for work.
     fill_at: Option<Now>,
     /// Not looked at again before this moment.
@@ -143,6 +146,7 @@ impl Torrent {
             dial_at: Some(now),
             spill_at: now,
             want_peers_at: now,
+            room_search_at: now,
             fill_at: None,
             fill_from: now,
             deferred_at: None,

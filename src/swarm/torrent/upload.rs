@@ -5,13 +5,15 @@ use std::time::Duration;
 use crate::base::{BLOCK_BYTES, BlockRef, Now};
 use crate::swarm::choker::ChokeInput;
 use crate::swarm::effects::{Cx, PeerKey, UploadRun};
-use crate::swarm::peer::{OUTBOX_BYTES_MAX, Peer, PeerFault, REFUSED_MAX, limit, raw};
+use crate::swarm::peer::{OUTBOX_BYTES_MAX, PeerFault, REFUSED_MAX, limit, raw};
 use crate::swarm::torrent::{ACTIVE_TICK, CHOKE_GRACE, Torrent};
 use crate::swarm::uploads::Enqueued;
 use crate::wire::message::{Message, RawBlock};
 
 /// Requests above this length come from no known client (HOSTILE.md W6).
 const REQUEST_BYTES_MAX: u32 = 128 * 1024;
+/// A send that takes longer than this is held up by its reader.
+const SEND_TAKES_MAX: Duration = Duration::from_secs(2);
 /// Peers that wait for what is on its way to others look again after this time.
 const DEFER_PAUSE: Duration = Duration::from_millis(50);
 
@@ -124,8 +126,7 @@ impl Torrent {
         if run.is_some() || peer.uploads.is_empty() {
             return run;
         }
-        let is_sending = |peer: &Peer| peer.uploads.in_flight_blocks() > 0;
-        let is_line_busy = self.peers.iter().any(|(_, peer)| is_sending(peer));
+        let is_line_busy = self.is_line_busy(cx.now);
         let peer = self.peers.get_mut(key.0)?;
         if !is_line_busy {
             return peer.uploads.next_run(max_bytes, |_| true);
@@ -171,12 +172,21 @@ impl Torrent {
         peer.up.add(bytes, cx.now);
         peer.sent_at = cx.now;
         peer.upload_progress_at = cx.now;
+        peer.uploaded_at = cx.now;
         peer.refused_count = peer.refused_count.saturating_sub(blocks);
         self.up.add(bytes, cx.now);
-        let is_sending = |peer: &Peer| peer.uploads.in_flight_blocks() > 0;
-        if self.deferred_at.is_some() && !self.peers.iter().any(|(_, peer)| is_sending(peer)) {
+        if self.deferred_at.is_some() && !self.is_line_busy(cx.now) {
             self.wake_deferred(cx);
         }
+    }
+
+    /// Somebody is being sent something. Who takes it too slowly does not count: it is not the line that it waits for,
+    /// and nobody waits for it (HOSTILE.md C6).
+    fn is_line_busy(&self, now: Now) -> bool {
+        self.peers.iter().any(|(_, peer)| {
+            let is_sending = peer.uploads.in_flight_blocks() > 0;
+            is_sending && now.since(peer.upload_progress_at) < SEND_TAKES_MAX
+        })
     }
 
     pub(super) fn upload_failed(&mut self, key: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {
@@ -222,6 +232,8 @@ impl Torrent {
         let is_unscheduled = self.choker.next_deadline().is_none();
         if is_unscheduled || self.choker.has_free_slot(unchoked as u32) {
             self.rechoke(cx);
+        } else {
+            self.choker.on_waiting(cx.now);
         }
     }
 
@@ -239,6 +251,7 @@ impl Torrent {
                 up_bytes_per_s: peer.up.clone().bytes_per_s(now),
                 unchoked_at: peer.unchoked_at,
                 sent_since_unchoke_bytes: peer.up.total_bytes() - peer.sent_before_unchoke_bytes,
+                sent_at: peer.uploaded_at,
                 is_snubbed: peer.pipeline.is_snubbed(),
                 connected_at: peer.connected_at,
             })
