@@ -260,6 +260,19 @@ impl Torrent {
         self.after_wanted_changed(was_complete, cx);
     }
 
+    /// Pieces that were lost were read again and are good: somebody put them back.
+    pub fn on_pieces_found(&mut self, pieces: &[PieceIndex], cx: &mut Cx<'_>) {
+        let was_complete = self.pieces.is_complete();
+        for &piece in pieces {
+            if self.pieces.on_found(piece) {
+                self.have_log.push(piece);
+                cx.fx.push(Effect::Have { piece });
+            }
+        }
+        self.tell_news(cx);
+        self.after_wanted_changed(was_complete, cx);
+    }
+
     /// Replaces the set of wanted pieces. What is on its way and not wanted any more is given up, save for whole pieces.
     pub fn select(&mut self, wanted: Bitfield, cx: &mut Cx<'_>) {
         assert_eq!(
