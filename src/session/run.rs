@@ -240,14 +240,15 @@ fn open(
     ))
 }
 
-/// 32 MiB, or what a small limit on locked memory leaves beside the ring.
+/// 32 MiB, or what a small limit on locked memory leaves beside the ring, or half of very little memory.
 fn buffers_default() -> u64 {
-    match limits::memlock() {
+    let lockable = match limits::memlock() {
         limits::Limit::Bytes(bytes) if bytes < 2 * BUFFERS_DEFAULT_BYTES => {
             (bytes / 4 * 3).clamp(BUFFERS_MIN_BYTES, BUFFERS_DEFAULT_BYTES)
         }
         _ => BUFFERS_DEFAULT_BYTES,
-    }
+    };
+    lockable.min((limits::memory_bytes() / 2).max(BUFFERS_MIN_BYTES))
 }
 
 fn seed() -> u64 {

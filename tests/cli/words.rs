@@ -45,7 +45,7 @@ fn nothing_to_do_shows_the_help_as_a_mistake() {
 
 #[test]
 fn wrong_usage_is_an_error_a_hint_and_exit_code_2() {
-    let cases: [(&[&str], &str, &str); 19] = [
+    let cases: [(&[&str], &str, &str); 21] = [
         (&["downlod"], "no verb downlod", "download"),
         (&["download"], "<SOURCE>", "--help"),
         (&["download", ""], "empty", ".torrent"),
@@ -77,6 +77,12 @@ fn wrong_usage_is_an_error_a_hint_and_exit_code_2() {
             "::1",
             "one of",
         ),
+        (
+            &["download", "x", "--buffers", "900TiB"],
+            "half of the",
+            "at most",
+        ),
+        (&["seed", "x", "--buffers", "1MiB"], "small", "2MiB"),
         (&["seed", "x", "--seed-ratio", "-1"], "\"-1\"", "from 0"),
         (&["seed", "x", "--bind", "../x"], "../x", "interface"),
         (
