@@ -350,8 +350,9 @@ impl<'c> Running<'c> {
         if is_complete || !self.config.fetches {
             return TorrentState::Seeding;
         }
-        let now = self.shared.now();
-        if self.driver.read(|core| core.stats(now)).down_bytes_per_s == 0 {
+        let stats = self.driver.read(|core| core.stats(self.shared.now()));
+        // What remains of the rate after the last peer is of the past.
+        if stats.peers_connected == 0 || stats.down_bytes_per_s == 0 {
             TorrentState::Stalled
         } else {
             TorrentState::Downloading
