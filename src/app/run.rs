@@ -190,7 +190,7 @@ fn check_buffers(args: &SessionArgs) -> Result<(), Failure> {
             ),
             format!(
                 "give at most {}MiB, or leave the option out",
-                memory_bytes / 2 >> 20
+                (memory_bytes / 2) >> 20
             ),
         ));
     }

@@ -214,6 +214,11 @@ impl<'c> Running<'c> {
         if is_seeding {
             self.seeding_since.get_or_insert(now);
         }
+        if self.config.seed_after.ratio.is_some() {
+            let max_bytes = self.upload_max_bytes().filter(|_| is_seeding);
+            self.driver
+                .call(|core, cx| core.set_upload_max(max_bytes, cx));
+        }
         if is_complete && !self.was_complete && self.is_all_there() {
             self.was_complete = true;
             if self.config.fetches {
@@ -276,13 +281,27 @@ impl<'c> Running<'c> {
         if !after.seeds {
             return true;
         }
-        let (down, up) = self.checkpointer.totals(&self.driver);
-        let ratio = up as f64 / down.max(self.wanted_bytes).max(1) as f64;
         let seeded = self
             .seeding_since
             .map_or(Duration::ZERO, |since| now.since(since));
-        after.ratio.is_some_and(|wanted| ratio >= wanted)
+        let uploaded_bytes = self.uploaded_bytes();
+        self.upload_max_bytes()
+            .is_some_and(|max_bytes| uploaded_bytes >= max_bytes)
             || after.time.is_some_and(|wanted| seeded >= wanted)
+    }
+
+    fn uploaded_bytes(&self) -> u64 {
+        let now = self.shared.now();
+        self.driver.read(|core| core.stats(now)).uploaded_bytes
+    }
+
+    /// What may be uploaded in this run until the wanted ratio is reached.
+    fn upload_max_bytes(&self) -> Option<u64> {
+        let ratio = self.config.seed_after.ratio?;
+        let (down, up) = self.checkpointer.totals(&self.driver);
+        let all_bytes = (ratio * down.max(self.wanted_bytes).max(1) as f64).ceil();
+        let before = up.saturating_sub(self.uploaded_bytes());
+        Some((all_bytes as u64).saturating_sub(before))
     }
 
     /// Trouble that lasts: told once, and after `--give-up` the end.
