@@ -132,7 +132,7 @@ fn seeding_ends_by_time_and_by_ratio_with_all_or_part_of_the_data() {
     std::fs::remove_file(partial.join("sample/b")).unwrap();
     let since = Instant::now();
     let mut timed = Gyre::start(&seed_from(&sample, &partial, &["--seed-time", "1s"]));
-    let mut by_ratio = Gyre::start(&seed(&sample, &["--seed-ratio", "0.9"]));
+    let mut by_ratio = Gyre::start(&seed(&sample, &["--seed-ratio", "1"]));
     let peer = by_ratio.listening().to_string();
     let out = sample.dir("out");
     let mut leech = Gyre::start(&download(

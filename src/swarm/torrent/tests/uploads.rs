@@ -82,6 +82,7 @@ fn no_more_is_handed_out_than_may_be_uploaded() {
         w.upload(a).is_none() && w.upload(b).is_none(),
         "two are on their way"
     );
+    w.hear(a);
     w.wakes();
     w.call(|torrent, cx| torrent.set_upload_max(Some(2 * u64::from(BLOCK_BYTES)), cx));
     assert!(w.wakes().is_empty());
