@@ -130,7 +130,8 @@ impl Renderer {
         let (mode, is_seeding_on) = (self.mode, self.is_seeding_on);
         let now = Instant::now();
         let shown = self.shown(progress.info_hash);
-        let is_new_state = shown.last.as_ref().map(|last| last.state) != Some(progress.state);
+        let state_of = |of: &TorrentProgress| (of.state, of.is_preparing());
+        let is_new_state = shown.last.as_ref().map(state_of) != Some(state_of(progress));
         shown.last = Some(progress.clone());
         if let Some(bar) = &shown.bar {
             show(bar, progress);

@@ -400,6 +400,8 @@ impl<'c> Running<'c> {
             pieces_have: stats.pieces_have,
             pieces: self.config.metainfo.info.geometry.piece_count(),
             pieces_checked: self.pieces_checked,
+            files_prepared: 0,
+            files_to_prepare: 0,
         }
     }
 

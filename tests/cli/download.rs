@@ -268,6 +268,27 @@ fn a_torrent_larger_than_the_disk_is_refused_before_anything_is_made() {
 }
 
 #[test]
+fn making_very_many_files_shows_how_far_it_is() {
+    use gyre::wire::metainfo::MetainfoBuilder;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |at: u32| (vec![format!("f{at}").into_bytes()], u64::from(at == 0));
+    let builder = MetainfoBuilder::new("many", 16_384).files((0..200_000).map(file).collect());
+    let builder = builder.pieces(vec![7; 20]);
+    let torrent = folder.path().join("many.torrent");
+    std::fs::write(&torrent, builder.build().unwrap().0).unwrap();
+    let (out, state) = (folder.path().join("out"), folder.path().join("state"));
+    let (torrent, out, state) = (text(&torrent), text(&out), text(&state));
+    let arguments = ["download", &torrent, "-o", &out, "--state", &state];
+    let mut leech = Gyre::start(&[&arguments[..], &["--port", "0", "--no-trackers"]].concat());
+    let is_made = |event: &Value| event["files_prepared"].as_u64() > Some(0);
+    let made = leech.wait_for("files made", is_made);
+    assert_eq!(made["state"], "checking");
+    assert_eq!(made["files_to_prepare"], 200_000);
+    leech.signal(nix::sys::signal::Signal::SIGINT);
+    assert_eq!(leech.wait_exit(Duration::from_secs(10)), 130);
+}
+
+#[test]
 fn data_that_is_gone_is_refused_without_a_trace() {
     let sample = Sample::file(100_000, 16_384, &[]);
     let out = sample.dir("out");

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
@@ -30,7 +31,8 @@ pub(super) struct Prepared {
     pub new_entries_in: BTreeSet<PathBuf>,
 }
 
-pub(super) fn prepare(config: &DiskConfig) -> Result<Prepared, DiskError> {
+/// `files_done` counts the files that are ready as it goes.
+pub(super) fn prepare(config: &DiskConfig, files_done: &AtomicU64) -> Result<Prepared, DiskError> {
     let fail = |op| move |error: io::Error| DiskError::new(op, &config.output, &error);
     if config.is_writer {
         fs::create_dir_all(&config.output).map_err(fail(DiskOp::Create))?;
@@ -42,12 +44,13 @@ pub(super) fn prepare(config: &DiskConfig) -> Result<Prepared, DiskError> {
         config,
         base,
         new_entries_in: BTreeSet::new(),
+        last_folder: None,
     };
     let mut found = work.look()?;
     let homes = work.homes(&found);
     if config.is_writer {
         work.check_space(&found)?;
-        work.make_all(&mut found)?;
+        work.make_all(&mut found, files_done)?;
         work.check_apart(&found)?;
         if !homes.contains(&Home::Parts) {
             work.drop_parts()?;
@@ -69,6 +72,8 @@ struct Work<'a> {
     config: &'a DiskConfig,
     base: OwnedFd,
     new_entries_in: BTreeSet<PathBuf>,
+    /// Known to be there: most files lie in the folder of the one before.
+    last_folder: Option<PathBuf>,
 }
 
 impl Work<'_> {
@@ -166,9 +171,14 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn make_all(&mut self, found: &mut [Option<FileStamp>]) -> Result<(), DiskError> {
+    fn make_all(
+        &mut self,
+        found: &mut [Option<FileStamp>],
+        files_done: &AtomicU64,
+    ) -> Result<(), DiskError> {
         let layout = self.config.layout.clone();
         for (index, file) in layout.files().iter().enumerate() {
+            files_done.store(index as u64, Ordering::Relaxed);
             if !self.is_selected(index) || (file.is_pad && file.symlink.is_none()) {
                 continue;
             }
@@ -199,12 +209,16 @@ impl Work<'_> {
 
     fn make_parents(&mut self, path: &Path) -> Result<(), DiskError> {
         let parent = path.parent().unwrap_or(Path::new(""));
+        if self.last_folder.as_deref() == Some(parent) {
+            return Ok(());
+        }
         let made = files::mkdirs_beneath(&self.base, parent)
             .map_err(|error| self.error(DiskOp::Create, parent, &error))?;
         for folder in made {
             let above = folder.parent().unwrap_or(Path::new(""));
             self.new_entries_in.insert(above.to_owned());
         }
+        self.last_folder = Some(parent.to_owned());
         Ok(())
     }
 
@@ -227,8 +241,11 @@ impl Work<'_> {
             self.note_entry(&file.path);
         }
         let allocate = || -> io::Result<()> {
+            if file.length_bytes == 0 {
+                return Ok(());
+            }
             let length = files::stamp(&fd)?.size_bytes;
-            if self.config.preallocate == Preallocate::Full && file.length_bytes > 0 {
+            if self.config.preallocate == Preallocate::Full {
                 let bytes = i64::try_from(file.length_bytes).map_err(io::Error::other)?;
                 return Ok(fallocate(&fd, FallocateFlags::empty(), 0, bytes)?);
             }
