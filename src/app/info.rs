@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::cli::InfoArgs;
-use super::escape::{cut, terminal, terminal_bytes};
+use super::escape::{PATH_CHARS_MAX, cut, elide, terminal};
 use super::exit::{Exit, Failure};
 use super::fetch::Route;
 use super::source::{self, Source};
@@ -13,6 +13,12 @@ use crate::wire::metainfo::{FileEntry, Kind, Metainfo};
 
 /// Characters of a comment or name that are shown; the rest is an ellipsis. `--json` has all.
 const SHOWN_CHARS_MAX: usize = 400;
+
+/// Cut before the escapes, which would cost as much as there is, and behind them, which are longer.
+fn text(text: &str) -> String {
+    let safe = terminal(&cut(text, SHOWN_CHARS_MAX));
+    cut(&safe, SHOWN_CHARS_MAX).into_owned()
+}
 
 /// Runs the verb.
 ///
@@ -49,6 +55,7 @@ pub fn list(metainfo: &Metainfo, is_wanted: impl Fn(usize) -> bool) {
     let files = files.filter(|(index, file)| is_wanted(*index) && !file.attributes.is_pad);
     for (index, file) in files {
         let path = terminal(&shown_path(metainfo, file));
+        let path = elide(&path, PATH_CHARS_MAX);
         let length = size::bytes(file.length_bytes);
         if !output::stdout_line(&format!("{index:>6}  {length:>11}  {path}")) {
             return; // nobody reads any more
@@ -69,7 +76,6 @@ pub fn shown_path(metainfo: &Metainfo, file: &FileEntry) -> String {
 fn torrent_lines(metainfo: &Metainfo) -> Vec<String> {
     let info = &metainfo.info;
     let geometry = &info.geometry;
-    let text = |text: &str| terminal(&cut(text, SHOWN_CHARS_MAX));
     let mut lines = vec![
         format!("name         {}", text(&info.name)),
         format!("info_hash    {}", metainfo.info_hash),
@@ -183,7 +189,6 @@ fn show_magnet(link: &Magnet, as_json: bool) {
         json::print(&magnet_json(link));
         return;
     }
-    let text = |text: &str| terminal_bytes(cut(text, SHOWN_CHARS_MAX).as_bytes());
     let mut lines = vec![format!("info_hash    {}", link.info_hash)];
     lines.extend(
         link.name

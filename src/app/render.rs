@@ -8,7 +8,7 @@ use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::escape::terminal;
-use super::exit::without_number;
+use super::exit::{complain, without_number};
 use super::{json, output, plain};
 use crate::base::InfoHash;
 use crate::session::{SessionEvent, TorrentProgress, TorrentState};
@@ -162,11 +162,7 @@ impl Renderer {
         if self.mode == Mode::Quiet && kind != "error" {
             return;
         }
-        let message = terminal(&without_number(message));
-        output::stderr_line(&format!("{kind}: {message}"));
-        if !hint.is_empty() {
-            output::stderr_line(&format!("hint: {}", terminal(hint)));
-        }
+        complain(kind, &terminal(&without_number(message)), &terminal(hint));
     }
 
     fn on_ended(&mut self, info_hash: InfoHash) {

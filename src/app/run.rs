@@ -13,7 +13,7 @@ use super::cli::{self, DownloadArgs, SeedArgs, SessionArgs};
 use super::exit::{Exit, Failure, io_cause};
 use super::fetch::Route;
 use super::render::{Mode, Renderer};
-use super::{escape, info, json, output, select, signals, size, source, verify};
+use super::{escape, info, json, output, plain, select, signals, size, source, verify};
 use crate::session::{
     self, BindTo, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
     SessionConfig, Stopper, TorrentConfig, WriteEngine,
@@ -117,7 +117,7 @@ fn list(metainfos: &[Metainfo], selections: &[Option<Vec<usize>>], as_json: bool
             continue;
         }
         if metainfos.len() > 1 {
-            output::stdout_line(&escape::terminal(&metainfo.info.name));
+            output::stdout_line(&plain::name(&metainfo.info.name));
         }
         info::list(metainfo, is_listed);
     }

@@ -80,8 +80,8 @@ async fn live(
     };
     if !config.fetches && loaded.have.count() == 0 {
         let message = format!(
-            "none of the data of \"{}\" in {} is good",
-            info.name.escape_debug(),
+            "none of the data of {} in {} is good",
+            quoted(config),
             config.folder.display()
         );
         let hint = "give the folder that holds the data with --data, or run `gyre verify` to see what differs";
@@ -89,10 +89,10 @@ async fn live(
     }
     if !config.fetches && !loaded.have.is_full() {
         let message = format!(
-            "{} of {} pieces of \"{}\" are good: only these are seeded",
+            "{} of {} pieces of {} are good: only these are seeded",
             loaded.have.count(),
             loaded.have.len(),
-            info.name.escape_debug()
+            quoted(config)
         );
         let hint =
             "`gyre verify` lists what is missing or wrong, `gyre download` fetches it".to_owned();
@@ -315,10 +315,7 @@ impl<'c> Running<'c> {
             && stats.peers_connected == 0
             && !self.driver.trouble.is_disk_waiting()
         {
-            let message = format!(
-                "no peers found for \"{}\"",
-                self.config.metainfo.info.name.escape_debug()
-            );
+            let message = format!("no peers found for {}", quoted(self.config));
             self.driver.tell_trouble(
                 message,
                 "it goes on looking; check the trackers, or name a peer with --peer",
@@ -340,10 +337,7 @@ impl<'c> Running<'c> {
                     0 => "no peer was found".to_owned(),
                     _ => "no data arrived".to_owned(),
                 });
-        let message = format!(
-            "gave up on \"{}\": {cause}",
-            self.config.metainfo.info.name.escape_debug()
-        );
+        let message = format!("gave up on {}: {cause}", quoted(self.config));
         self.fail(
             message,
             "what was fetched is kept: run the same command again to go on".to_owned(),
@@ -462,6 +456,20 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         listen_port: shared.port.get(),
         limit_up_bytes_per_s: shared.config.limit_up_bytes_per_s,
         ..swarm::TorrentConfig::new(info.geometry, shared.our_id, shared.random())
+    }
+}
+
+/// The torrent's name in quotation marks, for messages; whatever its author wrote, it stays on a line.
+fn quoted(config: &TorrentConfig) -> String {
+    /// Enough to know it by.
+    const CHARS_MAX: usize = 60;
+    let escaped: String = config.metainfo.info.name.escape_debug().collect();
+    match escaped.chars().nth(CHARS_MAX) {
+        None => format!("\"{escaped}\""),
+        Some(_) => {
+            let head: String = escaped.chars().take(CHARS_MAX - 1).collect();
+            format!("\"{head}…\"")
+        }
     }
 }
 
