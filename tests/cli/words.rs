@@ -125,6 +125,52 @@ fn sources_that_cannot_be_used_are_refused_with_what_to_do() {
     }
 }
 
+#[test]
+fn with_json_an_error_is_an_event_and_nothing_else_whenever_it_comes() {
+    let sample = Sample::file(100, 16_384, &[]);
+    let torrent = text(&sample.torrent);
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["download", "/none.torrent", "--json"], 1, "cannot read"),
+        (&["info", "/none.torrent", "--json"], 1, "cannot read"),
+        (
+            &["seed", &torrent, "--data", "/no/data", "--json"],
+            3,
+            "does not exist",
+        ),
+        (
+            &["download", &torrent, "--buffers", "1", "--json"],
+            2,
+            "too small",
+        ),
+        (
+            &["download", &torrent, "--port", "x", "--json"],
+            2,
+            "no value",
+        ),
+        (
+            &["seed", &torrent, "--bind", "nosuch0", "--json"],
+            1,
+            "nosuch0",
+        ),
+    ];
+    for (arguments, code, part) in cases {
+        let done = gyre(arguments);
+        assert_eq!(
+            (done.code, done.stderr.as_str()),
+            (code, ""),
+            "{arguments:?}"
+        );
+        let error = done.json();
+        assert_eq!(
+            (&error["event"], &error["final"]),
+            (&"error".into(), &true.into())
+        );
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(part), "{message}");
+        assert_ne!(error["hint"], "");
+    }
+}
+
 fn with_variables(variables: &[(&str, &str)], arguments: &[&str]) -> Done {
     let mut command = command();
     command.args(arguments).envs(variables.iter().copied());
