@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::cli::VerifyArgs;
-use super::escape::{terminal, terminal_path};
+use super::escape::terminal_path;
 use super::exit::{Exit, Failure};
 use super::fetch::Route;
 use super::hashing::{PieceHash, SourceFile, hash_pieces};
@@ -264,7 +264,7 @@ fn print(metainfo: &Metainfo, verdict: &Verdict, is_quiet: bool) {
     let geometry = &metainfo.info.geometry;
     output::stdout_line(&format!(
         "{}: {} of {} good, {} of {}, {}",
-        terminal(&metainfo.info.name),
+        super::plain::name(&metainfo.info.name),
         verdict.good.count(),
         size::plural(geometry.piece_count().into(), "piece"),
         size::bytes(verdict.good_bytes),

@@ -139,11 +139,11 @@ async fn refuse_utp(shared: Rc<Shared>, udp: Udp) {
         let result;
         (result, buf) = udp.recv_from(buf).await;
         match result {
-            Ok((length, from)) => {
-                let datagram = buf.get(..length).unwrap_or_default();
+            Ok(received) => {
+                let datagram = buf.get(..received.length).unwrap_or_default();
                 if let Some(answer) = utp::refuse(datagram, shared.random() as u16) {
                     // Nobody misses an answer that cannot be sent.
-                    let _ = udp.send_to(answer.to_vec(), from).await;
+                    let _ = udp.answer(answer.to_vec(), &received).await;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,

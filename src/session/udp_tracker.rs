@@ -430,8 +430,9 @@ async fn receive(udp: Udp, trackers: UdpTrackers) {
         let result;
         (result, buf) = udp.recv_from(buf).await;
         match result {
-            Ok((length, from)) => {
-                trackers.on_datagram(from, buf.get(..length).unwrap_or_default());
+            Ok(received) => {
+                let datagram = buf.get(..received.length).unwrap_or_default();
+                trackers.on_datagram(received.from, datagram);
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
             Err(error) => {
