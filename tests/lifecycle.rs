@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -134,6 +134,40 @@ fn a_stop_waits_for_no_peer_that_waits_for_bandwidth() {
     let took = stopped_at.elapsed();
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert!(!seed.stderr().contains("did not end"), "{}", seed.stderr());
+}
+
+#[test]
+fn a_dead_udp_tracker_is_told_after_the_first_repeat_and_holds_up_no_stop() {
+    // Takes datagrams and answers none.
+    let dead = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("udp://{}/announce", dead.local_addr().unwrap());
+    let sample = Sample::file(100_000, 16_384, &[&url]);
+    let since = Instant::now();
+    let mut leech = download(&sample, &sample.dir("out"), &[]);
+    let is_error = |event: &serde_json::Value| event["event"] == "error";
+    let error = leech.wait_for_within("trouble", Duration::from_secs(20), is_error);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains(&url[..url.len() - 9]), "{message}");
+    assert!(since.elapsed() >= Duration::from_secs(14), "BEP 15's time");
+    stops_quickly(&mut leech);
+}
+
+#[test]
+fn an_http_tracker_that_never_answered_holds_up_no_stop() {
+    let dead = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}/announce", dead.local_addr().unwrap());
+    let sample = Sample::file(100_000, 16_384, &[&url]);
+    let mut leech = download(&sample, &sample.dir("out"), &[]);
+    let _asked = dead.accept().unwrap();
+    stops_quickly(&mut leech);
+}
+
+fn stops_quickly(leech: &mut Gyre) {
+    let stopped_at = Instant::now();
+    leech.signal(Signal::SIGINT);
+    assert_eq!(leech.wait_exit(Duration::from_secs(10)), 130);
+    let took = stopped_at.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
 }
 
 #[test]

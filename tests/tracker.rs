@@ -393,6 +393,9 @@ fn one_address_cannot_take_all_connections() {
     }
 }
 
+/// The request for a connection id, its transaction `tran` (BEP 15).
+const CONNECT: [u8; 16] = *b"\0\0\x04\x17\x27\x10\x19\x80\0\0\0\0tran";
+
 /// A UDP client at an address of its own.
 struct UdpClient {
     socket: UdpSocket,
@@ -422,7 +425,7 @@ impl UdpClient {
     }
 
     fn connect(&self) -> Vec<u8> {
-        let answer = self.ask(&[b"\0\0\x04\x17\x27\x10\x19\x80", &[0; 4], b"tran"]);
+        let answer = self.ask(&[&CONNECT]);
         assert_eq!(answer.len(), 16);
         assert_eq!(answer[..8], *b"\0\0\0\0tran");
         answer[8..].to_vec()
@@ -492,6 +495,49 @@ fn udp_clients_connect_announce_and_scrape() {
         assert_eq!(figure(addr, "peers"), 3);
         assert_eq!(figure(addr, "udp announces"), 2);
     }
+}
+
+#[test]
+fn udp_answers_come_from_the_address_that_was_asked() {
+    let (_tracker, any) = tracker("0.0.0.0");
+    // To the loopback network the kernel would answer from 127.0.0.1 by itself.
+    let asked = SocketAddr::from(([127, 0, 0, 2], any.port()));
+    let client = UdpClient::new("127.0.0.1", asked);
+    client.socket.connect(asked).unwrap();
+    client.socket.send(&CONNECT).unwrap();
+    let mut buf = [0; 64];
+    let length = client.socket.recv(&mut buf).unwrap();
+    assert_eq!(buf[..8], *b"\0\0\0\0tran");
+    assert_eq!(length, 16);
+    assert_eq!(client.connect().len(), 8, "the source is looked at");
+}
+
+#[test]
+fn udp_answers_come_from_the_ipv6_address_that_was_asked() {
+    use nix::sched::{CloneFlags, unshare};
+    // A network of its own for this thread and the tracker that it starts, with two addresses.
+    let ends = std::thread::spawn(|| {
+        let is_apart = unshare(CloneFlags::CLONE_NEWNET).is_ok();
+        let ip = |words: &str| {
+            let words = words.split(' ');
+            let status = std::process::Command::new("ip").args(words).status();
+            status.is_ok_and(|status| status.success())
+        };
+        let is_made = is_apart
+            && ip("link set lo up")
+            && ip("addr add fd00::1/128 dev lo nodad")
+            && ip("addr add fd00::2/128 dev lo nodad");
+        if !is_made {
+            println!("skipped: no network namespace may be made here");
+            return;
+        }
+        let (_tracker, any) = tracker("::");
+        for ip in ["fd00::1", "fd00::2", "::1"] {
+            let asked = SocketAddr::new(ip.parse().unwrap(), any.port());
+            assert_eq!(UdpClient::new("fd00::1", asked).connect().len(), 8, "{ip}");
+        }
+    });
+    ends.join().unwrap();
 }
 
 #[test]

@@ -229,7 +229,7 @@ pub struct SessionArgs {
     /// Folder of the resume records [default: $XDG_STATE_HOME/gyre]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// Registered buffer memory [default: 32MiB, or what RLIMIT_MEMLOCK leaves]
+    /// Registered buffer memory, 2MiB to half of all memory [default: 32MiB, or what RLIMIT_MEMLOCK leaves]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub buffers: Option<u64>,
     /// Fail when trouble that may pass lasts this long

@@ -11,11 +11,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::cli::CreateArgs;
-use super::escape::{terminal, terminal_bytes, terminal_path};
+use super::escape::{terminal_bytes, terminal_path};
 use super::exit::{Exit, Failure, io_cause};
 use super::hashing::{SourceFile, hash_pieces};
 use super::walk::{Found, Walk, unreadable, walk};
-use super::{json, magnet, meter, output, size};
+use super::{json, magnet, meter, output, plain, size};
 use crate::base::{Geometry, PIECE_LENGTH_BYTES_MAX};
 use crate::storage::safe_path::safe_paths;
 use crate::wire::metainfo::{Metainfo, MetainfoBuilder, choose_piece_length};
@@ -309,7 +309,7 @@ fn report(args: &CreateArgs, output: &Path, metainfo: &Metainfo) {
     }
     if !args.quiet {
         output::stdout_line(&format!("torrent    {}", terminal_path(output)));
-        output::stdout_line(&format!("name       {}", terminal(&info.name)));
+        output::stdout_line(&format!("name       {}", plain::name(&info.name)));
         output::stdout_line(&format!(
             "content    {} in {}, {} × {}",
             size::bytes(info.geometry.total_bytes()),

@@ -49,10 +49,28 @@ pub fn terminal_bytes(bytes: &[u8]) -> String {
     safe
 }
 
-/// A path as text, like [`terminal_bytes`].
+/// A path as text, like [`terminal_bytes`], and no longer than a reader's patience.
 pub fn terminal_path(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    terminal_bytes(path.as_os_str().as_bytes())
+    let safe = terminal_bytes(path.as_os_str().as_bytes());
+    elide(&safe, PATH_CHARS_MAX).into_owned()
+}
+
+/// Characters of a path that are shown.
+pub const PATH_CHARS_MAX: usize = 240;
+
+/// At most `chars_max` characters: what is too much is taken out of the middle, where an ellipsis stands for it. Paths
+/// and messages say the most at their ends.
+pub fn elide(text: &str, chars_max: usize) -> Cow<'_, str> {
+    let count = text.chars().count();
+    if count <= chars_max {
+        return Cow::Borrowed(text);
+    }
+    let kept = chars_max.saturating_sub(1);
+    let (head, tail) = (kept - kept / 2, kept / 2);
+    let head = text.chars().take(head);
+    let tail = text.chars().skip(count - tail);
+    Cow::Owned(head.chain(['…']).chain(tail).collect())
 }
 
 /// At most `chars_max` characters, the last an ellipsis when something was cut off.
@@ -96,6 +114,12 @@ mod tests {
     fn long_text_is_cut_at_a_character() {
         assert_eq!(cut("äöüß", 4), "äöüß");
         assert_eq!(cut("äöüßx", 4), "äöü…");
+        assert_eq!(elide("äöüß", 4), "äöüß");
+        assert_eq!(elide("äöüßxyz", 4), "äö…z");
+        let path = Path::new("/a").join("b".repeat(5_000)).join("c.flac");
+        let shown = terminal_path(&path);
+        assert_eq!(shown.chars().count(), PATH_CHARS_MAX);
+        assert!(shown.starts_with("/a/b") && shown.ends_with("b/c.flac"));
     }
 
     proptest! {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use super::escape::elide;
+
 /// Exit codes of every verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -90,10 +92,20 @@ impl Failure {
 
     /// Writes the `error:` and `hint:` lines to stderr.
     pub fn report(&self) {
-        super::output::stderr_line(&format!("error: {}", self.message));
-        if !self.hint.is_empty() {
-            super::output::stderr_line(&format!("hint: {}", self.hint));
-        }
+        complain("error", &self.message, &self.hint);
+    }
+}
+
+/// Characters of a message or hint that are shown: a name in it may have any length.
+const LINE_CHARS_MAX: usize = 400;
+
+/// Writes a line that says what is wrong and, if there is something to say, one with what to do, to stderr.
+pub fn complain(kind: &str, message: &str, hint: &str) {
+    let message = elide(message, LINE_CHARS_MAX);
+    super::output::stderr_line(&format!("{kind}: {message}"));
+    if !hint.is_empty() {
+        let hint = elide(hint, LINE_CHARS_MAX);
+        super::output::stderr_line(&format!("hint: {hint}"));
     }
 }
 

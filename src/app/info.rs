@@ -1,18 +1,27 @@
 //! `gyre info` and `gyre download --list`: what is in a .torrent or magnet link. Layer 6.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Value, json};
 
 use super::cli::InfoArgs;
-use super::escape::{cut, terminal, terminal_bytes};
+use super::escape::{PATH_CHARS_MAX, cut, elide, terminal, terminal_path};
 use super::exit::{Exit, Failure};
 use super::fetch::Route;
 use super::source::{self, Source};
 use super::{fetch, json, magnet, output, size};
+use crate::storage::safe_path::safe_paths;
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::{FileEntry, Kind, Metainfo};
 
 /// Characters of a comment or name that are shown; the rest is an ellipsis. `--json` has all.
 const SHOWN_CHARS_MAX: usize = 400;
+
+/// Cut before the escapes, which would cost as much as there is, and behind them, which are longer.
+fn text(text: &str) -> String {
+    let safe = terminal(&cut(text, SHOWN_CHARS_MAX));
+    cut(&safe, SHOWN_CHARS_MAX).into_owned()
+}
 
 /// Runs the verb.
 ///
@@ -43,17 +52,32 @@ fn show(metainfo: &Metainfo, as_json: bool) {
     }
 }
 
-/// Prints the wanted files with their indices, pad files never.
+/// Prints the wanted files with their indices, pad files never. A file whose name is not safe on a disk has the path
+/// that it gets there behind an arrow.
 pub fn list(metainfo: &Metainfo, is_wanted: impl Fn(usize) -> bool) {
+    let disk_paths = disk_paths(metainfo);
     let files = metainfo.info.files.iter().enumerate();
     let files = files.filter(|(index, file)| is_wanted(*index) && !file.attributes.is_pad);
     for (index, file) in files {
-        let path = terminal(&shown_path(metainfo, file));
+        let raw = shown_path(metainfo, file);
+        let path = terminal(&raw);
+        let mut path = elide(&path, PATH_CHARS_MAX).into_owned();
+        if let Some(disk_path) = disk_paths.get(index)
+            && *disk_path != Path::new(&raw)
+        {
+            path += " → ";
+            path += &terminal_path(disk_path);
+        }
         let length = size::bytes(file.length_bytes);
         if !output::stdout_line(&format!("{index:>6}  {length:>11}  {path}")) {
             return; // nobody reads any more
         }
     }
+}
+
+/// Where the files lie below the folder that they are fetched into; empty when no file system takes them.
+fn disk_paths(metainfo: &Metainfo) -> Vec<PathBuf> {
+    safe_paths(&metainfo.info).unwrap_or_default()
 }
 
 /// The file's path inside the torrent for people, not escaped: the torrent's name first.
@@ -69,7 +93,6 @@ pub fn shown_path(metainfo: &Metainfo, file: &FileEntry) -> String {
 fn torrent_lines(metainfo: &Metainfo) -> Vec<String> {
     let info = &metainfo.info;
     let geometry = &info.geometry;
-    let text = |text: &str| terminal(&cut(text, SHOWN_CHARS_MAX));
     let mut lines = vec![
         format!("name         {}", text(&info.name)),
         format!("info_hash    {}", metainfo.info_hash),
@@ -147,10 +170,12 @@ fn torrent_json(metainfo: &Metainfo) -> Value {
 pub fn files_json(metainfo: &Metainfo, is_wanted: impl Fn(usize) -> bool) -> Value {
     let mut offset: u64 = 0;
     let mut files = Vec::with_capacity(metainfo.info.files.len());
+    let disk_paths = disk_paths(metainfo);
     for (index, file) in metainfo.info.files.iter().enumerate() {
         let mut object = json!({
             "index": index,
             "path": shown_path(metainfo, file),
+            "disk_path": disk_paths.get(index),
             "length_bytes": file.length_bytes,
             "offset_bytes": offset,
         });
@@ -183,7 +208,6 @@ fn show_magnet(link: &Magnet, as_json: bool) {
         json::print(&magnet_json(link));
         return;
     }
-    let text = |text: &str| terminal_bytes(cut(text, SHOWN_CHARS_MAX).as_bytes());
     let mut lines = vec![format!("info_hash    {}", link.info_hash)];
     lines.extend(
         link.name

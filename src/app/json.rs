@@ -85,6 +85,8 @@ fn progress(p: &TorrentProgress) -> Value {
         "pieces_have": p.pieces_have,
         "pieces": p.pieces,
         "pieces_checked": p.pieces_checked,
+        "files_prepared": p.files_prepared,
+        "files_to_prepare": p.files_to_prepare,
     })
 }
 
@@ -127,6 +129,8 @@ mod tests {
             pieces_have: 12,
             pieces: 13,
             pieces_checked: 0,
+            files_prepared: 0,
+            files_to_prepare: 0,
         }
     }
 

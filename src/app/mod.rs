@@ -56,12 +56,17 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => output::checked(exit).into(),
         Err(failure) => {
-            if wants_json {
-                json::print(&json::failure(&failure));
-            }
-            failure.report();
+            report(&failure, wants_json);
             failure.exit().into()
         }
+    }
+}
+
+/// Says once what failed: as an event to a program that reads stdout, to a person else.
+fn report(failure: &Failure, as_json: bool) {
+    let is_said = as_json && json::print(&json::failure(failure));
+    if !is_said {
+        failure.report();
     }
 }
 

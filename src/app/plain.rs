@@ -16,9 +16,25 @@ pub fn name(name: &str) -> String {
 
 /// Whole percents done; 100 only when all is there.
 pub fn percent(p: &TorrentProgress) -> u64 {
-    let done = shown_bytes(p);
-    let percent = u128::from(done) * 100 / u128::from(p.total_bytes.max(1));
+    let (done, all) = done_of_all(p);
+    let percent = u128::from(done) * 100 / u128::from(all.max(1));
     u64::try_from(percent).unwrap_or(100).min(100)
+}
+
+/// What the bar and the percents stand for: files that are ready while they are made, else bytes.
+const fn done_of_all(p: &TorrentProgress) -> (u64, u64) {
+    match p.is_preparing() {
+        true => (p.files_prepared, p.files_to_prepare),
+        false => (shown_bytes(p), p.total_bytes),
+    }
+}
+
+/// The word for what it is doing.
+const fn state(p: &TorrentProgress) -> &'static str {
+    match p.is_preparing() {
+        true => "preparing",
+        false => p.state.as_str(),
+    }
 }
 
 /// What the bar stands at: hashed bytes while checking, verified ones after.
@@ -31,6 +47,10 @@ pub const fn shown_bytes(p: &TorrentProgress) -> u64 {
 
 /// Everything but name and percents: `1.2 GiB/4.0 GiB ↓ 10 MiB/s ↑ 1 MiB/s peers 5/40 ETA 3m00s downloading`.
 pub fn figures(p: &TorrentProgress) -> String {
+    if p.is_preparing() {
+        let all = size::plural(p.files_to_prepare, "file");
+        return format!("{} of {all} {}", p.files_prepared, state(p));
+    }
     let mut line = format!(
         "{}/{} ↓ {} ↑ {} peers {}/{}",
         size::bytes(shown_bytes(p)),
@@ -60,7 +80,7 @@ pub fn bar_line(p: &TorrentProgress, width: usize) -> String {
         format!("↓{:>9}", rate(p.down_bytes_per_s)),
         format!("↑{:>9}", rate(p.up_bytes_per_s)),
         format!("{:>7}", size::short_bytes(p.total_bytes)),
-        format!("{:<11}", p.state.as_str()),
+        format!("{:<11}", state(p)),
         format!("{:>6}", format!("{}/{}", p.peers, p.peers_known)),
         format!("{:>6}", eta(p).unwrap_or_default()),
     ];
@@ -104,8 +124,9 @@ const BAR_COLUMNS_MAX: usize = 24;
 /// A bar in eighths of a column.
 fn bar(p: &TorrentProgress, columns: usize) -> String {
     const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
+    let (part, whole) = done_of_all(p);
     let all = columns as u128 * 8;
-    let done = u128::from(shown_bytes(p)) * all / u128::from(p.total_bytes.max(1));
+    let done = u128::from(part) * all / u128::from(whole.max(1));
     let done = usize::try_from(done.min(all)).unwrap_or(0);
     let mut bar = "█".repeat(done / 8);
     bar.extend(EIGHTHS.get(done % 8).filter(|_| done / 8 < columns));
@@ -200,6 +221,8 @@ mod tests {
             pieces_have: 0,
             pieces: 1,
             pieces_checked: 0,
+            files_prepared: 0,
+            files_to_prepare: 0,
         }
     }
 
@@ -210,6 +233,15 @@ mod tests {
             line,
             "x\\u{1b}[31m: 40% 400.0 MiB/1000.0 MiB ↓ 10.0 MiB/s ↑ 0 B/s peers 3/7 ETA 1m00s downloading"
         );
+    }
+
+    #[test]
+    fn files_that_are_made_are_counted_and_bytes_are_not() {
+        let mut made = figures_of(TorrentState::Checking, 0);
+        (made.files_prepared, made.files_to_prepare) = (50_000, 200_000);
+        let line = line(&made);
+        assert_eq!(line, "x\\u{1b}[31m: 25% 50000 of 200000 files preparing");
+        assert!(bar_line(&made, 77).ends_with(" preparing"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::escape::terminal;
-use super::exit::without_number;
+use super::exit::{complain, without_number};
 use super::{json, output, plain};
 use crate::base::InfoHash;
 use crate::session::{SessionEvent, TorrentProgress, TorrentState};
@@ -130,7 +130,8 @@ impl Renderer {
         let (mode, is_seeding_on) = (self.mode, self.is_seeding_on);
         let now = Instant::now();
         let shown = self.shown(progress.info_hash);
-        let is_new_state = shown.last.as_ref().map(|last| last.state) != Some(progress.state);
+        let state_of = |of: &TorrentProgress| (of.state, of.is_preparing());
+        let is_new_state = shown.last.as_ref().map(state_of) != Some(state_of(progress));
         shown.last = Some(progress.clone());
         if let Some(bar) = &shown.bar {
             show(bar, progress);
@@ -161,11 +162,7 @@ impl Renderer {
         if self.mode == Mode::Quiet && kind != "error" {
             return;
         }
-        let message = terminal(&without_number(message));
-        output::stderr_line(&format!("{kind}: {message}"));
-        if !hint.is_empty() {
-            output::stderr_line(&format!("hint: {}", terminal(hint)));
-        }
+        complain(kind, &terminal(&without_number(message)), &terminal(hint));
     }
 
     fn on_ended(&mut self, info_hash: InfoHash) {

@@ -13,7 +13,7 @@ use super::cli::{self, DownloadArgs, SeedArgs, SessionArgs};
 use super::exit::{Exit, Failure, io_cause};
 use super::fetch::Route;
 use super::render::{Mode, Renderer};
-use super::{escape, info, json, output, select, signals, source, verify};
+use super::{escape, info, json, output, plain, select, signals, size, source, verify};
 use crate::session::{
     self, BindTo, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
     SessionConfig, Stopper, TorrentConfig, WriteEngine,
@@ -30,6 +30,7 @@ const BUFFERS_BYTES_MIN: u64 = 2 * 1024 * 1024;
 /// # Errors
 /// A source cannot be loaded, or the session cannot run.
 pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
+    check_buffers(&args.session)?;
     let metainfos = load_all(&args.sources, &args.session)?;
     let selections = select::select_all(&metainfos, &args.select)?;
     if args.list {
@@ -58,6 +59,7 @@ pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
 /// # Errors
 /// A torrent cannot be loaded, or the session cannot run.
 pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
+    check_buffers(&args.session)?;
     let metainfos = load_all(&args.torrents, &args.session)?;
     std::fs::metadata(&args.data).map_err(|error| no_data(&args.data, &error))?;
     let mut torrents = Vec::new();
@@ -115,7 +117,7 @@ fn list(metainfos: &[Metainfo], selections: &[Option<Vec<usize>>], as_json: bool
             continue;
         }
         if metainfos.len() > 1 {
-            output::stdout_line(&escape::terminal(&metainfo.info.name));
+            output::stdout_line(&plain::name(&metainfo.info.name));
         }
         info::list(metainfo, is_listed);
     }
@@ -167,13 +169,35 @@ fn route(args: &SessionArgs) -> Result<Route, Failure> {
     })
 }
 
-fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
-    if let Some(bytes) = args.buffers.filter(|bytes| *bytes < BUFFERS_BYTES_MIN) {
+/// Buffers are locked into memory: what is too much takes it from everybody else on the machine.
+fn check_buffers(args: &SessionArgs) -> Result<(), Failure> {
+    let Some(bytes) = args.buffers else {
+        return Ok(());
+    };
+    if bytes < BUFFERS_BYTES_MIN {
         return Err(Failure::usage(
             format!("--buffers of {bytes} bytes is too small"),
             "give at least 2MiB, or leave the option out",
         ));
     }
+    let memory_bytes = limits::memory_bytes();
+    if bytes > memory_bytes / 2 {
+        return Err(Failure::usage(
+            format!(
+                "--buffers of {} is more than half of the {} of memory there is",
+                size::bytes(bytes),
+                size::bytes(memory_bytes)
+            ),
+            format!(
+                "give at most {}MiB, or leave the option out",
+                (memory_bytes / 2) >> 20
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
     Ok(SessionConfig {
         state_dir: state_dir(args.state.as_deref())?,
         port: args.port.map_or(PortChoice::Default, PortChoice::Exactly),

@@ -6,6 +6,7 @@ use glob::{MatchOptions, Pattern};
 
 use super::exit::Failure;
 use super::info::shown_path;
+use super::plain;
 use crate::wire::metainfo::Metainfo;
 
 /// `*` also matches `/`, so that `*.flac` finds files in every folder.
@@ -42,7 +43,10 @@ pub fn select_all(
     }
     for (metainfo, selection) in metainfos.iter().zip(&selections) {
         if selection.is_empty() {
-            let what = format!("--select matches no file of {}", metainfo.info.name);
+            let what = format!(
+                "--select matches no file of {}",
+                names(std::slice::from_ref(metainfo))
+            );
             return Err(Failure::new(what, HINT));
         }
     }
@@ -52,7 +56,7 @@ pub fn select_all(
 
 fn names(metainfos: &[Metainfo]) -> String {
     match metainfos {
-        [only] => only.info.name.clone(),
+        [only] => plain::name(&only.info.name),
         all => format!("the {} torrents", all.len()),
     }
 }

@@ -21,7 +21,8 @@ pub fn answer(error: &clap::Error, arguments: &[OsString]) -> Exit {
         }
         _ => {
             let failure = failure(error, arguments);
-            failure.report();
+            let as_json = arguments.iter().any(|argument| argument == "--json");
+            super::report(&failure, as_json);
             failure.exit()
         }
     }

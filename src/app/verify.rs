@@ -296,7 +296,7 @@ fn print(metainfo: &Metainfo, verdict: &Verdict, is_quiet: bool) {
     let geometry = &metainfo.info.geometry;
     output::stdout_line(&format!(
         "{}: {} of {} good, {} of {}, {}",
-        terminal(&metainfo.info.name),
+        super::plain::name(&metainfo.info.name),
         verdict.good.count(),
         size::plural(geometry.piece_count().into(), "piece"),
         size::bytes(verdict.good_bytes),

@@ -6,6 +6,8 @@ use super::Now;
 
 /// Length of one measuring interval.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// After so long without a byte the rate is zero: an average alone would need half a minute to fade from a fast line.
+const SILENCE: Duration = Duration::from_secs(8);
 
 /// A moving average of bytes a second over the last few seconds.
 #[derive(Clone, Debug)]
@@ -15,6 +17,7 @@ pub struct RateMeter {
     bytes_per_s: f64,
     total_bytes: u64,
     is_warm: bool,
+    last_at: Now,
 }
 
 impl RateMeter {
@@ -26,12 +29,14 @@ impl RateMeter {
             bytes_per_s: 0.0,
             total_bytes: 0,
             is_warm: false,
+            last_at: now,
         }
     }
 
     /// Counts bytes that moved at `now`.
     pub fn add(&mut self, bytes: u64, now: Now) {
         self.roll(now);
+        self.last_at = now;
         self.interval_bytes = self.interval_bytes.saturating_add(bytes);
         self.total_bytes = self.total_bytes.saturating_add(bytes);
     }
@@ -61,6 +66,9 @@ impl RateMeter {
             1.0
         };
         self.bytes_per_s += (sample - self.bytes_per_s) * weight;
+        if now.since(self.last_at) >= SILENCE {
+            self.bytes_per_s = 0.0;
+        }
         self.is_warm = self.is_warm || self.interval_bytes > 0;
         self.interval_bytes = 0;
         self.interval_start = now;
@@ -138,7 +146,8 @@ mod tests {
         }
         let rate = meter.bytes_per_s(Now::from_millis(10_000));
         assert!((900_000..=1_100_000).contains(&rate), "{rate}");
-        assert!(meter.bytes_per_s(Now::from_secs(60)) < 10_000);
+        assert!(meter.bytes_per_s(Now::from_secs(14)) > 0);
+        assert_eq!(meter.bytes_per_s(Now::from_secs(18)), 0);
         assert_eq!(meter.total_bytes(), 10_000_000);
     }
 

@@ -146,14 +146,28 @@ fn on_outcome(driver: &Rc<Driver>, is_failing: &Cell<bool>, outcome: AnnounceOut
         } => {
             debug!(tracker, ?family, message, ?next_in, "announce failed");
             is_failing.set(is_all_failing);
-            // One family without a tracker is common; the user hears only when none is left.
-            if driver.announcers.is_all_failing() {
-                driver.tell_trouble(
-                    format!("no tracker answers: {tracker}: {message}"),
-                    "it goes on trying; check the network, or name a peer with --peer",
-                );
-            }
+            tell_if_all_fail(driver, &tracker, &message);
         }
+        AnnounceOutcome::Silent {
+            tracker,
+            family,
+            message,
+            is_all_failing,
+        } => {
+            debug!(tracker, ?family, "no answer yet");
+            is_failing.set(is_all_failing);
+            tell_if_all_fail(driver, &tracker, &message);
+        }
+    }
+}
+
+/// One family without a tracker is common; the user hears only when none is left.
+fn tell_if_all_fail(driver: &Driver, tracker: &str, message: &str) {
+    if driver.announcers.is_all_failing() {
+        driver.tell_trouble(
+            format!("no tracker answers: {tracker}: {message}"),
+            "it goes on trying; check the network, or name a peer with --peer",
+        );
     }
 }
 

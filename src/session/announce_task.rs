@@ -28,6 +28,9 @@ use crate::wire::url::{Host, Scheme, Url};
 /// How long `stopped` may take: nobody waits for a tracker when leaving (HOSTILE.md K4).
 pub const STOPPED_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// And at a tracker that never answered, or failed the last time: most likely it hears nothing.
+const STOPPED_UNHEARD_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The means of reaching trackers, shared by all torrents.
 #[derive(Clone)]
 pub struct TrackerClients {
@@ -70,6 +73,16 @@ pub enum AnnounceOutcome {
         /// Until the next try of any tracker; `None` when there will be none.
         next_in: Option<Duration>,
         /// No tracker of the torrent works over this family.
+        is_all_failing: bool,
+    },
+    /// It has not answered yet, and is asked again. Told of UDP trackers, each time that a datagram was sent in vain.
+    Silent {
+        /// As above.
+        tracker: String,
+        family: Family,
+        /// Safe to print.
+        message: String,
+        /// No other tracker of the torrent works over this family.
         is_all_failing: bool,
     },
 }
@@ -150,7 +163,9 @@ pub async fn announce_loop(
             continue;
         };
         shared.status.replace(announcer.status());
-        let result = announce_or_stop(&clients, &target, &job, counters(), shared).await;
+        let on_silence = || on_outcome(silence(&target, &job));
+        let result =
+            announce_or_stop(&clients, &target, &job, counters(), shared, on_silence).await;
         if shared.stop.get().is_some() {
             break;
         }
@@ -201,13 +216,18 @@ async fn announce_or_stop(
     job: &AnnounceJob,
     counters: Counters,
     shared: &Shared,
+    on_silence: impl FnMut(),
 ) -> Result<Announced, AnnounceFailure> {
     let is_udp = job
         .url
         .get(..4)
         .is_some_and(|head| head.eq_ignore_ascii_case("udp:"));
     let deadline = Deadline::after(if is_udp { UDP_TIMEOUT } else { GET_TIMEOUT });
-    let mut announce = std::pin::pin!(announce(clients, target, job, counters, &deadline));
+    let asked = Asked {
+        counters,
+        deadline: &deadline,
+    };
+    let mut announce = std::pin::pin!(announce(clients, target, job, asked, on_silence));
     let stopped = async {
         while shared.stop.get().is_none() {
             shared.changed.notified().await;
@@ -228,13 +248,22 @@ async fn send_stopped(
     counters: Counters,
     limit: Duration,
 ) {
-    let deadline_of = |_: &AnnounceJob| Deadline::after(limit);
+    let deadline_of = |job: &AnnounceJob| {
+        Deadline::after(match job.is_answering {
+            true => limit,
+            false => limit.min(STOPPED_UNHEARD_TIMEOUT),
+        })
+    };
     let tasks: Vec<_> = jobs
         .into_iter()
         .map(|job| {
             let (clients, target, deadline) = (clients.clone(), target.clone(), deadline_of(&job));
             tokio_uring::spawn(async move {
-                let result = announce(&clients, &target, &job, counters, &deadline).await;
+                let asked = Asked {
+                    counters,
+                    deadline: &deadline,
+                };
+                let result = announce(&clients, &target, &job, asked, || ()).await;
                 if let Err(failure) = result {
                     tracing::debug!(tracker = shown(&job.url), ?failure, "stopped not announced");
                 }
@@ -246,13 +275,20 @@ async fn send_stopped(
     }
 }
 
+/// What one announce tells, and by when it must be over.
+struct Asked<'a> {
+    counters: Counters,
+    deadline: &'a Deadline,
+}
+
 async fn announce(
     clients: &TrackerClients,
     target: &AnnounceTarget,
     job: &AnnounceJob,
-    counters: Counters,
-    deadline: &Deadline,
+    asked: Asked<'_>,
+    on_silence: impl FnMut(),
 ) -> Result<Announced, AnnounceFailure> {
+    let Asked { counters, deadline } = asked;
     let url = Url::parse(&job.url).map_err(|error| AnnounceFailure::Unusable(error.to_string()))?;
     if let Host::Ip(ip) = url.host()
         && !target.family.has(*ip)
@@ -275,7 +311,7 @@ async fn announce(
         Scheme::Udp => {
             let announced = clients
                 .udp
-                .announce(&url, &request, target.family, deadline)
+                .announce(&url, &request, target.family, deadline, on_silence)
                 .await;
             announced
                 .map(|response| (response, None))
@@ -316,6 +352,16 @@ async fn announce_http(
             "the tracker answered with HTTP status {}",
             response.status
         ))),
+    }
+}
+
+/// What the callback is told of a tracker that has not answered yet: in the words of one that never will.
+fn silence(target: &AnnounceTarget, job: &AnnounceJob) -> AnnounceOutcome {
+    AnnounceOutcome::Silent {
+        tracker: shown(&job.url),
+        family: target.family,
+        message: UdpTrackerError::TimedOut.to_string(),
+        is_all_failing: job.is_last_hope,
     }
 }
 

@@ -154,6 +154,16 @@ pub struct TorrentProgress {
     pub pieces: u32,
     /// Pieces hashed from disk by this run's check.
     pub pieces_checked: u32,
+    /// While files are looked at and made (a part of `Checking`): those that are ready, and all; else both 0.
+    pub files_prepared: u64,
+    pub files_to_prepare: u64,
+}
+
+impl TorrentProgress {
+    /// True while files are looked at and made.
+    pub const fn is_preparing(&self) -> bool {
+        self.files_to_prepare > 0
+    }
 }
 
 /// What a session tells the layer above, in order.

@@ -74,10 +74,14 @@ pub async fn load(
 ) -> Result<Option<Loaded>, SessionError> {
     let (state_dir, of) = (shared.config.state_dir.clone(), config.clone());
     let found = tokio::task::spawn_blocking(move || look(&state_dir, &of));
-    // A file system that hangs holds the thread, not the shutdown (HOSTILE.md L13).
-    let found = tokio::select! {
-        found = found => found,
-        () = shared.stopping() => return Ok(None),
+    let files_done = Arc::new(AtomicU64::new(0));
+    let files_to_prepare = config.metainfo.info.files.len() as u64;
+    let start = TorrentProgress {
+        files_to_prepare,
+        ..nothing_yet(config, TorrentState::Checking)
+    };
+    let Some(found) = prepared(shared, found, start, &files_done).await else {
+        return Ok(None);
     };
     let mut found =
         found.map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
@@ -121,9 +125,13 @@ pub async fn load(
         preallocate: config.preallocate,
         is_writer: config.fetches,
     };
-    let disk = tokio::select! {
-        disk = DiskTorrent::open(&shared.disks, disk_config) => disk,
-        () = shared.stopping() => return Ok(None),
+    let opening = DiskTorrent::open_counting(&shared.disks, disk_config, files_done.clone());
+    let mut checked = checking(config, &found, 0);
+    checked.have_bytes = bytes_of(config, &have);
+    checked.pieces_have = have.count();
+    checked.files_to_prepare = files_to_prepare;
+    let Some(disk) = prepared(shared, opening, checked, &files_done).await else {
+        return Ok(None);
     };
     let disk = disk.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
     found.new_root.keep();
@@ -154,6 +162,29 @@ pub async fn load(
         check_job,
         lock: found.lock,
     }))
+}
+
+/// Waits for what looks at files or makes them, and tells once a second how many are ready. `None` when stopped
+/// meanwhile: a file system that hangs holds its thread, not the shutdown (HOSTILE.md L13).
+async fn prepared<T>(
+    shared: &Rc<Shared>,
+    work: impl Future<Output = T>,
+    figures: TorrentProgress,
+    files_done: &AtomicU64,
+) -> Option<T> {
+    const EVERY: Duration = Duration::from_secs(1);
+    let mut work = std::pin::pin!(work);
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
+    loop {
+        tokio::select! {
+            done = &mut work => return Some(done),
+            () = shared.stopping() => return None,
+            _ = tick.tick() => shared.emit(SessionEvent::Progress(TorrentProgress {
+                files_prepared: files_done.load(Ordering::Relaxed),
+                ..figures.clone()
+            })),
+        }
+    }
 }
 
 fn fresh_counters() -> Counters {
@@ -308,7 +339,15 @@ fn root_path(folder: &Path, layout: &FileLayout) -> PathBuf {
 fn selected(config: &TorrentConfig, file_count: usize) -> Vec<bool> {
     match &config.selected_files {
         None => vec![true; file_count],
-        Some(files) => (0..file_count).map(|file| files.contains(&file)).collect(),
+        Some(files) => {
+            let mut selected = vec![false; file_count];
+            for file in files {
+                if let Some(place) = selected.get_mut(*file) {
+                    *place = true;
+                }
+            }
+            selected
+        }
     }
 }
 
@@ -508,20 +547,21 @@ fn check_job(config: &TorrentConfig, found: &Found) -> CheckJob {
 }
 
 fn checking(config: &TorrentConfig, found: &Found, checked_bytes: u64) -> TorrentProgress {
-    let geometry = config.metainfo.info.geometry;
-    let bytes = |pieces: &Bitfield| {
-        pieces
-            .iter()
-            .map(|piece| u64::from(geometry.piece_bytes(piece)))
-            .sum()
-    };
     TorrentProgress {
-        have_bytes: bytes(&found.verdict.trusted),
-        total_bytes: bytes(&found.wanted),
+        have_bytes: bytes_of(config, &found.verdict.trusted),
+        total_bytes: bytes_of(config, &found.wanted),
         checked_bytes,
         pieces_have: found.verdict.trusted.count(),
         ..nothing_yet(config, TorrentState::Checking)
     }
+}
+
+fn bytes_of(config: &TorrentConfig, pieces: &Bitfield) -> u64 {
+    let geometry = config.metainfo.info.geometry;
+    let bytes = pieces
+        .iter()
+        .map(|piece| u64::from(geometry.piece_bytes(piece)));
+    bytes.sum()
 }
 
 /// The figures of a torrent of which nothing is known good.
@@ -546,5 +586,7 @@ pub fn nothing_yet(config: &TorrentConfig, state: TorrentState) -> TorrentProgre
         pieces_have: 0,
         pieces: geometry.piece_count(),
         pieces_checked: 0,
+        files_prepared: 0,
+        files_to_prepare: 0,
     }
 }

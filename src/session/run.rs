@@ -142,11 +142,11 @@ async fn refuse_utp(shared: Rc<Shared>, udp: Udp) {
         let result;
         (result, buf) = udp.recv_from(buf).await;
         match result {
-            Ok((length, from)) => {
-                let datagram = buf.get(..length).unwrap_or_default();
+            Ok(received) => {
+                let datagram = buf.get(..received.length).unwrap_or_default();
                 if let Some(answer) = utp::refuse(datagram, shared.random() as u16) {
                     // Nobody misses an answer that cannot be sent.
-                    let _ = udp.send_to(answer.to_vec(), from).await;
+                    let _ = udp.answer(answer.to_vec(), &received).await;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
@@ -243,14 +243,15 @@ fn open(
     ))
 }
 
-/// 32 MiB, or what a small limit on locked memory leaves beside the ring.
+/// 32 MiB, or what a small limit on locked memory leaves beside the ring, or half of very little memory.
 fn buffers_default() -> u64 {
-    match limits::memlock() {
+    let lockable = match limits::memlock() {
         limits::Limit::Bytes(bytes) if bytes < 2 * BUFFERS_DEFAULT_BYTES => {
             (bytes / 4 * 3).clamp(BUFFERS_MIN_BYTES, BUFFERS_DEFAULT_BYTES)
         }
         _ => BUFFERS_DEFAULT_BYTES,
-    }
+    };
+    lockable.min((limits::memory_bytes() / 2).max(BUFFERS_MIN_BYTES))
 }
 
 fn seed() -> u64 {

@@ -80,8 +80,8 @@ async fn live(
     };
     if !config.fetches && loaded.have.count() == 0 {
         let message = format!(
-            "none of the data of \"{}\" in {} is good",
-            info.name.escape_debug(),
+            "none of the data of {} in {} is good",
+            quoted(config),
             config.folder.display()
         );
         let hint = "give the folder that holds the data with --data, or run `gyre verify` to see what differs";
@@ -89,10 +89,10 @@ async fn live(
     }
     if !config.fetches && !loaded.have.is_full() {
         let message = format!(
-            "{} of {} pieces of \"{}\" are good: only these are seeded",
+            "{} of {} pieces of {} are good: only these are seeded",
             loaded.have.count(),
             loaded.have.len(),
-            info.name.escape_debug()
+            quoted(config)
         );
         let hint =
             "`gyre verify` lists what is missing or wrong, `gyre download` fetches it".to_owned();
@@ -214,6 +214,11 @@ impl<'c> Running<'c> {
         if is_seeding {
             self.seeding_since.get_or_insert(now);
         }
+        if self.config.seed_after.ratio.is_some() {
+            let max_bytes = self.upload_max_bytes().filter(|_| is_seeding);
+            self.driver
+                .call(|core, cx| core.set_upload_max(max_bytes, cx));
+        }
         if is_complete && !self.was_complete && self.is_all_there() {
             self.was_complete = true;
             if self.config.fetches {
@@ -280,13 +285,27 @@ impl<'c> Running<'c> {
         if !after.seeds {
             return true;
         }
-        let (down, up) = self.checkpointer.totals(&self.driver);
-        let ratio = up as f64 / down.max(self.wanted_bytes).max(1) as f64;
         let seeded = self
             .seeding_since
             .map_or(Duration::ZERO, |since| now.since(since));
-        after.ratio.is_some_and(|wanted| ratio >= wanted)
+        let uploaded_bytes = self.uploaded_bytes();
+        self.upload_max_bytes()
+            .is_some_and(|max_bytes| uploaded_bytes >= max_bytes)
             || after.time.is_some_and(|wanted| seeded >= wanted)
+    }
+
+    fn uploaded_bytes(&self) -> u64 {
+        let now = self.shared.now();
+        self.driver.read(|core| core.stats(now)).uploaded_bytes
+    }
+
+    /// What may be uploaded in this run until the wanted ratio is reached.
+    fn upload_max_bytes(&self) -> Option<u64> {
+        let ratio = self.config.seed_after.ratio?;
+        let (down, up) = self.checkpointer.totals(&self.driver);
+        let all_bytes = (ratio * down.max(self.wanted_bytes).max(1) as f64).ceil();
+        let before = up.saturating_sub(self.uploaded_bytes());
+        Some((all_bytes as u64).saturating_sub(before))
     }
 
     /// Trouble that lasts: told once, and after `--give-up` the end.
@@ -300,10 +319,7 @@ impl<'c> Running<'c> {
             && stats.peers_connected == 0
             && !self.driver.trouble.is_disk_waiting()
         {
-            let message = format!(
-                "no peers found for \"{}\"",
-                self.config.metainfo.info.name.escape_debug()
-            );
+            let message = format!("no peers found for {}", quoted(self.config));
             self.driver.tell_trouble(
                 message,
                 "it goes on looking; check the trackers, or name a peer with --peer",
@@ -325,10 +341,7 @@ impl<'c> Running<'c> {
                     0 => "no peer was found".to_owned(),
                     _ => "no data arrived".to_owned(),
                 });
-        let message = format!(
-            "gave up on \"{}\": {cause}",
-            self.config.metainfo.info.name.escape_debug()
-        );
+        let message = format!("gave up on {}: {cause}", quoted(self.config));
         self.fail(
             message,
             "what was fetched is kept: run the same command again to go on".to_owned(),
@@ -354,8 +367,9 @@ impl<'c> Running<'c> {
         if is_complete || !self.config.fetches {
             return TorrentState::Seeding;
         }
-        let now = self.shared.now();
-        if self.driver.read(|core| core.stats(now)).down_bytes_per_s == 0 {
+        let stats = self.driver.read(|core| core.stats(self.shared.now()));
+        // What remains of the rate after the last peer is of the past.
+        if stats.peers_connected == 0 || stats.down_bytes_per_s == 0 {
             TorrentState::Stalled
         } else {
             TorrentState::Downloading
@@ -384,6 +398,8 @@ impl<'c> Running<'c> {
             pieces_have: stats.pieces_have,
             pieces: self.config.metainfo.info.geometry.piece_count(),
             pieces_checked: self.pieces_checked,
+            files_prepared: 0,
+            files_to_prepare: 0,
         }
     }
 
@@ -444,6 +460,20 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         listen_port: shared.port.get(),
         limit_up_bytes_per_s: shared.config.limit_up_bytes_per_s,
         ..swarm::TorrentConfig::new(info.geometry, shared.our_id, shared.random())
+    }
+}
+
+/// The torrent's name in quotation marks, for messages; whatever its author wrote, it stays on a line.
+fn quoted(config: &TorrentConfig) -> String {
+    /// Enough to know it by.
+    const CHARS_MAX: usize = 60;
+    let escaped: String = config.metainfo.info.name.escape_debug().collect();
+    match escaped.chars().nth(CHARS_MAX) {
+        None => format!("\"{escaped}\""),
+        Some(_) => {
+            let head: String = escaped.chars().take(CHARS_MAX - 1).collect();
+            format!("\"{head}…\"")
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub enum UdpTrackerError {
     Lookup(#[from] FetchError),
     #[error("{host} has no {family} address that may be used")]
     NoAddress { host: String, family: &'static str },
-    #[error("no answer within the time limit")]
+    #[error("it does not answer")]
     TimedOut,
     #[error("the tracker refused: {}", .0.reason)]
     Refused(AnnounceRefusal),
@@ -154,7 +154,8 @@ impl UdpTrackers {
         true
     }
 
-    /// Announces; the tracker is reached over `family` only. The future may be dropped.
+    /// Announces; the tracker is reached over `family` only. `on_silence` is called each time that a datagram was sent
+    /// in vain and another follows. The future may be dropped.
     ///
     /// # Errors
     /// See [`UdpTrackerError`].
@@ -164,9 +165,10 @@ impl UdpTrackers {
         request: &AnnounceRequest,
         family: Family,
         deadline: &Deadline,
+        on_silence: impl FnMut(),
     ) -> Result<AnnounceResponse, UdpTrackerError> {
         let ask = Ask::Announce(request, url.target());
-        match self.ask(url, ask, family, deadline).await? {
+        match self.ask(url, ask, family, deadline, on_silence).await? {
             UdpAnswer::Announced(response) => Ok(response),
             _ => Err(UdpTrackerError::BadAnswer),
         }
@@ -184,7 +186,7 @@ impl UdpTrackers {
         deadline: &Deadline,
     ) -> Result<Vec<SwarmCounts>, UdpTrackerError> {
         let ask = Ask::Scrape(info_hashes);
-        match self.ask(url, ask, family, deadline).await? {
+        match self.ask(url, ask, family, deadline, || ()).await? {
             UdpAnswer::Scraped(counts) => Ok(counts),
             _ => Err(UdpTrackerError::BadAnswer),
         }
@@ -196,6 +198,7 @@ impl UdpTrackers {
         ask: Ask<'_>,
         family: Family,
         deadline: &Deadline,
+        mut on_silence: impl FnMut(),
     ) -> Result<UdpAnswer, UdpTrackerError> {
         let found = lookup(&self.inner.resolver, url.host(), url.port(), deadline).await?;
         let addrs: Vec<SocketAddr> = found
@@ -223,7 +226,10 @@ impl UdpTrackers {
                 Some(id) => id,
                 None => match self.connect(tracker, family, wait, deadline).await? {
                     Some(id) => id,
-                    None => continue,
+                    None => {
+                        on_silence();
+                        continue;
+                    }
                 },
             };
             let make = |id| match ask {
@@ -233,7 +239,7 @@ impl UdpTrackers {
                 Ask::Scrape(info_hashes) => scrape_request(connection_id, id, info_hashes),
             };
             match self.exchange(tracker, family, wait, deadline, make).await? {
-                None => {}
+                None => on_silence(),
                 Some(UdpAnswer::Refused(refusal)) => {
                     self.forget(tracker);
                     // A remembered connection id may be what the tracker minds: once more with a new one.
@@ -424,8 +430,9 @@ async fn receive(udp: Udp, trackers: UdpTrackers) {
         let result;
         (result, buf) = udp.recv_from(buf).await;
         match result {
-            Ok((length, from)) => {
-                trackers.on_datagram(from, buf.get(..length).unwrap_or_default());
+            Ok(received) => {
+                let datagram = buf.get(..received.length).unwrap_or_default();
+                trackers.on_datagram(received.from, datagram);
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
             Err(error) => {

@@ -64,6 +64,10 @@ pub struct AnnounceJob {
     pub numwant: u32,
     /// To be sent back to this tracker.
     pub tracker_id: Option<Vec<u8>>,
+    /// It answered the last time that it was asked.
+    pub is_answering: bool,
+    /// All others fail or are of no use.
+    pub is_last_hope: bool,
 }
 
 /// Why an announce brought nothing.
@@ -306,13 +310,7 @@ impl Announcer {
 
     /// True when trackers were given but every one of them failed last time or is disabled.
     pub fn is_all_failing(&self) -> bool {
-        !self.trackers.is_empty()
-            && self.trackers.iter().all(|tracker| {
-                matches!(
-                    tracker.state,
-                    TrackerState::Failing | TrackerState::Disabled
-                )
-            })
+        !self.trackers.is_empty() && self.trackers.iter().all(Tracker::is_failing)
     }
 
     fn usable(&self) -> impl Iterator<Item = &Tracker> {
@@ -342,12 +340,16 @@ impl Announcer {
         let tracker = self.trackers.get(index)?;
         let id = JobId(self.next_job);
         self.next_job += 1;
+        let mut others = self.trackers.iter().enumerate();
+        let is_last_hope = others.all(|(other, tracker)| other == index || tracker.is_failing());
         Some(AnnounceJob {
             id,
             url: tracker.url.clone(),
             event,
             numwant,
             tracker_id: tracker.tracker_id.clone(),
+            is_answering: tracker.last_success.is_some() && tracker.failures_in_row == 0,
+            is_last_hope,
         })
     }
 
@@ -404,6 +406,10 @@ impl Tracker {
             leechers: None,
             message: None,
         }
+    }
+
+    const fn is_failing(&self) -> bool {
+        matches!(self.state, TrackerState::Failing | TrackerState::Disabled)
     }
 
     fn on_success(

@@ -80,6 +80,11 @@ impl Uploads {
         self.in_flight_blocks
     }
 
+    /// Their payload.
+    pub const fn in_flight_bytes(&self) -> u64 {
+        self.in_flight_bytes
+    }
+
     /// Takes the next contiguous run: at most `UPLOAD_RUN_BLOCKS_MAX` blocks and `max_bytes`, but at least one block. It
     /// begins with the first block that `may_go`.
     pub fn next_run(

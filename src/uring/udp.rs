@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
@@ -27,6 +27,32 @@ struct Message {
     header: libc::msghdr,
     iovec: libc::iovec,
     addr: RawAddr,
+    control: Control,
+}
+
+/// Room for one control message with an address, aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+/// A header of 16 bytes and an `in6_pktinfo` of 20, padded; the rest is spare.
+const CONTROL_BYTES: usize = 64;
+
+/// One of this machine's addresses: the one that a datagram came to, and that the answer must come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Local {
+    ip: IpAddr,
+    /// Set for addresses that mean nothing without it (IPv6 link-local), else 0.
+    interface: u32,
+}
+
+/// A datagram that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes of it in the buffer.
+    pub length: usize,
+    pub from: SocketAddr,
+    /// Known to a socket that is bound to all addresses.
+    pub local: Option<Local>,
 }
 
 /// Stored data of one operation.
@@ -46,6 +72,7 @@ impl Datagram {
                 iov_len: 0,
             },
             addr,
+            control: Control([0; CONTROL_BYTES]),
         };
         let mut datagram = Datagram {
             inner: Rc::clone(inner),
@@ -65,6 +92,110 @@ impl Datagram {
     fn fd(&self) -> types::Fd {
         types::Fd(self.inner.fd.as_raw_fd())
     }
+
+    /// Asks for the control messages of what is received.
+    fn with_control(mut self) -> Datagram {
+        let message = &mut *self.message;
+        message.header.msg_control = message.control.0.as_mut_ptr().cast();
+        message.header.msg_controllen = CONTROL_BYTES;
+        self
+    }
+
+    /// Sends it from that address.
+    fn with_local(self, local: Local) -> Datagram {
+        match local.ip {
+            IpAddr::V4(ip) => {
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: libc::in_addr {
+                        s_addr: u32::from(ip).to_be(),
+                    },
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                self.with_info(libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+            }
+            IpAddr::V6(ip) => {
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: ip.octets(),
+                    },
+                    ipi6_ifindex: local.interface,
+                };
+                self.with_info(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+            }
+        }
+    }
+
+    /// Puts one control message with this plain structure into the datagram.
+    fn with_info<T: Copy>(self, level: i32, kind: i32, info: T) -> Datagram {
+        let mut datagram = self.with_control();
+        let bytes = std::mem::size_of::<T>() as u32;
+        let header = &mut datagram.message.header;
+        // SAFETY: plain arithmetic.
+        let (length, space) = unsafe { (libc::CMSG_LEN(bytes), libc::CMSG_SPACE(bytes)) };
+        header.msg_controllen = space as usize;
+        assert!(header.msg_controllen <= CONTROL_BYTES);
+        // SAFETY: the control buffer is aligned, zeroed, owned by the message and, as was just looked at, has room for
+        // one header and the structure behind it.
+        unsafe {
+            let first = libc::CMSG_FIRSTHDR(header);
+            (*first).cmsg_level = level;
+            (*first).cmsg_type = kind;
+            (*first).cmsg_len = length as usize;
+            libc::CMSG_DATA(first).cast::<T>().write_unaligned(info);
+        }
+        datagram
+    }
+
+    /// The address that what was received came to, if the kernel told.
+    fn local(&self) -> Option<Local> {
+        let header = &self.message.header;
+        // SAFETY: the kernel has set the length of what it wrote into the control buffer, and the macros stay within.
+        let first = unsafe { libc::CMSG_FIRSTHDR(header).as_ref() }?;
+        let is = |level, kind, bytes: usize| {
+            // SAFETY: plain arithmetic.
+            let length = unsafe { libc::CMSG_LEN(bytes as u32) };
+            first.cmsg_level == level
+                && first.cmsg_type == kind
+                && first.cmsg_len >= length as usize
+        };
+        // SAFETY: as above.
+        let data = unsafe { libc::CMSG_DATA(first) };
+        let local = if is(
+            libc::IPPROTO_IP,
+            libc::IP_PKTINFO,
+            std::mem::size_of::<libc::in_pktinfo>(),
+        ) {
+            // SAFETY: level, type and length are those of this structure; any bytes are a valid one.
+            let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
+            // Of a broadcast it is the address that would answer it.
+            let ip = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr));
+            Local {
+                ip: ip.into(),
+                interface: 0,
+            }
+        } else if is(
+            libc::IPPROTO_IPV6,
+            libc::IPV6_PKTINFO,
+            std::mem::size_of::<libc::in6_pktinfo>(),
+        ) {
+            // SAFETY: as above.
+            let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
+            let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+            let interface = match ip.is_unicast_link_local() {
+                true => info.ipi6_ifindex,
+                false => 0,
+            };
+            Local {
+                ip: ip.into(),
+                interface,
+            }
+        } else {
+            return None;
+        };
+        let is_usable = !local.ip.is_multicast() && !local.ip.is_unspecified();
+        is_usable.then_some(local)
+    }
 }
 
 impl Udp {
@@ -75,6 +206,14 @@ impl Udp {
     /// As socket(2) and bind(2).
     pub fn bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<Udp> {
         let fd = socket::open(&addr, Carrier::Udp, 0, options)?;
+        if addr.ip().is_unspecified() {
+            // Else an answer may come from another address than the one that was asked, and be dropped.
+            let (level, name) = match addr {
+                SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+                SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+            };
+            socket::set_int(&fd, level, name, 1)?;
+        }
         socket::bind(&fd, &addr)?;
         let inner = Inner {
             fd,
@@ -91,7 +230,25 @@ impl Udp {
     ///
     /// As sendmsg(2).
     pub async fn send_to(&self, buf: Vec<u8>, addr: SocketAddr) -> (io::Result<()>, Vec<u8>) {
-        let datagram = Datagram::new(&self.inner, buf, RawAddr::from(&addr));
+        self.send(Datagram::new(&self.inner, buf, RawAddr::from(&addr)))
+            .await
+    }
+
+    /// Answers a datagram: to where it came from, from where it came to.
+    ///
+    /// # Errors
+    ///
+    /// As sendmsg(2).
+    pub async fn answer(&self, buf: Vec<u8>, asked: &Received) -> (io::Result<()>, Vec<u8>) {
+        let datagram = Datagram::new(&self.inner, buf, RawAddr::from(&asked.from));
+        let datagram = match asked.local {
+            Some(local) => datagram.with_local(local),
+            None => datagram,
+        };
+        self.send(datagram).await
+    }
+
+    async fn send(&self, datagram: Datagram) -> (io::Result<()>, Vec<u8>) {
         // SAFETY: the stored data owns the socket, the boxed message and the bytes it points to.
         let op = unsafe {
             op::submit(datagram, |d| {
@@ -110,11 +267,11 @@ impl Udp {
     /// # Errors
     ///
     /// As recvmsg(2); ConnectionAborted after [`Udp::close`].
-    pub async fn recv_from(&self, buf: Vec<u8>) -> (io::Result<(usize, SocketAddr)>, Vec<u8>) {
+    pub async fn recv_from(&self, buf: Vec<u8>) -> (io::Result<Received>, Vec<u8>) {
         if self.inner.is_closed.get() {
             return (Err(io::ErrorKind::ConnectionAborted.into()), buf);
         }
-        let datagram = Datagram::new(&self.inner, buf, RawAddr::empty());
+        let datagram = Datagram::new(&self.inner, buf, RawAddr::empty()).with_control();
         // SAFETY: the stored data owns the socket, the boxed message and the bytes it points to.
         let op = unsafe {
             op::submit(datagram, |d| {
@@ -128,7 +285,11 @@ impl Udp {
         }
         let received = result.and_then(|n| {
             let n = usize::try_from(n).map_err(io::Error::other)?;
-            Ok((n.min(datagram.buf.len()), datagram.message.addr.to_addr()?))
+            Ok(Received {
+                length: n.min(datagram.buf.len()),
+                from: datagram.message.addr.to_addr()?,
+                local: datagram.local(),
+            })
         });
         (received, datagram.buf)
     }

@@ -170,6 +170,24 @@ fn giving_up_is_an_error_that_keeps_what_is_there() {
     assert_eq!(leech.wait_exit(Duration::from_secs(10)), 1);
 }
 
+#[test]
+fn a_download_whose_last_peer_is_gone_is_stalled_and_its_rate_fades_to_nothing() {
+    let sample = Sample::file(40_000_000, 262_144, &[]);
+    let mut seeder = Gyre::start(&seed(&sample, &["--limit-up", "4MB"]));
+    let peer = seeder.listening().to_string();
+    let options = ["--peer", &peer];
+    let mut leech = Gyre::start(&download(&sample, &sample.dir("out"), &options));
+    let is_quick = |event: &Value| event["down_bytes_per_s"].as_u64() > Some(1_000_000);
+    let busy = leech.wait_for("a rate", is_quick);
+    assert_eq!(busy["state"], "downloading");
+    seeder.kill9();
+    let alone = leech.wait_for("no peer", |event| event["peers"] == 0);
+    assert_eq!(alone["state"], "stalled", "{alone}");
+    let is_still = |event: &Value| event["down_bytes_per_s"] == 0;
+    let still = leech.wait_for_within("no rate", Duration::from_secs(11), is_still);
+    assert_eq!(still["state"], "stalled", "{still}");
+}
+
 /// A start with these options: pieces hashed and pieces found good.
 fn start(sample: &Sample, out: &Path, more: &[&str]) -> (u64, u64) {
     let more = [&["--give-up", "0s"], more].concat();
@@ -247,6 +265,27 @@ fn a_torrent_larger_than_the_disk_is_refused_before_anything_is_made() {
     );
     assert!(hint.contains("space"), "{hint}");
     assert!(tree(&out).is_empty(), "{:?}", tree(&out));
+}
+
+#[test]
+fn making_very_many_files_shows_how_far_it_is() {
+    use gyre::wire::metainfo::MetainfoBuilder;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |at: u32| (vec![format!("f{at}").into_bytes()], u64::from(at == 0));
+    let builder = MetainfoBuilder::new("many", 16_384).files((0..200_000).map(file).collect());
+    let builder = builder.pieces(vec![7; 20]);
+    let torrent = folder.path().join("many.torrent");
+    std::fs::write(&torrent, builder.build().unwrap().0).unwrap();
+    let (out, state) = (folder.path().join("out"), folder.path().join("state"));
+    let (torrent, out, state) = (text(&torrent), text(&out), text(&state));
+    let arguments = ["download", &torrent, "-o", &out, "--state", &state];
+    let mut leech = Gyre::start(&[&arguments[..], &["--port", "0", "--no-trackers"]].concat());
+    let is_made = |event: &Value| event["files_prepared"].as_u64() > Some(0);
+    let made = leech.wait_for("files made", is_made);
+    assert_eq!(made["state"], "checking");
+    assert_eq!(made["files_to_prepare"], 200_000);
+    leech.signal(nix::sys::signal::Signal::SIGINT);
+    assert_eq!(leech.wait_exit(Duration::from_secs(10)), 130);
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn seeding_ends_by_time_and_by_ratio_with_all_or_part_of_the_data() {
     std::fs::remove_file(partial.join("sample/b")).unwrap();
     let since = Instant::now();
     let mut timed = Gyre::start(&seed_from(&sample, &partial, &["--seed-time", "1s"]));
-    let mut by_ratio = Gyre::start(&seed(&sample, &["--seed-ratio", "0.9"]));
+    let mut by_ratio = Gyre::start(&seed(&sample, &["--seed-ratio", "1"]));
     let peer = by_ratio.listening().to_string();
     let out = sample.dir("out");
     let mut leech = Gyre::start(&download(
@@ -147,4 +147,28 @@ fn seeding_ends_by_time_and_by_ratio_with_all_or_part_of_the_data() {
     assert!(since.elapsed() >= Duration::from_secs(1));
     assert_eq!(leech.wait_exit(PATIENCE), 0);
     assert!(complete_at.elapsed() >= Duration::from_millis(500));
+}
+
+#[test]
+fn seeding_to_a_ratio_ends_there_however_much_is_asked_for() {
+    let sample = Sample::file(64 << 20, 262_144, &[]);
+    // Several peers at full speed: within the second between two looks they would take all.
+    let mut by_ratio = Gyre::start(&seed(&sample, &["--seed-ratio", "0.5"]));
+    let peer = by_ratio.listening().to_string();
+    let leeches: Vec<Gyre> = ["one", "two", "three"]
+        .map(|name| {
+            let out = sample.dir(name);
+            Gyre::start(&download(&sample, &out, &["--peer", &peer]))
+        })
+        .into();
+    assert_eq!(by_ratio.wait_exit(PATIENCE), 0);
+    drop(leeches);
+    let last = by_ratio.seen().iter().rev();
+    let last = last.clone().find(|event| event["event"] == "progress");
+    let uploaded = last.unwrap()["uploaded_bytes"].as_u64().unwrap();
+    let wanted = 32 << 20;
+    assert!(
+        (wanted..wanted + (1 << 20)).contains(&uploaded),
+        "{uploaded}"
+    );
 }

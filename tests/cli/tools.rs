@@ -86,6 +86,37 @@ fn info_and_magnet_tell_everything_about_a_torrent() {
 }
 
 #[test]
+fn info_shows_the_path_on_disk_where_a_name_is_not_safe_there() {
+    use gyre::wire::metainfo::MetainfoBuilder;
+    let folder = tempfile::tempdir().unwrap();
+    let torrent = folder.path().join("odd.torrent");
+    let file = |path: &[&[u8]]| (path.iter().map(|part| part.to_vec()).collect(), 9);
+    let files = vec![
+        file(&[b"..", b"a\x1b"]),
+        file(&[b"plain"]),
+        file(&[b"PLAIN"]),
+    ];
+    let builder = MetainfoBuilder::new("odd", 16_384).files(files);
+    std::fs::write(&torrent, builder.pieces(vec![7; 20]).build().unwrap().0).unwrap();
+    let shown = gyre(&["info", &text(&torrent)]).stdout;
+    for line in [
+        "odd/../a\\u{1b} → odd/__/a_",
+        "odd/plain",
+        "odd/PLAIN → odd/PLAIN~2",
+    ] {
+        let is_there = shown
+            .lines()
+            .any(|shown| shown.ends_with(&format!("  {line}")));
+        assert!(is_there, "{line}: {shown}");
+    }
+    let files = &gyre(&["info", &text(&torrent), "--json"]).json()["files"];
+    let paths = |at: usize| (files[at]["path"].clone(), files[at]["disk_path"].clone());
+    assert_eq!(paths(0), ("odd/../a\u{1b}".into(), "odd/__/a_".into()));
+    assert_eq!(paths(1), ("odd/plain".into(), "odd/plain".into()));
+    assert_eq!(paths(2), ("odd/PLAIN".into(), "odd/PLAIN~2".into()));
+}
+
+#[test]
 fn verify_lists_what_is_missing_or_wrong_by_file_and_piece() {
     let files = [
         ("a", 40_000),

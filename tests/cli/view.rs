@@ -134,6 +134,38 @@ fn without_a_terminal_plain_lines_are_printed_and_nothing_with_quiet() {
 }
 
 #[test]
+fn names_of_any_length_are_cut_wherever_people_read_them() {
+    use gyre::wire::metainfo::MetainfoBuilder;
+    let sample = Sample::file(100, 16_384, &[]);
+    let name = |letter: &str| format!("{letter}\u{1b}[2J").repeat(2_500).into_bytes();
+    let file = |letter| (vec![name(letter), name("deep"), b"z.flac".to_vec()], 9);
+    let builder = MetainfoBuilder::new(name("n"), 16_384).files(vec![file("f"), file("g")]);
+    let torrent = sample.folder.path().join("long.torrent");
+    let (bytes, _) = builder.pieces(vec![7; 20]).build().unwrap();
+    std::fs::write(&torrent, bytes).unwrap();
+    let long = Sample { torrent, ..sample };
+    let torrent = text(&long.torrent);
+    let runs = [
+        run_all(&download(&long, &long.dir("a"), &["--give-up", "0s"])),
+        run_all(&download(&long, &long.dir("b"), &["--list"])),
+        run_all(&download(&long, &long.dir("c"), &["--select", "no"])),
+        run_all(&seed(&long, &[])),
+        gyre(&["info", &torrent]),
+        gyre(&["verify", &torrent, "--data", &text(&long.dir("d"))]),
+    ];
+    for done in runs {
+        for line in done.stdout.lines().chain(done.stderr.lines()) {
+            let start: String = line.chars().take(80).collect();
+            assert!(line.chars().count() <= 520, "{start}");
+            assert!(!line.contains('\u{1b}'));
+        }
+        assert!((done.stdout + &done.stderr).contains('…'));
+    }
+    let whole = gyre(&["info", &torrent, "--json"]).json();
+    assert_eq!(whole["name"].as_str().unwrap().len(), 12_500);
+}
+
+#[test]
 fn on_a_terminal_a_bar_is_redrawn_and_a_summary_stays() {
     let sample = Sample::file(3_000_000, 65_536, &[]);
     let (_seeder, peer) = seeder(&sample, &["--limit-up", "2MB"]);

@@ -45,7 +45,7 @@ fn nothing_to_do_shows_the_help_as_a_mistake() {
 
 #[test]
 fn wrong_usage_is_an_error_a_hint_and_exit_code_2() {
-    let cases: [(&[&str], &str, &str); 19] = [
+    let cases: [(&[&str], &str, &str); 21] = [
         (&["downlod"], "no verb downlod", "download"),
         (&["download"], "<SOURCE>", "--help"),
         (&["download", ""], "empty", ".torrent"),
@@ -77,6 +77,12 @@ fn wrong_usage_is_an_error_a_hint_and_exit_code_2() {
             "::1",
             "one of",
         ),
+        (
+            &["download", "x", "--buffers", "900TiB"],
+            "half of the",
+            "at most",
+        ),
+        (&["seed", "x", "--buffers", "1MiB"], "small", "2MiB"),
         (&["seed", "x", "--seed-ratio", "-1"], "\"-1\"", "from 0"),
         (&["seed", "x", "--bind", "../x"], "../x", "interface"),
         (
@@ -116,6 +122,52 @@ fn sources_that_cannot_be_used_are_refused_with_what_to_do() {
         let (message, hint) = gyre(&["download", &source]).refusal(1);
         assert!(message.contains(message_part), "{source}: {message}");
         assert!(hint.contains(hint_part), "{source}: {hint}");
+    }
+}
+
+#[test]
+fn with_json_an_error_is_an_event_and_nothing_else_whenever_it_comes() {
+    let sample = Sample::file(100, 16_384, &[]);
+    let torrent = text(&sample.torrent);
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["download", "/none.torrent", "--json"], 1, "cannot read"),
+        (&["info", "/none.torrent", "--json"], 1, "cannot read"),
+        (
+            &["seed", &torrent, "--data", "/no/data", "--json"],
+            3,
+            "does not exist",
+        ),
+        (
+            &["download", &torrent, "--buffers", "1", "--json"],
+            2,
+            "too small",
+        ),
+        (
+            &["download", &torrent, "--port", "x", "--json"],
+            2,
+            "no value",
+        ),
+        (
+            &["seed", &torrent, "--bind", "nosuch0", "--json"],
+            1,
+            "nosuch0",
+        ),
+    ];
+    for (arguments, code, part) in cases {
+        let done = gyre(arguments);
+        assert_eq!(
+            (done.code, done.stderr.as_str()),
+            (code, ""),
+            "{arguments:?}"
+        );
+        let error = done.json();
+        assert_eq!(
+            (&error["event"], &error["final"]),
+            (&"error".into(), &true.into())
+        );
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(part), "{message}");
+        assert_ne!(error["hint"], "");
     }
 }
 

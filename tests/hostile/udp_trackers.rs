@@ -227,10 +227,13 @@ fn silence_is_asked_again_after_twice_the_time_each() {
         };
         let url = Url::parse("udp://127.0.0.1:9/").unwrap();
         let deadline = Deadline::after(unit * 12);
+        let silences = Cell::new(0);
+        let on_silence = || silences.set(silences.get() + 1);
         let answer = trackers
-            .announce(&url, &request, Family::V4, &deadline)
+            .announce(&url, &request, Family::V4, &deadline, on_silence)
             .await;
         assert!(answer.is_err());
+        assert_eq!(silences.get(), 3, "told with each datagram that follows");
     });
     // 0, 1, 3 and 7 units: 15·2ⁿ seconds with BEP 15's unit.
     let units: Vec<f64> = sent

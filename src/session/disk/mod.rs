@@ -26,6 +26,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -234,8 +235,20 @@ impl DiskTorrent {
     /// # Errors
     /// The first thing that could not be made; missing space is told in bytes.
     pub async fn open(hub: &Rc<DiskHub>, config: DiskConfig) -> Result<Rc<DiskTorrent>, DiskError> {
+        DiskTorrent::open_counting(hub, config, Arc::default()).await
+    }
+
+    /// As [`DiskTorrent::open`]; `files_done` counts the files that are ready as it goes.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_counting(
+        hub: &Rc<DiskHub>,
+        config: DiskConfig,
+        files_done: Arc<AtomicU64>,
+    ) -> Result<Rc<DiskTorrent>, DiskError> {
         let given = config.clone();
-        let prepared = files::off_ring(move || prepare::prepare(&given)).await?;
+        let prepared = files::off_ring(move || prepare::prepare(&given, &files_done)).await?;
         let id = hub.next_id.get();
         hub.next_id.set(id + 1);
         let unsynced = Unsynced {

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -34,7 +35,8 @@ pub(super) struct Prepared {
     pub cannot_reserve: bool,
 }
 
-pub(super) fn prepare(config: &DiskConfig) -> Result<Prepared, DiskError> {
+/// `files_done` counts the files that are ready as it goes.
+pub(super) fn prepare(config: &DiskConfig, files_done: &AtomicU64) -> Result<Prepared, DiskError> {
     let fail = |op| move |error: io::Error| DiskError::new(op, &config.output, &error);
     if config.is_writer {
         fs::create_dir_all(&config.output).map_err(fail(DiskOp::Create))?;
@@ -48,12 +50,13 @@ pub(super) fn prepare(config: &DiskConfig) -> Result<Prepared, DiskError> {
         new_entries_in: BTreeSet::new(),
         cannot_reserve: Cell::new(false),
         made_by_link: false,
+        last_folder: None,
     };
     let mut found = work.look()?;
     let homes = work.homes(&found);
     if config.is_writer {
         work.check_space(&found)?;
-        work.make_all(&mut found)?;
+        work.make_all(&mut found, files_done)?;
         if work.made_by_link {
             found = work.look()?;
         }
@@ -86,6 +89,8 @@ struct Work<'a> {
     cannot_reserve: Cell<bool>,
     /// A link to nothing was followed: another file of the torrent may be there now.
     made_by_link: bool,
+    /// Known to be there: most files lie in the folder of the one before.
+    last_folder: Option<PathBuf>,
 }
 
 impl Work<'_> {
@@ -187,9 +192,14 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn make_all(&mut self, found: &mut [Option<FileStamp>]) -> Result<(), DiskError> {
+    fn make_all(
+        &mut self,
+        found: &mut [Option<FileStamp>],
+        files_done: &AtomicU64,
+    ) -> Result<(), DiskError> {
         let layout = self.config.layout.clone();
         for (index, file) in layout.files().iter().enumerate() {
+            files_done.store(index as u64, Ordering::Relaxed);
             if !self.is_selected(index) || (file.is_pad && file.symlink.is_none()) {
                 continue;
             }
@@ -223,12 +233,16 @@ impl Work<'_> {
 
     fn make_parents(&mut self, path: &Path) -> Result<(), DiskError> {
         let parent = path.parent().unwrap_or(Path::new(""));
+        if self.last_folder.as_deref() == Some(parent) {
+            return Ok(());
+        }
         let made = files::mkdirs_beneath(&self.base, parent)
             .map_err(|error| self.error(DiskOp::Create, parent, &error))?;
         for folder in made {
             let above = folder.parent().unwrap_or(Path::new(""));
             self.new_entries_in.insert(above.to_owned());
         }
+        self.last_folder = Some(parent.to_owned());
         Ok(())
     }
 
@@ -251,8 +265,11 @@ impl Work<'_> {
             self.note_entry(&file.path);
         }
         let allocate = || -> io::Result<()> {
+            if file.length_bytes == 0 {
+                return Ok(());
+            }
             let length = files::stamp(&fd)?.size_bytes;
-            if self.config.preallocate == Preallocate::Full && file.length_bytes > 0 {
+            if self.config.preallocate == Preallocate::Full {
                 let bytes = i64::try_from(file.length_bytes).map_err(io::Error::other)?;
                 match fallocate(&fd, FallocateFlags::empty(), 0, bytes) {
                     Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => self.cannot_reserve.set(true),

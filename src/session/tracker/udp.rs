@@ -38,7 +38,7 @@ pub async fn receive_loop(tracker: Rc<Tracker>, udp: Udp) {
     loop {
         let result;
         (result, buf) = udp.recv_from(buf).await;
-        let (length, from) = match result {
+        let received = match result {
             Ok(received) => received,
             Err(error) if is_closed(&error) => return,
             Err(error) => {
@@ -47,11 +47,11 @@ pub async fn receive_loop(tracker: Rc<Tracker>, udp: Udp) {
                 continue;
             }
         };
-        let datagram = buf.get(..length).unwrap_or_default();
-        if let Some(answer) = answer(&tracker, from, datagram) {
-            let (sent, _) = udp.send_to(answer, from).await;
+        let datagram = buf.get(..received.length).unwrap_or_default();
+        if let Some(answer) = answer(&tracker, received.from, datagram) {
+            let (sent, _) = udp.answer(answer, &received).await;
             if let Err(error) = sent {
-                trace!(%from, %error, "answer not sent");
+                trace!(from = %received.from, %error, "answer not sent");
             }
         }
     }

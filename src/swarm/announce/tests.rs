@@ -221,6 +221,26 @@ fn stopping_during_started_still_says_stopped() {
 }
 
 #[test]
+fn a_job_tells_whether_the_tracker_answers_and_whether_there_is_another() {
+    let mut a = announcer(&[&["x"], &["y"]]);
+    let first = a.next_announce(Now::ZERO).unwrap();
+    assert_eq!((first.is_answering, first.is_last_hope), (false, false));
+    a.on_failure(first.id, unreachable(), Now::ZERO);
+    let second = a.next_announce(Now::ZERO).unwrap();
+    assert_eq!((second.is_answering, second.is_last_hope), (false, true));
+    a.on_success(second.id, &answer(60), Now::ZERO);
+    let again = a.next_announce(Now::from_secs(300)).unwrap();
+    assert_eq!(again.url, "x", "it is tried again in its turn");
+    assert_eq!((again.is_answering, again.is_last_hope), (false, false));
+    let stopped = a.on_stopping();
+    let answering: Vec<_> = stopped
+        .iter()
+        .map(|job| (job.url.as_str(), job.is_answering))
+        .collect();
+    assert_eq!(answering, [("y", true), ("x", false)]);
+}
+
+#[test]
 fn without_trackers_nothing_is_due() {
     let mut a = announcer(&[]);
     assert_eq!(a.next_deadline(), None);

@@ -88,6 +88,10 @@ pub struct Torrent {
     bad_pieces: u32,
     is_paused: bool,
     is_stopping: bool,
+    /// Uploads end where `stats().uploaded_bytes` is this.
+    upload_max_bytes: Option<u64>,
+    /// Somebody was not served for that.
+    is_upload_held: bool,
     tick_at: Option<Now>,
     dial_at: Option<Now>,
     spill_at: Now,
@@ -142,6 +146,8 @@ impl Torrent {
             bad_pieces: 0,
             is_paused: false,
             is_stopping: false,
+            upload_max_bytes: None,
+            is_upload_held: false,
             tick_at: None,
             dial_at: Some(now),
             spill_at: now,
@@ -246,6 +252,13 @@ impl Torrent {
             self.feed_starved(cx);
         }
         self.after_event();
+    }
+
+    /// Hands out no more blocks once those of this run, sent and on their way, are so many bytes; `None` is no limit.
+    /// To be told again now and then: what was on its way to a peer that left may go to others.
+    pub fn set_upload_max(&mut self, max_bytes: Option<u64>, cx: &mut Cx<'_>) {
+        self.upload_max_bytes = max_bytes;
+        self.release_uploads(cx);
     }
 
     /// Pieces that were had are gone from disk, or changed there.
@@ -374,7 +387,8 @@ impl Torrent {
                     .clone()
                     .skip_old_news(&self.have_log, self.pieces.have());
             let has_messages = !peer.outbox.is_empty() || peer.pipeline.has_unsent();
-            let has_uploads = !peer.uploads.is_empty() && !peer.is_deferred;
+            let is_held = peer.is_deferred || self.is_upload_held;
+            let has_uploads = !peer.uploads.is_empty() && !is_held;
             !peer.is_closing && (has_news || has_messages || has_uploads)
         })
     }

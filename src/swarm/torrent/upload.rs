@@ -16,6 +16,8 @@ const REQUEST_BYTES_MAX: u32 = 128 * 1024;
 const SEND_TAKES_MAX: Duration = Duration::from_secs(2);
 /// Peers that wait for what is on its way to others look again after this time.
 const DEFER_PAUSE: Duration = Duration::from_millis(50);
+/// More than is ever on its way at once: further from the end of all uploads nothing needs to be added up.
+const IN_FLIGHT_BYTES_MAX: u64 = 1 << 30;
 
 impl Torrent {
     pub(super) fn on_request(
@@ -115,6 +117,11 @@ impl Torrent {
         let (claims, picker) = (&self.claims, self.pieces.picker());
         let peer = self.peers.get_mut(key.0).filter(|peer| !peer.is_closing)?;
         peer.is_deferred = false;
+        if self.is_upload_used_up() {
+            self.is_upload_held = true;
+            return None;
+        }
+        let peer = self.peers.get_mut(key.0)?;
         if !claims.is_on() {
             return peer.uploads.next_run(max_bytes, |_| true);
         }
@@ -134,6 +141,35 @@ impl Torrent {
         peer.is_deferred = true;
         self.deferred_at.get_or_insert(cx.now + DEFER_PAUSE);
         None
+    }
+
+    /// True when all that may be uploaded is sent or on its way.
+    fn is_upload_used_up(&self) -> bool {
+        let Some(max_bytes) = self.upload_max_bytes else {
+            return false;
+        };
+        let left_bytes = max_bytes.saturating_sub(self.up.total_bytes());
+        if left_bytes > IN_FLIGHT_BYTES_MAX {
+            return false;
+        }
+        let in_flight = self
+            .peers
+            .iter()
+            .map(|(_, peer)| peer.uploads.in_flight_bytes());
+        in_flight.sum::<u64>() >= left_bytes
+    }
+
+    /// Lets those who were held at the end of all uploads look again, if that has moved.
+    pub(super) fn release_uploads(&mut self, cx: &mut Cx<'_>) {
+        if !self.is_upload_held || self.is_upload_used_up() {
+            return;
+        }
+        self.is_upload_held = false;
+        for (key, peer) in self.peers.iter_mut() {
+            if !peer.uploads.is_empty() {
+                peer.wake(PeerKey(key), cx);
+            }
+        }
     }
 
     /// Lets those who wait for others look again.

@@ -69,6 +69,31 @@ fn a_cancelled_request_is_rejected_unless_it_is_on_its_way() {
 }
 
 #[test]
+fn no_more_is_handed_out_than_may_be_uploaded() {
+    let mut w = world("xx");
+    let (a, b) = (served(&mut w, 1, ""), served(&mut w, 2, ""));
+    w.call(|torrent, cx| torrent.set_upload_max(Some(2 * u64::from(BLOCK_BYTES)), cx));
+    for block in ["0:0", "1:0"] {
+        w.say(a, &format!("request {block}"));
+        w.say(b, &format!("request {block}"));
+    }
+    assert!(w.upload(a).is_some() && w.upload(b).is_some());
+    assert!(
+        w.upload(a).is_none() && w.upload(b).is_none(),
+        "two are on their way"
+    );
+    w.hear(a);
+    w.wakes();
+    w.call(|torrent, cx| torrent.set_upload_max(Some(2 * u64::from(BLOCK_BYTES)), cx));
+    assert!(w.wakes().is_empty());
+    // What was on its way to a peer that left may go to another.
+    w.gone(b);
+    w.call(|torrent, cx| torrent.set_upload_max(Some(2 * u64::from(BLOCK_BYTES)), cx));
+    assert_eq!(w.wakes(), [a]);
+    assert_eq!(w.upload_all(a), ["1:0"]);
+}
+
+#[test]
 fn a_request_made_twice_is_answered_once() {
     let mut w = world("x");
     let a = served(&mut w, 1, "");
