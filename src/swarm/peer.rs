@@ -400,6 +400,11 @@ impl Peer {
         false
     }
 
+    /// Blocks are on their way to it.
+    pub fn is_sending(&self) -> bool {
+        self.uploads.in_flight_blocks() > 0
+    }
+
     /// Counts a message that changed nothing.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use crate::rate::{BLOCK, seed};
 use crate::support::raw_peer::*;
 
 /// A newcomer must have been served by then.
-const SERVED_WITHIN: Duration = Duration::from_secs(60);
+const SERVED_WITHIN: Duration = Duration::from_secs(45);
 
 /// How the crowd that came first reads.
 #[derive(Clone, Copy, Debug)]

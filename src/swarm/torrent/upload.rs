@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::base::{BLOCK_BYTES, BlockRef, Now};
 use crate::swarm::choker::ChokeInput;
 use crate::swarm::effects::{Cx, PeerKey, UploadRun};
-use crate::swarm::peer::{OUTBOX_BYTES_MAX, PeerFault, REFUSED_MAX, limit, raw};
+use crate::swarm::peer::{OUTBOX_BYTES_MAX, Peer, PeerFault, REFUSED_MAX, limit, raw};
 use crate::swarm::torrent::{ACTIVE_TICK, CHOKE_GRACE, Torrent};
 use crate::swarm::uploads::Enqueued;
 use crate::wire::message::{Message, RawBlock};
@@ -146,8 +146,17 @@ impl Torrent {
         }
     }
 
-    /// Finds out whether the line is the bottleneck.
+    /// Finds out whether the line is the bottleneck: then all who are sent something get some of it. Where most of them
+    /// get nothing for a while, they themselves are.
     pub(super) fn review_line(&mut self, cx: &mut Cx<'_>) {
+        let sending = self.peers.iter().filter(|(_, peer)| peer.is_sending());
+        let (moving, stuck) = sending.fold((0, 0), |(moving, stuck), (_, peer)| {
+            let is_stuck = cx.now.since(peer.upload_progress_at) >= SEND_TAKES_MAX;
+            (moving + u32::from(!is_stuck), stuck + u32::from(is_stuck))
+        });
+        if stuck > moving {
+            return self.claims.review(0, 0, cx.now);
+        }
         let queued = self.peers.iter().map(|(_, peer)| peer.uploads.len());
         let queued_bytes = queued.map(|blocks| u64::from(blocks) * u64::from(BLOCK_BYTES));
         let rate = self.up.bytes_per_s(cx.now);
@@ -183,10 +192,9 @@ impl Torrent {
     /// Somebody is being sent something. Who takes it too slowly does not count: it is not the line that it waits for,
     /// and nobody waits for it (HOSTILE.md C6).
     fn is_line_busy(&self, now: Now) -> bool {
-        self.peers.iter().any(|(_, peer)| {
-            let is_sending = peer.uploads.in_flight_blocks() > 0;
-            is_sending && now.since(peer.upload_progress_at) < SEND_TAKES_MAX
-        })
+        let is_moving = |peer: &Peer| now.since(peer.upload_progress_at) < SEND_TAKES_MAX;
+        let mut peers = self.peers.iter().map(|(_, peer)| peer);
+        peers.any(|peer| peer.is_sending() && is_moving(peer))
     }
 
     pub(super) fn upload_failed(&mut self, key: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {
