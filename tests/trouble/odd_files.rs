@@ -43,6 +43,16 @@ fn spoilt(sample: &Sample) -> PathBuf {
     data
 }
 
+/// Puts something at a path.
+type Put = fn(&Path);
+
+/// What may lie in a file's place, by a word of what is said of it.
+const IN_THE_WAY: [(&str, Put); 3] = [
+    ("pipe", pipe),
+    ("folder", |path| std::fs::create_dir(path).unwrap()),
+    ("leads out", |path| symlink("/etc/hostname", path).unwrap()),
+];
+
 fn pipe(path: &Path) {
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
 }
@@ -113,12 +123,7 @@ fn a_seed_does_without_what_is_no_file_and_serves_the_rest() {
 #[test]
 fn a_download_names_what_is_no_file_once_and_leaves_it_alone() {
     let sample = Sample::tree(&[("a", PIECE as usize), ("b", 4 << 20)], PIECE, &[]);
-    let cases: [(&str, fn(&Path)); 3] = [
-        ("pipe", pipe),
-        ("folder", |path| std::fs::create_dir(path).unwrap()),
-        ("leads out", |path| symlink("/etc/hostname", path).unwrap()),
-    ];
-    for (why, put) in cases {
+    for (why, put) in IN_THE_WAY {
         let out = sample.dir(why);
         std::fs::create_dir(out.join("sample")).unwrap();
         machine::copy(&sample.content.join("a"), &out.join("sample/a"));
@@ -140,12 +145,7 @@ fn a_download_names_what_is_no_file_once_and_leaves_it_alone() {
 #[test]
 fn a_single_file_that_is_none_is_named() {
     let sample = Sample::file(300_000, PIECE, &[]);
-    let cases: [(&str, fn(&Path)); 3] = [
-        ("pipe", pipe),
-        ("folder", |path| std::fs::create_dir(path).unwrap()),
-        ("leads out", |path| symlink("/etc/hostname", path).unwrap()),
-    ];
-    for (why, put) in cases {
+    for (why, put) in IN_THE_WAY {
         let data = sample.dir(why);
         put(&data.join("sample.bin"));
         assert_fails(seed(&sample, &data, &[]), 3, why, "folder");

@@ -229,7 +229,8 @@ fn half_written_records_of_the_dead_are_removed_and_others_left() {
     let mut gone = std::process::Command::new("true").spawn().unwrap();
     gone.wait().unwrap();
     let put = |pid: u32, hours: u64| {
-        let temporary = path.with_extension(format!("tmp-{pid}-{hours}"));
+        // Far from the numbers that the living one uses itself.
+        let temporary = path.with_extension(format!("tmp-{pid}-{}", 1_000 + hours));
         let file = std::fs::File::create(&temporary).unwrap();
         let at = std::time::SystemTime::now() - Duration::from_secs(hours * 3_600);
         file.set_modified(at).unwrap();
