@@ -21,13 +21,17 @@ fn recorded(world: &World) -> Record {
         }
         torrent.sync().await.unwrap();
         let have = Bitfield::full(world.layout.geometry().piece_count());
-        let root = observe(world.output(), &world.layout, &world.parts).unwrap();
+        let root = observe(world.output(), &world.layout, &world.parts)
+            .unwrap()
+            .observed;
         world.record(&torrent, root.root, &have, false)
     })
 }
 
 fn verdict(world: &World, record: &Record) -> Verdict {
-    let observed = observe(world.output(), &world.layout, &world.parts).unwrap();
+    let observed = observe(world.output(), &world.layout, &world.parts)
+        .unwrap()
+        .observed;
     judge(Some(record), &observed, &world.layout)
 }
 

@@ -102,7 +102,7 @@ impl Life<'_> {
         let torrent = self.torrent();
         torrent.sync().await.unwrap();
         let root = observe(self.world.output(), &self.world.layout, &self.world.parts);
-        let root = root.unwrap().root;
+        let root = root.unwrap().observed.root;
         let record = self.world.record(&torrent, root, &have, is_open);
         self.record = Some(Record::decode(&record.encode()).unwrap());
     }
@@ -115,7 +115,9 @@ impl Life<'_> {
         }
         self.torrent = None;
         let world = &*self.world;
-        let observed = observe(world.output(), &world.layout, &world.parts).unwrap();
+        let observed = observe(world.output(), &world.layout, &world.parts)
+            .unwrap()
+            .observed;
         let verdict = judge(self.record.as_ref(), &observed, &world.layout);
         assert!(verdict.missing.is_empty());
         if is_clean {

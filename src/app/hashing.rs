@@ -5,8 +5,8 @@
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 
@@ -50,6 +50,31 @@ pub type PieceHash = Result<[u8; 20], ReadError>;
 pub fn hash_pieces(
     files: &[SourceFile],
     geometry: &Geometry,
+    on_piece: impl FnMut(PieceIndex, PieceHash) -> ControlFlow<()>,
+) {
+    hash_opened(files, geometry, open, on_piece);
+}
+
+/// A regular file; a named pipe in its place must not hold us.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is not a regular file",
+        )),
+    }
+}
+
+/// As [`hash_pieces`], with files opened by `open`, which must not block.
+pub fn hash_opened(
+    files: &[SourceFile],
+    geometry: &Geometry,
+    open: impl Fn(&Path) -> io::Result<File> + Sync,
     mut on_piece: impl FnMut(PieceIndex, PieceHash) -> ControlFlow<()>,
 ) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -59,9 +84,9 @@ pub fn hash_pieces(
         let (answers, inbox) = mpsc::sync_channel(ANSWERS_MAX);
         for _ in 0..threads {
             let answers = answers.clone();
-            let (next, is_stopped) = (&next, &is_stopped);
+            let (next, is_stopped, open) = (&next, &is_stopped, &open);
             scope.spawn(move || {
-                let mut reader = Reader::new(files);
+                let mut reader = Reader::new(files, open);
                 while !is_stopped.load(Ordering::Relaxed) {
                     let Some(piece) = geometry.piece(next.fetch_add(1, Ordering::Relaxed)) else {
                         return;
@@ -83,16 +108,18 @@ pub fn hash_pieces(
 }
 
 /// One worker's open file and buffer.
-struct Reader<'a> {
+struct Reader<'a, F> {
     files: &'a [SourceFile],
+    open_file: &'a F,
     open: Option<(usize, File)>,
     buffer: Vec<u8>,
 }
 
-impl<'a> Reader<'a> {
-    fn new(files: &'a [SourceFile]) -> Self {
+impl<'a, F: Fn(&Path) -> io::Result<File>> Reader<'a, F> {
+    fn new(files: &'a [SourceFile], open_file: &'a F) -> Self {
         Reader {
             files,
+            open_file,
             open: None,
             buffer: vec![0; READ_BYTES],
         }
@@ -151,7 +178,7 @@ impl<'a> Reader<'a> {
         if self.open.as_ref().is_none_or(|(open, _)| *open != index) {
             let path = self.files.get(index).map(|file| &file.path);
             let path = path.ok_or(io::ErrorKind::NotFound)?;
-            self.open = Some((index, File::open(path)?));
+            self.open = Some((index, (self.open_file)(path)?));
         }
         let Some((_, file)) = &self.open else {
             return Err(io::ErrorKind::NotFound.into());

@@ -3,18 +3,22 @@
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::cli::VerifyArgs;
-use super::escape::terminal_path;
+use super::escape::{terminal, terminal_path};
 use super::exit::{Exit, Failure};
 use super::fetch::Route;
-use super::hashing::{PieceHash, SourceFile, hash_pieces};
+use super::hashing::{PieceHash, SourceFile, hash_opened};
 use super::{json, meter, output, size, source};
 use crate::base::{Bitfield, PieceIndex};
-use crate::storage::layout::FileLayout;
+use crate::session::disk::plain_message;
+use crate::session::resume_store;
+use crate::storage::layout::{FileLayout, LayoutFile};
+use crate::uring::files::{self, OpenMode};
 use crate::wire::metainfo::Metainfo;
 
 /// Runs of pieces shown for one file; `--json` has all.
@@ -57,6 +61,8 @@ struct FileResult {
     /// On the disk.
     found_bytes: Option<u64>,
     state: FileState,
+    /// Why it cannot be read.
+    why: Option<String>,
     bad_pieces: Vec<u32>,
 }
 
@@ -104,7 +110,8 @@ pub fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
         layout.geometry().total_bytes(),
         !args.quiet && !args.json,
     );
-    let verdict = verify(&metainfo, &layout, &args.data, &meter);
+    let verdict = verify(&metainfo, &layout, &args.data, &meter)
+        .map_err(|error| super::walk::unreadable(&args.data, &error))?;
     meter.clear();
     if args.json {
         json::print(&verdict_json(&metainfo, &verdict));
@@ -151,25 +158,35 @@ pub fn data_paths(layout: &FileLayout, data: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn verify(metainfo: &Metainfo, layout: &FileLayout, data: &Path, meter: &meter::Meter) -> Verdict {
-    let paths = data_paths(layout, data);
-    let files = layout.files().iter().zip(&paths);
-    let sources: Vec<SourceFile> = files
-        .clone()
-        .map(|(file, path)| SourceFile {
-            path: path.clone(),
+/// Opens files as a seed does: none by a link that leads out of the folder, and nothing but regular files.
+fn verify(
+    metainfo: &Metainfo,
+    layout: &FileLayout,
+    data: &Path,
+    meter: &meter::Meter,
+) -> io::Result<Verdict> {
+    let (folder, found) = resume_store::locate(data, layout.clone())?;
+    let root = files::open_root(&folder)?;
+    let sources: Vec<SourceFile> = found
+        .files()
+        .iter()
+        .map(|file| SourceFile {
+            path: file.path.clone(),
             offset: file.offset,
             length_bytes: file.length_bytes,
             is_pad: file.is_pad,
         })
         .collect();
     let geometry = layout.geometry();
+    let look = |(file, place): (&LayoutFile, &LayoutFile)| look_at(file, &root, &place.path);
+    let files = layout.files().iter().zip(found.files()).map(look);
     let mut verdict = Verdict {
-        files: files.map(|(file, path)| look_at(file, path)).collect(),
+        files: files.collect(),
         good: Bitfield::new(geometry.piece_count()),
         good_bytes: 0,
     };
-    hash_pieces(&sources, geometry, |piece, hash| {
+    let open = |path: &Path| Ok(files::open_beneath(&root, path, OpenMode::Read)?.into());
+    hash_opened(&sources, geometry, open, |piece, hash| {
         meter.add(geometry.piece_bytes(piece).into());
         judge(metainfo, layout, piece, hash, &mut verdict);
         ControlFlow::Continue(())
@@ -177,29 +194,36 @@ fn verify(metainfo: &Metainfo, layout: &FileLayout, data: &Path, meter: &meter::
     for file in &mut verdict.files {
         file.bad_pieces.sort_unstable();
     }
-    verdict
+    Ok(verdict)
 }
 
-/// What the file's metadata says.
-fn look_at(file: &crate::storage::layout::LayoutFile, path: &Path) -> FileResult {
-    let found = fs::metadata(path);
-    let state = match &found {
-        _ if !file.is_regular() => FileState::Good,
-        Ok(metadata) if !metadata.is_file() => FileState::Unreadable,
-        Ok(metadata) if metadata.len() < file.length_bytes => FileState::Short,
-        Ok(metadata) if metadata.len() > file.length_bytes => FileState::Long,
-        Ok(_) => FileState::Good,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => FileState::Unreadable,
-        Err(_) => FileState::Missing,
+/// What the file's metadata says; nothing is opened.
+fn look_at(file: &LayoutFile, root: &OwnedFd, place: &Path) -> FileResult {
+    let found = files::file_stamp_beneath(root, place);
+    let (state, why) = match &found {
+        _ if !file.is_regular() => (FileState::Good, None),
+        Ok(stamp) if stamp.size_bytes < file.length_bytes => (FileState::Short, None),
+        Ok(stamp) if stamp.size_bytes > file.length_bytes => (FileState::Long, None),
+        Ok(_) => (FileState::Good, None),
+        Err(error) if is_missing(error) => (FileState::Missing, None),
+        Err(error) => (FileState::Unreadable, Some(plain_message(error))),
     };
     FileResult {
         path: file.path.clone(),
         length_bytes: file.length_bytes,
         is_pad: file.is_pad,
-        found_bytes: found.ok().map(|metadata| metadata.len()),
+        found_bytes: found.ok().map(|stamp| stamp.size_bytes),
         state,
+        why,
         bad_pieces: Vec::new(),
     }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 fn judge(
@@ -217,11 +241,16 @@ fn judge(
         }
         Ok(_) => (None, FileState::Wrong, FileState::Wrong),
         Err(error) => {
-            let state = match error.cause.kind() {
-                io::ErrorKind::NotFound => FileState::Missing,
-                io::ErrorKind::UnexpectedEof => FileState::Short,
+            let state = match &error.cause {
+                cause if is_missing(cause) => FileState::Missing,
+                cause if cause.kind() == io::ErrorKind::UnexpectedEof => FileState::Short,
                 _ => FileState::Unreadable,
             };
+            if let Some(file) = verdict.files.get_mut(error.file)
+                && state == FileState::Unreadable
+            {
+                file.why.get_or_insert_with(|| plain_message(&error.cause));
+            }
             (Some(error.file), state, FileState::Unverified)
         }
     };
@@ -250,6 +279,9 @@ fn print(metainfo: &Metainfo, verdict: &Verdict, is_quiet: bool) {
         let mut line = format!("{:<11} {}", file.state.word(), terminal_path(&file.path));
         if let Some(found) = file.found_bytes.filter(|found| *found != file.length_bytes) {
             line += &format!(", {found} of {} bytes", file.length_bytes);
+        }
+        if let Some(why) = &file.why {
+            line += &format!(", {}", terminal(why));
         }
         if !file.bad_pieces.is_empty() {
             line += &format!(", {}", shown_runs(&file.bad_pieces));
@@ -292,6 +324,7 @@ fn verdict_json(metainfo: &Metainfo, verdict: &Verdict) -> Value {
             "length_bytes": file.length_bytes,
             "found_bytes": file.found_bytes,
             "bad_pieces": runs(&file.bad_pieces),
+            "why": file.why,
         })
     };
     json!({

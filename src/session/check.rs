@@ -88,7 +88,7 @@ pub struct CheckResult {
     pub read_count: u32,
     /// One a file of the layout.
     pub files: Vec<FileState>,
-    /// The first errors met.
+    /// The first errors met, one a file.
     pub errors: Vec<CheckError>,
     /// True when `stop` ended it early: pieces not in `good` may still be good.
     pub is_stopped: bool,
@@ -150,7 +150,8 @@ pub fn check(job: &CheckJob, progress: &AtomicU64, stop: &AtomicBool) -> CheckRe
         });
         for error in errors {
             result.unreadable.set(error.piece);
-            if result.errors.len() < ERRORS_MAX {
+            let is_told = result.errors.iter().any(|told| told.path == error.path);
+            if !is_told && result.errors.len() < ERRORS_MAX {
                 result.errors.push(error);
             }
         }
@@ -233,7 +234,7 @@ fn look_at_files(job: &CheckJob, base: &OwnedFd, result: &mut CheckResult) {
         if !file.is_regular() || !is_touched() {
             continue;
         }
-        let stamp = files::stamp_beneath(base, &file.path);
+        let stamp = files::file_stamp_beneath(base, &file.path);
         *state = match stamp.map(|stamp| stamp.size_bytes) {
             Err(_) => FileState::Missing,
             Ok(got_bytes) if got_bytes < file.length_bytes => FileState::TooShort { got_bytes },

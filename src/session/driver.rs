@@ -15,6 +15,7 @@ use super::check::CheckJob;
 use super::config::{SessionEvent, TorrentConfig, TorrentState};
 use super::connect;
 use super::disk::{Changed, DiskError, DiskTorrent, ReadError, SyncError};
+use super::lost::LostPieces;
 use super::peer::PeerHandle;
 use super::shared::Shared;
 use super::trouble::Trouble;
@@ -49,6 +50,7 @@ pub struct Driver {
     pub(super) changed: Notify,
     pub(super) announcers: Announcers,
     pub(super) trouble: Trouble,
+    pub(super) lost: LostPieces,
     pub(super) state: Cell<TorrentState>,
     /// How pieces are looked at again.
     pub(super) check_job: CheckJob,
@@ -82,6 +84,7 @@ impl Driver {
             changed: Notify::new(),
             announcers: Announcers::default(),
             trouble: Trouble::default(),
+            lost: LostPieces::default(),
             state: Cell::new(TorrentState::Stalled),
             check_job,
             span,
@@ -275,6 +278,17 @@ impl Driver {
         }
     }
 
+    /// All that was asked for is there: lengths and permissions become those of the torrent.
+    pub async fn finish_files(&self) {
+        for error in self.disk.finish().await {
+            self.shared.emit(SessionEvent::Warning {
+                info_hash: Some(self.info_hash()),
+                message: error.to_string(),
+                hint: error.hint().to_owned(),
+            });
+        }
+    }
+
     /// Runs `work` as a task that keeps the torrent from counting as drained.
     pub fn spawn(self: &Rc<Self>, work: impl Future<Output = ()> + 'static) {
         self.tasks.set(self.tasks.get() + 1);
@@ -359,6 +373,12 @@ impl Driver {
 
     fn on_write_failed(self: &Rc<Self>, piece: PieceIndex, error: DiskError) {
         self.disk.discard(piece);
+        if error.is_torrents_fault() {
+            let hint = error.hint().to_owned();
+            self.trouble.set_fatal(error.to_string(), hint);
+            self.changed.notify_one();
+            return;
+        }
         self.call(|core, cx| core.on_piece_write_failed(piece, cx));
         self.on_disk_trouble(error);
     }

@@ -10,15 +10,18 @@ use tracing::{debug, info, warn};
 
 use super::check::{self, CheckJob, CheckResult};
 use super::config::{CheckMode, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
-use super::disk::{DiskConfig, DiskTorrent};
+use super::disk::{DiskConfig, DiskError, DiskOp, DiskTorrent};
 use super::error::SessionError;
-use super::resume_store::{self, ResumeStore};
+use super::resume_store::{self, ResumeStore, SetAside};
 use super::root_lock::{RootLock, RootLockError, Share};
 use super::shared::Shared;
 use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
 use crate::storage::resume::{Counters, Observed, Reason, Record, RootKey, Verdict, judge};
+
+/// Files named in warnings of one kind; a torrent may have a million.
+const FILES_NAMED_MAX: usize = 16;
 
 /// A torrent ready to run.
 pub struct Loaded {
@@ -53,8 +56,11 @@ struct Found {
     new_root: NewRoot,
     lock: RootLock,
     record: Option<Record>,
-    /// Records that could not be used, now kept under these names, and why.
-    set_aside: Vec<(PathBuf, String)>,
+    /// Files that cannot be used, and why.
+    refused: Vec<DiskError>,
+    /// Selected files with more bytes than the torrent gives them, as sentences.
+    too_long: Vec<String>,
+    set_aside: Vec<SetAside>,
     verdict: Verdict,
 }
 
@@ -79,12 +85,21 @@ pub async fn load(
     };
     let mut found =
         found.map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
-    for (path, why) in &found.set_aside {
-        shared.emit(SessionEvent::Warning {
-            info_hash: Some(config.metainfo.info_hash),
-            message: format!("{why}: kept as {}", path.display()),
-            hint: "the data is hashed instead; the file may be deleted".to_owned(),
-        });
+    for SetAside { path, why, kept_as } in &found.set_aside {
+        let message = match kept_as {
+            Some(name) => format!("{why}: kept as {}", name.display()),
+            None => format!("{why}: {} is left as it is", path.display()),
+        };
+        let hint = "the data is hashed instead; what is there may be deleted";
+        warn_user(shared, config, message, hint);
+    }
+    for error in first_of(&found.refused) {
+        let message = format!("{error}: done without it");
+        warn_user(shared, config, message, error.hint());
+    }
+    for message in first_of(&found.too_long) {
+        let hint = "copy it now if you need what lies behind that length";
+        warn_user(shared, config, message.clone(), hint);
     }
     let Some(result) = hash(shared, config, &found).await? else {
         return Ok(None);
@@ -93,7 +108,11 @@ pub async fn load(
     result.good.iter().for_each(|piece| {
         have.set(piece);
     });
-    for error in &result.errors {
+    let is_told = |path: &Path| {
+        let told = found.folder.join(path);
+        found.refused.iter().any(|refused| refused.path == told)
+    };
+    for error in result.errors.iter().filter(|error| !is_told(&error.path)) {
         warn!(path = %error.path.display(), error = error.message, "cannot be read");
     }
     let disk_config = DiskConfig {
@@ -116,6 +135,16 @@ pub async fn load(
     };
     let disk = disk.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
     found.new_root.keep();
+    if disk.cannot_reserve() {
+        let folder = found.folder.display();
+        let message = format!("the file system of {folder} cannot reserve space: it may fill up");
+        warn_user(
+            shared,
+            config,
+            message,
+            "leave out --preallocate full there",
+        );
+    }
     let counters = found
         .record
         .as_ref()
@@ -209,7 +238,8 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     if config.fetches {
         std::fs::create_dir_all(&folder).map_err(in_folder)?;
     }
-    let observed = resume_store::observe(&folder, &layout, &parts).map_err(in_folder)?;
+    let seen = resume_store::observe(&folder, &layout, &parts).map_err(in_folder)?;
+    let (observed, refused) = (seen.observed, seen.refused);
     let share = if config.fetches {
         Share::Exclusive
     } else {
@@ -217,8 +247,13 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     };
     let lock = RootLock::take(&folder, &layout, share).map_err(|error| match &error {
         RootLockError::Missing { .. } => SessionError::no_data(error.to_string(), error.hint()),
+        _ if error.is_refusal() && !config.fetches => {
+            SessionError::no_data(error.to_string(), error.hint())
+        }
         _ => SessionError::new(error.to_string(), error.hint()),
     })?;
+    let refused = refuse(config, &folder, &layout, &selected, &refused)?;
+    let too_long = too_long(config, &folder, &layout, &selected, &observed);
     let new_root = NewRoot(
         observed
             .root
@@ -235,6 +270,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         )
     };
     let store = ResumeStore::open(state_dir).map_err(in_state)?;
+    store.remove_stale();
     let root_path = root_path(&folder, &layout);
     let root: Option<RootKey> = observed.root;
     let report = store
@@ -261,6 +297,8 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         new_root,
         lock,
         record,
+        refused,
+        too_long,
         set_aside: report.set_aside,
         verdict,
     })
@@ -393,22 +431,71 @@ fn locate(
     layout: FileLayout,
 ) -> Result<(PathBuf, FileLayout), SessionError> {
     let folder = super::torrent::folder(config);
-    if config.fetches || std::fs::symlink_metadata(folder.join(layout.root_name())).is_ok() {
+    if config.fetches {
         return Ok((folder, layout));
     }
-    let full = std::fs::canonicalize(&folder).map_err(|error| {
+    resume_store::locate(&folder, layout).map_err(|error| {
         SessionError::new(
             format!("cannot open {}: {error}", folder.display()),
             "give the folder that holds the data with --data",
         )
-    })?;
-    if let (Some(parent), Some(name)) = (full.parent(), full.file_name())
-        && let Some(layout) = layout.clone().renamed_root(name)
-        && full.is_dir() == super::root_lock::root_is_folder(&layout)
-    {
-        return Ok((parent.to_owned(), layout));
+    })
+}
+
+/// Files that cannot be used: a download needs the selected ones, a seed does without.
+fn refuse(
+    config: &TorrentConfig,
+    folder: &Path,
+    layout: &FileLayout,
+    selected: &[bool],
+    refused: &[(usize, std::io::Error)],
+) -> Result<Vec<DiskError>, SessionError> {
+    let mut errors = Vec::new();
+    for (file, error) in refused {
+        let path = layout.files().get(*file).map(|file| file.path.as_path());
+        let path = folder.join(path.unwrap_or(Path::new("")));
+        let error = DiskError::new(DiskOp::Open, path, error);
+        if config.fetches && selected.get(*file).copied().unwrap_or(true) {
+            return Err(SessionError::new(error.to_string(), error.hint()));
+        }
+        errors.push(error);
     }
-    Ok((folder, layout))
+    Ok(errors)
+}
+
+/// Selected files whose bytes behind the torrent's end will be cut off: never without a word (they may be somebody's).
+fn too_long(
+    config: &TorrentConfig,
+    folder: &Path,
+    layout: &FileLayout,
+    selected: &[bool],
+    observed: &Observed,
+) -> Vec<String> {
+    let files = layout.files().iter().zip(&observed.files).zip(selected);
+    files
+        .filter(|(_, is_selected)| config.fetches && **is_selected)
+        .filter_map(|((file, stamp), _)| Some((file, (*stamp)?.size_bytes)))
+        .filter(|(file, got_bytes)| *got_bytes > file.length_bytes)
+        .map(|(file, got_bytes)| {
+            format!(
+                "{} has {got_bytes} bytes where the torrent has {}: it is cut to that length when all is there",
+                folder.join(&file.path).display(),
+                file.length_bytes,
+            )
+        })
+        .collect()
+}
+
+fn first_of<T>(all: &[T]) -> impl Iterator<Item = &T> {
+    all.iter().take(FILES_NAMED_MAX)
+}
+
+fn warn_user(shared: &Shared, config: &TorrentConfig, message: String, hint: &str) {
+    shared.emit(SessionEvent::Warning {
+        info_hash: Some(config.metainfo.info_hash),
+        message,
+        hint: hint.to_owned(),
+    });
 }
 
 async fn hash(

@@ -15,6 +15,7 @@ pub mod error;
 pub mod handles;
 pub mod http;
 pub mod load;
+mod lost;
 pub mod pace;
 mod peer;
 pub mod resume_store;

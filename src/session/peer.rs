@@ -17,7 +17,7 @@ use super::driver::Driver;
 use super::shared::Shared;
 use crate::swarm::CloseReason;
 use crate::swarm::peer::PeerFault;
-use crate::swarm::torrent::Connected;
+use crate::swarm::torrent::{Connected, Refusal};
 use crate::uring::stream::Stream;
 use crate::wire::decoder::DecodeError;
 
@@ -65,7 +65,11 @@ enum ReadEnd {
 
 /// Runs one connection whose handshake is done; `early` holds bytes that came behind the handshake.
 pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, early: Vec<u8>) {
-    let key = match driver.call(|core, cx| core.on_connected(conn, cx)) {
+    let mut taken = driver.call(|core, cx| core.on_connected(conn, cx));
+    if taken == Err(Refusal::Full) && conn.is_inbound && make_room_elsewhere(&driver, &conn) {
+        taken = driver.call(|core, cx| core.on_connected(conn, cx));
+    }
+    let key = match taken {
         Ok(key) => key,
         Err(refusal) => {
             debug!(addr = %conn.addr, %refusal, "connection refused");
@@ -97,4 +101,15 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, early: Vec
     let _ = writer.await;
     driver.remove_peer(key);
     driver.call(|core, cx| core.on_disconnected(key, cx));
+}
+
+/// The session has no place left and neither has this torrent one to give: another torrent may.
+fn make_room_elsewhere(driver: &Rc<Driver>, conn: &Connected) -> bool {
+    let shared = driver.shared();
+    if shared.credits.borrow().connections > 0 {
+        return false;
+    }
+    let others: Vec<Rc<Driver>> = shared.torrents.borrow().values().cloned().collect();
+    let mut others = others.iter().filter(|other| !Rc::ptr_eq(other, driver));
+    others.any(|other| other.call(|core, cx| core.make_room(conn.addr.ip(), cx)))
 }

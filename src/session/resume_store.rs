@@ -3,17 +3,27 @@
 //! One file a torrent and root: `resume/<info_hash>-<device>-<inode>.resume`. Written to a temporary file, synced,
 //! renamed, and the folder synced. Every function blocks: call them off the ring thread.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tracing::debug;
 
 use crate::base::InfoHash;
 use crate::storage::layout::FileLayout;
 use crate::storage::parts::PartsMap;
 use crate::storage::resume::{FileStamp, Observed, RECORD_BYTES_MAX, Record, RootKey};
 use crate::uring::files;
+
+/// No record takes so long to be written: whoever has the writer's process number by then is somebody else.
+const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
+/// Names tried for a record that is kept aside: something that cannot be replaced may have the first.
+const BAD_NAMES_MAX: u32 = 10;
 
 /// Makes temporary names of this process differ.
 static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
@@ -41,8 +51,19 @@ pub enum Loaded {
 pub struct LoadReport {
     /// The record, if any.
     pub loaded: Loaded,
-    /// Unreadable records, now kept under these names, and why.
-    pub set_aside: Vec<(PathBuf, String)>,
+    /// Unusable records.
+    pub set_aside: Vec<SetAside>,
+}
+
+/// A record that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Where it was.
+    pub path: PathBuf,
+    /// What is the matter with it.
+    pub why: String,
+    /// Its name now; `None` when it could not be moved.
+    pub kept_as: Option<PathBuf>,
 }
 
 impl ResumeStore {
@@ -56,9 +77,35 @@ impl ResumeStore {
         Ok(ResumeStore { folder })
     }
 
+    /// Removes what writers that were killed left half-written; nothing that may still be written to. Whatever cannot be
+    /// removed stays.
+    pub fn remove_stale(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let Some(writer) = temporary_writer(&entry.file_name()) else {
+                continue;
+            };
+            let age = entry.metadata().and_then(|file| file.modified());
+            let age = age.ok().and_then(|at| at.elapsed().ok());
+            let is_old = age.is_some_and(|age| age >= TEMPORARY_AGE);
+            let is_stale = match process_name(writer) {
+                None => true,
+                // The number may have gone to another program since.
+                Some(name) => is_old && Some(name) != process_name(std::process::id()),
+            };
+            if is_stale {
+                let removed = fs::remove_file(entry.path());
+                debug!(path = %entry.path().display(), is_removed = removed.is_ok(), "half-written record of a process that is gone");
+            }
+        }
+    }
+
     /// Finds the record of the torrent: by its root's identity, else by the root's path.
     ///
-    /// Damaged records and those of later versions are renamed to `*.bad` and reported (HOSTILE.md L11).
+    /// Damaged records, those of other versions, and whatever else has the name of one are renamed to `*.bad` and reported
+    /// (HOSTILE.md L11).
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -70,7 +117,7 @@ impl ResumeStore {
     ) -> io::Result<LoadReport> {
         let mut set_aside = Vec::new();
         if root.is_some()
-            && let Some(record) = load_one(&self.path(info_hash, root), info_hash, &mut set_aside)?
+            && let Some(record) = load_one(&self.path(info_hash, root), info_hash, &mut set_aside)
             && record.root == root
         {
             let loaded = Loaded::Found(Box::new(record));
@@ -86,7 +133,10 @@ impl ResumeStore {
             if !name.is_some_and(is_ours) {
                 continue;
             }
-            if let Some(record) = load_one(&path, info_hash, &mut set_aside)?
+            if set_aside.iter().any(|aside| aside.path == path) {
+                continue;
+            }
+            if let Some(record) = load_one(&path, info_hash, &mut set_aside)
                 && record.root_path == root_path.as_os_str().as_bytes()
             {
                 loaded = Loaded::Moved(Box::new(record));
@@ -133,36 +183,73 @@ impl ResumeStore {
     }
 }
 
-/// Looks at a torrent's root and files. Call it before anything is created or written there.
+/// What lies where a torrent's files should be.
+#[derive(Debug)]
+pub struct Seen {
+    /// The files that may be used.
+    pub observed: Observed,
+    /// Files in whose place something else lies, or that cannot be reached, and why.
+    pub refused: Vec<(usize, io::Error)>,
+}
+
+/// Looks at a torrent's root and files. Call it before anything is created or written there. Nothing is opened: a named
+/// pipe or a device in a file's place holds nobody.
 ///
 /// # Errors
-/// When something that exists cannot be looked at; what is missing is no error.
-pub fn observe(output: &Path, layout: &FileLayout, parts: &PartsMap) -> io::Result<Observed> {
-    let mut observed = Observed {
-        root: None,
-        files: vec![None; layout.files().len()],
-        parts: None,
+/// When the folder cannot be looked at; what is missing is no error.
+pub fn observe(output: &Path, layout: &FileLayout, parts: &PartsMap) -> io::Result<Seen> {
+    let mut seen = Seen {
+        observed: Observed {
+            root: None,
+            files: vec![None; layout.files().len()],
+            parts: None,
+        },
+        refused: Vec::new(),
     };
     let Some(base) = found(files::open_root(output))? else {
-        return Ok(observed);
+        return Ok(seen);
     };
-    let root = found(files::stamp_beneath(&base, layout.root_name()))?;
+    let observed = &mut seen.observed;
+    // Whoever locks a root that cannot be reached says why.
+    let root = files::stamp_beneath(&base, layout.root_name()).ok();
     observed.root = root.map(|stamp| RootKey {
         device: stamp.device,
         inode: stamp.inode,
     });
     if observed.root.is_none() {
-        return Ok(observed);
+        return Ok(seen);
     }
-    for (stamp, file) in observed.files.iter_mut().zip(layout.files()) {
-        if file.is_regular() {
-            *stamp = found(files::stamp_beneath(&base, &file.path))?.map(stamp_of);
+    let places = observed.files.iter_mut().zip(layout.files()).enumerate();
+    for (index, (stamp, file)) in places.filter(|(_, (_, file))| file.is_regular()) {
+        match found(files::file_stamp_beneath(&base, &file.path)) {
+            Ok(there) => *stamp = there.map(stamp_of),
+            Err(error) => seen.refused.push((index, error)),
         }
     }
     if !parts.is_empty() {
-        observed.parts = found(files::stamp_beneath(&base, parts.path()))?.map(stamp_of);
+        let there = files::file_stamp_beneath(&base, parts.path());
+        observed.parts = there.ok().map(stamp_of);
     }
-    Ok(observed)
+    Ok(seen)
+}
+
+/// The folder that holds the torrent's root, and the root's name there: `folder` itself, or, when that is the content or
+/// its copy under another name, the folder around it.
+///
+/// # Errors
+/// When `folder` is not there.
+pub fn locate(folder: &Path, layout: FileLayout) -> io::Result<(PathBuf, FileLayout)> {
+    if fs::symlink_metadata(folder.join(layout.root_name())).is_ok() {
+        return Ok((folder.to_owned(), layout));
+    }
+    let full = fs::canonicalize(folder)?;
+    if let (Some(parent), Some(name)) = (full.parent(), full.file_name())
+        && let Some(layout) = layout.clone().renamed_root(name)
+        && full.is_dir() == super::root_lock::root_is_folder(&layout)
+    {
+        return Ok((parent.to_owned(), layout));
+    }
+    Ok((folder.to_owned(), layout))
 }
 
 /// What a record keeps of a file's look.
@@ -186,31 +273,66 @@ pub(super) fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 /// Reads one record; what cannot be used is kept aside.
-fn load_one(
-    path: &Path,
-    info_hash: InfoHash,
-    set_aside: &mut Vec<(PathBuf, String)>,
-) -> io::Result<Option<Record>> {
-    let Some(file) = found(File::open(path))? else {
-        return Ok(None);
+fn load_one(path: &Path, info_hash: InfoHash, set_aside: &mut Vec<SetAside>) -> Option<Record> {
+    let why = match read_record(path) {
+        Ok(None) => return None,
+        Ok(Some(bytes)) => match Record::decode(&bytes) {
+            Ok(record) if record.info_hash == info_hash => return Some(record),
+            Ok(_) => "record of another torrent".to_owned(),
+            Err(error) => error.to_string(),
+        },
+        Err(error) => format!("the resume record cannot be read: {error}"),
     };
-    let mut bytes = Vec::new();
-    file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes)?;
-    let why = match Record::decode(&bytes) {
-        Ok(record) if record.info_hash == info_hash => return Ok(Some(record)),
-        Ok(_) => "record of another torrent".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    set_aside.push(keep_aside(path, why)?);
-    Ok(None)
+    set_aside.push(SetAside {
+        path: path.to_owned(),
+        why,
+        kept_as: keep_aside(path),
+    });
+    None
 }
 
-fn keep_aside(path: &Path, why: String) -> io::Result<(PathBuf, String)> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".bad");
-    let bad = PathBuf::from(name);
-    fs::rename(path, &bad)?;
-    Ok((bad, why))
+/// The record's bytes; `None` when there is none. A named pipe in its place holds nobody.
+fn read_record(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let Some(file) = found(options.open(path))? else {
+        return Ok(None);
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// Moves it out of the way, over what an earlier time kept there if that can be.
+fn keep_aside(path: &Path) -> Option<PathBuf> {
+    let bad = |number: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(match number {
+            0 => ".bad".to_owned(),
+            number => format!(".bad-{number}"),
+        });
+        PathBuf::from(name)
+    };
+    let mut names = (0..BAD_NAMES_MAX).map(bad);
+    names.find(|bad| fs::rename(path, bad).is_ok())
+}
+
+/// The process whose temporary file has this name: `<info_hash>-<device>-<inode>.tmp-<pid>-<number>`.
+fn temporary_writer(name: &OsStr) -> Option<u32> {
+    let (record, temporary) = name.to_str()?.split_once(".tmp-")?;
+    let (pid, number) = temporary.split_once('-')?;
+    let info_hash = record.split('-').next()?;
+    let is_hash = info_hash.len() == 40 && info_hash.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_ours = is_hash && number.parse::<u64>().is_ok();
+    pid.parse().ok().filter(|_| is_ours)
+}
+
+/// What a running process calls itself.
+fn process_name(pid: u32) -> Option<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/comm")).ok()
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use super::disk::{DiskError, DiskOp, plain_message};
 use crate::storage::layout::FileLayout;
 use crate::storage::resume::RootKey;
 use crate::uring::files::{self, OpenMode};
@@ -43,11 +44,25 @@ pub enum RootLockError {
     #[error("{} does not exist", path.display())]
     Missing { path: PathBuf },
     /// The root cannot be opened or created.
-    #[error("cannot open {}: {source}", path.display())]
+    #[error("cannot open {}: {}", path.display(), plain_message(source))]
     Io { path: PathBuf, source: io::Error },
 }
 
 impl RootLockError {
+    /// True when something is in the root's place that is no such file or folder, or lies elsewhere.
+    pub fn is_refusal(&self) -> bool {
+        let RootLockError::Io { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            io::ErrorKind::InvalidData
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::CrossesDevices
+        )
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> String {
         match self {
@@ -63,6 +78,9 @@ impl RootLockError {
             }
             RootLockError::Missing { .. } => {
                 "give the folder that holds the data with --data".to_owned()
+            }
+            RootLockError::Io { path, source } if self.is_refusal() => {
+                DiskError::new(DiskOp::Open, path, source).hint().to_owned()
             }
             RootLockError::Io { .. } => {
                 "check the folder's permissions and that its disk is there".to_owned()

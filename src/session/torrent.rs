@@ -249,12 +249,13 @@ impl<'c> Running<'c> {
                 self.driver.trouble.payload_arrived(now);
             }
             self.shared.emit(SessionEvent::Progress(progress));
+            self.driver.look_for_returned();
             return self.look_for_trouble(now, is_complete);
         }
         None
     }
 
-    /// True once a last look found every file: nobody removed any behind our back. Starts that look.
+    /// True once a last look found every file, and finished it: nobody removed any behind our back. Starts that look.
     fn is_all_there(&self) -> bool {
         if !self.config.fetches || self.look.get() == Look::Good {
             return true;
@@ -266,6 +267,9 @@ impl<'c> Running<'c> {
         let (driver, look) = (self.driver.clone(), self.look.clone());
         self.driver.spawn(async move {
             let gone = driver.disk().look_for_gone(None).await;
+            if gone.is_empty() {
+                driver.finish_files().await;
+            }
             look.set(match gone.is_empty() {
                 true => Look::Good,
                 false => Look::No,

@@ -201,8 +201,10 @@ impl Driver {
         let mut job = self.check_job.clone();
         job.pieces = Bitfield::new(job.layout.geometry().piece_count());
         let is_had = |piece: &PieceIndex| self.read(|core| core.have().has(*piece));
-        let had: Vec<PieceIndex> = pieces.iter().copied().filter(is_had).collect();
-        for piece in &had {
+        let (had, others): (Vec<_>, Vec<_>) = pieces.iter().copied().partition(is_had);
+        let is_lost = |piece: &PieceIndex| self.lost.has(*piece);
+        let before: Vec<PieceIndex> = others.into_iter().filter(is_lost).collect();
+        for piece in had.iter().chain(&before) {
             job.pieces.set(*piece);
         }
         if let Err(error) = self.disk().begin_check(&pieces).await {
@@ -213,23 +215,10 @@ impl Driver {
         if !lost.is_empty() {
             self.on_lost(&lost, &why);
         }
-    }
-
-    fn on_lost(self: &Rc<Self>, lost: &[PieceIndex], why: &str) {
-        self.call(|core, cx| core.on_pieces_lost(lost, cx));
-        let message = format!(
-            "{} pieces that were verified are no longer good: {why}",
-            lost.len()
-        );
-        let hint =
-            "the files were changed, truncated or removed: restore them, or run `gyre verify`"
-                .to_owned();
-        self.shared().emit(SessionEvent::Warning {
-            info_hash: Some(self.info_hash()),
-            message,
-            hint,
-        });
-        self.changed.notify_one();
+        let found: Vec<PieceIndex> = before.into_iter().filter(|p| good.has(*p)).collect();
+        if !found.is_empty() {
+            self.on_found(&found);
+        }
     }
 }
 

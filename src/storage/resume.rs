@@ -12,7 +12,7 @@ use crate::base::{Bitfield, InfoHash, PieceIndex};
 /// First bytes of every record.
 const MAGIC: &[u8; 8] = b"GYRE-RES";
 /// Raised when the layout below changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Length of the SHA-1 over everything before it.
 const CHECKSUM_BYTES: usize = 20;
 /// The longest record read back: 2 million pieces and 2 million files fit.
@@ -47,18 +47,8 @@ pub struct Counters {
     pub uploaded_bytes: u64,
     /// Payload bytes received and thrown away since the torrent was added.
     pub wasted_bytes: u64,
-    /// What the trackers were told as `downloaded`: payload since `started`, across restarts (BEP 3).
-    pub announced_downloaded_bytes: u64,
-    /// What the trackers were told as `uploaded`.
-    pub announced_uploaded_bytes: u64,
-    /// Seconds spent downloading.
-    pub downloading_seconds: u64,
-    /// Seconds spent complete.
-    pub seeding_seconds: u64,
     /// When the torrent was added, in seconds since 1970.
     pub added_unix_s: i64,
-    /// When it became complete, in seconds since 1970; 0 before.
-    pub completed_unix_s: i64,
 }
 
 /// All that is kept of one torrent at one root.
@@ -88,9 +78,9 @@ pub enum RecordError {
     /// Another kind of file.
     #[error("not a resume record")]
     BadMagic,
-    /// Written by a later Gyre.
-    #[error("resume record of version {got}, this program knows up to {expected}")]
-    Newer { expected: u32, got: u32 },
+    /// Written by a later or much earlier Gyre.
+    #[error("resume record of version {got}, this program knows version {expected}")]
+    OtherVersion { expected: u32, got: u32 },
     /// Cut off or longer than its content.
     #[error("resume record ends at the wrong place")]
     BadLength,
@@ -140,9 +130,9 @@ impl Record {
             return Err(RecordError::BadMagic);
         }
         let got = u32::from_le_bytes(head.array()?);
-        if got > VERSION {
+        if got != VERSION {
             let expected = VERSION;
-            return Err(RecordError::Newer { expected, got });
+            return Err(RecordError::OtherVersion { expected, got });
         }
         let end = bytes.len().checked_sub(CHECKSUM_BYTES);
         let (content, checksum) = end
@@ -219,14 +209,9 @@ fn put_counters(out: &mut Vec<u8>, counters: &Counters) {
         counters.downloaded_bytes,
         counters.uploaded_bytes,
         counters.wasted_bytes,
-        counters.announced_downloaded_bytes,
-        counters.announced_uploaded_bytes,
-        counters.downloading_seconds,
-        counters.seeding_seconds,
     ];
     sums.iter().for_each(|sum| put_u64(out, *sum));
     out.extend_from_slice(&counters.added_unix_s.to_le_bytes());
-    out.extend_from_slice(&counters.completed_unix_s.to_le_bytes());
 }
 
 fn read_counters(reader: &mut Reader<'_>) -> Result<Counters, RecordError> {
@@ -234,12 +219,7 @@ fn read_counters(reader: &mut Reader<'_>) -> Result<Counters, RecordError> {
         downloaded_bytes: reader.u64()?,
         uploaded_bytes: reader.u64()?,
         wasted_bytes: reader.u64()?,
-        announced_downloaded_bytes: reader.u64()?,
-        announced_uploaded_bytes: reader.u64()?,
-        downloading_seconds: reader.u64()?,
-        seeding_seconds: reader.u64()?,
         added_unix_s: i64::from_le_bytes(reader.array()?),
-        completed_unix_s: i64::from_le_bytes(reader.array()?),
     })
 }
 

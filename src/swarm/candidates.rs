@@ -163,6 +163,12 @@ impl Candidates {
         Some(addr)
     }
 
+    /// The address that [`Candidates::next_dial`] would give.
+    pub fn peek_dial(&mut self, now: Now) -> Option<SocketAddr> {
+        self.ripen(now);
+        self.ready.first().map(|(_, addr)| *addr)
+    }
+
     /// When [`Candidates::next_dial`] has something: `now` or earlier when it has already, `None` when it never will.
     pub fn next_deadline(&self, now: Now) -> Option<Now> {
         if self.ready.is_empty() {

@@ -30,6 +30,11 @@ const INCUMBENT_BONUS_DIVISOR: u64 = 8;
 const TURN_MIN: Duration = Duration::from_secs(60);
 /// … or after this much time whatever went out, so that slow readers do not keep their slots for good.
 const TURN_MAX: Duration = Duration::from_secs(180);
+/// An unchoked peer that takes nothing for this long leaves its automatic slot to others as well: an honest one asks
+/// within a round trip.
+const IDLE_AFTER: Duration = Duration::from_secs(5);
+/// One that takes nothing for this long comes after everybody who waits (HOSTILE.md C6).
+const IDLE_TURN_MAX: Duration = Duration::from_secs(15);
 /// What one turn of the seeder's rota is worth.
 const TURN_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -74,6 +79,8 @@ pub struct ChokeInput {
     pub unchoked_at: Now,
     /// Payload sent to it in the turn that began then.
     pub sent_since_unchoke_bytes: u64,
+    /// When payload last went out to it; [`Now::ZERO`] if none ever did.
+    pub sent_at: Now,
     /// It owes us blocks and sends none.
     pub is_snubbed: bool,
     pub connected_at: Now,
@@ -130,6 +137,26 @@ impl Choker {
         unchoked_interested_count < self.slots
     }
 
+    /// Somebody waits for a slot: automatic ones are looked at soon.
+    pub fn on_waiting(&mut self, now: Now) {
+        if self.config.slots == UploadSlots::Auto && self.slots < AUTO_SLOTS_MAX {
+            let soon = now + GROWTH_STEP;
+            self.deadline = Some(self.deadline.map_or(soon, |at| at.min(soon)));
+        }
+    }
+
+    /// Slots for now: those of unchoked peers that take nothing are had by others too, while slots are automatic, and
+    /// by as many again, so that a crowd of such peers is got past in a few steps.
+    fn slots_now(&self, now: Now, peers: &[&ChokeInput]) -> usize {
+        let slots = self.slots as usize;
+        if self.config.slots != UploadSlots::Auto {
+            return slots;
+        }
+        let is_idle = |p: &&&ChokeInput| idle_for(p, now) >= IDLE_AFTER;
+        let idle_count = peers.iter().filter(is_idle).count();
+        (slots + 2 * idle_count).min(AUTO_SLOTS_MAX as usize)
+    }
+
     /// When [`Choker::rechoke`] is due; `None` while the last call saw no interested peer.
     pub const fn next_deadline(&self) -> Option<Now> {
         self.deadline
@@ -154,22 +181,18 @@ impl Choker {
             self.next_round = now + ROUND;
             self.full_round(now, is_seeding, peers, &ranked, rng)
         } else {
-            self.fill(&ranked)
+            self.fill(now, &ranked)
         };
         let unchoked_count = ranked.iter().filter(|p| p.is_unchoked).count();
         let grown = changes.iter().filter(|change| change.unchoke).count();
         let is_short = ranked.len() > unchoked_count + grown;
         self.deadline = (!ranked.is_empty()).then_some(self.next_round);
-        if is_short && self.may_grow(limit_up_bytes_per_s) {
+        let may_grow = self.slots < AUTO_SLOTS_MAX && self.config.slots == UploadSlots::Auto;
+        let is_any_idle = || ranked.iter().any(|p| !idle_for(p, now).is_zero());
+        if is_short && may_grow && (limit_up_bytes_per_s.is_none() || is_any_idle()) {
             self.deadline = Some((now + GROWTH_STEP).min(self.next_round));
         }
         changes
-    }
-
-    fn may_grow(&self, limit_up_bytes_per_s: Option<u64>) -> bool {
-        self.config.slots == UploadSlots::Auto
-            && limit_up_bytes_per_s.is_none()
-            && self.slots < AUTO_SLOTS_MAX
     }
 
     /// Slots grow at any time and shrink only in a full round, by at most a quarter: one slow second is no slow line.
@@ -192,11 +215,19 @@ impl Choker {
         match (is_seeding, self.config.seed_choker) {
             (false, _) => ranked.sort_by_key(|p| {
                 let rate = with_bonus(p.down_bytes_per_s, p.is_unchoked);
-                (p.is_snubbed, u64::MAX - rate, p.unchoked_at, p.peer)
+                // Who gives keeps its slot even if it takes nothing just now: a choke would be answered in kind.
+                let is_lazy = p.down_bytes_per_s == 0 && is_lazy(p, now);
+                (
+                    p.is_snubbed,
+                    is_lazy,
+                    u64::MAX - rate,
+                    p.unchoked_at,
+                    p.peer,
+                )
             }),
             (true, SeedChoker::FastestUpload) => ranked.sort_by_key(|p| {
                 let rate = with_bonus(p.up_bytes_per_s, p.is_unchoked);
-                (u64::MAX - rate, p.unchoked_at, p.peer)
+                (is_lazy(p, now), u64::MAX - rate, p.unchoked_at, p.peer)
             }),
             (true, SeedChoker::RoundRobin) => ranked.sort_by_key(|p| {
                 let turn = match (p.is_unchoked, is_turn_over(p, now)) {
@@ -217,7 +248,7 @@ impl Choker {
         ranked: &[&ChokeInput],
         rng: &mut Rng,
     ) -> Vec<ChokeChange> {
-        let slots = self.slots as usize;
+        let slots = self.slots_now(now, ranked);
         let explores =
             slots > 1 && !(is_seeding && self.config.seed_choker == SeedChoker::RoundRobin);
         let is_held = |p: &ChokeInput| p.is_unchoked && now.since(p.unchoked_at) < SLOT_HELD_MIN;
@@ -235,6 +266,9 @@ impl Choker {
             } else {
                 others.push(p);
             }
+        }
+        if others.iter().any(|p| !is_lazy(p, now)) {
+            others.retain(|p| !is_lazy(p, now));
         }
         if explores && chosen.len() < slots {
             chosen.extend(self.choose_optimistic(now, &others, rng));
@@ -275,9 +309,9 @@ impl Choker {
     }
 
     /// Gives free slots to the best of those who wait; chokes nobody.
-    fn fill(&self, ranked: &[&ChokeInput]) -> Vec<ChokeChange> {
+    fn fill(&self, now: Now, ranked: &[&ChokeInput]) -> Vec<ChokeChange> {
         let used_count = ranked.iter().filter(|p| p.is_unchoked).count();
-        let free_count = (self.slots as usize).saturating_sub(used_count);
+        let free_count = self.slots_now(now, ranked).saturating_sub(used_count);
         ranked
             .iter()
             .filter(|p| !p.is_unchoked)
@@ -314,9 +348,23 @@ const fn with_bonus(bytes_per_s: u64, is_unchoked: bool) -> u64 {
     bytes_per_s.saturating_add(bonus)
 }
 
+/// How long an unchoked peer has taken nothing; zero for a choked one.
+fn idle_for(p: &ChokeInput, now: Now) -> Duration {
+    match p.is_unchoked {
+        true => now.since(p.unchoked_at.max(p.sent_at)),
+        false => Duration::ZERO,
+    }
+}
+
+fn is_lazy(p: &ChokeInput, now: Now) -> bool {
+    idle_for(p, now) >= IDLE_TURN_MAX
+}
+
 fn is_turn_over(p: &ChokeInput, now: Now) -> bool {
     let held = now.since(p.unchoked_at);
-    held >= TURN_MAX || (held >= TURN_MIN && p.sent_since_unchoke_bytes >= TURN_BYTES)
+    is_lazy(p, now)
+        || held >= TURN_MAX
+        || (held >= TURN_MIN && p.sent_since_unchoke_bytes >= TURN_BYTES)
 }
 
 /// One of `others` by lot, not `last` if there is anybody else.

@@ -174,6 +174,8 @@ pub(super) struct Peer {
     pub has_spoken: bool,
     pub is_closing: bool,
     pub parting: Parting,
+    /// Its end gives a connection credit back; false once its place went to another.
+    pub holds_credit: bool,
 
     pub am_choking: bool,
     pub am_interested: bool,
@@ -217,6 +219,8 @@ pub(super) struct Peer {
     pub choked_at: Option<Now>,
     pub sent_before_unchoke_bytes: u64,
     pub upload_progress_at: Now,
+    /// When a run last went out to it whole; [`Now::ZERO`] before the first.
+    pub uploaded_at: Now,
 
     pub outbox: Vec<u8>,
     pub have_cursor: usize,
@@ -250,6 +254,7 @@ impl Peer {
             has_spoken: false,
             is_closing: false,
             parting: Parting::Broken,
+            holds_credit: true,
             am_choking: true,
             am_interested: false,
             peer_choking: true,
@@ -279,6 +284,7 @@ impl Peer {
             choked_at: None,
             sent_before_unchoke_bytes: 0,
             upload_progress_at: now,
+            uploaded_at: Now::ZERO,
             outbox: Vec::new(),
             have_cursor,
             is_woken: false,
@@ -392,6 +398,11 @@ impl Peer {
             self.have_cursor += 1;
         }
         false
+    }
+
+    /// Blocks are on their way to it.
+    pub fn is_sending(&self) -> bool {
+        self.uploads.in_flight_blocks() > 0
     }
 
     /// Counts a message that changed nothing.

@@ -63,6 +63,8 @@ pub struct FileStamp {
     pub allocated_bytes: u64,
     /// Names it has (hard links).
     pub links: u64,
+    /// Whoever may read it may execute it.
+    pub is_executable: bool,
 }
 
 impl FileStamp {
@@ -326,12 +328,7 @@ pub fn open_beneath(root: &OwnedFd, rel: &Path, mode: OpenMode) -> io::Result<Ow
     // O_NONBLOCK: a FIFO that somebody put there must not hold us.
     let flags = flags | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let fd = open_with(root, rel, flags)?;
-    let kind = fstat(&fd)?.st_mode & SFlag::S_IFMT.bits();
-    if kind != SFlag::S_IFREG.bits() {
-        let name = rel.display();
-        let error = format!("{name} is not a regular file");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-    }
+    check_regular(&fd)?;
     // The ring would answer EAGAIN instead of waiting for the disk.
     socket::set_blocking(fd.as_fd())?;
     Ok(fd)
@@ -399,6 +396,8 @@ pub fn stamp(fd: &OwnedFd) -> io::Result<FileStamp> {
         ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
         allocated_bytes: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
         links: stat.st_nlink,
+        is_executable: stat.st_mode & executable_bits(stat.st_mode)
+            == executable_bits(stat.st_mode),
     })
 }
 
@@ -410,6 +409,26 @@ pub fn stamp(fd: &OwnedFd) -> io::Result<FileStamp> {
 pub fn stamp_beneath(root: &OwnedFd, rel: &Path) -> io::Result<FileStamp> {
     check_relative(rel)?;
     stamp(&open_with(root, rel, OFlag::O_PATH)?)
+}
+
+/// As [`stamp_beneath`], for a regular file only: whatever else has its name is not opened and may block nobody.
+///
+/// # Errors
+///
+/// As [`open_beneath`].
+pub fn file_stamp_beneath(root: &OwnedFd, rel: &Path) -> io::Result<FileStamp> {
+    check_relative(rel)?;
+    let fd = open_with(root, rel, OFlag::O_PATH)?;
+    check_regular(&fd)?;
+    stamp(&fd)
+}
+
+/// True when `rel` below `root` is itself a symbolic link (blocks).
+pub fn is_link_beneath(root: &OwnedFd, rel: &Path) -> bool {
+    let opened =
+        check_relative(rel).and_then(|()| open_with(root, rel, OFlag::O_PATH | OFlag::O_NOFOLLOW));
+    let kind = opened.and_then(|fd| Ok(fstat(&fd)?.st_mode & SFlag::S_IFMT.bits()));
+    kind.is_ok_and(|kind| kind == SFlag::S_IFLNK.bits())
 }
 
 /// Removes the file `rel` below `root` (blocks).
@@ -456,20 +475,20 @@ pub fn set_len(fd: &OwnedFd, bytes: u64) -> io::Result<()> {
     Ok(nix::unistd::ftruncate(fd, length)?)
 }
 
-/// Sets or clears the executable bits, for those who may read (blocks).
+/// Sets the executable bits for those who may read (blocks).
 ///
 /// # Errors
 ///
 /// As fchmod(2).
-pub fn set_executable(fd: &OwnedFd, is_executable: bool) -> io::Result<()> {
+pub fn set_executable(fd: &OwnedFd) -> io::Result<()> {
     let mode = fstat(fd)?.st_mode & 0o7777;
-    let bits = (mode & 0o444) >> 2;
-    let mode = if is_executable {
-        mode | bits
-    } else {
-        mode & !0o111
-    };
-    Ok(nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode))?)
+    let mode = Mode::from_bits_truncate(mode | executable_bits(mode));
+    Ok(nix::sys::stat::fchmod(fd, mode)?)
+}
+
+/// The bits that let everybody execute who may read.
+const fn executable_bits(mode: u32) -> u32 {
+    (mode & 0o444) >> 2
 }
 
 /// Lets the kernel forget the file's clean pages: what is read next comes from the disk (blocks).
@@ -525,13 +544,16 @@ pub fn is_writable(fd: &OwnedFd) -> bool {
     unsafe { libc::faccessat(fd.as_raw_fd(), c"".as_ptr(), libc::W_OK, flags) == 0 }
 }
 
-/// Bytes an ordinary user may still write to the file system of `fd` (blocks).
+/// Bytes an ordinary user may still write to the file system of `fd` (blocks); all there can be where it does not tell.
 ///
 /// # Errors
 ///
 /// As fstatvfs(2).
 pub fn free_bytes(fd: &OwnedFd) -> io::Result<u64> {
     let stat = nix::sys::statvfs::fstatvfs(fd)?;
+    if stat.blocks() == 0 {
+        return Ok(u64::MAX);
+    }
     Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
@@ -562,6 +584,19 @@ fn split<'a>(root: &OwnedFd, rel: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> 
     let name = rel.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let parent = rel.parent().unwrap_or(Path::new(""));
     Ok((open_dir_beneath(root, parent)?, name))
+}
+
+fn check_regular(fd: &OwnedFd) -> io::Result<()> {
+    let kind = fstat(fd)?.st_mode & SFlag::S_IFMT.bits();
+    let what = match SFlag::from_bits_truncate(kind) {
+        SFlag::S_IFREG => return Ok(()),
+        SFlag::S_IFDIR => "it is a folder",
+        SFlag::S_IFIFO => "it is a named pipe",
+        SFlag::S_IFSOCK => "it is a socket",
+        _ => "it is a device",
+    };
+    let error = format!("{what}, not a regular file");
+    Err(io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 fn check_relative(rel: &Path) -> io::Result<()> {
@@ -608,6 +643,7 @@ mod tests {
             ctime_ns: 5,
             allocated_bytes: 6,
             links: 1,
+            is_executable: false,
         };
         let allocated_bytes = 4096;
         let moved = FileStamp {

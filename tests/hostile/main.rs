@@ -8,6 +8,7 @@ mod common;
 mod flood;
 mod handshake;
 mod memory;
+mod places;
 mod rate;
 mod replay;
 mod torrent_file;

@@ -401,6 +401,138 @@ fn pad_files_are_zeros_never_written_and_still_served() {
 }
 
 #[test]
+fn a_piece_that_wants_other_bytes_than_zeros_of_a_pad_is_never_had() {
+    // Hashed as a whole, and hashed as it comes.
+    for (piece_length, buffers) in [(PIECE_LENGTH, "16MiB"), (4 << 20, "4MiB")] {
+        let length = piece_length as usize;
+        let odd = Entry {
+            bytes: vec![7; 5_000],
+            ..Entry::pad(5_000)
+        };
+        let entries = [
+            Entry::file(&[b"a"], noise(length - 5_000, 1)),
+            odd,
+            Entry::file(&[b"b"], noise(length, 2)),
+        ];
+        let (sample, content) = multi(b"root", &entries, piece_length);
+        let seeder = FakeSeeder::start(&content, Behaviour::honest(22));
+        let out = sample.dir("out");
+        let (state, peer) = (text(&sample.dir("state")), seeder.addr.to_string());
+        let (torrent, folder) = (text(&sample.torrent), text(&out));
+        let mut gyre = Gyre::start(&[
+            "download",
+            &torrent,
+            "-o",
+            &folder,
+            "--state",
+            &state,
+            "--peer",
+            &peer,
+            "--port",
+            "0",
+            "--buffers",
+            buffers,
+        ]);
+        let error = gyre.event("error");
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            message.contains("piece 0") && message.contains("pad"),
+            "{message}"
+        );
+        assert_eq!(gyre.wait_exit(Duration::from_secs(20)), 1);
+        let named = |name: &str| gyre.seen().iter().filter(|e| e["event"] == name).count();
+        assert_eq!((named("complete"), named("banned")), (0, 0));
+        assert_eq!(
+            walk(&out.join("root")),
+            [out.join("root/a"), out.join("root/b")]
+        );
+        // All of it, pads as the torrent has them: what would be served for them is zeros.
+        let full = sample.dir("full");
+        for entry in &entries {
+            let path = entry
+                .path
+                .iter()
+                .map(|element| std::str::from_utf8(element).unwrap());
+            let path = full.join("root").join(path.collect::<PathBuf>());
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, &entry.bytes).unwrap();
+        }
+        let full = text(&full);
+        let verify = run(&["verify", &torrent, "--data", &full, "--json"]);
+        assert_eq!(verify.status.code(), Some(3));
+        let mut seed = Gyre::start(&[
+            "seed", &torrent, "--data", &full, "--state", &state, "--port", "0",
+        ]);
+        let figures = seed.wait_for("seeding", |event| event["state"] == "seeding");
+        assert_eq!(figures["pieces_have"], content.piece_count() - 1);
+    }
+}
+
+#[test]
+fn a_wrong_byte_sent_for_a_pad_is_a_bad_piece_like_any_other() {
+    // What a peer sends for a pad counts in the hash: a wrong byte there makes a bad piece, and a good copy is taken.
+    let entries = [
+        Entry::file(&[b"a"], noise(5_000, 1)),
+        Entry::pad(16_384 - 5_000),
+        Entry::file(&[b"b"], noise(30_000, 2)),
+    ];
+    let (sample, content) = multi(b"root", &entries, PIECE_LENGTH);
+    let mut bad = content.clone();
+    let mut bytes = content.bytes.to_vec();
+    bytes[6_000] = 1;
+    bad.bytes = bytes.into();
+    let liar = FakeSeeder::start(&bad, Behaviour::honest(23));
+    let honest = FakeSeeder::start(&content, Behaviour::honest(24));
+    let out = sample.dir("out");
+    let (state, folder) = (text(&sample.dir("state")), text(&out));
+    let (liar, honest) = (liar.addr.to_string(), honest.addr.to_string());
+    let torrent = text(&sample.torrent);
+    let mut gyre = Gyre::start(&[
+        "download", &torrent, "-o", &folder, "--state", &state, "--port", "0", "--peer", &liar,
+        "--peer", &honest,
+    ]);
+    gyre.event("complete");
+    assert_eq!(gyre.wait_exit(Duration::from_secs(20)), 0);
+    let verify = run(&["verify", &torrent, "--data", &folder, "-q"]);
+    assert_eq!(verify.status.code(), Some(0));
+}
+
+#[test]
+fn a_link_to_nothing_makes_no_two_names_of_one_file() {
+    for preallocate in ["none", "sparse", "full"] {
+        for (link, target) in [("a", "b"), ("b", "a")] {
+            let entries = [
+                Entry::file(&[b"a"], noise(40_000, 1)),
+                Entry::file(&[b"b"], noise(40_000, 2)),
+            ];
+            let (sample, content) = multi(b"root", &entries, PIECE_LENGTH);
+            let seeder = FakeSeeder::start(&content, Behaviour::honest(25));
+            let out = sample.dir("out");
+            std::fs::create_dir(out.join("root")).unwrap();
+            symlink(target, out.join("root").join(link)).unwrap();
+            let output = run(&[
+                "download",
+                &text(&sample.torrent),
+                "-o",
+                &text(&out),
+                "--state",
+                &text(&sample.dir("state")),
+                "--port",
+                "0",
+                "--no-trackers",
+                "--peer",
+                &seeder.addr.to_string(),
+                "--preallocate",
+                preallocate,
+                "--give-up",
+                "10s",
+            ]);
+            assert_refused(preallocate, &output, "one file");
+        }
+    }
+}
+
+#[test]
 fn a_torrent_with_unsorted_keys_is_the_swarm_of_its_raw_bytes() {
     let bytes = noise(50_000, 3);
     let info = [

@@ -61,6 +61,11 @@ impl Mounted {
         Mounted::mount(test, &arguments)
     }
 
+    /// A file system that knows no fallocate, and does not tell how much is free.
+    pub fn plain(test: &str) -> Option<Mounted> {
+        Mounted::mount(test, &["-t", "ramfs", "gyre-test"].map(OsStr::new))
+    }
+
     fn mount(test: &str, arguments: &[&OsStr]) -> Option<Mounted> {
         if !has_root(test) {
             return None;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::support::fake_peer::{Answer, BLOCK, Content, FakeLeecher};
 use super::support::{Sample, machine};
-use super::{seed, start};
+use super::{Gyre, seed, start};
 
 /// A file is looked at once a second; the rest is the way of a block that was being read.
 const NOTICED_AFTER: Duration = Duration::from_millis(1_300);
@@ -147,4 +147,73 @@ fn a_file_removed_under_a_seeder_is_offered_no_longer() {
     served_through(Duration::from_millis(2_600), "auto", |path, _| {
         fs::remove_file(path).unwrap()
     });
+}
+
+/// Asks for the first block of the piece, which must be right if it comes.
+fn comes(peer: &mut FakeLeecher, content: &Content, piece: u32) -> Answer {
+    let answer = peer.fetch(piece, 0, BLOCK, Duration::from_secs(5));
+    if let Answer::Block(block) = &answer {
+        assert_eq!(block, content.block(piece, 0, BLOCK).unwrap());
+    }
+    answer
+}
+
+#[test]
+fn data_that_is_lost_and_comes_back_is_offered_again_and_told_once_a_change() {
+    let files = [("a", 4 << 20), ("b", (4 << 20) + 7), ("c", 4 << 20)];
+    let sample = Sample::tree(&files, 1 << 18, &[]);
+    let content = Content::of(&sample);
+    let data = sample.dir("copy");
+    machine::copy(&sample.content, &data.join("sample"));
+    let (path, away) = (data.join("sample/b"), sample.folder.path().join("away"));
+    let mut seeder = start(seed(
+        &sample,
+        &data,
+        &["--no-trackers", "--upload-slots", "20"],
+    ));
+    let addr = seeder.listening();
+    let all = content.piece_count();
+    seeder.wait_for("seeding", |event| event["pieces_have"] == all);
+    let warnings = |seeder: &Gyre| {
+        let seen = seeder.seen().iter();
+        seen.filter(|event| event["event"] == "warning").count()
+    };
+    let connect = || {
+        let mut peer = FakeLeecher::connect(addr, &content).expect("it listens");
+        assert!(peer.unchoked(Duration::from_secs(20)));
+        peer
+    };
+    // A rename back; then another copy that grows for a while, as when it is restored from elsewhere.
+    for round in 1..=2 {
+        fs::rename(&path, &away).unwrap();
+        let mut peer = connect();
+        let until = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < until {
+            if comes(&mut peer, &content, 20 + round) == Answer::Closed {
+                peer = connect();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let without = u64::from(all) - 17;
+        seeder.wait_for("the rest", |event| event["pieces_have"] == without);
+        let rest = comes(&mut peer, &content, 3);
+        assert!(matches!(rest, Answer::Block(_)), "{rest:?}");
+        if round == 1 {
+            fs::rename(&away, &path).unwrap();
+        } else {
+            let bytes = fs::read(&away).unwrap();
+            let copy = File::create(&path).unwrap();
+            for (at, part) in bytes.chunks(1 << 20).enumerate() {
+                copy.write_all_at(part, (at as u64) << 20).unwrap();
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        let back = Instant::now();
+        seeder.wait_for("all", |event| event["pieces_have"] == all);
+        let waited = back.elapsed();
+        assert!(waited < Duration::from_secs(6), "{waited:?}");
+        let again = comes(&mut connect(), &content, 20 + round);
+        assert!(matches!(again, Answer::Block(_)), "{again:?}");
+        assert_eq!(warnings(&seeder), round as usize);
+    }
 }

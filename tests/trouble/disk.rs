@@ -255,3 +255,36 @@ fn port_of(gyre: &Gyre) -> std::net::SocketAddr {
         .unwrap();
     (std::net::Ipv4Addr::LOCALHOST, addr.port()).into()
 }
+
+#[test]
+fn where_space_cannot_be_reserved_the_download_goes_on_and_says_so() {
+    let Some(mounted) = machine::Mounted::plain("where_space_cannot_be_reserved") else {
+        return;
+    };
+    let sample = Sample::tree(&[("a", 300_000), ("b", 200_000), ("z", 0)], 65_536, &[]);
+    let content = Content::of(&sample);
+    let seeder = FakeSeeder::start(&content, Behaviour::honest(125));
+    let peer = seeder.addr.to_string();
+    for (preallocate, warnings) in [("full", 1), ("sparse", 0), ("none", 0)] {
+        let out = mounted.path().join(preallocate);
+        let more = [
+            "--no-trackers",
+            "--peer",
+            &peer,
+            "--preallocate",
+            preallocate,
+        ];
+        let mut running = start(download(&sample, &out, &more));
+        running.event("complete");
+        assert_eq!(running.wait_exit(Duration::from_secs(20)), 0);
+        assert!(sample.is_same_in(&out));
+        let told = running.seen().iter();
+        let told = told.filter(|event| event["event"] == "warning");
+        let told: Vec<String> = told.map(|warning| warning["message"].to_string()).collect();
+        assert_eq!(told.len(), warnings, "{preallocate}: {told:?}");
+        assert!(
+            told.iter().all(|message| message.contains("reserve")),
+            "{told:?}"
+        );
+    }
+}

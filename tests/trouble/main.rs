@@ -6,7 +6,9 @@ mod support;
 
 mod changes;
 mod disk;
+mod finish;
 mod handles;
+mod odd_files;
 mod records;
 mod sharing;
 mod start;

@@ -159,3 +159,96 @@ fn a_record_that_cannot_be_written_is_told_and_stops_nothing() {
     assert_eq!(running.wait_exit(Duration::from_secs(20)), 0);
     assert!(sample.is_same_in(&out));
 }
+
+#[test]
+fn something_else_in_a_records_place_is_moved_away_and_the_record_written() {
+    let sample = Sample::file(1 << 20, 65_536, &[]);
+    let (out, path) = done(&sample);
+    let bad = |more: &str| PathBuf::from(format!("{}.bad{more}", path.display()));
+    let run = |what: &str, put: &dyn Fn()| {
+        std::fs::remove_file(&path).unwrap();
+        put();
+        let mut running = start(seed(&sample, &out, &["--no-trackers"]));
+        let figures = running.wait_for("seeding", |event| event["state"] == "seeding");
+        assert_eq!(figures["pieces_have"], 16, "{what}");
+        let warnings = running.seen().iter();
+        let warnings = warnings.filter(|event| event["event"] == "warning");
+        let warnings: Vec<String> = warnings.map(|w| w["message"].to_string()).collect();
+        assert_eq!(warnings.len(), 1, "{what}: {warnings:?}");
+        assert!(warnings[0].contains("record"), "{what}: {warnings:?}");
+        running.signal(nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(running.wait_exit(Duration::from_secs(10)), 143, "{what}");
+        assert!(path.is_file(), "{what}");
+    };
+    run("a folder", &|| std::fs::create_dir(&path).unwrap());
+    assert!(bad("").is_dir());
+    // Neither is a folder with something in it replaced.
+    std::fs::write(bad("").join("mine"), "mine").unwrap();
+    run("another folder", &|| {
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("mine"), "mine").unwrap();
+    });
+    assert!(bad("").join("mine").is_file() && bad("-1").join("mine").is_file());
+    run("a named pipe", &|| {
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    });
+    run("a link to itself", &|| {
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+    });
+}
+
+#[test]
+fn a_record_that_cannot_be_read_counts_as_none() {
+    let sample = Sample::file(1 << 20, 65_536, &[]);
+    machine::open_to_all(sample.folder.path());
+    let (out, path) = done(&sample);
+    machine::open_to_all(&sample.dir("state"));
+    machine::open_to_all(path.parent().unwrap());
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o000);
+    std::fs::set_permissions(&path, closed).unwrap();
+    let plain = seed(&sample, &out, &["--no-trackers", "--json"]);
+    let mut command = machine::as_ordinary_user(&[]);
+    command.args(plain.get_args());
+    let mut running = super::support::Gyre::spawn(command);
+    let warning = running.event("warning");
+    let message = warning["message"].as_str().unwrap();
+    assert!(message.contains("record cannot be read"), "{message}");
+    let figures = running.wait_for("seeding", |event| event["state"] == "seeding");
+    assert_eq!(figures["pieces_checked"], 16);
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(running.wait_exit(Duration::from_secs(10)), 143);
+}
+
+#[test]
+fn half_written_records_of_the_dead_are_removed_and_others_left() {
+    let sample = Sample::file(100_000, 65_536, &[]);
+    let (out, path) = done(&sample);
+    let mut living = start(seed(&sample, &out, &["--no-trackers"]));
+    living.wait_for("seeding", |event| event["state"] == "seeding");
+    // A process number that nobody has any more.
+    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    let put = |pid: u32, hours: u64| {
+        let temporary = path.with_extension(format!("tmp-{pid}-{hours}"));
+        let file = std::fs::File::create(&temporary).unwrap();
+        let at = std::time::SystemTime::now() - Duration::from_secs(hours * 3_600);
+        file.set_modified(at).unwrap();
+        temporary
+    };
+    let stale = [
+        put(gone.id(), 0),
+        put(gone.id(), 2),
+        put(std::process::id(), 2),
+    ];
+    let kept = [
+        put(std::process::id(), 0),
+        put(living.pid(), 0),
+        put(living.pid(), 2),
+        path.with_file_name("notes.tmp-1-1"),
+    ];
+    std::fs::write(&kept[3], "mine").unwrap();
+    let mut other = start(seed(&sample, &out, &["--no-trackers"]));
+    other.wait_for("seeding", |event| event["state"] == "seeding");
+    let there = |paths: &[PathBuf]| paths.iter().filter(|path| path.exists()).count();
+    assert_eq!((there(&stale), there(&kept)), (0, 4));
+}

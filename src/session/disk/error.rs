@@ -17,6 +17,9 @@ pub enum DiskOp {
     Sync,
     Stat,
     Hash,
+    Keep,
+    Shorten,
+    SetMode,
 }
 
 impl fmt::Display for DiskOp {
@@ -30,6 +33,9 @@ impl fmt::Display for DiskOp {
             DiskOp::Sync => "sync",
             DiskOp::Stat => "look at",
             DiskOp::Hash => "hash",
+            DiskOp::Keep => "keep",
+            DiskOp::Shorten => "shorten",
+            DiskOp::SetMode => "set the permissions of",
         })
     }
 }
@@ -90,9 +96,17 @@ impl DiskError {
         matches!(self.errno, Some(libc::EMFILE | libc::ENFILE))
     }
 
+    /// True when the torrent asks for what no disk can do: trying again is in vain.
+    pub fn is_torrents_fault(&self) -> bool {
+        self.op == DiskOp::Keep
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
         match self.kind {
+            _ if self.is_torrents_fault() => {
+                "the torrent was made wrongly and can never be complete: use another"
+            }
             _ if self.is_out_of_handles() => "raise the limit of open files (ulimit -n)",
             io::ErrorKind::StorageFull => "free some space on that disk",
             io::ErrorKind::QuotaExceeded => "free some space within your quota",
@@ -106,12 +120,13 @@ impl DiskError {
                 "put the file back, or check the data again with --check full"
             }
             io::ErrorKind::CrossesDevices => {
-                "a link leads out of the output folder: remove it, or use another --output folder"
+                "a link leads out of the folder: put the file itself in its place, or use another folder"
             }
             io::ErrorKind::AlreadyExists
+            | io::ErrorKind::InvalidData
             | io::ErrorKind::NotADirectory
             | io::ErrorKind::IsADirectory => {
-                "something else has that name: move it away, or use another --output folder"
+                "something else has that name: move it away, or use another folder"
             }
             io::ErrorKind::TooManyLinks => {
                 "remove one of the links, or use another --output folder"
@@ -119,7 +134,7 @@ impl DiskError {
             _ => match self.errno {
                 Some(libc::EIO) => "the disk reports an error: look at the system log",
                 Some(libc::ELOOP | libc::EXDEV) => {
-                    "a link leads out of the output folder: remove it, or use another --output folder"
+                    "a link leads out of the folder: put the file itself in its place, or use another folder"
                 }
                 _ => "look at the system log, and check the data with gyre verify",
             },
@@ -128,7 +143,11 @@ impl DiskError {
 }
 
 /// The error's text without the number that the standard library puts behind it.
-fn plain_message(error: &io::Error) -> String {
+pub fn plain_message(error: &io::Error) -> String {
+    // Only paths that must stay below a folder are opened here: the system's "cross-device link" means a link out.
+    if error.kind() == io::ErrorKind::CrossesDevices {
+        return "a symbolic link leads out of the folder".to_owned();
+    }
     let text = error.to_string();
     match text.rfind(" (os error ") {
         Some(end) => text[..end].to_owned(),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{DiskError, DiskOp, DiskTorrent, Home};
+use super::{DiskError, DiskOp, DiskTorrent};
 use crate::session::handles::OPERATIONS_MAX;
 use crate::storage::parts::{HEADER_USED_BYTES, PartsMap};
 use crate::uring::files::{self, File, OpenMode};
@@ -272,33 +272,6 @@ impl DiskTorrent {
 
     pub(super) fn error(&self, op: DiskOp, file: usize, error: &io::Error) -> DiskError {
         DiskError::new(op, self.full(&self.path_of(file)), error)
-    }
-
-    /// Sets the executable bits that the torrent asks for. Call it when the torrent is complete.
-    ///
-    /// # Errors
-    /// The first file that could not be changed.
-    pub async fn mark_executables(&self) -> Result<(), DiskError> {
-        let wanted = self.config.layout.files().iter().zip(&self.homes);
-        let paths: Vec<PathBuf> = wanted
-            .filter(|(file, home)| file.is_executable && file.is_regular() && **home == Home::File)
-            .map(|(file, _)| file.path.clone())
-            .collect();
-        if paths.is_empty() || !self.config.is_writer {
-            return Ok(());
-        }
-        let base = Arc::clone(&self.base);
-        let output = self.config.output.clone();
-        off_ring(move || {
-            paths.iter().try_for_each(|path| {
-                let error =
-                    |error: io::Error| DiskError::new(DiskOp::Create, output.join(path), &error);
-                files::open_beneath(&base, path, OpenMode::Read)
-                    .and_then(|fd| files::set_executable(&fd, true))
-                    .map_err(error)
-            })
-        })
-        .await
     }
 }
 

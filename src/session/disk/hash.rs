@@ -33,7 +33,11 @@ impl DiskTorrent {
                 state = Some(hashed);
             }
             let state = state.unwrap_or_default();
-            Ok(state.finalize() == this.config.piece_hashes.get(piece))
+            let is_good = state.finalize() == this.config.piece_hashes.get(piece);
+            if is_good {
+                this.check_pads(piece)?;
+            }
+            Ok(is_good)
         }
     }
 

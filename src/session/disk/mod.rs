@@ -9,8 +9,10 @@
 
 mod error;
 mod files;
+mod finish;
 mod hash;
 mod outgoing;
+mod pads;
 mod prepare;
 mod read;
 mod serve;
@@ -38,7 +40,7 @@ use crate::uring::files::FsKind;
 use crate::uring::hasher::{Hasher, Sha1State};
 use crate::wire::metainfo::PieceHashes;
 
-pub use error::{Changed, DiskError, DiskOp, ReadError, SyncError};
+pub use error::{Changed, DiskError, DiskOp, ReadError, SyncError, plain_message};
 pub use files::FileBudget;
 pub use serve::ReadRun;
 
@@ -202,6 +204,8 @@ pub struct DiskTorrent {
     /// Written and not synced since.
     unsynced: RefCell<Unsynced>,
     stamps: RefCell<Stamps>,
+    odd_pads: RefCell<pads::OddPads>,
+    cannot_reserve: bool,
 }
 
 /// What the next sync has to do.
@@ -265,8 +269,15 @@ impl DiskTorrent {
             in_doubt: RefCell::default(),
             unsynced: RefCell::new(unsynced),
             stamps: RefCell::new(prepared.stamps),
+            cannot_reserve: prepared.cannot_reserve,
+            odd_pads: RefCell::new(pads::OddPads::new(&config.layout)),
             config,
         }))
+    }
+
+    /// True when space was to be reserved and the file system knows no way to: files have their lengths as holes.
+    pub fn cannot_reserve(&self) -> bool {
+        self.cannot_reserve
     }
 
     /// Copies payload into its place: `bytes` are those of `block` from `offset_in_block` on. Bytes past the block's
@@ -283,6 +294,7 @@ impl DiskTorrent {
         }
         let room = block.length().saturating_sub(offset_in_block) as usize;
         let bytes = bytes.get(..room).unwrap_or(bytes);
+        self.look_at_pads(block, offset_in_block, bytes);
         let start = (place.offset_in_segment + offset_in_block) as usize;
         let buffer = assembly.buffer_mut(piece, segment);
         let into = buffer.and_then(|b| b.as_mut_slice().get_mut(start..start + bytes.len()));
@@ -309,6 +321,7 @@ impl DiskTorrent {
     /// Forgets what memory holds of the piece (`Effect::Discard`).
     pub fn discard(&self, piece: PieceIndex) {
         self.assembly.borrow_mut().discard(piece);
+        self.odd_pads.borrow_mut().forget(piece);
         self.moved.notify_waiters();
     }
 
@@ -325,6 +338,10 @@ impl DiskTorrent {
 
     fn geometry(&self) -> &Geometry {
         self.config.layout.geometry()
+    }
+
+    fn is_selected(&self, file: usize) -> bool {
+        self.config.selected.get(file).copied().unwrap_or(true)
     }
 
     fn home(&self, file: usize) -> Home {

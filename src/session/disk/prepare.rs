@@ -1,5 +1,6 @@
 //! What a torrent needs on disk before its first byte: space, folders, links, files. All of it blocks. Layer 5.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -8,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
 
@@ -29,6 +31,8 @@ pub(super) struct Prepared {
     pub stamps: Stamps,
     /// Folders with new entries, relative to the output folder.
     pub new_entries_in: BTreeSet<PathBuf>,
+    /// Space was to be reserved, and the file system knows no way to: the files have their lengths as holes.
+    pub cannot_reserve: bool,
 }
 
 /// `files_done` counts the files that are ready as it goes.
@@ -45,18 +49,26 @@ pub(super) fn prepare(config: &DiskConfig, files_done: &AtomicU64) -> Result<Pre
         base,
         new_entries_in: BTreeSet::new(),
         last_folder: None,
+        cannot_reserve: Cell::new(false),
+        made_by_link: false,
     };
     let mut found = work.look()?;
     let homes = work.homes(&found);
     if config.is_writer {
         work.check_space(&found)?;
         work.make_all(&mut found, files_done)?;
-        work.check_apart(&found)?;
-        if !homes.contains(&Home::Parts) {
+        if work.made_by_link {
+            found = work.look()?;
+        }
+        work.check_apart(&found, &homes)?;
+        if !work.needs_parts(&homes) {
             work.drop_parts()?;
         }
     }
-    let parts = work.stamp(config.parts.path())?.map(stamp_of);
+    let parts = match work.stamp(config.parts.path()) {
+        Err(_) if !config.is_writer => None,
+        stamp => stamp?.map(stamp_of),
+    };
     let files = found.iter().map(|stamp| stamp.map(stamp_of)).collect();
     Ok(Prepared {
         base: work.base,
@@ -65,6 +77,7 @@ pub(super) fn prepare(config: &DiskConfig, files_done: &AtomicU64) -> Result<Pre
         homes,
         stamps: Stamps { files, parts },
         new_entries_in: work.new_entries_in,
+        cannot_reserve: work.cannot_reserve.get(),
     })
 }
 
@@ -74,6 +87,10 @@ struct Work<'a> {
     new_entries_in: BTreeSet<PathBuf>,
     /// Known to be there: most files lie in the folder of the one before.
     last_folder: Option<PathBuf>,
+    /// The file system knows no way to reserve space.
+    cannot_reserve: Cell<bool>,
+    /// A link to nothing was followed: another file of the torrent may be there now.
+    made_by_link: bool,
 }
 
 impl Work<'_> {
@@ -82,7 +99,7 @@ impl Work<'_> {
     }
 
     fn stamp(&self, path: &Path) -> Result<Option<FileStamp>, DiskError> {
-        found(files::stamp_beneath(&self.base, path))
+        found(files::file_stamp_beneath(&self.base, path))
             .map_err(|error| self.error(DiskOp::Stat, path, &error))
     }
 
@@ -94,14 +111,12 @@ impl Work<'_> {
         self.config.layout.files().iter().enumerate()
     }
 
-    /// The files there are.
+    /// The files there are. What cannot be used counts as none where nothing will be written.
     fn look(&self) -> Result<Vec<Option<FileStamp>>, DiskError> {
-        let look = |(_, file): (usize, &LayoutFile)| {
-            if file.is_regular() {
-                self.stamp(&file.path)
-            } else {
-                Ok(None)
-            }
+        let look = |(index, file): (usize, &LayoutFile)| match self.stamp(&file.path) {
+            _ if !file.is_regular() => Ok(None),
+            Err(_) if !self.config.is_writer || !self.is_selected(index) => Ok(None),
+            stamp => stamp,
         };
         self.layout_files().map(look).collect()
     }
@@ -151,8 +166,14 @@ impl Work<'_> {
     }
 
     /// Two files of the torrent that links on disk make one would overwrite each other (HOSTILE.md T10).
-    fn check_apart(&self, found: &[Option<FileStamp>]) -> Result<(), DiskError> {
+    fn check_apart(&self, found: &[Option<FileStamp>], homes: &[Home]) -> Result<(), DiskError> {
         let mut seen = BTreeMap::new();
+        let parts = self.config.parts.path();
+        if homes.contains(&Home::Parts)
+            && let Some(stamp) = self.stamp(parts)?
+        {
+            seen.insert((stamp.device, stamp.inode), parts);
+        }
         for ((_, file), stamp) in self.layout_files().zip(found) {
             let Some(stamp) = stamp.filter(|_| file.length_bytes > 0) else {
                 continue;
@@ -193,7 +214,10 @@ impl Work<'_> {
             } else {
                 Vec::new()
             };
-            let is_now = file.length_bytes == 0 || !exports.is_empty();
+            // A link to nothing: only what it makes tells whether it leads to another file of the torrent.
+            let is_link = is_new && files::is_link_beneath(&self.base, &file.path);
+            self.made_by_link |= is_link;
+            let is_now = file.length_bytes == 0 || !exports.is_empty() || is_link;
             if !is_now && self.config.preallocate == Preallocate::None {
                 continue;
             }
@@ -247,9 +271,12 @@ impl Work<'_> {
             let length = files::stamp(&fd)?.size_bytes;
             if self.config.preallocate == Preallocate::Full {
                 let bytes = i64::try_from(file.length_bytes).map_err(io::Error::other)?;
-                return Ok(fallocate(&fd, FallocateFlags::empty(), 0, bytes)?);
+                match fallocate(&fd, FallocateFlags::empty(), 0, bytes) {
+                    Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => self.cannot_reserve.set(true),
+                    reserved => return Ok(reserved?),
+                }
             }
-            if length < file.length_bytes && self.config.preallocate == Preallocate::Sparse {
+            if length < file.length_bytes && self.config.preallocate != Preallocate::None {
                 files::set_len(&fd, file.length_bytes)?;
             }
             Ok(())
@@ -283,11 +310,25 @@ impl Work<'_> {
         Ok(exports)
     }
 
-    /// Every file is a file now: what the parts file held has been copied out and synced.
+    /// True while bytes of some file lie, or will lie, in the parts file.
+    fn needs_parts(&self, homes: &[Home]) -> bool {
+        let (parts, layout) = (&self.config.parts, &self.config.layout);
+        let mut homes = homes.iter().enumerate();
+        homes.any(|(file, home)| {
+            *home == Home::Parts && !parts.plan_exports(layout, file).is_empty()
+        })
+    }
+
+    /// Nothing in it is needed any more: what it held has been copied out and synced.
     fn drop_parts(&self) -> Result<(), DiskError> {
         let path = self.config.parts.path();
         // Another torrent's, or none of ours: not to be touched.
-        if self.config.parts.is_empty() || !matches!(self.open_parts(), Ok(Some(_))) {
+        let is_ours = || match self.open_parts() {
+            Ok(Some(_)) => true,
+            Ok(None) => matches!(self.stamp(path), Ok(Some(stamp)) if stamp.size_bytes == 0),
+            Err(_) => false,
+        };
+        if self.config.parts.is_empty() || !is_ours() {
             return Ok(());
         }
         files::unlink_beneath(&self.base, path)
@@ -301,6 +342,10 @@ impl Work<'_> {
         let Some(file) = fd.map(fs::File::from) else {
             return Ok(None);
         };
+        // Left by a power cut before its first bytes reached the disk.
+        if file.metadata().is_ok_and(|file| file.len() == 0) {
+            return Ok(None);
+        }
         let mut header = [0; HEADER_USED_BYTES];
         let checked = file.read_exact_at(&mut header, 0).and_then(|()| {
             self.config

@@ -36,7 +36,7 @@ impl DiskTorrent {
         length: u64,
         error: DiskError,
     ) -> ReadError {
-        if error.kind != io::ErrorKind::UnexpectedEof && error.kind != io::ErrorKind::NotFound {
+        if error.kind != io::ErrorKind::UnexpectedEof && !is_gone(error.kind) {
             return error.into();
         }
         let spans = self.config.layout.spans(start, length);
@@ -112,7 +112,7 @@ impl DiskTorrent {
         self.watches.borrow_mut().entry(file).or_default().looked = Some(now);
         let handle = match self.handle(file, false).await {
             Ok(handle) => handle,
-            Err(error) if error.kind == io::ErrorKind::NotFound => {
+            Err(error) if is_gone(error.kind) => {
                 return Err(self.told_once(file));
             }
             Err(error) => return Err(error.into()),
@@ -140,11 +140,33 @@ impl DiskTorrent {
 
     /// Two may have looked at the same time.
     fn told_once(&self, file: usize) -> ReadError {
+        let changed = self.changed_unless_told(file);
+        changed.map_or(ReadError::InDoubt, ReadError::Changed)
+    }
+
+    /// Starts afresh with the file, unless it is being checked already.
+    pub fn changed_unless_told(&self, file: usize) -> Option<Changed> {
         let is_told = self.in_doubt.borrow().contains(&file);
-        match is_told {
-            true => ReadError::InDoubt,
-            false => self.changed(file).into(),
-        }
+        (!is_told).then(|| self.changed(file))
+    }
+
+    /// Files with bytes of the piece that are files of their own.
+    pub fn own_files_of(&self, piece: PieceIndex) -> Vec<usize> {
+        let files = self.config.layout.files_of_piece(piece);
+        files
+            .filter(|file| self.home(*file) == Home::File)
+            .collect()
+    }
+
+    /// How the file looked when it was last looked at, or when its last check began.
+    pub fn seen_of(&self, file: usize) -> Option<FileStamp> {
+        self.watches.borrow().get(&file)?.seen
+    }
+
+    /// Writes of ours to the file so far.
+    pub fn writes_of(&self, file: usize) -> u64 {
+        let watches = self.watches.borrow();
+        watches.get(&file).map_or(0, |watch| watch.writes)
     }
 
     /// The files of a run are shorter than they were: the kernel could not send them.
@@ -206,4 +228,16 @@ impl DiskTorrent {
             file,
         }
     }
+}
+
+/// Nothing of that name is a file that may be read.
+fn is_gone(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::CrossesDevices
+            | io::ErrorKind::PermissionDenied
+    )
 }

@@ -1,6 +1,7 @@
 //! Durability: what was written becomes what a resume record may claim. Layer 5.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -53,7 +54,7 @@ impl DiskTorrent {
             let tasks: Vec<_> = some.iter().map(sync).collect();
             for task in tasks {
                 let synced = task.await.unwrap_or_else(|_| {
-                    let error = std::io::Error::other("the task that synced it ended early");
+                    let error = io::Error::other("the task that synced it ended early");
                     Err(self.error(DiskOp::Sync, PARTS, &error))
                 });
                 result = result.and(synced);
@@ -93,7 +94,8 @@ impl DiskTorrent {
             (PARTS, _) => stamps.parts.map(|stamp| Some(stamp.inode)),
             (_, super::Home::File) if self.is_to_be_there(file) => {
                 let stamp = stamps.files.get(file).copied().flatten();
-                Some(stamp.map(|stamp| stamp.inode))
+                // Where nothing is written, what was not there before is not gone.
+                (stamp.is_some() || self.config.is_writer).then(|| stamp.map(|stamp| stamp.inode))
             }
             _ => None,
         };
@@ -106,7 +108,7 @@ impl DiskTorrent {
         let base = Arc::clone(&self.base);
         let is_local = self.kind == FsKind::Local;
         let is_gone = move |path: &PathBuf, inode: Option<u64>| {
-            match crate::session::resume_store::found(files::stamp_beneath(&base, path)) {
+            match regular(files::file_stamp_beneath(&base, path)) {
                 // Elsewhere the numbers may change by themselves.
                 Ok(Some(stamp)) => is_local && inode.is_some_and(|inode| inode != stamp.inode),
                 Ok(None) => true,
@@ -127,8 +129,7 @@ impl DiskTorrent {
 
     fn is_to_be_there(&self, file: usize) -> bool {
         let has_bytes = |file: &LayoutFile| file.is_regular() && file.length_bytes > 0;
-        let is_selected = self.config.selected.get(file).copied().unwrap_or(true);
-        is_selected && self.config.layout.files().get(file).is_some_and(has_bytes)
+        self.is_selected(file) && self.config.layout.files().get(file).is_some_and(has_bytes)
     }
 
     /// The record must not claim a file that somebody else changed.
@@ -142,22 +143,9 @@ impl DiskTorrent {
     /// # Errors
     /// The first file that cannot be looked at; a missing one is no error.
     pub async fn begin_check(&self, pieces: &[PieceIndex]) -> Result<(), DiskError> {
-        let paths: Vec<(usize, PathBuf)> = self
-            .files_of(pieces)
-            .into_iter()
-            .filter(|file| *file == PARTS || self.home(*file) == super::Home::File)
-            .map(|file| (file, self.path_of(file)))
-            .collect();
-        let base = Arc::clone(&self.base);
-        let looked = off_ring(move || {
-            let look = |(file, path): (usize, PathBuf)| {
-                let stamp = files::stamp_beneath(&base, &path);
-                (file, crate::session::resume_store::found(stamp))
-            };
-            paths.into_iter().map(look).collect::<Vec<_>>()
-        })
-        .await;
-        for (file, stamp) in looked {
+        let files = self.files_of(pieces).into_iter();
+        let files = files.filter(|file| *file == PARTS || self.home(*file) == super::Home::File);
+        for (file, stamp) in self.look_by_name(files.collect()).await {
             let stamp = stamp.map_err(|error| self.error(DiskOp::Stat, file, &error))?;
             self.set_stamp(file, stamp.map(record_stamp));
             if let Some(watch) = self.watches.borrow_mut().get_mut(&file)
@@ -167,6 +155,30 @@ impl DiskTorrent {
             }
         }
         Ok(())
+    }
+
+    /// How files of these names look now; what cannot be looked at is not there.
+    pub async fn look_at_names(&self, files: Vec<usize>) -> Vec<(usize, Option<files::FileStamp>)> {
+        let looked = self.look_by_name(files).await.into_iter();
+        looked
+            .map(|(file, found)| (file, found.ok().flatten()))
+            .collect()
+    }
+
+    async fn look_by_name(
+        &self,
+        files: Vec<usize>,
+    ) -> Vec<(usize, io::Result<Option<files::FileStamp>>)> {
+        let named = files.into_iter().map(|file| (file, self.path_of(file)));
+        let named: Vec<(usize, PathBuf)> = named.collect();
+        let base = Arc::clone(&self.base);
+        off_ring(move || {
+            let look = |(file, path): (usize, PathBuf)| {
+                (file, regular(files::file_stamp_beneath(&base, &path)))
+            };
+            named.into_iter().map(look).collect()
+        })
+        .await
     }
 
     /// The check of a changed file is over: what it found bad is no longer had, the rest may be sent.
@@ -204,4 +216,12 @@ impl DiskTorrent {
 /// What a record keeps of a file's look.
 pub(super) fn record_stamp(stamp: files::FileStamp) -> FileStamp {
     crate::session::resume_store::stamp_of(stamp)
+}
+
+/// No file where there is none, or something else in its place.
+fn regular(stamp: io::Result<files::FileStamp>) -> io::Result<Option<files::FileStamp>> {
+    match stamp {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+        stamp => crate::session::resume_store::found(stamp),
+    }
 }

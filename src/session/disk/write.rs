@@ -252,7 +252,7 @@ impl DiskTorrent {
     }
 
     /// How the file looks from now on is our doing.
-    fn begin_write(&self, file: usize) {
+    pub(super) fn begin_write(&self, file: usize) {
         let mut watches = self.watches.borrow_mut();
         let watch = watches.entry(file).or_default();
         watch.seen = None;
@@ -261,7 +261,7 @@ impl DiskTorrent {
     }
 
     /// The next sync covers the file, and its new look is ours.
-    fn end_write(&self, file: usize) {
+    pub(super) fn end_write(&self, file: usize) {
         self.unsynced.borrow_mut().files.insert(file);
         let mut watches = self.watches.borrow_mut();
         let watch = watches.entry(file).or_default();

@@ -1,4 +1,5 @@
-//! Peers drawn as words: `A10` is interested and sends us 10 kB/s; `+` is unchoked, `s` snubbed, `n` not interested.
+//! Peers drawn as words: `A10` is interested and sends us 10 kB/s; `+` is unchoked, `s` snubbed, `n` not interested, `z`
+//! takes nothing of what we would send.
 
 use super::*;
 use crate::base::Slots;
@@ -6,6 +7,7 @@ use crate::base::Slots;
 struct World {
     choker: Choker,
     peers: Vec<ChokeInput>,
+    takes_nothing: Vec<bool>,
     rng: Rng,
     is_seeding: bool,
     total_up: u64,
@@ -27,12 +29,15 @@ fn world(slots: UploadSlots, seed_choker: SeedChoker, drawing: &str) -> World {
                 up_bytes_per_s: rate,
                 unchoked_at: Now::ZERO,
                 sent_since_unchoke_bytes: 0,
+                sent_at: Now::ZERO,
                 is_snubbed: word.contains('s'),
                 connected_at: Now::ZERO,
             }
         })
         .collect();
+    let takes_nothing = drawing.split_whitespace().map(|word| word.contains('z'));
     World {
+        takes_nothing: takes_nothing.collect(),
         choker: Choker::new(ChokerConfig { slots, seed_choker }),
         peers,
         rng: Rng::new(1),
@@ -56,6 +61,11 @@ impl World {
     /// One call, its changes applied; returns who is unchoked afterwards.
     fn at(&mut self, secs: u64) -> Vec<usize> {
         let now = Now::from_secs(secs);
+        let takers = self.peers.iter_mut().zip(&self.takes_nothing);
+        for (peer, _) in takers.filter(|(peer, takes_nothing)| peer.is_unchoked && !**takes_nothing)
+        {
+            peer.sent_at = now;
+        }
         let changes = self.choker.rechoke(
             now,
             self.is_seeding,
@@ -150,6 +160,7 @@ fn an_unchoked_peer_keeps_its_slot_for_ten_seconds() {
     faster.is_unchoked = false;
     faster.down_bytes_per_s = 1_000_000;
     w.peers.push(faster);
+    w.takes_nothing.push(false);
     w.choker.next_round = Now::ZERO;
     assert_eq!(w.at(9), [0]);
     assert_eq!(w.at(19), [1]);
@@ -264,6 +275,43 @@ fn automatic_slots_under_a_limit_follow_the_limit() {
     w.total_up = 300_000_000;
     assert_eq!(w.at(0).len(), 24);
     assert_eq!(w.choker.next_deadline(), Some(Now::from_secs(10)));
+}
+
+#[test]
+fn peers_that_take_nothing_do_not_keep_a_newcomer_waiting() {
+    for limit_up in [None, Some(1_000_000)] {
+        let drawing = "0z ".repeat(40) + "0";
+        let mut w = world(UploadSlots::Auto, SeedChoker::RoundRobin, &drawing);
+        (w.is_seeding, w.limit_up) = (true, limit_up);
+        let mut now = 0;
+        while !w.at(now).contains(&40) {
+            now = w.choker.next_deadline().unwrap().since(Now::ZERO).as_secs();
+            assert!(now < 45, "{limit_up:?}: still choked");
+        }
+        // It is the only one that takes anything: nobody pushes it out.
+        for secs in (now..now + 100).step_by(10) {
+            w.peers[40].up_bytes_per_s = 5_000;
+            assert!(w.at(secs).contains(&40));
+        }
+    }
+}
+
+#[test]
+fn a_fixed_number_of_slots_is_kept_and_the_idle_come_last() {
+    for seed_choker in [SeedChoker::RoundRobin, SeedChoker::FastestUpload] {
+        let mut w = world(UploadSlots::Fixed(2), seed_choker, "0z+ 0z+ 0 0");
+        w.is_seeding = true;
+        assert_eq!(w.at(9), [0, 1]);
+        assert_eq!(w.at(19), [2, 3]);
+    }
+}
+
+#[test]
+fn who_gives_keeps_its_slot_though_it_takes_nothing() {
+    let mut w = leech(2, "50z+ 0 0 0");
+    for secs in (10..100).step_by(10) {
+        assert!(w.at(secs).contains(&0));
+    }
 }
 
 #[test]

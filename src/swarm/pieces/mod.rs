@@ -378,6 +378,20 @@ impl Pieces {
         true
     }
 
+    /// A piece that was gone is there again; false when it is had or on its way by now.
+    pub fn on_found(&mut self, piece: PieceIndex) -> bool {
+        if !matches!(self.states[piece.as_usize()], PieceState::Missing) {
+            return false;
+        }
+        self.states[piece.as_usize()] = PieceState::Have;
+        self.picker.set_openable(piece, false);
+        self.alone.remove(&piece);
+        if self.have.set(piece) && self.wanted.has(piece) {
+            self.wanted_have_count += 1;
+        }
+        true
+    }
+
     /// Gives up an active piece: nothing more is asked for or stored. One flush answer less is awaited when
     /// `ends_flush`. Its requests must be withdrawn by the caller.
     pub fn give_up(&mut self, piece: PieceIndex, ends_flush: bool) {

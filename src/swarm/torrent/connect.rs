@@ -1,12 +1,16 @@
 //! Connections: who is taken in, who must make room, and what remains when one ends.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::swarm::candidates::Parting;
 use crate::swarm::effects::{CloseReason, Cx, PeerKey};
 use crate::swarm::peer::Peer;
 use crate::swarm::poison::Party;
 use crate::swarm::torrent::{ACTIVE_TICK, Connected, Refusal, Torrent};
+
+/// Two peers that dial each other at the same time are connected twice within this time of each other.
+const CROSSING_MAX: Duration = Duration::from_secs(10);
 
 impl Torrent {
     /// Takes in a connection and queues its first messages. An inbound one takes a `connections` credit, a dialed one
@@ -61,7 +65,7 @@ impl Torrent {
         if peer.is_starved {
             self.starved.retain(|starved| *starved != key);
         }
-        cx.credits.connections += 1;
+        cx.credits.connections += u32::from(peer.holds_credit);
         let has_moved = peer.up.total_bytes() > 0 || peer.pipeline.total_bytes() > 0;
         let parting = match peer.parting {
             Parting::Broken if has_moved => Parting::Useful,
@@ -88,21 +92,44 @@ impl Torrent {
         if self.candidates.is_banned(conn.addr.ip()) || self.banned_local.iter().any(is_liar) {
             return Err(Refusal::Banned);
         }
-        let is_same =
-            |peer: &Peer| peer.conn.peer_id == conn.peer_id || peer.conn.addr == conn.addr;
-        if self.peers.iter().any(|(_, peer)| is_same(peer)) {
-            return Err(Refusal::Duplicate);
-        }
-        if cx.credits.connections == 0 {
+        self.judge_duplicate(conn, cx)?;
+        let is_full = self.staying().count() >= self.cfg.peers_max as usize;
+        if (is_full || cx.credits.connections == 0) && !self.make_room(conn.addr.ip(), cx) {
             return Err(Refusal::Full);
         }
-        let staying = self.peers.iter().filter(|(_, peer)| !peer.is_closing);
-        if staying.count() < self.cfg.peers_max as usize {
-            return Ok(());
-        }
-        let replaceable = self.replaceable(cx.now).ok_or(Refusal::Full)?;
-        self.close(replaceable, CloseReason::Replaced, cx);
         Ok(())
+    }
+
+    /// One connection a peer. When two dial each other at the same time, both keep the one that the greater peer id
+    /// dialed; else each might refuse what the other keeps.
+    fn judge_duplicate(&mut self, conn: &Connected, cx: &mut Cx<'_>) -> Result<(), Refusal> {
+        let is_same =
+            |peer: &Peer| peer.conn.peer_id == conn.peer_id || peer.conn.addr == conn.addr;
+        let mut same = self.staying().filter(|(_, peer)| is_same(peer));
+        let Some((key, peer)) = same.next() else {
+            return Ok(());
+        };
+        let is_crossing = peer.conn.peer_id == conn.peer_id
+            && peer.conn.addr.ip() == conn.addr.ip()
+            && peer.conn.is_inbound != conn.is_inbound
+            && cx.now.since(peer.connected_at) < CROSSING_MAX;
+        let is_better = (conn.peer_id > self.cfg.our_id) == conn.is_inbound;
+        if !is_crossing || !is_better || same.next().is_some() {
+            return Err(Refusal::Duplicate);
+        }
+        drop(same);
+        self.close(key, CloseReason::Duplicate, cx);
+        self.release_credit(key, cx);
+        Ok(())
+    }
+
+    /// The connection's credit is free before the connection is gone.
+    pub(super) fn release_credit(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        if let Some(peer) = self.peers.get_mut(key.0)
+            && std::mem::take(&mut peer.holds_credit)
+        {
+            cx.credits.connections += 1;
+        }
     }
 
     fn on_refused(

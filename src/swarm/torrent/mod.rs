@@ -9,6 +9,7 @@ mod connect;
 mod disk;
 mod download;
 mod messages;
+mod room;
 mod stats;
 mod takeover;
 mod timers;
@@ -95,6 +96,8 @@ pub struct Torrent {
     dial_at: Option<Now>,
     spill_at: Now,
     want_peers_at: Now,
+    /// No place is looked for before this moment.
+    room_search_at: Now,
     /// When all peers must be looked at for work.
     fill_at: Option<Now>,
     /// Not looked at again before this moment.
@@ -149,6 +152,7 @@ impl Torrent {
             dial_at: Some(now),
             spill_at: now,
             want_peers_at: now,
+            room_search_at: now,
             fill_at: None,
             fill_from: now,
             deferred_at: None,
@@ -266,6 +270,19 @@ impl Torrent {
             }
         }
         self.drop_lost_uploads(cx);
+        self.after_wanted_changed(was_complete, cx);
+    }
+
+    /// Pieces that were lost were read again and are good: somebody put them back.
+    pub fn on_pieces_found(&mut self, pieces: &[PieceIndex], cx: &mut Cx<'_>) {
+        let was_complete = self.pieces.is_complete();
+        for &piece in pieces {
+            if self.pieces.on_found(piece) {
+                self.have_log.push(piece);
+                cx.fx.push(Effect::Have { piece });
+            }
+        }
+        self.tell_news(cx);
         self.after_wanted_changed(was_complete, cx);
     }
 

@@ -19,6 +19,7 @@ pub struct TorrentStats {
     pub wasted_bytes: u64,
     pub down_bytes_per_s: u64,
     pub up_bytes_per_s: u64,
+    /// Connections that take up a place: one that is being closed for another's sake does not.
     pub peers_connected: u32,
     pub peers_half_open: u32,
     /// Addresses known, connected or not.
@@ -68,6 +69,7 @@ impl Torrent {
     /// A snapshot of the torrent's numbers.
     pub fn stats(&self, now: Now) -> TorrentStats {
         let pieces = &self.pieces;
+        let placed = self.peers.iter().filter(|(_, peer)| peer.holds_credit);
         let seeds = self.peers.iter().filter(|(_, peer)| peer.have.is_all());
         TorrentStats {
             downloaded_bytes: self.downloaded_bytes,
@@ -75,7 +77,7 @@ impl Torrent {
             wasted_bytes: self.wasted_bytes,
             down_bytes_per_s: self.down.clone().bytes_per_s(now),
             up_bytes_per_s: self.up.clone().bytes_per_s(now),
-            peers_connected: self.peers.len() as u32,
+            peers_connected: placed.count() as u32,
             peers_half_open: self.dialing.len() as u32,
             peers_known: self.candidates.known_count() as u32,
             seeds_connected: seeds.count() as u32,

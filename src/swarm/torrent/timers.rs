@@ -18,12 +18,12 @@ const SILENT_AFTER: Duration = Duration::from_secs(140);
 /// A peer that takes longer than this for one block is closed, however steadily it drips: nobody else can be asked for
 /// the block as long.
 const BLOCK_AFTER: Duration = Duration::from_secs(120);
+/// The same where another would send the block at once.
+const HELD_UP_AFTER: Duration = Duration::from_secs(30);
 /// A peer that takes nothing of what it asked for in this time is closed (HOSTILE.md C6).
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 /// Two seeds may hold a connection for so long: time to hear of new pieces or of a change of mind.
 const USELESS_AFTER: Duration = Duration::from_secs(10);
-/// A peer without use may be replaced after this time.
-const REPLACEABLE_AFTER: Duration = Duration::from_secs(30);
 
 impl Torrent {
     pub(super) fn deadline(&self) -> Option<Now> {
@@ -108,16 +108,6 @@ impl Torrent {
         }
     }
 
-    /// A connection that serves nobody and may give its place to another.
-    pub(super) fn replaceable(&self, now: Now) -> Option<PeerKey> {
-        let is_replaceable = |peer: &Peer| {
-            let is_used = peer.am_interested || peer.peer_interested;
-            !is_used && !peer.is_closing && now.since(peer.connected_at) >= REPLACEABLE_AFTER
-        };
-        let found = self.peers.iter().find(|(_, peer)| is_replaceable(peer));
-        found.map(|(key, _)| PeerKey(key))
-    }
-
     fn want_peers(&mut self, cx: &mut Cx<'_>) {
         if cx.now >= self.want_peers_at {
             self.want_peers_at = cx.now + WANT_PEERS_PAUSE;
@@ -135,6 +125,9 @@ impl Torrent {
         let mut is_active = false;
         for key in self.peers.keys() {
             let key = PeerKey(key);
+            if self.holds_up(key, cx.now) {
+                self.close(key, CloseReason::Silent, cx);
+            }
             let Some(peer) = self.peers.get_mut(key.0).filter(|peer| !peer.is_closing) else {
                 continue;
             };
@@ -170,8 +163,37 @@ impl Torrent {
         if !self.peers.is_empty() {
             self.tick_by(cx.now + pause);
         }
+        self.make_room_to_dial(cx);
         if self.dial_at.is_none() {
             self.dial(cx);
+        }
+    }
+
+    /// The peer drips a block that another would send at once.
+    fn holds_up(&self, key: PeerKey, now: Now) -> bool {
+        let Some(peer) = self.peers.get(key.0) else {
+            return false;
+        };
+        let Some(Incoming::Block(block)) = peer.incoming else {
+            return false;
+        };
+        let would_send = |(other, peer): (PeerKey, &Peer)| {
+            let is_asked = !peer.peer_choking && !peer.pipeline.is_snubbed();
+            other != key && is_asked && peer.offers().has(block.piece())
+        };
+        now.since(peer.incoming_at) >= HELD_UP_AFTER && self.staying().any(would_send)
+    }
+
+    /// All places are taken while somebody waits to be dialed who may have what is missing.
+    fn make_room_to_dial(&mut self, cx: &mut Cx<'_>) {
+        let used = self.staying().count() + self.dialing.len();
+        let is_full = used >= self.cfg.peers_max as usize || cx.credits.connections == 0;
+        let fetches = self.cfg.fetches && !self.pieces.is_complete();
+        if is_full
+            && fetches
+            && let Some(addr) = self.candidates.peek_dial(cx.now)
+        {
+            self.make_room(addr.ip(), cx);
         }
     }
 

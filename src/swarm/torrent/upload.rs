@@ -12,6 +12,8 @@ use crate::wire::message::{Message, RawBlock};
 
 /// Requests above this length come from no known client (HOSTILE.md W6).
 const REQUEST_BYTES_MAX: u32 = 128 * 1024;
+/// A send that takes longer than this is held up by its reader.
+const SEND_TAKES_MAX: Duration = Duration::from_secs(2);
 /// Peers that wait for what is on its way to others look again after this time.
 const DEFER_PAUSE: Duration = Duration::from_millis(50);
 /// More than is ever on its way at once: further from the end of all uploads nothing needs to be added up.
@@ -131,8 +133,7 @@ impl Torrent {
         if run.is_some() || peer.uploads.is_empty() {
             return run;
         }
-        let is_sending = |peer: &Peer| peer.uploads.in_flight_blocks() > 0;
-        let is_line_busy = self.peers.iter().any(|(_, peer)| is_sending(peer));
+        let is_line_busy = self.is_line_busy(cx.now);
         let peer = self.peers.get_mut(key.0)?;
         if !is_line_busy {
             return peer.uploads.next_run(max_bytes, |_| true);
@@ -181,8 +182,17 @@ impl Torrent {
         }
     }
 
-    /// Finds out whether the line is the bottleneck.
+    /// Finds out whether the line is the bottleneck: then all who are sent something get some of it. Where most of them
+    /// get nothing for a while, they themselves are.
     pub(super) fn review_line(&mut self, cx: &mut Cx<'_>) {
+        let sending = self.peers.iter().filter(|(_, peer)| peer.is_sending());
+        let (moving, stuck) = sending.fold((0, 0), |(moving, stuck), (_, peer)| {
+            let is_stuck = cx.now.since(peer.upload_progress_at) >= SEND_TAKES_MAX;
+            (moving + u32::from(!is_stuck), stuck + u32::from(is_stuck))
+        });
+        if stuck > moving {
+            return self.claims.review(0, 0, cx.now);
+        }
         let queued = self.peers.iter().map(|(_, peer)| peer.uploads.len());
         let queued_bytes = queued.map(|blocks| u64::from(blocks) * u64::from(BLOCK_BYTES));
         let rate = self.up.bytes_per_s(cx.now);
@@ -207,12 +217,20 @@ impl Torrent {
         peer.up.add(bytes, cx.now);
         peer.sent_at = cx.now;
         peer.upload_progress_at = cx.now;
+        peer.uploaded_at = cx.now;
         peer.refused_count = peer.refused_count.saturating_sub(blocks);
         self.up.add(bytes, cx.now);
-        let is_sending = |peer: &Peer| peer.uploads.in_flight_blocks() > 0;
-        if self.deferred_at.is_some() && !self.peers.iter().any(|(_, peer)| is_sending(peer)) {
+        if self.deferred_at.is_some() && !self.is_line_busy(cx.now) {
             self.wake_deferred(cx);
         }
+    }
+
+    /// Somebody is being sent something. Who takes it too slowly does not count: it is not the line that it waits for,
+    /// and nobody waits for it (HOSTILE.md C6).
+    fn is_line_busy(&self, now: Now) -> bool {
+        let is_moving = |peer: &Peer| now.since(peer.upload_progress_at) < SEND_TAKES_MAX;
+        let mut peers = self.peers.iter().map(|(_, peer)| peer);
+        peers.any(|peer| peer.is_sending() && is_moving(peer))
     }
 
     pub(super) fn upload_failed(&mut self, key: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {
@@ -258,6 +276,8 @@ impl Torrent {
         let is_unscheduled = self.choker.next_deadline().is_none();
         if is_unscheduled || self.choker.has_free_slot(unchoked as u32) {
             self.rechoke(cx);
+        } else {
+            self.choker.on_waiting(cx.now);
         }
     }
 
@@ -275,6 +295,7 @@ impl Torrent {
                 up_bytes_per_s: peer.up.clone().bytes_per_s(now),
                 unchoked_at: peer.unchoked_at,
                 sent_since_unchoke_bytes: peer.up.total_bytes() - peer.sent_before_unchoke_bytes,
+                sent_at: peer.uploaded_at,
                 is_snubbed: peer.pipeline.is_snubbed(),
                 connected_at: peer.connected_at,
             })

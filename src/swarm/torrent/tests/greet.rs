@@ -146,6 +146,23 @@ fn a_lost_piece_is_asked_for_again_and_told_again() {
 }
 
 #[test]
+fn a_lost_piece_that_is_put_back_is_offered_again_and_not_fetched() {
+    let mut w = world("xx");
+    let lost = [super::world::piece(1)];
+    w.call(|torrent, cx| torrent.on_pieces_lost(&lost, cx));
+    let b = w.peer(plain(2, ".."));
+    assert_eq!(w.hear(b)[0], "bitfield x.");
+    w.call(|torrent, cx| torrent.on_pieces_found(&lost, cx));
+    assert!(w.torrent.is_complete());
+    assert_eq!(w.hear_only(b, "have"), ["have 1"]);
+    let a = w.unchoking(come(1, "xx"));
+    assert!(w.serve_all(a).is_empty());
+    // What is had, or was fetched meanwhile, is nothing new.
+    w.call(|torrent, cx| torrent.on_pieces_found(&lost, cx));
+    assert!(w.hear_only(b, "have").is_empty());
+}
+
+#[test]
 fn a_peer_that_loses_a_piece_is_not_asked_for_it() {
     let mut w = world("..");
     let a = w.peer(come(1, "xx"));

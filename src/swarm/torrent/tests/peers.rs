@@ -130,6 +130,102 @@ fn a_full_torrent_replaces_whoever_is_of_no_use() {
     assert_eq!(w.try_peer(come(4, "")), Err(Refusal::Full));
 }
 
+/// A peer of one address, whatever its peer id.
+fn of_one_place(place: u8, name: u8) -> Connected {
+    Connected {
+        addr: std::net::SocketAddr::from(([1, 0, 0, place], 30_000 + u16::from(name))),
+        is_inbound: true,
+        peer_id: PeerId::new([name; 20]),
+        reserved: [0; 8],
+    }
+}
+
+#[test]
+fn one_address_cannot_keep_all_places() {
+    for max in [CONNECTIONS, 20] {
+        // The session's places run out, or the torrent's.
+        let mut w = world_with("x.", |config| config.peers_max = max);
+        for name in 0..max as u8 {
+            let conn = of_one_place(1 + name % 2, name);
+            let key = w.call(|torrent, cx| torrent.on_connected(conn, cx));
+            w.say(key.unwrap(), "interested");
+        }
+        w.effects();
+        let honest = w.peer(come(200, ".x"));
+        assert_eq!(w.closed().len(), 1);
+        w.say(honest, "interested");
+        w.hear(honest);
+        for name in 60..80 {
+            let more = of_one_place(1, name);
+            let refused = w.call(|torrent, cx| torrent.on_connected(more, cx));
+            assert_eq!(refused, Err(Refusal::Full), "that place has its share");
+            w.pass_with(&[honest], 1);
+        }
+        assert!(w.torrent.peers(w.now).iter().any(|peer| peer.key == honest));
+    }
+}
+
+#[test]
+fn idle_strangers_give_way_to_an_address_that_waits_to_be_dialed() {
+    let mut w = world_with("..", |config| config.peers_max = 12);
+    for name in 0..12 {
+        let conn = of_one_place(name, name);
+        w.call(|torrent, cx| torrent.on_connected(conn, cx))
+            .unwrap();
+    }
+    told(&mut w, 99..=99);
+    assert!(dials(&mut w).is_empty());
+    w.pass_secs(45);
+    assert_eq!(dials(&mut w), [99]);
+}
+
+#[test]
+fn a_peer_that_may_take_blocks_and_takes_none_gives_way() {
+    let mut w = world_with("xx", |config| config.peers_max = 2);
+    let (a, b) = (w.peer(come(1, "..")), w.peer(come(2, "..")));
+    for key in [a, b] {
+        w.say(key, "interested");
+        w.hear(key);
+    }
+    for _ in 0..61 {
+        w.pass_with(&[a, b], 1);
+        w.say(b, "request 0:0");
+        w.upload_all(b);
+    }
+    assert!(w.try_peer(come(3, "..")).is_ok());
+    assert_eq!(w.closed(), ["close 1 Replaced"]);
+}
+
+#[test]
+fn two_peers_that_dial_each_other_keep_the_same_connection() {
+    // (name, whether its id is greater than ours)
+    for (name, theirs_is_greater) in [(0xef, true), (0x01, false)] {
+        for comes_first in [true, false] {
+            let mut w = world("..");
+            told(&mut w, name..=name);
+            let mut out = dialed(name, "");
+            out.name = name;
+            let first = w
+                .try_peer(Come {
+                    is_inbound: comes_first,
+                    ..out
+                })
+                .unwrap();
+            let second = w.try_peer(Come {
+                is_inbound: !comes_first,
+                ..out
+            });
+            // The one that stays was dialed by the greater id.
+            let keeps_first = comes_first == theirs_is_greater;
+            assert_eq!(second.is_err(), keeps_first, "{name} {comes_first}");
+            let left = w.torrent.peers(w.now);
+            assert_eq!(left.len(), 1);
+            assert_eq!(left[0].key == first, keeps_first);
+            assert_eq!(left[0].is_inbound, theirs_is_greater);
+        }
+    }
+}
+
 #[test]
 fn many_may_come_while_the_replaced_are_still_leaving() {
     let mut w = world_with("x.", |config| config.peers_max = 4);

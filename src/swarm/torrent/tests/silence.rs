@@ -117,6 +117,23 @@ fn a_peer_that_drips_does_not_keep_a_block_for_ever() {
 }
 
 #[test]
+fn a_block_that_drips_goes_to_a_peer_that_would_send_it() {
+    let mut w = world(".");
+    let a = w.unchoking(come(1, "x"));
+    w.hear(a);
+    w.header(a, "0:0").unwrap();
+    let b = w.unchoking(come(2, "x"));
+    w.serve_all(b);
+    for _ in 0..40 {
+        w.call(|torrent, cx| torrent.on_block_bytes(a, 25, cx));
+        w.pass_secs(1);
+        w.say(b, "keep_alive");
+        w.serve_all(b);
+    }
+    assert!(w.torrent.is_complete());
+}
+
+#[test]
 fn a_silent_peer_is_closed_after_two_minutes_and_a_bit() {
     let mut w = world("x.");
     let a = w.peer(come(1, ".."));

@@ -127,8 +127,11 @@ fn a_slot_goes_round_when_its_turn_is_over() {
     let mut heard = (Vec::new(), Vec::new());
     for _ in 0..200 {
         w.pass_secs(1);
-        w.say(a, "keep_alive");
-        w.say(b, "keep_alive");
+        for key in [a, b] {
+            w.say(key, "keep_alive");
+            w.say(key, "request 0:0");
+            w.upload_all(key);
+        }
         heard.0.extend(w.hear_only(a, "choke"));
         heard.1.extend(w.hear_only(b, "unchoke"));
     }
@@ -371,4 +374,32 @@ fn no_slots_means_no_uploads_and_no_gifts() {
     w.say(a, "request 0:0");
     assert_eq!(w.hear(a), ["reject 0:0"]);
     assert!(w.upload(a).is_none());
+}
+
+/// Who holds a piece that nobody else has and reads nothing, and who waits for that piece.
+#[test]
+fn nobody_waits_for_a_claim_of_a_reader_that_reads_nothing() {
+    let mut w = world_with("xx", |config| config.upload_slots = UploadSlots::Fixed(8));
+    let stuck: Vec<PeerKey> = (1..=4).map(|name| served(&mut w, name, "")).collect();
+    let honest = served(&mut w, 9, "");
+    // The line is known to be slow, and everybody asks for one piece.
+    w.say(stuck[0], "request 0:0");
+    w.upload_all(stuck[0]);
+    for key in stuck.iter().chain([&honest]) {
+        for block in 0..4 {
+            w.say(*key, &format!("request 1:{block}"));
+        }
+    }
+    w.pass_secs(2);
+    let taken: Vec<_> = stuck.iter().map(|key| w.upload(*key)).collect();
+    assert!(taken[0].is_some());
+    let mut waited = 0;
+    while w.upload(honest).is_none() {
+        waited += 1;
+        assert!(waited <= 20, "still waiting");
+        w.pass_secs(1);
+        for key in &stuck {
+            w.upload(*key);
+        }
+    }
 }
