@@ -54,6 +54,9 @@ fn verify(sample: &Sample, data: &Path) -> (i32, Value) {
     (command.wait_exit(LIMIT), verdict)
 }
 
+/// A name and what makes a file of that kind at a path.
+type Case = (&'static str, fn(&Path));
+
 #[test]
 fn verify_names_what_is_no_file_or_lies_elsewhere_and_opens_none_of_it() {
     let sample = tree();
@@ -113,7 +116,7 @@ fn a_seed_does_without_what_is_no_file_and_serves_the_rest() {
 #[test]
 fn a_download_names_what_is_no_file_once_and_leaves_it_alone() {
     let sample = Sample::tree(&[("a", PIECE as usize), ("b", 4 << 20)], PIECE, &[]);
-    let cases: [(&str, fn(&Path)); 3] = [
+    let cases: [Case; 3] = [
         ("pipe", pipe),
         ("folder", |path| std::fs::create_dir(path).unwrap()),
         ("leads out", |path| symlink("/etc/hostname", path).unwrap()),
@@ -140,7 +143,7 @@ fn a_download_names_what_is_no_file_once_and_leaves_it_alone() {
 #[test]
 fn a_single_file_that_is_none_is_named() {
     let sample = Sample::file(300_000, PIECE, &[]);
-    let cases: [(&str, fn(&Path)); 3] = [
+    let cases: [Case; 3] = [
         ("pipe", pipe),
         ("folder", |path| std::fs::create_dir(path).unwrap()),
         ("leads out", |path| symlink("/etc/hostname", path).unwrap()),
