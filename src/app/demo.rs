@@ -215,7 +215,7 @@ impl<'a> Demo<'a> {
         })?;
         self.view.say(&format!(
             "made {} of sample data in {} files, {:.1} s",
-            size::bytes(self.args.size),
+            size::round_bytes(self.args.size),
             files.len(),
             since.elapsed().as_secs_f64(),
         ));
@@ -240,7 +240,7 @@ impl<'a> Demo<'a> {
         self.view.say(&format!(
             "made the torrent: {} of {}, {:.1} s",
             size::plural(pieces, "piece"),
-            size::bytes(piece_length),
+            size::round_bytes(piece_length),
             since.elapsed().as_secs_f64(),
         ));
         Ok(())

@@ -84,10 +84,14 @@ pub fn bar_line(p: &TorrentProgress, width: usize) -> String {
         format!("{:>6}", format!("{}/{}", p.peers, p.peers_known)),
         format!("{:>6}", eta(p).unwrap_or_default()),
     ];
+    let by_need = match p.state {
+        TorrentState::Seeding => [0, 2, 4, 1, 3, 5, 6],
+        _ => [0, 1, 4, 2, 3, 5, 6],
+    };
     let room = |count: usize| {
-        let taken = columns
-            .iter()
-            .take(count)
+        let kept = by_need.iter().take(count);
+        let taken = kept
+            .filter_map(|at| columns.get(*at))
             .map(|text| measure_text_width(text) + 1);
         width.saturating_sub(taken.sum())
     };
@@ -107,7 +111,8 @@ pub fn bar_line(p: &TorrentProgress, width: usize) -> String {
     let name = pad_str(&name, name_columns, Alignment::Left, Some("…")).into_owned();
     // In the order of reading, not of need.
     for at in [0, 3, 1, 2, 5, 6, 4] {
-        if let Some(column) = columns.get(at).filter(|_| at < count) {
+        let is_kept = by_need.iter().take(count).any(|kept| *kept == at);
+        if let Some(column) = columns.get(at).filter(|_| is_kept) {
             line += " ";
             line += column;
         }
@@ -256,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_bar_line_fits_every_width_and_keeps_its_places() {
-        let small = figures_of(TorrentState::Downloading, 400 << 20);
+        let mut small = figures_of(TorrentState::Downloading, 400 << 20);
         let mut large = figures_of(TorrentState::Downloading, 0);
         large.name = "日本語の名前".repeat(9);
         large.total_bytes = 1023 << 30;
@@ -274,7 +279,13 @@ mod tests {
             "x\\u{1b}[… ██▍     40% 1000MiB ↓10.0MiB/s ↑     0B/s    3/7  1m00s downloading"
         );
         assert_eq!(bar_line(&small, 24), "x\\u{1b}…  40% ↓10.0MiB/s");
+        let narrow = bar_line(&small, 40);
+        assert_eq!(narrow, "x\\u{1b}[31m   40% ↓10.0MiB/s downloading");
+        small.state = TorrentState::Seeding;
+        let narrow = bar_line(&small, 40);
+        assert_eq!(narrow, "x\\u{1b}[31m   40% ↑     0B/s seeding");
         let place = |line: &str| measure_text_width(line.split('↓').next().unwrap());
+        large.state = TorrentState::Seeding;
         assert_eq!(place(&bar_line(&small, 77)), place(&bar_line(&large, 77)));
     }
 

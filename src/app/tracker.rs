@@ -1,5 +1,6 @@
 //! `gyre tracker`: a small tracker for a swarm of one's own. Layer 6.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -30,8 +31,6 @@ pub fn run(args: &TrackerArgs) -> Result<Exit, Failure> {
     limits::raise_nofile();
     let ring = run::start_ring()?;
     let stopper = Stopper::default();
-    let on_signal = stopper.clone();
-    signals::on_first(move || on_signal.stop());
     let config = TrackerConfig {
         listen: args.listen.clone(),
         interval: args.interval,
@@ -41,6 +40,14 @@ pub fn run(args: &TrackerArgs) -> Result<Exit, Failure> {
         (_, true) => Mode::Quiet,
         _ => Mode::Lines,
     };
+    let on_signal = stopper.clone();
+    signals::on_first(move || {
+        if mode == Mode::Lines && std::io::stdout().is_terminal() {
+            // The terminal has written `^C` where the last line goes.
+            output::stdout_line("");
+        }
+        on_signal.stop();
+    });
     let totals = ring
         .block_on(tracker::run(config, stopper, |socket| {
             show(mode, &listening_json(&socket), &listening_line(&socket));

@@ -379,6 +379,11 @@ impl<'c> Running<'c> {
     fn progress(&self) -> TorrentProgress {
         let stats = self.driver.read(|core| core.stats(self.shared.now()));
         let (total_down, total_up) = self.checkpointer.totals(&self.driver);
+        // Without peers nothing moves: what the meters remember is over.
+        let rate_of = |bytes_per_s| match stats.peers_connected {
+            0 => 0,
+            _ => bytes_per_s,
+        };
         TorrentProgress {
             info_hash: self.driver.info_hash(),
             name: self.config.metainfo.info.name.clone(),
@@ -391,8 +396,8 @@ impl<'c> Running<'c> {
             wasted_bytes: stats.wasted_bytes,
             total_downloaded_bytes: total_down,
             total_uploaded_bytes: total_up,
-            down_bytes_per_s: stats.down_bytes_per_s,
-            up_bytes_per_s: stats.up_bytes_per_s,
+            down_bytes_per_s: rate_of(stats.down_bytes_per_s),
+            up_bytes_per_s: rate_of(stats.up_bytes_per_s),
             peers: stats.peers_connected,
             peers_known: stats.peers_known,
             pieces_have: stats.pieces_have,

@@ -171,7 +171,7 @@ fn giving_up_is_an_error_that_keeps_what_is_there() {
 }
 
 #[test]
-fn a_download_whose_last_peer_is_gone_is_stalled_and_its_rate_fades_to_nothing() {
+fn a_download_whose_last_peer_is_gone_is_stalled_and_without_a_rate() {
     let sample = Sample::file(40_000_000, 262_144, &[]);
     let mut seeder = Gyre::start(&seed(&sample, &["--limit-up", "4MB"]));
     let peer = seeder.listening().to_string();
@@ -183,9 +183,25 @@ fn a_download_whose_last_peer_is_gone_is_stalled_and_its_rate_fades_to_nothing()
     seeder.kill9();
     let alone = leech.wait_for("no peer", |event| event["peers"] == 0);
     assert_eq!(alone["state"], "stalled", "{alone}");
-    let is_still = |event: &Value| event["down_bytes_per_s"] == 0;
-    let still = leech.wait_for_within("no rate", Duration::from_secs(11), is_still);
-    assert_eq!(still["state"], "stalled", "{still}");
+    assert_eq!(alone["down_bytes_per_s"], 0, "{alone}");
+}
+
+#[test]
+fn a_download_whose_peers_all_fall_silent_is_stalled_within_ten_seconds() {
+    let sample = Sample::file(40_000_000, 262_144, &[]);
+    let mut seeder = Gyre::start(&seed(&sample, &["--limit-up", "4MB"]));
+    let peer = seeder.listening().to_string();
+    let options = ["--peer", &peer];
+    let mut leech = Gyre::start(&download(&sample, &sample.dir("out"), &options));
+    let is_quick = |event: &Value| event["down_bytes_per_s"].as_u64() > Some(1_000_000);
+    leech.wait_for("a rate", is_quick);
+    seeder.signal(nix::sys::signal::Signal::SIGSTOP);
+    let is_stalled = |event: &Value| event["state"] == "stalled";
+    let stalled = leech.wait_for_within("no rate", Duration::from_secs(11), is_stalled);
+    assert_eq!(
+        (&stalled["peers"], &stalled["down_bytes_per_s"]),
+        (&1.into(), &0.into())
+    );
 }
 
 /// A start with these options: pieces hashed and pieces found good.

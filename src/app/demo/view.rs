@@ -13,6 +13,9 @@ use crate::app::{output, signals, size};
 /// Time between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
+/// On a terminal with fewer columns the bars are short, so that the figures fit.
+const NARROW_BELOW: u16 = 70;
+
 /// Where the demo is shown.
 pub enum View {
     Quiet,
@@ -111,12 +114,20 @@ impl Bars {
             bar.set_prefix(format!("{:<9}", role.label()));
             bar
         };
-        let with_bar = "{prefix} [{bar:20}] {percent:>3}% {wide_msg}";
+        let columns = match console::Term::stdout().size() {
+            (_, 0..NARROW_BELOW) => 6,
+            _ => 20,
+        };
+        let with_bar = format!("{{prefix}} [{{bar:{columns}}}] {{percent:>3}}% {{wide_msg}}");
+        let alone = format!("{{prefix}} [{{bar:{columns}}}] {{wide_msg}}");
         Bars {
             tracker: add(Role::Tracker, "{prefix} {wide_msg}"),
             // What it has sent may be more than all of it, so the percents are in the message.
-            seeder: add(Role::Seeder, "{prefix} [{bar:20}] {wide_msg}"),
-            leechers: [add(Role::Leecher1, with_bar), add(Role::Leecher2, with_bar)],
+            seeder: add(Role::Seeder, &alone),
+            leechers: [
+                add(Role::Leecher1, &with_bar),
+                add(Role::Leecher2, &with_bar),
+            ],
             all,
         }
     }
