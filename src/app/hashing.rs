@@ -1,21 +1,25 @@
 //! SHA-1 of a torrent's pieces from plain files, on all cores. Layer 6.
 //!
-//! Used by `create` and `verify`, which run without a ring.
+//! Used by `create` and `verify`, which run without the session's ring.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::ops::ControlFlow;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc;
-
-use sha1::{Digest, Sha1};
+use std::sync::mpsc::{self, SyncSender};
 
 use crate::base::{Geometry, PieceIndex};
+use crate::session::hash_ahead::{self, Place, Plan, Work};
+use crate::uring::readahead::AheadFile;
 
-/// Read at a time: large enough for the disk, small enough for the cache.
-const READ_BYTES: usize = 256 * 1024;
+/// A worker takes this much of neighbouring pieces at a time.
+const GRAB_BYTES: u32 = 4 << 20;
+
+/// Files a worker keeps open.
+const OPEN_FILES_MAX: usize = 8;
 
 /// Answers that may wait for the caller; a worker then pauses.
 const ANSWERS_MAX: usize = 256;
@@ -78,124 +82,148 @@ pub fn hash_opened(
     mut on_piece: impl FnMut(PieceIndex, PieceHash) -> ControlFlow<()>,
 ) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicU32::new(0);
-    let is_stopped = AtomicBool::new(false);
+    let grab = GRAB_BYTES / geometry.piece_length_bytes().max(1);
+    let common = Common {
+        files,
+        geometry,
+        grab: grab.max(1),
+        next: AtomicU32::new(0),
+        is_stopped: AtomicBool::new(false),
+    };
     std::thread::scope(|scope| {
         let (answers, inbox) = mpsc::sync_channel(ANSWERS_MAX);
         for _ in 0..threads {
             let answers = answers.clone();
-            let (next, is_stopped, open) = (&next, &is_stopped, &open);
-            scope.spawn(move || {
-                let mut reader = Reader::new(files, open);
-                while !is_stopped.load(Ordering::Relaxed) {
-                    let Some(piece) = geometry.piece(next.fetch_add(1, Ordering::Relaxed)) else {
-                        return;
-                    };
-                    if answers.send((piece, reader.hash(geometry, piece))).is_err() {
-                        return;
-                    }
-                }
-            });
+            let (common, open) = (&common, &open);
+            scope.spawn(move || hash_ahead::run(&mut Worker::new(common, open, answers)));
         }
         drop(answers);
         for (piece, hash) in inbox {
             if on_piece(piece, hash).is_break() {
-                is_stopped.store(true, Ordering::Relaxed);
+                common.is_stopped.store(true, Ordering::Relaxed);
                 return;
             }
         }
     });
 }
 
-/// One worker's open file and buffer.
-struct Reader<'a, F> {
+/// What the workers share.
+struct Common<'a> {
     files: &'a [SourceFile],
-    open_file: &'a F,
-    open: Option<(usize, File)>,
-    buffer: Vec<u8>,
+    geometry: &'a Geometry,
+    /// Pieces a worker takes at a time.
+    grab: u32,
+    next: AtomicU32,
+    is_stopped: AtomicBool,
 }
 
-impl<'a, F: Fn(&Path) -> io::Result<File>> Reader<'a, F> {
-    fn new(files: &'a [SourceFile], open_file: &'a F) -> Self {
-        Reader {
-            files,
+/// One thread's share.
+struct Worker<'a, F> {
+    common: &'a Common<'a>,
+    open_file: &'a F,
+    answers: SyncSender<(PieceIndex, PieceHash)>,
+    batch: Range<u32>,
+    open: VecDeque<(usize, AheadFile)>,
+    is_unheard: bool,
+}
+
+impl<'a, F: Fn(&Path) -> io::Result<File>> Worker<'a, F> {
+    fn new(
+        common: &'a Common<'a>,
+        open_file: &'a F,
+        answers: SyncSender<(PieceIndex, PieceHash)>,
+    ) -> Self {
+        Worker {
+            common,
             open_file,
-            open: None,
-            buffer: vec![0; READ_BYTES],
+            answers,
+            batch: 0..0,
+            open: VecDeque::new(),
+            is_unheard: false,
         }
     }
 
-    fn hash(&mut self, geometry: &Geometry, piece: PieceIndex) -> PieceHash {
-        let mut sha1 = Sha1::new();
+    fn file(&mut self, index: usize) -> io::Result<AheadFile> {
+        if let Some((_, file)) = self.open.iter().find(|(open, _)| *open == index) {
+            return Ok(file.clone());
+        }
+        let path = self.common.files.get(index).map(|file| &file.path);
+        let opened = (self.open_file)(path.ok_or(io::ErrorKind::NotFound)?)?;
+        let file = AheadFile::new(opened.into());
+        if self.open.len() >= OPEN_FILES_MAX {
+            self.open.pop_front();
+        }
+        self.open.push_back((index, file.clone()));
+        Ok(file)
+    }
+}
+
+impl<F: Fn(&Path) -> io::Result<File>> Work for Worker<'_, F> {
+    type Failure = ReadError;
+
+    fn next(&mut self) -> Option<PieceIndex> {
+        if self.batch.is_empty() {
+            let count = self.common.geometry.piece_count();
+            let start = self
+                .common
+                .next
+                .fetch_add(self.common.grab, Ordering::Relaxed);
+            self.batch = start.min(count)..start.saturating_add(self.common.grab).min(count);
+        }
+        self.common.geometry.piece(self.batch.next()?)
+    }
+
+    fn plan(&mut self, piece: PieceIndex) -> Result<Plan, ReadError> {
+        let (files, geometry) = (self.common.files, self.common.geometry);
         let mut at = geometry.piece_offset(piece);
         let end = at + u64::from(geometry.piece_bytes(piece));
-        let mut index = self
-            .files
-            .partition_point(|file| file.offset + file.length_bytes <= at);
+        let mut index = first_file(files, at);
+        let mut spans = Vec::new();
         while at < end {
-            let Some(file) = self.files.get(index) else {
-                let cause = io::ErrorKind::UnexpectedEof.into();
-                return Err(ReadError { file: index, cause });
+            let failed = |cause| ReadError { file: index, cause };
+            let Some(file) = files.get(index) else {
+                return Err(failed(io::ErrorKind::UnexpectedEof.into()));
             };
             let span_end = end.min(file.offset + file.length_bytes);
-            self.span(index, at - file.offset, span_end - at, &mut sha1)
-                .map_err(|cause| ReadError { file: index, cause })?;
-            at = span_end;
-            index += 1;
-        }
-        Ok(sha1.finalize().into())
-    }
-
-    fn span(
-        &mut self,
-        index: usize,
-        mut at: u64,
-        mut left: u64,
-        sha1: &mut Sha1,
-    ) -> io::Result<()> {
-        let is_pad = self.files.get(index).is_some_and(|file| file.is_pad);
-        while left > 0 {
-            let want = usize::try_from(left).map_or(READ_BYTES, |left| left.min(READ_BYTES));
-            let got = if is_pad {
-                if let Some(zeros) = self.buffer.get_mut(..want) {
-                    zeros.fill(0);
-                }
-                want
-            } else {
-                self.read(index, at, want)?
+            let place = match file.is_pad || span_end == at {
+                true => Place::Zeros,
+                false => Place::At(self.file(index).map_err(failed)?, at - file.offset),
             };
-            if got == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            sha1.update(self.buffer.get(..got).unwrap_or_default());
-            at += got as u64;
-            left -= got as u64;
+            // Empty files too: the numbers of spans are those of files.
+            spans.push((place, span_end - at));
+            (at, index) = (span_end, index + 1);
         }
-        Ok(())
+        Ok(Plan::Read(spans))
     }
 
-    fn read(&mut self, index: usize, at: u64, want: usize) -> io::Result<usize> {
-        if self.open.as_ref().is_none_or(|(open, _)| *open != index) {
-            let path = self.files.get(index).map(|file| &file.path);
-            let path = path.ok_or(io::ErrorKind::NotFound)?;
-            self.open = Some((index, (self.open_file)(path)?));
-        }
-        let Some((_, file)) = &self.open else {
-            return Err(io::ErrorKind::NotFound.into());
-        };
-        let buffer = self.buffer.get_mut(..want).unwrap_or_default();
-        loop {
-            match file.read_at(buffer, at) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
+    fn failure(&mut self, piece: PieceIndex, span: usize, cause: io::Error) -> ReadError {
+        let first = first_file(self.common.files, self.common.geometry.piece_offset(piece));
+        ReadError {
+            file: first + span,
+            cause,
         }
     }
+
+    fn on_bytes(&mut self, _: u64) {}
+
+    fn done(&mut self, piece: PieceIndex, hash: PieceHash, _: bool) {
+        self.is_unheard |= self.answers.send((piece, hash)).is_err();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.is_unheard || self.common.is_stopped.load(Ordering::Relaxed)
+    }
+}
+
+/// The first file with bytes at or behind `at`.
+fn first_file(files: &[SourceFile], at: u64) -> usize {
+    files.partition_point(|file| file.offset + file.length_bytes <= at)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha1::{Digest, Sha1};
 
     fn world(lengths: &[usize]) -> (tempfile::TempDir, Vec<SourceFile>, Vec<u8>) {
         let folder = tempfile::tempdir().unwrap();

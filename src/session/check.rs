@@ -1,9 +1,9 @@
-//! Hashing data that lies on disk, on all cores, with blocking reads on threads of its own. Layer 5.
+//! Checking data that lies on disk, on all cores, on threads of its own. Layer 5.
 //!
-//! One function serves `gyre verify`, `--check full`, starts without a record and partial re-checks. A piece that
+//! One function serves `--check full`, starts without a record and partial re-checks. A piece that
 //! lies wholly in holes of sparse files is not read: its hash is that of zeros. Never called on the ring thread.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,15 +16,15 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use sha1::{Digest, Sha1};
 
+use super::hash_ahead::{self, Place, Plan, Work};
 use super::resume_store::found;
 use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::{HEADER_USED_BYTES, PartsMap};
 use crate::uring::files::{self, OpenMode};
+use crate::uring::readahead::AheadFile;
 use crate::wire::metainfo::PieceHashes;
 
-/// Bytes of one read: large enough for full speed on spinning disks, small enough for the CPU's cache.
-const READ_BYTES: usize = 1 << 20;
 /// A thread takes this many bytes of neighbouring pieces at a time, so that each disk head moves rarely.
 const GRAB_BYTES: u64 = 16 << 20;
 /// Open files a thread keeps: pieces come in order, so few files are near.
@@ -136,11 +136,19 @@ pub fn check(job: &CheckJob, progress: &AtomicU64, stop: &AtomicBool) -> CheckRe
     let grab = usize::try_from(GRAB_BYTES / piece_bytes)
         .unwrap_or(1)
         .max(1);
-    let next = AtomicUsize::new(0);
-    let zeros = OnceLock::new();
+    let common = Common {
+        job,
+        source: &source,
+        pieces: &pieces,
+        grab,
+        next: AtomicUsize::new(0),
+        zeros: OnceLock::new(),
+        progress,
+        stop,
+    };
     let work = || {
-        let mut worker = Worker::new(job, &source, &zeros);
-        worker.run(&pieces, grab, &next, progress, stop);
+        let mut worker = Worker::new(&common);
+        hash_ahead::run(&mut worker);
         (worker.good, worker.errors, worker.read_count)
     };
     for (good, errors, read_count) in on_threads(job.threads, work) {
@@ -265,136 +273,119 @@ struct Source<'a> {
     parts: Option<File>,
 }
 
+/// What the threads share besides.
+struct Common<'a> {
+    job: &'a CheckJob,
+    source: &'a Source<'a>,
+    pieces: &'a [PieceIndex],
+    /// Pieces a thread takes at a time.
+    grab: usize,
+    next: AtomicUsize,
+    zeros: OnceLock<[u8; 20]>,
+    progress: &'a AtomicU64,
+    stop: &'a AtomicBool,
+}
+
 /// Why a piece has no verdict.
 enum NoVerdict {
     /// Some file is missing or too short: the piece is not there.
     NotThere,
     /// A file cannot be read.
     Unreadable(CheckError),
-    /// The check was stopped.
-    Stopped,
 }
 
 /// One thread's state.
 struct Worker<'a> {
-    job: &'a CheckJob,
-    source: &'a Source<'a>,
-    zeros: &'a OnceLock<[u8; 20]>,
-    open: Vec<(usize, Option<Arc<File>>)>,
-    buffer: Vec<u8>,
+    common: &'a Common<'a>,
+    /// What is left of the pieces taken.
+    batch: std::slice::Iter<'a, PieceIndex>,
+    open: Vec<(usize, Option<AheadFile>)>,
+    parts: Option<AheadFile>,
     good: Vec<PieceIndex>,
     errors: Vec<CheckError>,
     read_count: u32,
 }
 
+impl Work for Worker<'_> {
+    type Failure = NoVerdict;
+
+    fn next(&mut self) -> Option<PieceIndex> {
+        if let Some(piece) = self.batch.next() {
+            return Some(*piece);
+        }
+        let common = self.common;
+        let start = common.next.fetch_add(common.grab, Ordering::Relaxed);
+        let end = start.saturating_add(common.grab).min(common.pieces.len());
+        self.batch = common.pieces.get(start..end)?.iter();
+        self.batch.next().copied()
+    }
+
+    fn plan(&mut self, piece: PieceIndex) -> Result<Plan, NoVerdict> {
+        let layout = self.common.source.layout;
+        let geometry = layout.geometry();
+        let bytes = u64::from(geometry.piece_bytes(piece));
+        let mut spans = Vec::new();
+        for span in layout.spans(geometry.piece_offset(piece), bytes) {
+            spans.push((self.place(piece, span)?, span.length));
+        }
+        if spans.iter().all(|(place, length)| is_hole(place, *length)) {
+            return Ok(Plan::Known(self.hash_of_zeros(bytes)));
+        }
+        self.read_count += 1;
+        Ok(Plan::Read(spans))
+    }
+
+    fn failure(&mut self, piece: PieceIndex, span: usize, error: io::Error) -> NoVerdict {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return NoVerdict::NotThere;
+        }
+        let layout = self.common.source.layout;
+        let span = layout.piece_spans(piece).nth(span);
+        let file = span.and_then(|span| layout.files().get(span.file));
+        let path = file.map(|file| file.path.clone()).unwrap_or_default();
+        NoVerdict::Unreadable(check_error(path, piece, &error))
+    }
+
+    fn on_bytes(&mut self, bytes: u64) {
+        self.common.progress.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn done(&mut self, piece: PieceIndex, hash: Result<[u8; 20], NoVerdict>, was_read: bool) {
+        if !was_read {
+            let geometry = self.common.source.layout.geometry();
+            self.on_bytes(u64::from(geometry.piece_bytes(piece)));
+        }
+        match hash {
+            Ok(hash) if hash == self.common.job.piece_hashes.get(piece) => self.good.push(piece),
+            Ok(_) | Err(NoVerdict::NotThere) => {}
+            Err(NoVerdict::Unreadable(error)) => self.errors.push(error),
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.common.stop.load(Ordering::Relaxed)
+    }
+}
+
 impl<'a> Worker<'a> {
-    fn new(job: &'a CheckJob, source: &'a Source<'a>, zeros: &'a OnceLock<[u8; 20]>) -> Self {
+    fn new(common: &'a Common<'a>) -> Self {
+        let parts = common.source.parts.as_ref();
+        let parts = parts.and_then(|parts| parts.try_clone().ok());
         Worker {
-            job,
-            source,
-            zeros,
+            common,
+            batch: [].iter(),
             open: Vec::new(),
-            buffer: vec![0; READ_BYTES],
+            parts: parts.map(|parts| AheadFile::new(parts.into())),
             good: Vec::new(),
             errors: Vec::new(),
             read_count: 0,
         }
     }
 
-    fn run(
-        &mut self,
-        pieces: &[PieceIndex],
-        grab: usize,
-        next: &AtomicUsize,
-        progress: &AtomicU64,
-        stop: &AtomicBool,
-    ) {
-        loop {
-            let start = next.fetch_add(grab, Ordering::Relaxed);
-            let end = start.saturating_add(grab).min(pieces.len());
-            let Some(batch) = pieces.get(start..end).filter(|batch| !batch.is_empty()) else {
-                return;
-            };
-            for &piece in batch {
-                match self.hash_piece(piece, progress, stop) {
-                    Ok(hash) if hash == self.job.piece_hashes.get(piece) => self.good.push(piece),
-                    Ok(_) | Err(NoVerdict::NotThere) => {}
-                    Err(NoVerdict::Unreadable(error)) => self.errors.push(error),
-                    Err(NoVerdict::Stopped) => return,
-                }
-            }
-        }
-    }
-
-    /// The piece's SHA-1. All its bytes count as progress, read or not.
-    fn hash_piece(
-        &mut self,
-        piece: PieceIndex,
-        progress: &AtomicU64,
-        stop: &AtomicBool,
-    ) -> Result<[u8; 20], NoVerdict> {
-        let geometry = self.source.layout.geometry();
-        let bytes = geometry.piece_bytes(piece);
-        let mut left = u64::from(bytes);
-        let hash = self.hash_spans(piece, &mut left, progress, stop);
-        progress.fetch_add(left, Ordering::Relaxed);
-        hash
-    }
-
-    fn hash_spans(
-        &mut self,
-        piece: PieceIndex,
-        left: &mut u64,
-        progress: &AtomicU64,
-        stop: &AtomicBool,
-    ) -> Result<[u8; 20], NoVerdict> {
-        if stop.load(Ordering::Relaxed) {
-            return Err(NoVerdict::Stopped);
-        }
-        let source = self.source;
-        let geometry = source.layout.geometry();
-        let start = geometry.piece_offset(piece);
-        let mut places = Vec::new();
-        for span in source.layout.spans(start, *left) {
-            places.push((span, self.place(piece, span)?));
-        }
-        let is_hole = |(span, place): &(Span, Place)| place.is_hole(span.length);
-        if places.iter().all(is_hole) {
-            return Ok(self.hash_of_zeros(*left));
-        }
-        self.read_count += 1;
-        let mut sha1 = Sha1::new();
-        for (span, place) in places {
-            let mut at = 0;
-            while at < span.length {
-                if stop.load(Ordering::Relaxed) {
-                    return Err(NoVerdict::Stopped);
-                }
-                let step =
-                    usize::try_from(span.length - at).map_or(READ_BYTES, |n| n.min(READ_BYTES));
-                let chunk = &mut self.buffer[..step];
-                place.read(chunk, at).map_err(|error| match error.kind() {
-                    io::ErrorKind::UnexpectedEof => NoVerdict::NotThere,
-                    _ => {
-                        let file = source.layout.files().get(span.file);
-                        let path = file.map(|file| file.path.clone()).unwrap_or_default();
-                        NoVerdict::Unreadable(check_error(path, piece, &error))
-                    }
-                })?;
-                sha1.update(&*chunk);
-                at += step as u64;
-                *left = left.saturating_sub(step as u64);
-                progress.fetch_add(step as u64, Ordering::Relaxed);
-            }
-        }
-        Ok(sha1.finalize().into())
-    }
-
     /// Where the bytes of a span are.
     fn place(&mut self, piece: PieceIndex, span: Span) -> Result<Place, NoVerdict> {
-        let source = self.source;
-        let file = source.layout.files().get(span.file);
-        let Some(file) = file else {
+        let source = self.common.source;
+        let Some(file) = source.layout.files().get(span.file) else {
             return Err(NoVerdict::NotThere);
         };
         if !file.is_regular() {
@@ -410,24 +401,24 @@ impl<'a> Worker<'a> {
         let slot = u32::try_from(begin)
             .ok()
             .and_then(|begin| source.parts_map.offset(piece, begin));
-        let parts = source.parts.as_ref().map(File::try_clone);
-        match (slot, parts) {
-            (Some(offset), Some(Ok(parts))) => Ok(Place::At(Arc::new(parts), offset)),
+        match (slot, &self.parts) {
+            (Some(offset), Some(parts)) => Ok(Place::At(parts.clone(), offset)),
             _ => Err(NoVerdict::NotThere),
         }
     }
 
     /// `None` when the file is not there.
-    fn open_file(&mut self, file: usize) -> io::Result<Option<Arc<File>>> {
+    fn open_file(&mut self, file: usize) -> io::Result<Option<AheadFile>> {
         if let Some((_, opened)) = self.open.iter().find(|(number, _)| *number == file) {
             return Ok(opened.clone());
         }
-        let entry = self.source.layout.files().get(file);
+        let source = self.common.source;
+        let entry = source.layout.files().get(file);
         let path = entry
             .map(|entry| entry.path.as_path())
             .unwrap_or(Path::new(""));
-        let opened = found(files::open_beneath(self.source.base, path, OpenMode::Read))?;
-        let opened = opened.map(|fd| Arc::new(File::from(fd)));
+        let opened = found(files::open_beneath(source.base, path, OpenMode::Read))?;
+        let opened = opened.map(AheadFile::new);
         if self.open.len() >= OPEN_FILES_MAX {
             self.open.remove(0);
         }
@@ -436,9 +427,9 @@ impl<'a> Worker<'a> {
     }
 
     fn hash_of_zeros(&self, bytes: u64) -> [u8; 20] {
-        let piece_bytes = u64::from(self.source.layout.geometry().piece_length_bytes());
-        if bytes == piece_bytes {
-            *self.zeros.get_or_init(|| hash_zeros(bytes))
+        let geometry = self.common.source.layout.geometry();
+        if bytes == u64::from(geometry.piece_length_bytes()) {
+            *self.common.zeros.get_or_init(|| hash_zeros(bytes))
         } else {
             hash_zeros(bytes)
         }
@@ -457,167 +448,20 @@ fn hash_zeros(bytes: u64) -> [u8; 20] {
     sha1.finalize().into()
 }
 
-/// Where a span's bytes are.
-enum Place {
-    /// A pad file's: nowhere.
-    Zeros,
-    /// From this offset of an open file.
-    At(Arc<File>, u64),
-}
-
-impl Place {
-    fn read(&self, chunk: &mut [u8], at: u64) -> io::Result<()> {
-        match self {
-            Place::Zeros => {
-                chunk.fill(0);
-                Ok(())
-            }
-            Place::At(file, offset) => file.read_exact_at(chunk, offset + at),
-        }
-    }
-
-    /// True when the file is long enough and the span holds no written byte. File systems that do not tell say no.
-    fn is_hole(&self, length: u64) -> bool {
-        let Place::At(file, offset) = self else {
-            return true;
-        };
-        let (Ok(start), Ok(meta)) = (i64::try_from(*offset), file.metadata()) else {
-            return false;
-        };
-        if meta.size() < offset + length {
-            return false;
-        }
-        match lseek(file.as_ref(), start, Whence::SeekData) {
-            Ok(data) => u64::try_from(data).is_ok_and(|data| data >= offset + length),
-            Err(errno) => errno == Errno::ENXIO,
-        }
-    }
-}
-
-/// Hashes files into pieces for a new torrent, in the given order, as one stream. `progress` counts bytes done.
-///
-/// # Errors
-/// Those of reading, with the path in the text; a file whose length or modification time changes meanwhile is one too.
-pub fn hash_pieces(
-    files: &[(PathBuf, u64)],
-    piece_length_bytes: u32,
-    threads: usize,
-    progress: &AtomicU64,
-) -> io::Result<Vec<[u8; 20]>> {
-    let mut starts = BTreeMap::new();
-    let mut total = 0_u64;
-    let mut before = Vec::with_capacity(files.len());
-    for (index, (path, length)) in files.iter().enumerate() {
-        before.push(unchanged(path, *length, None)?);
-        if *length > 0 {
-            starts.insert(total, index);
-        }
-        total = total
-            .checked_add(*length)
-            .ok_or_else(|| io::Error::other("the files are too long together"))?;
-    }
-    let piece_bytes = u64::from(piece_length_bytes.max(1));
-    let piece_count = total.div_ceil(piece_bytes);
-    let next = AtomicU64::new(0);
-    let grab = (GRAB_BYTES / piece_bytes).max(1);
-    let failed = AtomicBool::new(false);
-    let work = || -> io::Result<Vec<(u64, [u8; 20])>> {
-        let mut reader = StreamReader::new(files, &starts);
-        let mut done = Vec::new();
-        loop {
-            let first = next.fetch_add(grab, Ordering::Relaxed);
-            if first >= piece_count || failed.load(Ordering::Relaxed) {
-                return Ok(done);
-            }
-            for piece in first..(first + grab).min(piece_count) {
-                let start = piece * piece_bytes;
-                let end = (start + piece_bytes).min(total);
-                let hash = reader.hash(start, end, progress).inspect_err(|_| {
-                    failed.store(true, Ordering::Relaxed);
-                })?;
-                done.push((piece, hash));
-            }
-        }
+/// True when the file is long enough and the span holds no written byte. File systems that do not tell say no.
+fn is_hole(place: &Place, length: u64) -> bool {
+    let Place::At(file, offset) = place else {
+        return true;
     };
-    let mut hashes = Vec::new();
-    for done in on_threads(threads, work) {
-        hashes.extend(done?);
+    let file = file.file();
+    let (Ok(start), Ok(meta)) = (i64::try_from(*offset), file.metadata()) else {
+        return false;
+    };
+    if meta.size() < offset + length {
+        return false;
     }
-    for ((path, length), stamp) in files.iter().zip(before) {
-        unchanged(path, *length, Some(stamp))?;
-    }
-    hashes.sort_unstable_by_key(|(piece, _)| *piece);
-    Ok(hashes.into_iter().map(|(_, hash)| hash).collect())
-}
-
-/// The file's modification time, after checking its length and, if given, that it is the same as before.
-fn unchanged(path: &Path, length: u64, before: Option<(i64, i64)>) -> io::Result<(i64, i64)> {
-    let meta = std::fs::metadata(path).map_err(|error| with_path(path, &error))?;
-    let stamp = (meta.mtime(), meta.mtime_nsec());
-    if meta.len() != length || before.is_some_and(|before| before != stamp) {
-        return Err(changed(path));
-    }
-    Ok(stamp)
-}
-
-fn changed(path: &Path) -> io::Error {
-    io::Error::other(format!("{} changed while it was read", path.display()))
-}
-
-fn with_path(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-}
-
-/// Reads several files as one stream.
-struct StreamReader<'a> {
-    files: &'a [(PathBuf, u64)],
-    /// Offset in the stream to file, files without bytes left out.
-    starts: &'a BTreeMap<u64, usize>,
-    open: Option<(usize, File)>,
-    buffer: Vec<u8>,
-}
-
-impl<'a> StreamReader<'a> {
-    fn new(files: &'a [(PathBuf, u64)], starts: &'a BTreeMap<u64, usize>) -> Self {
-        StreamReader {
-            files,
-            starts,
-            open: None,
-            buffer: vec![0; READ_BYTES],
-        }
-    }
-
-    fn hash(&mut self, start: u64, end: u64, progress: &AtomicU64) -> io::Result<[u8; 20]> {
-        let mut sha1 = Sha1::new();
-        let mut at = start;
-        while at < end {
-            let step = self.read(at, end)?;
-            sha1.update(&self.buffer[..step]);
-            at += step as u64;
-            progress.fetch_add(step as u64, Ordering::Relaxed);
-        }
-        Ok(sha1.finalize().into())
-    }
-
-    /// Fills the buffer from `at`, not past `end` nor past the file's end.
-    fn read(&mut self, at: u64, end: u64) -> io::Result<usize> {
-        let found = self.starts.range(..=at).next_back();
-        let entry = found.and_then(|(start, file)| Some((*start, *file, self.files.get(*file)?)));
-        let (start, file, (path, length)) =
-            entry.ok_or_else(|| io::Error::other("read outside the files"))?;
-        if !matches!(&self.open, Some((number, _)) if *number == file) {
-            let opened = File::open(path).map_err(|error| with_path(path, &error))?;
-            self.open = Some((file, opened));
-        }
-        let Some((_, opened)) = &self.open else {
-            return Err(changed(path));
-        };
-        let left = (start + length).min(end).saturating_sub(at);
-        let step = usize::try_from(left).map_or(READ_BYTES, |left| left.min(READ_BYTES));
-        match opened.read_exact_at(&mut self.buffer[..step], at - start) {
-            Ok(()) => Ok(step),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(changed(path)),
-            Err(error) => Err(with_path(path, &error)),
-        }
+    match lseek(file, start, Whence::SeekData) {
+        Ok(data) => u64::try_from(data).is_ok_and(|data| data >= offset + length),
+        Err(errno) => errno == Errno::ENXIO,
     }
 }

@@ -13,6 +13,7 @@ pub mod disk;
 pub mod driver;
 pub mod error;
 pub mod handles;
+pub mod hash_ahead;
 pub mod http;
 pub mod load;
 mod lost;

@@ -54,6 +54,11 @@ impl AheadFile {
         }
     }
 
+    /// Whether both are one open file.
+    pub fn is_same(&self, other: &AheadFile) -> bool {
+        Rc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The file itself.
     pub fn file(&self) -> &std::fs::File {
         &self.inner.file

@@ -1,0 +1,419 @@
+//! Hashing pieces that lie on disk, on one thread, with reads ahead of the hashing. Layer 5.
+//!
+//! Neighbouring bytes of one file are read together, however small the pieces are. Never called on the ring thread.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use sha1::{Digest, Sha1};
+
+use crate::base::PieceIndex;
+use crate::uring::readahead::{AheadFile, READ_BYTES_MAX, ReadAhead};
+
+/// Where bytes of a piece are.
+pub enum Place {
+    /// Nowhere: a pad file's (BEP 47).
+    Zeros,
+    /// From this offset of a file.
+    At(AheadFile, u64),
+}
+
+/// How the hash of a piece is come by.
+pub enum Plan {
+    /// From these bytes, in order: places and lengths.
+    Read(Vec<(Place, u64)>),
+    /// It is known without reading.
+    Known([u8; 20]),
+}
+
+/// The pieces that one thread hashes, and what becomes of their hashes.
+pub trait Work {
+    /// Why a piece has no hash.
+    type Failure;
+    /// The next piece; `None` when there are no more.
+    fn next(&mut self) -> Option<PieceIndex>;
+    /// Where the piece's bytes are.
+    ///
+    /// # Errors
+    /// They are not to be had.
+    fn plan(&mut self, piece: PieceIndex) -> Result<Plan, Self::Failure>;
+    /// A read of the piece failed: of the bytes with that number in its plan.
+    fn failure(&mut self, piece: PieceIndex, span: usize, error: io::Error) -> Self::Failure;
+    /// Bytes were read and hashed, or could not be.
+    fn on_bytes(&mut self, bytes: u64);
+    /// The piece's end; `was_read` when its bytes were told to [`Work::on_bytes`].
+    fn done(&mut self, piece: PieceIndex, hash: Result<[u8; 20], Self::Failure>, was_read: bool);
+    /// True once nobody wants to know any more.
+    fn is_stopped(&self) -> bool;
+}
+
+/// A part of a piece within one read.
+struct Part {
+    piece: PieceIndex,
+    /// Its number in the piece's plan.
+    span: usize,
+    bytes: usize,
+    /// The piece ends with it.
+    is_last: bool,
+}
+
+/// One read: neighbouring parts.
+struct Read {
+    file: Option<AheadFile>,
+    offset: u64,
+    bytes: usize,
+    parts: Vec<Part>,
+}
+
+impl Read {
+    /// Whether bytes at that place come right behind this read and still fit.
+    fn goes_on_with(&self, place: &Place, at: u64, bytes: usize) -> bool {
+        let is_next = match (&self.file, place) {
+            (Some(file), Place::At(other, offset)) => {
+                file.is_same(other) && self.offset + self.bytes as u64 == offset + at
+            }
+            (None, Place::Zeros) => true,
+            _ => false,
+        };
+        is_next && self.bytes + bytes <= READ_BYTES_MAX
+    }
+}
+
+/// A piece on its way into reads.
+struct Planned {
+    piece: PieceIndex,
+    spans: Vec<(Place, u64)>,
+    span: usize,
+    at: u64,
+}
+
+impl Planned {
+    fn skip_empty(&mut self) {
+        while let Some((_, 0)) = self.spans.get(self.span) {
+            self.span += 1;
+        }
+    }
+
+    /// The span that is next, and how much is left of it.
+    fn left(&self) -> Option<(&Place, u64)> {
+        let (place, length) = self.spans.get(self.span)?;
+        Some((place, length - self.at))
+    }
+}
+
+/// Hashes pieces until there are no more or the work is stopped.
+pub fn run<W: Work>(work: &mut W) {
+    let mut ahead = ReadAhead::new();
+    let mut planner = Planner::default();
+    let mut reads: VecDeque<Read> = VecDeque::new();
+    let mut hashing = Hashing {
+        sha1: Sha1::new(),
+        failure: None,
+    };
+    while !work.is_stopped() {
+        while ahead.has_room()
+            && let Some(read) = planner.next_read(work)
+        {
+            match &read.file {
+                Some(file) => ahead.push(file, read.offset, read.bytes),
+                None => ahead.push_zeros(read.bytes),
+            }
+            reads.push_back(read);
+        }
+        let Some(read) = reads.pop_front() else {
+            return;
+        };
+        hashing.take(&read, &mut ahead, work);
+    }
+}
+
+/// Cuts pieces into reads.
+#[derive(Default)]
+struct Planner {
+    planned: Option<Planned>,
+}
+
+impl Planner {
+    fn next_read<W: Work>(&mut self, work: &mut W) -> Option<Read> {
+        let mut read: Option<Read> = None;
+        while let Some(planned) = self.current(work) {
+            let Some((place, left)) = planned.left() else {
+                break;
+            };
+            let room = READ_BYTES_MAX - read.as_ref().map_or(0, |read| read.bytes);
+            let bytes = usize::try_from(left).map_or(room, |left| left.min(room));
+            let fits = |read: &Read| bytes > 0 && read.goes_on_with(place, planned.at, bytes);
+            if read.as_ref().is_some_and(|read| !fits(read)) {
+                break;
+            }
+            let read = read.get_or_insert_with(|| match place {
+                Place::Zeros => Read {
+                    file: None,
+                    offset: 0,
+                    bytes: 0,
+                    parts: Vec::new(),
+                },
+                Place::At(file, offset) => Read {
+                    file: Some(file.clone()),
+                    offset: offset + planned.at,
+                    bytes: 0,
+                    parts: Vec::new(),
+                },
+            });
+            read.bytes += bytes;
+            let is_span_end = bytes as u64 == left;
+            read.parts.push(Part {
+                piece: planned.piece,
+                span: planned.span,
+                bytes,
+                is_last: is_span_end && planned.span + 1 == planned.spans.len(),
+            });
+            planned.at += bytes as u64;
+            if is_span_end {
+                (planned.span, planned.at) = (planned.span + 1, 0);
+            }
+        }
+        read
+    }
+
+    /// The piece that reads are made of now. Pieces that need none are done at once.
+    fn current<W: Work>(&mut self, work: &mut W) -> Option<&mut Planned> {
+        if let Some(planned) = &mut self.planned {
+            planned.skip_empty();
+            if planned.left().is_none() {
+                self.planned = None;
+            }
+        }
+        while self.planned.is_none() && !work.is_stopped() {
+            let piece = work.next()?;
+            match work.plan(piece) {
+                Ok(Plan::Known(hash)) => work.done(piece, Ok(hash), false),
+                Err(failure) => work.done(piece, Err(failure), false),
+                Ok(Plan::Read(mut spans)) => {
+                    while spans.last().is_some_and(|(_, length)| *length == 0) {
+                        spans.pop();
+                    }
+                    if spans.is_empty() {
+                        work.done(piece, Ok(Sha1::digest([]).into()), true);
+                        continue;
+                    }
+                    let planned = self.planned.insert(Planned {
+                        piece,
+                        spans,
+                        span: 0,
+                        at: 0,
+                    });
+                    planned.skip_empty();
+                }
+            }
+        }
+        self.planned.as_mut()
+    }
+}
+
+/// The piece being hashed.
+struct Hashing<F> {
+    sha1: Sha1,
+    failure: Option<F>,
+}
+
+impl<F> Hashing<F> {
+    /// Hashes the bytes of the read, which is the oldest one asked for.
+    fn take<W: Work<Failure = F>>(&mut self, read: &Read, ahead: &mut ReadAhead, work: &mut W) {
+        let mut parts = read.parts.iter();
+        let mut part = parts.next();
+        let mut left = part.map_or(0, |part| part.bytes);
+        let mut taken = 0;
+        let result = ahead.next(|mut bytes| {
+            taken += bytes.len();
+            while let Some(now) = part {
+                let (head, tail) = bytes.split_at(left.min(bytes.len()));
+                self.sha1.update(head);
+                (left, bytes) = (left - head.len(), tail);
+                if left > 0 {
+                    return;
+                }
+                self.end_part(now, work);
+                part = parts.next();
+                left = part.map_or(0, |part| part.bytes);
+            }
+        });
+        if result.is_ok() {
+            return;
+        }
+        // Not all of it can be read; the parts that can be are found out one by one.
+        let mut at = read.offset + taken as u64;
+        let mut rest = vec![0; left];
+        while let Some(now) = part {
+            rest.resize(left, 0);
+            let file = read.file.as_ref().map(AheadFile::file);
+            match file.map_or(Ok(()), |file| file.read_exact_at(&mut rest, at)) {
+                Ok(()) => self.sha1.update(&rest),
+                Err(error) => {
+                    let failure = || work.failure(now.piece, now.span, error);
+                    self.failure.get_or_insert_with(failure);
+                }
+            }
+            at += left as u64;
+            self.end_part(now, work);
+            part = parts.next();
+            left = part.map_or(0, |part| part.bytes);
+        }
+    }
+
+    fn end_part<W: Work<Failure = F>>(&mut self, part: &Part, work: &mut W) {
+        work.on_bytes(part.bytes as u64);
+        if !part.is_last {
+            return;
+        }
+        let hash = std::mem::take(&mut self.sha1).finalize().into();
+        match self.failure.take() {
+            Some(failure) => work.done(part.piece, Err(failure), true),
+            None => work.done(part.piece, Ok(hash), true),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// Pieces over one file and zeros, as lengths and places given.
+    struct Sample {
+        plans: VecDeque<(PieceIndex, Vec<(Place, u64)>)>,
+        done: Vec<(u32, Result<[u8; 20], usize>)>,
+        read_bytes: u64,
+    }
+
+    impl Work for Sample {
+        type Failure = usize;
+
+        fn next(&mut self) -> Option<PieceIndex> {
+            self.plans.front().map(|(piece, _)| *piece)
+        }
+
+        fn plan(&mut self, _: PieceIndex) -> Result<Plan, usize> {
+            let (_, spans) = self.plans.pop_front().unwrap();
+            match spans.as_slice() {
+                [] => Err(99),
+                [(Place::Zeros, _)] => Ok(Plan::Known([7; 20])),
+                _ => Ok(Plan::Read(spans)),
+            }
+        }
+
+        fn failure(&mut self, _: PieceIndex, span: usize, _: io::Error) -> usize {
+            span
+        }
+
+        fn on_bytes(&mut self, bytes: u64) {
+            self.read_bytes += bytes;
+        }
+
+        fn done(&mut self, piece: PieceIndex, hash: Result<[u8; 20], usize>, _: bool) {
+            self.done.push((piece.get(), hash));
+        }
+
+        fn is_stopped(&self) -> bool {
+            false
+        }
+    }
+
+    fn sample_file(is_dropped: bool) -> (AheadFile, Vec<u8>) {
+        let content: Vec<u8> = (0..3_500_000_u32).map(|at| ((at * 31) >> 7) as u8).collect();
+        let mut file = tempfile::tempfile_in(".").unwrap();
+        file.write_all(&content).unwrap();
+        if is_dropped {
+            file.sync_all().unwrap();
+            let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            nix::fcntl::posix_fadvise(&file, 0, 0, advice).unwrap();
+        }
+        (AheadFile::new(file.into()), content)
+    }
+
+    fn hashed(plans: Vec<Vec<(Place, u64)>>) -> Sample {
+        let plans = (0..).map(PieceIndex::new).zip(plans).collect();
+        let mut sample = Sample {
+            plans,
+            done: Vec::new(),
+            read_bytes: 0,
+        };
+        run(&mut sample);
+        sample
+    }
+
+    #[test]
+    fn pieces_small_and_large_hash_as_the_bytes_do() {
+        for (is_dropped, piece_bytes) in [
+            (true, 3_000),
+            (false, 3_000),
+            (true, 1_700_000),
+            (false, 16_384),
+        ] {
+            let (file, content) = sample_file(is_dropped);
+            let chunks: Vec<&[u8]> = content.chunks(piece_bytes).collect();
+            let plan = |at: usize, length: u64| {
+                vec![(Place::At(file.clone(), (at * piece_bytes) as u64), length)]
+            };
+            let plans = chunks.iter().enumerate();
+            let sample = hashed(
+                plans
+                    .map(|(at, chunk)| plan(at, chunk.len() as u64))
+                    .collect(),
+            );
+            assert_eq!(sample.read_bytes, content.len() as u64);
+            assert_eq!(sample.done.len(), chunks.len());
+            for (piece, hash) in sample.done {
+                let expected: [u8; 20] = Sha1::digest(chunks[piece as usize]).into();
+                assert_eq!(hash, Ok(expected), "piece {piece} of {piece_bytes}");
+            }
+        }
+    }
+
+    #[test]
+    fn spans_of_several_files_and_zeros_come_in_order() {
+        let (one, content) = sample_file(true);
+        let (other, _) = sample_file(false);
+        let plan = vec![
+            (Place::At(one, 5), 1_500_000),
+            (Place::Zeros, 1_200_000),
+            (Place::Zeros, 0),
+            (Place::At(other, 3_000_001), 70_000),
+        ];
+        let sample = hashed(vec![plan, vec![(Place::Zeros, 5)]]);
+        let mut sha1 = Sha1::new();
+        sha1.update(&content[5..1_500_005]);
+        sha1.update(vec![0; 1_200_000]);
+        sha1.update(&content[3_000_001..3_070_001]);
+        let expected: [u8; 20] = sha1.finalize().into();
+        let mut done = sample.done;
+        done.sort_by_key(|(piece, _)| *piece);
+        assert_eq!(done, [(0, Ok(expected)), (1, Ok([7; 20]))]);
+    }
+
+    #[test]
+    fn what_ends_early_fails_its_pieces_and_no_others() {
+        for is_dropped in [true, false] {
+            let (file, content) = sample_file(is_dropped);
+            let length = content.len() as u64;
+            let at = |offset: u64| (Place::At(file.clone(), offset), 50_000);
+            let sample = hashed(vec![
+                vec![at(length - 100_000)],
+                vec![at(length - 50_000)],
+                vec![(Place::Zeros, 9), at(length)],
+                vec![],
+                vec![at(0)],
+            ]);
+            let mut done = sample.done;
+            done.sort_by_key(|(piece, _)| *piece);
+            let outcomes: Vec<Option<usize>> =
+                done.into_iter().map(|(_, hash)| hash.err()).collect();
+            assert_eq!(
+                outcomes,
+                [None, None, Some(1), Some(99), None],
+                "{is_dropped}"
+            );
+        }
+    }
+}
