@@ -95,7 +95,7 @@ fn a_demo_shares_verifies_and_leaves_nothing_behind() {
     assert!(is_empty(folder.path()));
     for expected in [
         "a tracker, a seeder and two leechers in ",
-        "made 8.00 MiB of sample data",
+        "made 8 MiB of sample data",
         "made the torrent",
         " | tracker 3 peers | seeder sent ",
         "verified both copies: all pieces are good",
