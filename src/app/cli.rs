@@ -238,6 +238,9 @@ pub struct SessionArgs {
     /// Shortest announce interval taken from a tracker, for swarms of one's own
     #[arg(long, value_name = "T", default_value = "60s", value_parser = parse_duration, hide = true)]
     pub announce_interval_min: Duration,
+    /// Tell delays inside the program as events `lab`, for `gyre bench`
+    #[arg(long, hide = true)]
+    pub lab: bool,
     /// How blocks are sent
     #[arg(long, value_name = "ENGINE", value_enum, default_value_t = SendEngine::Auto)]
     pub send_engine: SendEngine,

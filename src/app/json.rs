@@ -1,6 +1,6 @@
 //! `--json`: a session's events as one object a line on stdout. Layer 6.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::exit::without_number;
 use crate::session::{Outcome, SessionEvent, TorrentProgress};
@@ -20,6 +20,13 @@ pub fn event(event: &SessionEvent) -> Value {
             "pieces": pieces, "files": files,
         }),
         SessionEvent::Progress(figures) => progress(figures),
+        SessionEvent::Lab(figures) => {
+            let lab: Map<String, Value> = figures
+                .iter()
+                .map(|(name, us)| (name.clone(), (*us).into()))
+                .collect();
+            json!({"event": "lab", "lab": lab})
+        }
         SessionEvent::Complete { info_hash, seconds } => {
             json!({"event": "complete", "info_hash": info_hash.to_string(), "seconds": round_ms(*seconds)})
         }

@@ -223,6 +223,7 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         http_proxy: variable(&["http_proxy"]),
         no_proxy: no_proxy(),
         announce_interval_min: args.announce_interval_min,
+        tells_delays: args.lab,
     })
 }
 

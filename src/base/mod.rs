@@ -3,6 +3,7 @@
 
 mod bitfield;
 mod geometry;
+mod histogram;
 mod ids;
 mod rate;
 mod rng;
@@ -14,6 +15,7 @@ pub use geometry::{
     BLOCK_BYTES, BlockRef, Geometry, GeometryError, PIECE_LENGTH_BYTES_MAX, PieceIndex,
     SEGMENT_BYTES,
 };
+pub use histogram::Histogram;
 pub use ids::{InfoHash, PeerId};
 pub use rate::{RateMeter, TokenBucket};
 pub use rng::Rng;

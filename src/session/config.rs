@@ -67,6 +67,8 @@ pub struct SessionConfig {
     pub no_proxy: Vec<String>,
     /// Shortest announce interval accepted from a tracker; 60 s outside of tests and private swarms.
     pub announce_interval_min: Duration,
+    /// The session tells its own delays, once a second ([`SessionEvent::Lab`]).
+    pub tells_delays: bool,
 }
 
 /// Settings of one torrent.
@@ -182,6 +184,8 @@ pub enum SessionEvent {
         files: usize,
     },
     Progress(TorrentProgress),
+    /// Delays since the start, in µs, by name.
+    Lab(Vec<(String, u64)>),
     /// All wanted pieces are verified and written.
     Complete {
         info_hash: InfoHash,

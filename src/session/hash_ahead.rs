@@ -321,7 +321,9 @@ mod tests {
     }
 
     fn sample_file(is_dropped: bool) -> (AheadFile, Vec<u8>) {
-        let content: Vec<u8> = (0..3_500_000_u32).map(|at| ((at * 31) >> 7) as u8).collect();
+        let content: Vec<u8> = (0..3_500_000_u32)
+            .map(|at| ((at * 31) >> 7) as u8)
+            .collect();
         let mut file = tempfile::tempfile_in(".").unwrap();
         file.write_all(&content).unwrap();
         if is_dropped {

@@ -15,6 +15,7 @@ pub mod error;
 pub mod handles;
 pub mod hash_ahead;
 pub mod http;
+pub mod lab;
 pub mod load;
 mod lost;
 pub mod pace;

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tracing::{Instrument, debug, debug_span};
 
 use super::driver::Driver;
+use super::lab::Followed;
 use super::shared::Shared;
 use crate::swarm::CloseReason;
 use crate::swarm::peer::PeerFault;
@@ -25,6 +26,8 @@ use crate::wire::decoder::DecodeError;
 pub struct PeerHandle {
     pub stream: Stream,
     pub wake: Notify,
+    /// The request whose delays are told, if any are.
+    followed: Rc<Followed>,
     closing: Cell<Option<CloseReason>>,
     shared: Rc<Shared>,
     /// Its numbers with the rate limits.
@@ -82,6 +85,7 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, early: Vec
     let handle = Rc::new(PeerHandle {
         stream,
         wake: Notify::new(),
+        followed: Rc::default(),
         closing: Cell::new(None),
         up_client: shared.up.client(),
         down_client: shared.down.client(),
@@ -92,7 +96,7 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, early: Vec
     let writer = tokio_uring::spawn(
         writer::run(driver.clone(), key, handle.clone()).instrument(span.clone()),
     );
-    let mut reader = reader::Reader::new(driver.clone(), key);
+    let mut reader = reader::Reader::new(driver.clone(), key, handle.followed.clone());
     let end = reader.run(&handle, &early).instrument(span.clone()).await;
     span.in_scope(|| debug!(reason = ?handle.closing.get(), end = end.as_ref().err().map(tracing::field::display), "disconnected"));
     handle.close(CloseReason::Silent);

@@ -16,6 +16,7 @@ use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
 use super::handles::Handles;
 use super::http::{HttpClient, HttpConfig};
+use super::lab;
 use super::shared::{Opened, Shared};
 use super::udp_tracker::OwnSockets;
 use super::{connect, torrent};
@@ -85,6 +86,7 @@ pub async fn run(
         background.push(tokio_uring::spawn(refuse_utp(shared.clone(), udp.clone())));
     }
     background.push(tokio_uring::spawn(shared.clone().credit_loop()));
+    background.push(tokio_uring::spawn(lab::watch(shared.clone())));
     background.push(tokio_uring::spawn(pace(shared.clone(), true)));
     background.push(tokio_uring::spawn(pace(shared.clone(), false)));
     let stop_watch = {

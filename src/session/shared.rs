@@ -13,6 +13,7 @@ use super::clock::Clock;
 use super::config::{SessionConfig, SessionEvent};
 use super::disk::DiskHub;
 use super::driver::Driver;
+use super::lab::Lab;
 use super::pace::Pacer;
 use crate::base::{InfoHash, Now, PeerId, Rng};
 use crate::swarm::{Credits, Cx, Effect};
@@ -50,6 +51,8 @@ pub struct Shared {
     /// Inbound connections that may be in handshake at once.
     pub pending_max: u32,
     pub port: Cell<u16>,
+    /// Only when delays are to be told.
+    pub lab: Option<Lab>,
     /// Assembly memory of the whole session, in bytes.
     pub assembly_bytes: u64,
     is_stopping: Cell<bool>,
@@ -84,6 +87,7 @@ impl Shared {
             our_id: PeerId::generate(&mut rng),
             up: Pacer::new(config.limit_up_bytes_per_s),
             down: Pacer::new(config.limit_down_bytes_per_s),
+            lab: config.tells_delays.then(Lab::default),
             config,
             clock: Clock::start(),
             pool: opened.pool,

@@ -56,8 +56,8 @@ struct Round {
     up_bytes: u64,
     write_bytes: u64,
     load_cpu_s: f64,
-    fetcher_latency_us: super::histogram::Histogram,
-    idle_thread_late: super::histogram::Histogram,
+    fetcher_latency_us: crate::base::Histogram,
+    idle_thread_late: crate::base::Histogram,
     lab: Option<serde_json::Value>,
 }
 

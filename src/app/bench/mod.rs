@@ -8,7 +8,6 @@ mod calls;
 mod disk;
 mod figures;
 mod hash;
-mod histogram;
 mod leech;
 mod load;
 mod machine;

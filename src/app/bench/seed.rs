@@ -51,7 +51,7 @@ struct Round {
     busy: f64,
     peak_bytes: u64,
     read_bytes: u64,
-    idle_thread_late: super::histogram::Histogram,
+    idle_thread_late: crate::base::Histogram,
     served: u32,
     checked_blocks: u32,
     lab: Option<Value>,

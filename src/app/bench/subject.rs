@@ -27,7 +27,7 @@ const POLL: Duration = Duration::from_millis(2);
 pub struct Said {
     pub complete: Option<Instant>,
     pub is_listening: bool,
-    /// The last internal report: objects `lab` of a progress line.
+    /// The last internal report: the object of an event `lab`.
     pub lab: Option<Value>,
     pub errors: Vec<String>,
 }
@@ -84,7 +84,10 @@ impl Subject {
     /// It cannot be started.
     pub fn gyre(arguments: &[String], start: &Start<'_>) -> io::Result<Subject> {
         let mut command = place::command(std::env::current_exe()?)?;
-        command.args(arguments).arg("--json").stdout(Stdio::piped());
+        command
+            .args(arguments)
+            .args(["--json", "--lab"])
+            .stdout(Stdio::piped());
         let mut subject = Subject::start(command, start, true)?;
         if let Some(stdout) = subject.child.stdout.take() {
             let said = subject.said.clone();
@@ -263,7 +266,7 @@ mod tests {
     #[test]
     fn internal_reports_are_taken_where_they_come() {
         let said = Mutex::new(Said::default());
-        let lines = "{\"event\":\"listening\"}\n{\"event\":\"progress\",\"lab\":{\"loop_lag_p99_us\":9}}\nnoise\n";
+        let lines = "{\"event\":\"listening\"}\n{\"event\":\"lab\",\"lab\":{\"loop_lag_p99_us\":9}}\nnoise\n";
         listen(lines.as_bytes(), &said);
         let said = said.into_inner().unwrap();
         assert!(said.is_listening && said.complete.is_none());

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::histogram::Histogram;
 use super::place;
+use crate::base::Histogram;
 
 /// Memory is looked at this often.
 const SAMPLE: Duration = Duration::from_millis(20);

@@ -7,11 +7,12 @@ use tracing::trace;
 
 use super::{PeerHandle, ReadEnd};
 use crate::session::driver::Driver;
+use crate::session::lab::Followed;
 use crate::swarm::torrent::Placement;
 use crate::swarm::{Effect, PeerKey};
 use crate::uring::buffers::{Pool, Segment};
 use crate::wire::decoder::{Decoder, Event};
-use crate::wire::message::RawBlock;
+use crate::wire::message::{Message, RawBlock};
 
 /// One receive takes at most this much; large receives cost the least a byte.
 const RECV_BYTES_MAX: usize = 256 * 1024;
@@ -25,6 +26,7 @@ pub(super) struct Reader {
     driver: Rc<Driver>,
     key: PeerKey,
     decoder: Decoder,
+    followed: Rc<Followed>,
     /// Where the payload now arriving goes, and how much of it came.
     payload: Option<(RawBlock, Placement, u32)>,
     /// What may still be received before asking for more; `usize::MAX` without a rate limit.
@@ -33,7 +35,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Before the first byte.
-    pub fn new(driver: Rc<Driver>, key: PeerKey) -> Self {
+    pub fn new(driver: Rc<Driver>, key: PeerKey, followed: Rc<Followed>) -> Self {
         let decoder = Decoder::new(driver.decoder_limits());
         let is_limited = driver.shared().down.is_limited();
         let allowance_bytes = if is_limited { 0 } else { usize::MAX };
@@ -41,6 +43,7 @@ impl Reader {
             driver,
             key,
             decoder,
+            followed,
             payload: None,
             allowance_bytes,
         }
@@ -116,12 +119,16 @@ impl Reader {
     fn feed_some(&mut self, input: &mut &[u8]) -> Result<(), ReadEnd> {
         let driver = self.driver.clone();
         let (key, decoder, payload) = (self.key, &mut self.decoder, &mut self.payload);
+        let followed = &self.followed;
         driver.call(|core, cx| {
             while let Some(event) = decoder.next(input)? {
                 let effect_count = cx.fx.len();
                 match event {
                     Event::Message(message) => {
                         trace!("from peer: {message}");
+                        if let Message::Request(request) = message {
+                            followed.on_request(driver.shared(), request);
+                        }
                         core.on_message(key, &message, cx)?;
                     }
                     Event::PieceHeader(header) => {

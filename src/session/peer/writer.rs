@@ -16,6 +16,7 @@ use super::PeerHandle;
 use crate::base::{BLOCK_BYTES, BlockRef};
 use crate::session::disk::{ReadError, ReadRun};
 use crate::session::driver::Driver;
+use crate::session::lab::Stage;
 use crate::swarm::{CloseReason, PeerKey, UploadRun};
 use crate::wire::message::PIECE_HEADER_BYTES;
 
@@ -120,6 +121,7 @@ impl Writer {
         let shared = self.driver.shared().clone();
         let (client, bytes) = (self.handle.up_client, run_bytes(&run));
         shared.up.acquire(client, bytes, &shared.clock).await;
+        self.handle.followed.on_stage(&shared, &run, Stage::Queued);
         if self.was_read {
             self.read_ahead();
         }
@@ -127,6 +129,7 @@ impl Writer {
             Some(reading) => reading.await.unwrap_or_else(|_| Err(ReadError::lost())),
             None => self.driver.disk().read_run(&run).await,
         };
+        self.handle.followed.on_stage(&shared, &run, Stage::Read);
         match read {
             Ok(read) => self.send(&run, read).await?,
             Err(error) => self.on_read_failed(&run, &error),
@@ -171,6 +174,8 @@ impl Writer {
             return Err(error);
         }
         self.adapt(started.elapsed());
+        let shared = self.driver.shared();
+        self.handle.followed.on_stage(shared, run, Stage::Sent);
         self.driver.call(|core, cx| core.on_sent(key, run, cx));
         Ok(())
     }

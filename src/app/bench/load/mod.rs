@@ -18,9 +18,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::args::Order;
-use super::histogram::Histogram;
 use crate::app::exit::{Exit, Failure};
 use crate::base::Geometry;
+use crate::base::Histogram;
 use crate::uring::limits;
 
 /// What a load process does.

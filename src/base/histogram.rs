@@ -1,4 +1,4 @@
-//! Times in buckets, mergeable over processes. Layer 6.
+//! Times in buckets, mergeable over processes. Layer 0.
 
 use serde::{Deserialize, Serialize};
 
