@@ -56,10 +56,26 @@ impl Figures {
         }
     }
 
-    /// Adds every number of the program's own report under its own name.
+    /// Adds every number of the program's own report: `<stage>_<quantile>_us`, shown in ms.
     pub fn add_lab(&mut self, lab: Option<&Value>) {
         for (name, value) in lab.and_then(Value::as_object).into_iter().flatten() {
-            self.add(name, &format!("inside: {name}"), 0, value.as_f64());
+            let Some((stage, quantile)) = name
+                .strip_suffix("_us")
+                .and_then(|name| name.rsplit_once('_'))
+            else {
+                continue;
+            };
+            let stage = match stage {
+                "loop_lag" => "event loop late",
+                "request_queued" => "request → taken",
+                "request_read" => "taken → read",
+                "request_sent" => "read → sent",
+                other => other,
+            };
+            let quantile = quantile.replace("p999", "p99.9");
+            let name = name.replace("_us", "_ms");
+            let ms = value.as_f64().map(|us| us / 1e3);
+            self.add(&name, &format!("{stage} {quantile} ms"), 2, ms);
         }
     }
 
