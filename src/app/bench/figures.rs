@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::MIB;
 use crate::app::output;
+use crate::base::Histogram;
 
 /// One measured quantity: a value a round, `None` where it does not exist.
 #[derive(Clone, Debug)]
@@ -35,6 +37,25 @@ pub fn median(values: &[f64]) -> Option<f64> {
     sorted.get(middle - 1).map(|lower| (lower + upper) / 2.0)
 }
 
+/// What a round cost the program under test.
+pub struct Costs {
+    /// The round's length.
+    pub seconds: f64,
+    /// Payload moved in both directions.
+    pub moved_gib: f64,
+    pub cpu_s: f64,
+    pub main_thread_cpu_s: f64,
+    /// Share of its cores that was not idle, whoever used it; 1 is one core.
+    pub busy: f64,
+    pub peak_bytes: u64,
+}
+
+/// What a round cost the load, and what the machine was like meanwhile.
+pub struct Surroundings {
+    pub idle_thread_late: Histogram,
+    pub load_cpu_s: f64,
+}
+
 /// All figures of a run, in the order of the table.
 #[derive(Clone, Debug, Default)]
 pub struct Figures(Vec<Figure>);
@@ -56,8 +77,88 @@ impl Figures {
         }
     }
 
+    /// Adds what the round cost.
+    pub fn add_costs(&mut self, costs: &Costs) {
+        let share = |cpu_s: f64| Some(cpu_s / costs.seconds * 100.0);
+        let each = |cpu_s: f64| Some(cpu_s / costs.moved_gib);
+        let main = costs.main_thread_cpu_s;
+        let others = costs.busy - costs.cpu_s / costs.seconds;
+        let anonymous_mib = costs.peak_bytes as f64 / MIB;
+        let all = [
+            ("cpu_s_per_gib", "CPU s/GiB", 3, each(costs.cpu_s)),
+            ("cpu_percent", "CPU, % of a core", 1, share(costs.cpu_s)),
+            (
+                "main_thread_percent",
+                "main thread, % of a core",
+                1,
+                share(main),
+            ),
+            (
+                "main_thread_cpu_s_per_gib",
+                "main thread, CPU s/GiB",
+                3,
+                each(main),
+            ),
+            (
+                "core_busy_percent",
+                "its cores busy, %",
+                1,
+                Some(costs.busy * 100.0),
+            ),
+            (
+                "others_percent",
+                "others on its cores, %",
+                1,
+                Some(others.max(0.0) * 100.0),
+            ),
+            (
+                "anonymous_mib",
+                "peak anonymous MiB",
+                1,
+                Some(anonymous_mib),
+            ),
+        ];
+        for (name, label, digits, value) in all {
+            self.add(name, label, digits, value);
+        }
+    }
+
+    /// Adds what else was seen, the program's own report among it.
+    pub fn add_surroundings(&mut self, seen: &Surroundings, lab: Option<&Value>, costs: &Costs) {
+        let late = seen.idle_thread_late.quantile(0.99);
+        let late_ms = late.map(|us| us as f64 / 1e3);
+        self.add(
+            "idle_thread_late_p99_ms",
+            "idle thread late p99 ms",
+            2,
+            late_ms,
+        );
+        self.add_lab(lab);
+        let share = seen.load_cpu_s / costs.seconds * 100.0;
+        self.add("load_cpu_percent", "load, % of a core", 1, Some(share));
+        let each = seen.load_cpu_s / costs.moved_gib;
+        self.add("load_cpu_s_per_gib", "load, CPU s/GiB", 3, Some(each));
+    }
+
+    /// Adds quantiles of times, in ms.
+    pub fn add_quantiles(&mut self, times: &Histogram, what: &str) {
+        for (name, label, q) in [
+            ("p50", "p50", 0.5),
+            ("p99", "p99", 0.99),
+            ("p999", "p99.9", 0.999),
+        ] {
+            let ms = times.quantile(q).map(|us| us as f64 / 1e3);
+            self.add(
+                &format!("latency_{name}_ms"),
+                &format!("{what} {label} ms"),
+                2,
+                ms,
+            );
+        }
+    }
+
     /// Adds every number of the program's own report: `<stage>_<quantile>_us`, shown in ms.
-    pub fn add_lab(&mut self, lab: Option<&Value>) {
+    fn add_lab(&mut self, lab: Option<&Value>) {
         for (name, value) in lab.and_then(Value::as_object).into_iter().flatten() {
             let Some((stage, quantile)) = name
                 .strip_suffix("_us")

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::args::{LeechBench, Order};
-use super::figures::Figures;
+use super::figures::{Costs, Figures, Surroundings};
 use super::load::handle::Load;
 use super::load::{Job, Role, SeedJob};
 use super::place::{self, Confinement, Cores, Net};
@@ -20,7 +20,7 @@ use super::seed::alone;
 use super::subject::{Placeholders, Start, Subject};
 use super::swarm::{Leechers, Orders};
 use super::watch::{self, CoreTime, Watch};
-use super::{GIB, MIB, failed, note, print};
+use super::{GIB, failed, note, print};
 use crate::app::exit::{Exit, Failure};
 use crate::app::size;
 
@@ -48,16 +48,12 @@ struct Lab<'a> {
 struct Round {
     seconds: f64,
     complete_s: Option<f64>,
-    cpu_s: f64,
-    main_thread_cpu_s: f64,
-    busy: f64,
-    peak_bytes: u64,
+    costs: Costs,
     down_bytes: u64,
     up_bytes: u64,
     write_bytes: u64,
-    load_cpu_s: f64,
     fetcher_latency_us: crate::base::Histogram,
-    idle_thread_late: crate::base::Histogram,
+    surroundings: Surroundings,
     lab: Option<serde_json::Value>,
 }
 
@@ -173,7 +169,6 @@ impl Lab<'_> {
     }
 
     fn add(&self, figures: &mut Figures, round: &Round) {
-        let gib = round.down_bytes as f64 / GIB;
         let rate = |bytes: u64| bytes as f64 / round.seconds / 1e6;
         figures.add("mb_per_s", "MB/s", 0, Some(rate(round.down_bytes)));
         if self.args.fetchers > 0 {
@@ -190,41 +185,7 @@ impl Lab<'_> {
             let off = (rate(round.down_bytes) * 1e6 / limit as f64 - 1.0) * 100.0;
             figures.add("limit_off_percent", "off the limit, %", 2, Some(off));
         }
-        let moved = gib + round.up_bytes as f64 / GIB;
-        figures.add("cpu_s_per_gib", "CPU s/GiB", 3, Some(round.cpu_s / moved));
-        let share = |cpu_s: f64| Some(cpu_s / round.seconds * 100.0);
-        figures.add("cpu_percent", "CPU, % of a core", 1, share(round.cpu_s));
-        figures.add(
-            "main_thread_percent",
-            "main thread, % of a core",
-            1,
-            share(round.main_thread_cpu_s),
-        );
-        figures.add(
-            "main_thread_cpu_s_per_gib",
-            "main thread, CPU s/GiB",
-            3,
-            Some(round.main_thread_cpu_s / moved),
-        );
-        figures.add(
-            "core_busy_percent",
-            "its cores busy, %",
-            1,
-            Some(round.busy * 100.0),
-        );
-        let others = round.busy - round.cpu_s / round.seconds;
-        figures.add(
-            "others_percent",
-            "others on its cores, %",
-            1,
-            Some(others.max(0.0) * 100.0),
-        );
-        figures.add(
-            "anonymous_mib",
-            "peak anonymous MiB",
-            1,
-            Some(round.peak_bytes as f64 / MIB),
-        );
+        figures.add_costs(&round.costs);
         let written = round.write_bytes as f64 / round.down_bytes.max(1) as f64;
         figures.add(
             "written_per_received",
@@ -239,41 +200,8 @@ impl Lab<'_> {
             2,
             round.complete_s,
         );
-        for (name, label, q) in [
-            (
-                "latency_p50_ms",
-                "fetchers' request → first byte p50 ms",
-                0.5,
-            ),
-            (
-                "latency_p99_ms",
-                "fetchers' request → first byte p99 ms",
-                0.99,
-            ),
-        ] {
-            let us = round.fetcher_latency_us.quantile(q);
-            figures.add(name, label, 2, us.map(|us| us as f64 / 1e3));
-        }
-        let late = round.idle_thread_late.quantile(0.99);
-        figures.add(
-            "idle_thread_late_p99_ms",
-            "idle thread late p99 ms",
-            2,
-            late.map(|us| us as f64 / 1e3),
-        );
-        figures.add_lab(round.lab.as_ref());
-        figures.add(
-            "load_cpu_percent",
-            "load, % of a core",
-            1,
-            share(round.load_cpu_s),
-        );
-        figures.add(
-            "load_cpu_s_per_gib",
-            "load, CPU s/GiB",
-            3,
-            Some(round.load_cpu_s / moved),
-        );
+        figures.add_quantiles(&round.fetcher_latency_us, "fetchers' request → first byte");
+        figures.add_surroundings(&round.surroundings, round.lab.as_ref(), &round.costs);
     }
 
     /// The load's seeders under its own leechers, which run in the place of the program under test.
@@ -359,20 +287,27 @@ impl Lab<'_> {
         }
         drop(subject);
         fs::remove_dir_all(&target)?;
+        let seconds = (ended.end - ended.first).as_secs_f64();
         Ok(Round {
-            seconds: (ended.end - ended.first).as_secs_f64(),
+            seconds,
             complete_s: said.complete.map(|when| (when - ended.first).as_secs_f64()),
-            cpu_s,
-            main_thread_cpu_s: ended.last.main_thread_cpu_s - ended.before.main_thread_cpu_s,
-            busy: ended.busy,
-            peak_bytes,
+            costs: Costs {
+                seconds,
+                moved_gib: (self.shape.total_bytes + up.payload_bytes) as f64 / GIB,
+                cpu_s,
+                main_thread_cpu_s: ended.last.main_thread_cpu_s - ended.before.main_thread_cpu_s,
+                busy: ended.busy,
+                peak_bytes,
+            },
             // Duplicates do not count: what was wanted arrived once.
             down_bytes: self.shape.total_bytes,
             up_bytes: up.payload_bytes,
             write_bytes: ended.last.write_bytes,
-            load_cpu_s: report.cpu_s + up.cpu_s,
             fetcher_latency_us: up.latency_us,
-            idle_thread_late,
+            surroundings: Surroundings {
+                idle_thread_late,
+                load_cpu_s: report.cpu_s + up.cpu_s,
+            },
             lab: said.lab,
         })
     }

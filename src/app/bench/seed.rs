@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::args::{SeedBench, Syscalls};
 use super::calls::Counter;
-use super::figures::Figures;
+use super::figures::{Costs, Figures, Surroundings};
 use super::load::handle::Load;
 use super::load::{Job, Report, Role, SeedJob};
 use super::place::{self, Cores, Net};
@@ -17,7 +17,7 @@ use super::sample::{Folder, Sample};
 use super::subject::{Placeholders, Start, Subject};
 use super::swarm::{Leechers, Orders};
 use super::watch::{self, CoreTime, Watch};
-use super::{GIB, MIB, failed, note, print};
+use super::{GIB, failed, note, print};
 use crate::app::exit::{Exit, Failure};
 
 /// How long a program may take until it serves: some hash all data first.
@@ -46,12 +46,9 @@ struct Lab<'a> {
 struct Round {
     report: Report,
     mb_per_s: f64,
-    cpu_s: f64,
-    main_thread_cpu_s: f64,
-    busy: f64,
-    peak_bytes: u64,
+    costs: Costs,
     read_bytes: u64,
-    idle_thread_late: crate::base::Histogram,
+    surroundings: Surroundings,
     served: u32,
     checked_blocks: u32,
     lab: Option<Value>,
@@ -156,77 +153,17 @@ impl Lab<'_> {
 
     fn add(&self, figures: &mut Figures, round: &Round, alone: Option<f64>) {
         let report = &round.report;
-        let gib = report.payload_bytes as f64 / GIB;
         let rate = round.mb_per_s;
         figures.add("mb_per_s", "MB/s", 0, Some(rate));
         if let Some(limit) = self.plan.limit_up {
             let off = (rate * 1e6 / limit as f64 - 1.0) * 100.0;
             figures.add("limit_off_percent", "off the limit, %", 2, Some(off));
         }
-        figures.add("cpu_s_per_gib", "CPU s/GiB", 3, Some(round.cpu_s / gib));
-        let share = |cpu_s: f64| Some(cpu_s / report.seconds * 100.0);
-        figures.add("cpu_percent", "CPU, % of a core", 1, share(round.cpu_s));
-        figures.add(
-            "main_thread_percent",
-            "main thread, % of a core",
-            1,
-            share(round.main_thread_cpu_s),
-        );
-        figures.add(
-            "main_thread_cpu_s_per_gib",
-            "main thread, CPU s/GiB",
-            3,
-            Some(round.main_thread_cpu_s / gib),
-        );
-        figures.add(
-            "core_busy_percent",
-            "its cores busy, %",
-            1,
-            Some(round.busy * 100.0),
-        );
-        let others = round.busy - round.cpu_s / report.seconds;
-        figures.add(
-            "others_percent",
-            "others on its cores, %",
-            1,
-            Some(others.max(0.0) * 100.0),
-        );
-        figures.add(
-            "anonymous_mib",
-            "peak anonymous MiB",
-            1,
-            Some(round.peak_bytes as f64 / MIB),
-        );
+        figures.add_costs(&round.costs);
         let read = round.read_bytes as f64 / report.payload_bytes.max(1) as f64;
         figures.add("read_per_sent", "bytes read ÷ sent", 3, Some(read));
-        for (name, label, q) in [
-            ("latency_p50_ms", "request → first byte p50 ms", 0.5),
-            ("latency_p99_ms", "request → first byte p99 ms", 0.99),
-            ("latency_p999_ms", "request → first byte p99.9 ms", 0.999),
-        ] {
-            let us = report.latency_us.quantile(q);
-            figures.add(name, label, 2, us.map(|us| us as f64 / 1e3));
-        }
-        let late = round.idle_thread_late.quantile(0.99);
-        figures.add(
-            "idle_thread_late_p99_ms",
-            "idle thread late p99 ms",
-            2,
-            late.map(|us| us as f64 / 1e3),
-        );
-        figures.add_lab(round.lab.as_ref());
-        figures.add(
-            "load_cpu_percent",
-            "load, % of a core",
-            1,
-            share(report.cpu_s),
-        );
-        figures.add(
-            "load_cpu_s_per_gib",
-            "load, CPU s/GiB",
-            3,
-            Some(report.cpu_s / gib),
-        );
+        figures.add_quantiles(&report.latency_us, "request → first byte");
+        figures.add_surroundings(&round.surroundings, round.lab.as_ref(), &round.costs);
         figures.add("served", "connections served", 0, Some(round.served.into()));
         figures.add("lost", "connections lost", 0, Some(report.lost.into()));
         figures.add(
@@ -422,12 +359,19 @@ impl Lab<'_> {
         subject.stop()?;
         Ok(Round {
             mb_per_s: mb_per_s(&report, is_exhausted),
-            cpu_s: after.cpu_s - before.cpu_s,
-            main_thread_cpu_s: after.main_thread_cpu_s - before.main_thread_cpu_s,
-            busy: core_after.busy_since(core_before, self.cores.subject.len()),
-            peak_bytes,
+            costs: Costs {
+                seconds: report.seconds,
+                moved_gib: report.payload_bytes as f64 / GIB,
+                cpu_s: after.cpu_s - before.cpu_s,
+                main_thread_cpu_s: after.main_thread_cpu_s - before.main_thread_cpu_s,
+                busy: core_after.busy_since(core_before, self.cores.subject.len()),
+                peak_bytes,
+            },
             read_bytes: after.read_bytes - before.read_bytes,
-            idle_thread_late,
+            surroundings: Surroundings {
+                idle_thread_late,
+                load_cpu_s: report.cpu_s,
+            },
             served: ready.served,
             checked_blocks: ready.checked_blocks,
             lab: said.lab,
