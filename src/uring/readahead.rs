@@ -20,8 +20,10 @@ use super::map;
 
 /// Longest single read: enough for full speed on spinning disks.
 pub const READ_BYTES_MAX: usize = 1 << 20;
-/// Reads under way at once on one thread: keeps a fast drive busy together with the other threads.
-const DEPTH: usize = 4;
+/// Reads under way at once on all threads together, one a core: what an NVMe drive needs to be busy.
+const DEPTH: usize = 16;
+/// And on one thread at least: one is hashed while the other is read.
+const DEPTH_MIN: usize = 2;
 /// Bytes read at a time from the page cache: they stay in the CPU's cache until they are hashed.
 const CACHED_BYTES: usize = 128 * 1024;
 
@@ -123,14 +125,17 @@ pub struct ReadAhead {
     slots: Vec<Slot>,
     free: Vec<usize>,
     queue: VecDeque<Pending>,
+    depth: usize,
     cached: Vec<u8>,
 }
 
 impl ReadAhead {
-    /// Makes the ring and its memory (4 MiB; less where memory is refused).
+    /// Makes the ring and its memory (16 MiB shared by as many threads as there are cores; less where memory is refused).
     pub fn new() -> ReadAhead {
-        let ring = IoUring::new(DEPTH as u32 * 2).ok();
-        let count = if ring.is_some() { DEPTH } else { 0 };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let depth = (DEPTH / threads).max(DEPTH_MIN);
+        let ring = IoUring::new(depth as u32 * 2).ok();
+        let count = if ring.is_some() { depth } else { 0 };
         // A range may begin and end inside a page.
         let memory = || Aligned::new(READ_BYTES_MAX + 2 * PAGE_BYTES).ok();
         let slot = |memory| Slot {
@@ -148,13 +153,14 @@ impl ReadAhead {
             ring,
             slots,
             queue: VecDeque::new(),
+            depth,
             cached: vec![0; CACHED_BYTES],
         }
     }
 
     /// Whether another range should be asked for before the next is taken.
     pub fn has_room(&self) -> bool {
-        self.queue.len() < DEPTH.max(2) && (self.slots.is_empty() || !self.free.is_empty())
+        self.queue.len() < self.depth && (self.slots.is_empty() || !self.free.is_empty())
     }
 
     /// Asks for `bytes` (at most [`READ_BYTES_MAX`]) of a file.
