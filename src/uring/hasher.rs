@@ -16,6 +16,8 @@ use tokio::sync::{Semaphore, mpsc as async_mpsc, oneshot};
 
 use super::buffers::Segment;
 use super::ring;
+pub use super::sha1_lanes::Sha1State;
+use super::sha1_lanes::{LANES, update_all};
 
 /// Jobs that may wait or run at once, per worker: enough to keep it busy over one turn of the ring.
 const JOBS_PER_THREAD_MAX: usize = 16;
@@ -26,27 +28,6 @@ const BLOCK_BYTES: usize = 16 * 1024;
 
 /// A segment and the bytes of it that are meant.
 pub type Part = (Segment, Range<usize>);
-
-/// SHA-1 of a piece so far.
-#[derive(Clone, Default)]
-pub struct Sha1State(Sha1);
-
-impl Sha1State {
-    /// The state before the first byte.
-    pub fn new() -> Sha1State {
-        Sha1State::default()
-    }
-
-    /// Adds bytes on the calling thread.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    /// The digest of all bytes added.
-    pub fn finalize(self) -> [u8; 20] {
-        self.0.finalize().into()
-    }
-}
 
 /// Answer of [`Hasher::hash`].
 pub struct HashDone {
@@ -218,27 +199,94 @@ async fn collect(inner: Weak<Inner>, mut answers: async_mpsc::UnboundedReceiver<
     }
 }
 
-/// A worker thread: jobs until the queue closes.
+/// A worker thread: jobs until the queue closes. Pieces that wait are hashed side by side.
 fn work(queue: &Mutex<mpsc::Receiver<Job>>, done: &async_mpsc::UnboundedSender<(usize, Outcome)>) {
+    let mut jobs = Vec::with_capacity(LANES);
     loop {
-        let job = match queue.lock() {
-            Ok(queue) => queue.recv(),
-            Err(_) => return,
-        };
-        let Ok(job) = job else {
-            return;
-        };
-        let outcome = match job.task {
-            Task::Hash(mut state) => {
-                for view in &job.views {
-                    state.update(view.bytes());
+        match queue.lock() {
+            Ok(queue) => match queue.recv() {
+                Ok(job) => {
+                    jobs.push(job);
+                    jobs.extend(queue.try_iter().take(LANES - 1));
                 }
-                Outcome::State(state)
+                Err(_) => return,
+            },
+            Err(_) => return,
+        }
+        let mut streams = Vec::with_capacity(jobs.len());
+        for job in jobs.drain(..) {
+            match job.task {
+                Task::Hash(state) => streams.push(Stream::new(job.key, state, job.views)),
+                Task::Digest(key) => {
+                    let outcome = Outcome::Digests(digests(&job.views, key));
+                    let _ = done.send((job.key, outcome));
+                }
             }
-            Task::Digest(key) => Outcome::Digests(digests(&job.views, key)),
-        };
-        if done.send((job.key, outcome)).is_err() {
-            return;
+        }
+        while !streams.is_empty() {
+            let (whole, rest): (Vec<_>, Vec<_>) = streams.into_iter().partition(Stream::is_over);
+            for stream in whole {
+                if done
+                    .send((stream.key, Outcome::State(stream.state)))
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            streams = rest;
+            advance(&mut streams);
+        }
+    }
+}
+
+/// A piece being hashed.
+struct Stream {
+    key: usize,
+    state: Box<Sha1State>,
+    views: Vec<View>,
+    /// The view that is next, and where in it.
+    view: usize,
+    at: usize,
+}
+
+impl Stream {
+    fn new(key: usize, state: Box<Sha1State>, views: Vec<View>) -> Stream {
+        Stream {
+            key,
+            state,
+            views,
+            view: 0,
+            at: 0,
+        }
+    }
+
+    fn next(&self) -> &[u8] {
+        let bytes = self.views.get(self.view).map_or(&[][..], View::bytes);
+        bytes.get(self.at..).unwrap_or_default()
+    }
+
+    fn is_over(&self) -> bool {
+        self.view >= self.views.len()
+    }
+}
+
+/// Hashes the next bytes of each stream: as many as the shortest of their views has left.
+fn advance(streams: &mut [Stream]) {
+    let shortest = streams.iter().map(|stream| stream.next().len()).min();
+    let bytes = shortest.unwrap_or(0);
+    if bytes > 0 {
+        let mut parts = Vec::with_capacity(streams.len());
+        for stream in streams.iter_mut() {
+            let view = stream.views.get(stream.view).map_or(&[][..], View::bytes);
+            let part = view.get(stream.at..stream.at + bytes).unwrap_or_default();
+            parts.push((&mut *stream.state, part));
+        }
+        update_all(&mut parts);
+    }
+    for stream in streams {
+        stream.at += bytes;
+        if stream.next().is_empty() {
+            (stream.view, stream.at) = (stream.view + 1, 0);
         }
     }
 }

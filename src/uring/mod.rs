@@ -12,6 +12,7 @@ pub mod probe;
 pub mod readahead;
 pub mod resolve;
 pub mod ring;
+pub mod sha1_lanes;
 pub mod signals;
 pub mod socket;
 pub mod stream;
