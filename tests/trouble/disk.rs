@@ -244,6 +244,43 @@ fn a_file_that_vanishes_under_a_download_is_told_and_fetched_again() {
     }
 }
 
+/// Downloads while somebody does harm to its first file; whatever that was, the end is good data, or none that is said to
+/// be good.
+fn harmed(last_byte: u8, more: &[&str], harm: fn(&Path)) {
+    let sample = tree();
+    let out = sample.dir("out");
+    let (mut gyre, _seeder) = under_way(&sample, last_byte, &out, more);
+    harm(&out.join("sample/a"));
+    let warning = gyre.event("warning");
+    let message = warning["message"].as_str().unwrap();
+    assert!(message.contains("sample/a"), "{message}");
+    gyre.event("complete");
+    assert_eq!(gyre.wait_exit(Duration::from_secs(20)), 0);
+    assert!(sample.is_same_in(&out), "{more:?}");
+}
+
+#[test]
+fn a_file_that_is_cut_under_a_download_is_told_and_fetched_again() {
+    let cut = |path: &Path| {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_len(1_000).unwrap();
+    };
+    harmed(126, &[], cut);
+    harmed(127, &["--preallocate", "none", "--sequential"], cut);
+    // The last piece of the file gives it its length again.
+    harmed(128, &["--sequential"], cut);
+}
+
+#[test]
+fn a_file_that_is_replaced_under_a_download_is_told_and_fetched_again() {
+    harmed(129, &[], |path| {
+        let length = std::fs::metadata(path).unwrap().len();
+        let other = path.with_extension("new");
+        File::create(&other).unwrap().set_len(length).unwrap();
+        std::fs::rename(other, path).unwrap();
+    });
+}
+
 fn port_of(gyre: &Gyre) -> std::net::SocketAddr {
     let listening = gyre.seen().iter().find(|event| {
         event["event"] == "listening" && !event["addr"].as_str().unwrap().starts_with('[')
