@@ -1,6 +1,7 @@
 //! Making and taking connections up to the end of the handshake (BEP 3). Layer 5.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -109,15 +110,15 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
             }
         };
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
-        let from_here = pending.by_ip.borrow().get(&addr.ip()).copied().unwrap_or(0);
-        if shared.is_banned(addr.ip())
-            || pending.count.get() >= shared.pending_max
-            || from_here >= INBOUND_PENDING_PER_IP_MAX.min(shared.pending_max.div_ceil(2) as usize)
-        {
+        let from_here_max = INBOUND_PENDING_PER_IP_MAX.min(shared.pending_max.div_ceil(2) as usize);
+        if shared.is_banned(addr.ip()) || pending.of(addr.ip()) >= from_here_max {
             stream.shutdown();
             continue;
         }
-        let guard = PendingGuard::new(&pending, addr.ip());
+        if pending.count() >= shared.pending_max as usize {
+            pending.drop_oldest();
+        }
+        let guard = PendingGuard::new(&pending, addr.ip(), &stream);
         let shared = shared.clone();
         tokio_uring::spawn(async move {
             match shake_inbound(&shared, &stream, addr).await {
@@ -138,40 +139,66 @@ fn is_closed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionAborted && error.raw_os_error().is_none()
 }
 
+/// Inbound connections in handshake, oldest first.
 #[derive(Default)]
 struct Pending {
-    count: Cell<u32>,
-    by_ip: std::cell::RefCell<std::collections::BTreeMap<IpAddr, usize>>,
+    streams: RefCell<BTreeMap<u64, (IpAddr, Stream)>>,
+    by_ip: RefCell<BTreeMap<IpAddr, usize>>,
+    next: Cell<u64>,
+}
+
+impl Pending {
+    fn count(&self) -> usize {
+        self.streams.borrow().len()
+    }
+
+    fn of(&self, ip: IpAddr) -> usize {
+        self.by_ip.borrow().get(&ip).copied().unwrap_or(0)
+    }
+
+    /// Makes room: an honest handshake takes a few round trips, so the oldest is the least likely to be one.
+    fn drop_oldest(&self) {
+        let oldest = self.streams.borrow().keys().next().copied();
+        if let Some((_, stream)) = oldest.and_then(|number| self.remove(number)) {
+            stream.shutdown();
+        }
+    }
+
+    fn remove(&self, number: u64) -> Option<(IpAddr, Stream)> {
+        let removed = self.streams.borrow_mut().remove(&number)?;
+        let mut by_ip = self.by_ip.borrow_mut();
+        if let Some(count) = by_ip.get_mut(&removed.0) {
+            *count -= 1;
+            if *count == 0 {
+                by_ip.remove(&removed.0);
+            }
+        }
+        Some(removed)
+    }
 }
 
 struct PendingGuard {
     pending: Rc<Pending>,
-    ip: IpAddr,
+    number: u64,
 }
 
 impl PendingGuard {
-    fn new(pending: &Rc<Pending>, ip: IpAddr) -> Self {
-        pending.count.set(pending.count.get() + 1);
+    fn new(pending: &Rc<Pending>, ip: IpAddr, stream: &Stream) -> Self {
+        let number = pending.next.replace(pending.next.get() + 1);
+        let mut streams = pending.streams.borrow_mut();
+        streams.insert(number, (ip, stream.clone()));
         *pending.by_ip.borrow_mut().entry(ip).or_default() += 1;
         PendingGuard {
             pending: pending.clone(),
-            ip,
+            number,
         }
     }
 }
 
 impl Drop for PendingGuard {
     fn drop(&mut self) {
-        self.pending
-            .count
-            .set(self.pending.count.get().saturating_sub(1));
-        let mut by_ip = self.pending.by_ip.borrow_mut();
-        if let Some(count) = by_ip.get_mut(&self.ip) {
-            *count -= 1;
-            if *count == 0 {
-                by_ip.remove(&self.ip);
-            }
-        }
+        // It may have made room for others already.
+        let _ = self.pending.remove(self.number);
     }
 }
 

@@ -30,9 +30,11 @@ const INCUMBENT_BONUS_DIVISOR: u64 = 8;
 const TURN_MIN: Duration = Duration::from_secs(60);
 /// … or after this much time whatever went out, so that slow readers do not keep their slots for good.
 const TURN_MAX: Duration = Duration::from_secs(180);
-/// An unchoked peer that takes nothing for this long leaves its automatic slot to others as well: an honest one asks
-/// within a round trip.
-const IDLE_AFTER: Duration = Duration::from_secs(5);
+/// An unchoked peer that takes next to nothing for this long leaves its automatic slot to others as well: an honest one
+/// asks within a round trip.
+const IDLE_AFTER: Duration = Duration::from_secs(3);
+/// However many of those there are; each costs a queue.
+const UNCHOKED_MAX: usize = 2_000;
 /// One that takes nothing for this long comes after everybody who waits (HOSTILE.md C6).
 const IDLE_TURN_MAX: Duration = Duration::from_secs(15);
 /// What one turn of the seeder's rota is worth.
@@ -79,8 +81,8 @@ pub struct ChokeInput {
     pub unchoked_at: Now,
     /// Payload sent to it in the turn that began then.
     pub sent_since_unchoke_bytes: u64,
-    /// When payload last went out to it; [`Now::ZERO`] if none ever did.
-    pub sent_at: Now,
+    /// When it last made use of being unchoked; [`Now::ZERO`] if it never did.
+    pub used_at: Now,
     /// It owes us blocks and sends none.
     pub is_snubbed: bool,
     pub connected_at: Now,
@@ -139,7 +141,7 @@ impl Choker {
 
     /// Somebody waits for a slot: automatic ones are looked at soon.
     pub fn on_waiting(&mut self, now: Now) {
-        if self.config.slots == UploadSlots::Auto && self.slots < AUTO_SLOTS_MAX {
+        if self.config.slots == UploadSlots::Auto {
             let soon = now + GROWTH_STEP;
             self.deadline = Some(self.deadline.map_or(soon, |at| at.min(soon)));
         }
@@ -154,7 +156,7 @@ impl Choker {
         }
         let is_idle = |p: &&&ChokeInput| idle_for(p, now) >= IDLE_AFTER;
         let idle_count = peers.iter().filter(is_idle).count();
-        (slots + 2 * idle_count).min(AUTO_SLOTS_MAX as usize)
+        (slots + 2 * idle_count).min(UNCHOKED_MAX)
     }
 
     /// When [`Choker::rechoke`] is due; `None` while the last call saw no interested peer.
@@ -187,9 +189,9 @@ impl Choker {
         let grown = changes.iter().filter(|change| change.unchoke).count();
         let is_short = ranked.len() > unchoked_count + grown;
         self.deadline = (!ranked.is_empty()).then_some(self.next_round);
-        let may_grow = self.slots < AUTO_SLOTS_MAX && self.config.slots == UploadSlots::Auto;
+        let may_grow = self.slots < AUTO_SLOTS_MAX && limit_up_bytes_per_s.is_none();
         let is_any_idle = || ranked.iter().any(|p| !idle_for(p, now).is_zero());
-        if is_short && may_grow && (limit_up_bytes_per_s.is_none() || is_any_idle()) {
+        if is_short && self.config.slots == UploadSlots::Auto && (may_grow || is_any_idle()) {
             self.deadline = Some((now + GROWTH_STEP).min(self.next_round));
         }
         changes
@@ -351,7 +353,7 @@ const fn with_bonus(bytes_per_s: u64, is_unchoked: bool) -> u64 {
 /// How long an unchoked peer has taken nothing; zero for a choked one.
 fn idle_for(p: &ChokeInput, now: Now) -> Duration {
     match p.is_unchoked {
-        true => now.since(p.unchoked_at.max(p.sent_at)),
+        true => now.since(p.unchoked_at.max(p.used_at)),
         false => Duration::ZERO,
     }
 }

@@ -219,8 +219,9 @@ pub(super) struct Peer {
     pub choked_at: Option<Now>,
     pub sent_before_unchoke_bytes: u64,
     pub upload_progress_at: Now,
-    /// When a run last went out to it whole; [`Now::ZERO`] before the first.
-    pub uploaded_at: Now,
+    /// When a run last went out to it whole while it had asked for more than one block; [`Now::ZERO`] before that. Who
+    /// asks for a block now and then needs no slot for it.
+    pub used_slot_at: Now,
 
     pub outbox: Vec<u8>,
     pub have_cursor: usize,
@@ -284,7 +285,7 @@ impl Peer {
             choked_at: None,
             sent_before_unchoke_bytes: 0,
             upload_progress_at: now,
-            uploaded_at: Now::ZERO,
+            used_slot_at: Now::ZERO,
             outbox: Vec::new(),
             have_cursor,
             is_woken: false,

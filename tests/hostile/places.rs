@@ -15,6 +15,8 @@ const SERVED_WITHIN: Duration = Duration::from_secs(45);
 enum Reads {
     Nothing,
     AByteNowAndThen,
+    /// Everything, and each asks for a block now and then.
+    Little,
 }
 
 fn a_newcomer_is_served_in_spite_of_readers_that_read(reads: Reads) {
@@ -24,10 +26,11 @@ fn a_newcomer_is_served_in_spite_of_readers_that_read(reads: Reads) {
         receive_bytes: 4_096,
         segment_bytes: 536,
     };
+    let narrow = Some(narrow).filter(|_| !matches!(reads, Reads::Little));
     let mut crowd: Vec<RawPeer> = (0..40)
         .map(|at| {
             let from = [127, 0, 1, 1 + at];
-            let stream = dial_from(from.into(), world.addr, Some(narrow)).unwrap();
+            let stream = dial_from(from.into(), world.addr, narrow).unwrap();
             RawPeer::greet(stream, &hello()).unwrap()
         })
         .collect();
@@ -45,13 +48,20 @@ fn a_newcomer_is_served_in_spite_of_readers_that_read(reads: Reads) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut byte = [0; 1];
+            let (mut byte, mut buffer) = ([0; 1], vec![0; 65_536]);
             while !is_over.load(Ordering::Relaxed) {
                 for peer in &mut crowd {
                     // Asked again and again: it is refused while choked, and owed once it is not.
-                    peer.send(&asks);
-                    if let Reads::AByteNowAndThen = reads {
-                        let _ = peer.stream.read(&mut byte);
+                    match reads {
+                        Reads::Nothing => peer.send(&asks),
+                        Reads::AByteNowAndThen => {
+                            peer.send(&asks);
+                            let _ = peer.stream.read(&mut byte);
+                        }
+                        Reads::Little => {
+                            peer.send(&request(0, 0, BLOCK));
+                            while peer.stream.read(&mut buffer).is_ok_and(|got| got > 0) {}
+                        }
                     }
                 }
                 std::thread::sleep(Duration::from_millis(500));
@@ -82,6 +92,25 @@ fn readers_that_read_nothing_do_not_keep_the_slots() {
 #[test]
 fn readers_that_drip_do_not_keep_the_slots() {
     a_newcomer_is_served_in_spite_of_readers_that_read(Reads::AByteNowAndThen);
+}
+
+#[test]
+fn peers_that_ask_for_a_block_now_and_then_do_not_keep_the_slots() {
+    a_newcomer_is_served_in_spite_of_readers_that_read(Reads::Little);
+}
+
+#[test]
+fn strangers_that_connect_and_say_nothing_do_not_keep_newcomers_out() {
+    let world = seed(&[]);
+    let mut silent = Vec::new();
+    for at in 0..700_u16 {
+        let from = [127, 0, 3 + (at / 60) as u8, 1];
+        silent.push(dial_from(from.into(), world.addr, None).unwrap());
+    }
+    let hello = Hello::new(world.sample.info_hash);
+    let mut honest = RawPeer::dial_at([127, 0, 2, 1], world.addr, &hello).unwrap();
+    honest.get_unchoked();
+    assert_eq!(honest.fetch(0, 0, BLOCK).len(), BLOCK as usize);
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn world(slots: UploadSlots, seed_choker: SeedChoker, drawing: &str) -> World {
                 up_bytes_per_s: rate,
                 unchoked_at: Now::ZERO,
                 sent_since_unchoke_bytes: 0,
-                sent_at: Now::ZERO,
+                used_at: Now::ZERO,
                 is_snubbed: word.contains('s'),
                 connected_at: Now::ZERO,
             }
@@ -64,7 +64,7 @@ impl World {
         let takers = self.peers.iter_mut().zip(&self.takes_nothing);
         for (peer, _) in takers.filter(|(peer, takes_nothing)| peer.is_unchoked && !**takes_nothing)
         {
-            peer.sent_at = now;
+            peer.used_at = now;
         }
         let changes = self.choker.rechoke(
             now,
@@ -279,19 +279,19 @@ fn automatic_slots_under_a_limit_follow_the_limit() {
 
 #[test]
 fn peers_that_take_nothing_do_not_keep_a_newcomer_waiting() {
-    for limit_up in [None, Some(1_000_000)] {
-        let drawing = "0z ".repeat(40) + "0";
+    for (limit_up, crowd) in [(None, 40), (Some(1_000_000), 40), (None, 400)] {
+        let drawing = "0z ".repeat(crowd) + "0";
         let mut w = world(UploadSlots::Auto, SeedChoker::RoundRobin, &drawing);
         (w.is_seeding, w.limit_up) = (true, limit_up);
         let mut now = 0;
-        while !w.at(now).contains(&40) {
+        while !w.at(now).contains(&crowd) {
             now = w.choker.next_deadline().unwrap().since(Now::ZERO).as_secs();
-            assert!(now < 45, "{limit_up:?}: still choked");
+            assert!(now < 30, "{limit_up:?} {crowd}: still choked");
         }
         // It is the only one that takes anything: nobody pushes it out.
         for secs in (now..now + 100).step_by(10) {
-            w.peers[40].up_bytes_per_s = 5_000;
-            assert!(w.at(secs).contains(&40));
+            w.peers[crowd].up_bytes_per_s = 5_000;
+            assert!(w.at(secs).contains(&crowd));
         }
     }
 }

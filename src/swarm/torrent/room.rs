@@ -10,13 +10,13 @@ use crate::swarm::peer::Peer;
 use crate::swarm::torrent::Torrent;
 
 /// A peer without use may be replaced after this time.
-const REPLACEABLE_AFTER: Duration = Duration::from_secs(30);
+const REPLACEABLE_AFTER: Duration = Duration::from_secs(10);
 /// One that may take blocks and takes none is without use after this time.
 const UNUSED_AFTER: Duration = Duration::from_secs(60);
 /// So many connections from one place are a crowd: a household has fewer.
 const CROWD_MIN: usize = 8;
 /// After a search in vain the next is made no sooner: a flood of strangers must not cost one each.
-const SEARCH_PAUSE: Duration = Duration::from_secs(1);
+const SEARCH_PAUSE: Duration = Duration::from_millis(100);
 
 impl Torrent {
     /// Closes the connection that is missed least, so that one from `ip` can be taken in; its credit is free at once.
@@ -25,14 +25,14 @@ impl Torrent {
     /// The place with the most connections gives one up, if it has at least twice as many as the newcomer's; else a
     /// peer from which neither side has anything.
     pub fn make_room(&mut self, ip: IpAddr, cx: &mut Cx<'_>) -> bool {
-        if cx.now < self.room_search_at {
-            return false;
+        let mut victim = self.of_crowd(ip, cx.now);
+        if victim.is_none() && cx.now >= self.room_search_at {
+            victim = self.unused(cx.now);
+            if victim.is_none() {
+                self.room_search_at = cx.now + SEARCH_PAUSE;
+            }
         }
-        let victim = self.of_crowd(ip, cx.now);
-        let Some(key) = victim.or_else(|| self.unused(cx.now)) else {
-            self.room_search_at = cx.now + SEARCH_PAUSE;
-            return false;
-        };
+        let Some(key) = victim else { return false };
         self.close(key, CloseReason::Replaced, cx);
         self.release_credit(key, cx);
         true
@@ -64,7 +64,7 @@ impl Torrent {
     /// A connection from which nobody has anything.
     fn unused(&self, now: Now) -> Option<PeerKey> {
         let is_idle = |peer: &Peer| {
-            let since = peer.unchoked_at.max(peer.uploaded_at);
+            let since = peer.unchoked_at.max(peer.used_slot_at);
             !peer.am_choking && peer.uploads.is_empty() && now.since(since) >= UNUSED_AFTER
         };
         let is_unused = |peer: &Peer| {

@@ -20,6 +20,8 @@ const SILENT_AFTER: Duration = Duration::from_secs(140);
 const BLOCK_AFTER: Duration = Duration::from_secs(120);
 /// The same where another would send the block at once.
 const HELD_UP_AFTER: Duration = Duration::from_secs(30);
+/// And where nothing else is left to fetch.
+const HELD_UP_LAST_AFTER: Duration = Duration::from_secs(8);
 /// A peer that takes nothing of what it asked for in this time is closed (HOSTILE.md C6).
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 /// Two seeds may hold a connection for so long: time to hear of new pieces or of a change of mind.
@@ -181,7 +183,11 @@ impl Torrent {
             let is_asked = !peer.peer_choking && !peer.pipeline.is_snubbed();
             other != key && is_asked && peer.offers().has(block.piece())
         };
-        now.since(peer.incoming_at) >= HELD_UP_AFTER && self.staying().any(would_send)
+        let limit = match self.pieces.is_endgame() {
+            true => HELD_UP_LAST_AFTER,
+            false => HELD_UP_AFTER,
+        };
+        now.since(peer.incoming_at) >= limit && self.staying().any(would_send)
     }
 
     /// All places are taken while somebody waits to be dialed who may have what is missing.

@@ -217,7 +217,9 @@ impl Torrent {
         peer.up.add(bytes, cx.now);
         peer.sent_at = cx.now;
         peer.upload_progress_at = cx.now;
-        peer.uploaded_at = cx.now;
+        if blocks > 1 || !peer.uploads.is_empty() {
+            peer.used_slot_at = cx.now;
+        }
         peer.refused_count = peer.refused_count.saturating_sub(blocks);
         self.up.add(bytes, cx.now);
         if self.deferred_at.is_some() && !self.is_line_busy(cx.now) {
@@ -295,7 +297,7 @@ impl Torrent {
                 up_bytes_per_s: peer.up.clone().bytes_per_s(now),
                 unchoked_at: peer.unchoked_at,
                 sent_since_unchoke_bytes: peer.up.total_bytes() - peer.sent_before_unchoke_bytes,
-                sent_at: peer.uploaded_at,
+                used_at: peer.used_slot_at,
                 is_snubbed: peer.pipeline.is_snubbed(),
                 connected_at: peer.connected_at,
             })

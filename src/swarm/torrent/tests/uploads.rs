@@ -129,8 +129,12 @@ fn a_slot_goes_round_when_its_turn_is_over() {
         w.pass_secs(1);
         for key in [a, b] {
             w.say(key, "keep_alive");
-            w.say(key, "request 0:0");
-            w.upload_all(key);
+            let peers = w.torrent.peers(w.now);
+            if peers.iter().any(|peer| peer.key == key && !peer.am_choking) {
+                w.say(key, "request 0:0");
+                w.say(key, "request 0:1");
+                w.upload_all(key);
+            }
         }
         heard.0.extend(w.hear_only(a, "choke"));
         heard.1.extend(w.hear_only(b, "unchoke"));
