@@ -235,6 +235,10 @@ fn what_is_no_torrent_is_an_error() {
         error(&b"l".repeat(1_000_000)),
         MetainfoError::Bencode(BencodeError::TooDeep { .. })
     ));
+    let many = [b"d4:infol".as_slice(), &b"i1e".repeat(3_000_001), b"ee"].concat();
+    let error = error(&many).to_string();
+    assert!(error.contains("more than 3000000 values"), "{error}");
+    assert!(!error.contains("not a torrent"), "{error}");
 }
 
 #[test]

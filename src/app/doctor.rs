@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::cli::{DEFAULT_PORT, DoctorArgs};
 use super::escape::{terminal, terminal_path};
-use super::exit::{Exit, Failure, io_cause, without_number};
+use super::exit::{Exit, Failure, io_cause};
 use super::{json, output, run, size};
+use crate::base::in_sentence;
 use crate::uring::limits::Limit;
 use crate::uring::probe::{self, Facts};
 
@@ -63,7 +64,7 @@ impl Check {
         Check {
             name,
             status,
-            message: without_number(&message.into()),
+            message: in_sentence(&message.into()),
             remedy,
         }
     }

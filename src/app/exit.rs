@@ -4,6 +4,8 @@ use std::fmt;
 use std::process::ExitCode;
 
 use super::escape::elide;
+use crate::base::in_sentence;
+pub use crate::base::io_cause;
 
 /// Exit codes of every verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +58,7 @@ impl Failure {
     /// A failure with exit code 1.
     pub fn new(message: impl fmt::Display, hint: impl fmt::Display) -> Self {
         Failure {
-            message: super::escape::terminal(&without_number(&message.to_string())),
+            message: super::escape::terminal(&in_sentence(&message.to_string())),
             hint: super::escape::terminal(&hint.to_string()),
             exit: Exit::Failed,
         }
@@ -109,24 +111,6 @@ pub fn complain(kind: &str, message: &str, hint: &str) {
     }
 }
 
-/// A short cause for an I/O error, without the number the standard library adds.
-pub fn io_cause(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(_) => without_number(&error.to_string()).to_lowercase(),
-        None => error.to_string(),
-    }
-}
-
-/// The text without the numbers that the standard library puts behind a system's words.
-pub fn without_number(text: &str) -> String {
-    let mut parts = text.split(" (os error ");
-    let mut short = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        short += part.split_once(')').map_or("", |(_, rest)| rest);
-    }
-    short
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,12 +124,9 @@ mod tests {
     }
 
     #[test]
-    fn io_causes_carry_no_error_number() {
+    fn the_systems_words_are_lower_case_and_in_sentence() {
         let error = std::io::Error::from_raw_os_error(2);
-        assert_eq!(io_cause(&error), "no such file or directory");
-        let text = format!("a: {error}; b: {error}!");
-        let short = "a: No such file or directory; b: No such file or directory!";
-        assert_eq!(without_number(&text), short);
-        assert_eq!(Failure::new(text, "").message(), short);
+        let failure = Failure::new(format!("a: {error}!"), "");
+        assert_eq!(failure.message(), "a: no such file or directory!");
     }
 }

@@ -1,8 +1,9 @@
 //! A .torrent from an `http://` URL. Layer 6.
 
 use super::escape::cut;
-use super::exit::{Failure, without_number};
+use super::exit::Failure;
 use super::{run, source};
+use crate::base::in_sentence;
 use crate::session::BindTo;
 use crate::session::deadline::Deadline;
 use crate::session::http::{
@@ -56,7 +57,7 @@ pub fn torrent(url: &str, route: &Route) -> Result<Metainfo, Failure> {
     let shown = cut(url, URL_CHARS_MAX);
     let failed = |why: String| {
         Failure::new(
-            format!("cannot fetch {shown}: {}", without_number(&why)),
+            format!("cannot fetch {shown}: {}", in_sentence(&why)),
             "check the URL and the network, or fetch the file with another tool and name it here",
         )
     };

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::exit::without_number;
+use crate::base::in_sentence;
 use crate::session::{Outcome, SessionEvent, TorrentProgress};
 
 /// The object of one event. Field names are an interface: they only grow.
@@ -38,7 +38,7 @@ pub fn event(event: &SessionEvent) -> Value {
             message,
             hint,
         } => json!({
-            "event": "warning", "info_hash": info_hash.map(|hash| hash.to_string()), "message": without_number(message),
+            "event": "warning", "info_hash": info_hash.map(|hash| hash.to_string()), "message": in_sentence(message),
             "hint": hint,
         }),
         SessionEvent::Error {
@@ -48,7 +48,7 @@ pub fn event(event: &SessionEvent) -> Value {
             is_final,
         } => json!({
             "event": "error", "info_hash": info_hash.map(|hash| hash.to_string()),
-            "message": without_number(message), "hint": hint, "final": is_final,
+            "message": in_sentence(message), "hint": hint, "final": is_final,
         }),
         SessionEvent::Ended {
             info_hash,

@@ -12,8 +12,9 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::exit::{Failure, io_cause, without_number};
+use super::exit::{Failure, io_cause};
 use super::{escape, output};
+use crate::base::in_sentence;
 
 /// What is logged, and where to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,7 +103,7 @@ where
         };
         let mut text = String::new();
         context.format_fields(Writer::new(&mut text), event)?;
-        writeln!(writer, "{kind}: {}", without_number(&text))
+        writeln!(writer, "{kind}: {}", in_sentence(&text))
     }
 }
 

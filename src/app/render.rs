@@ -8,9 +8,10 @@ use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::escape::terminal;
-use super::exit::{complain, without_number};
+use super::exit::complain;
 use super::{json, output, plain};
 use crate::base::InfoHash;
+use crate::base::in_sentence;
 use crate::session::{SessionEvent, TorrentProgress, TorrentState};
 
 /// Time between two lines of one torrent where there is no terminal.
@@ -138,7 +139,9 @@ impl Renderer {
             show(bar, progress);
         }
         // Without seeding on, what comes next is the last line; of a failed start nothing is left to say.
-        let is_last = progress.state == TorrentState::Seeding && !is_seeding_on;
+        let is_whole = progress.state == TorrentState::Downloading
+            && progress.have_bytes >= progress.total_bytes;
+        let is_last = is_whole && !is_seeding_on;
         if is_last || plain::is_failed_start(progress) {
             return;
         }
@@ -163,7 +166,7 @@ impl Renderer {
         if self.mode == Mode::Quiet && kind != "error" {
             return;
         }
-        complain(kind, &terminal(&without_number(message)), &terminal(hint));
+        complain(kind, &terminal(&in_sentence(message)), &terminal(hint));
     }
 
     fn on_ended(&mut self, info_hash: InfoHash) {

@@ -68,6 +68,16 @@ pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
         torrent.seed_after.seeds = true;
         torrents.push(torrent);
     }
+    let found: Result<Vec<()>, _> = torrents.iter().map(session::find_data).collect();
+    // One that can be seeded is: the session tells of the others.
+    if let Err(first) = found
+        && torrents
+            .iter()
+            .all(|torrent| session::find_data(torrent).is_err())
+    {
+        let exit = exit_of(&[first.outcome()]);
+        return Err(Failure::new(&first, first.hint()).with_exit(exit));
+    }
     run(&args.session, torrents)
 }
 

@@ -38,7 +38,7 @@ pub fn select_all(
         }
         if !is_used {
             let what = format!("--select {text} matches no file of {}", names(metainfos));
-            return Err(Failure::new(what, HINT));
+            return Err(Failure::usage(what, HINT));
         }
     }
     for (metainfo, selection) in metainfos.iter().zip(&selections) {
@@ -47,7 +47,7 @@ pub fn select_all(
                 "--select matches no file of {}",
                 names(std::slice::from_ref(metainfo))
             );
-            return Err(Failure::new(what, HINT));
+            return Err(Failure::usage(what, HINT));
         }
     }
     let sorted = |files: BTreeSet<usize>| Some(files.into_iter().collect());

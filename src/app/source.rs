@@ -126,6 +126,9 @@ pub fn parse(bytes: &[u8], shown: &str) -> Result<Metainfo, Failure> {
             MetainfoError::V2Only | MetainfoError::UnknownVersion { .. } => {
                 "use a v1 or hybrid torrent of the same data"
             }
+            MetainfoError::TooManyValues { .. } => {
+                "use a torrent of fewer files, or several torrents"
+            }
             _ => "check that it is a .torrent file and was fetched whole",
         };
         Failure::new(format!("cannot use {shown}: {error}"), hint)

@@ -9,6 +9,7 @@ mod rate;
 mod rng;
 mod slots;
 mod time;
+mod words;
 
 pub use bitfield::{Bitfield, BitfieldError};
 pub use geometry::{
@@ -21,3 +22,4 @@ pub use rate::{RateMeter, TokenBucket};
 pub use rng::Rng;
 pub use slots::{Key, Slots};
 pub use time::Now;
+pub use words::{in_sentence, io_cause};

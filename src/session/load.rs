@@ -15,6 +15,7 @@ use super::error::SessionError;
 use super::resume_store::{self, ResumeStore, SetAside};
 use super::root_lock::{RootLock, RootLockError, Share};
 use super::shared::Shared;
+use super::trouble::SPACE_RETRY;
 use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
@@ -125,15 +126,13 @@ pub async fn load(
         preallocate: config.preallocate,
         is_writer: config.fetches,
     };
-    let opening = DiskTorrent::open_counting(&shared.disks, disk_config, files_done.clone());
     let mut checked = checking(config, &found, 0);
     checked.have_bytes = bytes_of(config, &have);
     checked.pieces_have = have.count();
     checked.files_to_prepare = files_to_prepare;
-    let Some(disk) = prepared(shared, opening, checked, &files_done).await else {
+    let Some(disk) = open_disk(shared, config, disk_config, checked, &files_done).await? else {
         return Ok(None);
     };
-    let disk = disk.map_err(|error| SessionError::new(error.to_string(), error.hint()))?;
     found.new_root.keep();
     if disk.cannot_reserve() {
         let folder = found.folder.display();
@@ -162,6 +161,60 @@ pub async fn load(
         check_job,
         lock: found.lock,
     }))
+}
+
+/// Opens the files, and waits as long as there is too little space for them (HOSTILE.md L1). `None` when stopped
+/// meanwhile.
+async fn open_disk(
+    shared: &Rc<Shared>,
+    config: &TorrentConfig,
+    disk_config: DiskConfig,
+    figures: TorrentProgress,
+    files_done: &Arc<AtomicU64>,
+) -> Result<Option<Rc<DiskTorrent>>, SessionError> {
+    let waiting = TorrentProgress {
+        state: TorrentState::Error,
+        files_to_prepare: 0,
+        ..figures.clone()
+    };
+    let mut since = None;
+    loop {
+        let hub = &shared.disks;
+        let opening = DiskTorrent::open_counting(hub, disk_config.clone(), files_done.clone());
+        let shown = match since {
+            None => figures.clone(),
+            Some(_) => waiting.clone(),
+        };
+        let error = match prepared(shared, opening, shown, files_done).await {
+            None => return Ok(None),
+            Some(Ok(disk)) => return Ok(Some(disk)),
+            Some(Err(error)) => error,
+        };
+        let fatal = |message| SessionError::new(message, error.hint());
+        if !error.is_disk_full() || !config.fetches {
+            return Err(fatal(error.to_string()));
+        }
+        let now = shared.now();
+        if since.is_none() {
+            warn!(%error, "waiting for space");
+            shared.emit(SessionEvent::Error {
+                info_hash: Some(config.metainfo.info_hash),
+                message: error.to_string(),
+                hint: error.hint().to_owned(),
+                is_final: false,
+            });
+        }
+        let waited = now.since(*since.get_or_insert(now));
+        let left = (shared.config.give_up).map(|limit| limit.saturating_sub(waited));
+        if left == Some(Duration::ZERO) {
+            let name = super::torrent::quoted(config);
+            return Err(fatal(format!("gave up on {name}: {error}")));
+        }
+        let pause = tokio::time::sleep(left.unwrap_or(SPACE_RETRY).min(SPACE_RETRY));
+        let Some(()) = prepared(shared, pause, waiting.clone(), files_done).await else {
+            return Ok(None);
+        };
+    }
 }
 
 /// Waits for what looks at files or makes them, and tells once a second how many are ready. `None` when stopped
@@ -216,16 +269,43 @@ fn fresh_record(
     }
 }
 
-/// Everything that blocks before hashing.
-fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError> {
-    let info = &config.metainfo.info;
-    let layout = FileLayout::new(info).map_err(|error| {
+/// Looks whether there is anything to seed in the folder that was named, before a session says that it runs.
+///
+/// # Errors
+/// Nothing of that name is there, or it cannot be used.
+pub fn find_data(config: &TorrentConfig) -> Result<(), SessionError> {
+    let (folder, layout) = locate(config, layout_of(config)?)?;
+    lock_root(config, &folder, &layout, Share::Shared).map(drop)
+}
+
+fn layout_of(config: &TorrentConfig) -> Result<FileLayout, SessionError> {
+    FileLayout::new(&config.metainfo.info).map_err(|error| {
         SessionError::new(
             format!("this torrent cannot be stored: {error}"),
             "the torrent is malformed",
         )
-    })?;
-    let (folder, layout) = locate(config, layout)?;
+    })
+}
+
+fn lock_root(
+    config: &TorrentConfig,
+    folder: &Path,
+    layout: &FileLayout,
+    share: Share,
+) -> Result<RootLock, SessionError> {
+    RootLock::take(folder, layout, share).map_err(|error| match &error {
+        RootLockError::Missing { .. } => SessionError::no_data(error.to_string(), error.hint()),
+        _ if error.is_refusal() && !config.fetches => {
+            SessionError::no_data(error.to_string(), error.hint())
+        }
+        _ => SessionError::new(error.to_string(), error.hint()),
+    })
+}
+
+/// Everything that blocks before hashing.
+fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError> {
+    let info = &config.metainfo.info;
+    let (folder, layout) = locate(config, layout_of(config)?)?;
     let selected = selected(config, layout.files().len());
     let wanted = wanted_pieces(&layout, &selected);
     let parts = PartsMap::new(&layout, config.metainfo.info_hash);
@@ -245,13 +325,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     } else {
         Share::Shared
     };
-    let lock = RootLock::take(&folder, &layout, share).map_err(|error| match &error {
-        RootLockError::Missing { .. } => SessionError::no_data(error.to_string(), error.hint()),
-        _ if error.is_refusal() && !config.fetches => {
-            SessionError::no_data(error.to_string(), error.hint())
-        }
-        _ => SessionError::new(error.to_string(), error.hint()),
-    })?;
+    let lock = lock_root(config, &folder, &layout, share)?;
     let refused = refuse(config, &folder, &layout, &selected, &refused)?;
     let too_long = too_long(config, &folder, &layout, &selected, &observed);
     let new_root = NewRoot(

@@ -34,4 +34,5 @@ pub use config::{
     SessionEvent, Stopper, TorrentConfig, TorrentProgress, TorrentState, WriteEngine,
 };
 pub use error::SessionError;
+pub use load::find_data;
 pub use run::{SessionSummary, run};

@@ -236,6 +236,7 @@ impl<'c> Running<'c> {
         }
         let is_known = self.was_complete || !self.config.fetches;
         if is_seeding && is_known && self.is_seeding_done(now) {
+            self.tell_old_ratio();
             return Some(Outcome::Done);
         }
         if self.checkpointer.is_due(&self.driver) {
@@ -294,6 +295,24 @@ impl<'c> Running<'c> {
             || after.time.is_some_and(|wanted| seeded >= wanted)
     }
 
+    /// A run that ends by its ratio without having sent a byte says why.
+    fn tell_old_ratio(&self) {
+        let (_, before) = self.checkpointer.totals(&self.driver);
+        let Some(ratio) = self.config.seed_after.ratio else {
+            return;
+        };
+        if self.uploaded_bytes() == 0 && before > 0 && self.upload_max_bytes() == Some(0) {
+            self.shared.emit(SessionEvent::Warning {
+                info_hash: Some(self.driver.info_hash()),
+                message: format!(
+                    "the ratio {ratio} of {} was reached in earlier runs: nothing more is sent",
+                    quoted(self.config)
+                ),
+                hint: "give a higher --seed-ratio, or leave it out".to_owned(),
+            });
+        }
+    }
+
     fn uploaded_bytes(&self) -> u64 {
         let now = self.shared.now();
         self.driver.read(|core| core.stats(now)).uploaded_bytes
@@ -333,20 +352,30 @@ impl<'c> Running<'c> {
         if !is_over {
             return None;
         }
-        let cause =
-            self.driver
-                .trouble
-                .last_told()
-                .unwrap_or_else(|| match stats.peers_connected {
-                    0 => "no peer was found".to_owned(),
-                    _ => "no data arrived".to_owned(),
-                });
+        let told = self.driver.trouble.last_told();
+        let cause = told.unwrap_or_else(|| self.why_silent(now));
         let message = format!("gave up on {}: {cause}", quoted(self.config));
         self.fail(
             message,
             "what was fetched is kept: run the same command again to go on".to_owned(),
         );
         Some(Outcome::Failed)
+    }
+
+    /// Why nothing arrives, as far as the peers tell.
+    fn why_silent(&self, now: Now) -> String {
+        let stats = self.driver.read(|core| core.stats(now));
+        let peers = self.driver.read(|core| core.peers(now));
+        let missing = match stats.pieces_wanted - stats.pieces_wanted_have {
+            1 => "the piece that is missing".to_owned(),
+            count => format!("the {count} pieces that are missing"),
+        };
+        match peers.len() {
+            0 => "no peer was found".to_owned(),
+            _ if peers.iter().any(|peer| peer.am_interested) => "no data arrived".to_owned(),
+            1 => format!("the one connected peer has none of {missing}"),
+            count => format!("none of the {count} connected peers has any of {missing}"),
+        }
     }
 
     fn fail(&self, message: String, hint: String) {
@@ -364,8 +393,12 @@ impl<'c> Running<'c> {
         if self.driver.trouble.is_disk_waiting() {
             return TorrentState::Error;
         }
-        if is_complete || !self.config.fetches {
+        if !self.config.fetches || (is_complete && self.config.seed_after.seeds) {
             return TorrentState::Seeding;
+        }
+        if is_complete {
+            // It leaves as soon as all is on disk.
+            return TorrentState::Downloading;
         }
         let stats = self.driver.read(|core| core.stats(self.shared.now()));
         // What remains of the rate after the last peer is of the past.
@@ -469,7 +502,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
 }
 
 /// The torrent's name in quotation marks, for messages; whatever its author wrote, it stays on a line.
-fn quoted(config: &TorrentConfig) -> String {
+pub(super) fn quoted(config: &TorrentConfig) -> String {
     /// Enough to know it by.
     const CHARS_MAX: usize = 60;
     let escaped: String = config.metainfo.info.name.escape_debug().collect();

@@ -15,7 +15,7 @@ use super::driver::Driver;
 use crate::base::{Bitfield, Now, PieceIndex};
 
 /// Between looks at a full disk (HOSTILE.md L1).
-const SPACE_RETRY: Duration = Duration::from_secs(5);
+pub(super) const SPACE_RETRY: Duration = Duration::from_secs(5);
 /// Between tries when no file could be opened for want of handles: others give theirs back soon (HOSTILE.md L5).
 const HANDLES_RETRY: Duration = Duration::from_secs(1);
 /// Between tries after any other disk error: three of them fill a minute (HOSTILE.md L2).

@@ -10,6 +10,7 @@ use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use tokio_uring::Runtime;
+use tracing::info;
 
 pub use tokio_uring::spawn;
 
@@ -22,8 +23,10 @@ const SQ_ENTRIES_MAX: u32 = 4096;
 const CQ_ENTRIES_MAX: u32 = 65_536;
 /// Below this many submission entries a ring is of no use: give up.
 const SQ_ENTRIES_MIN: u32 = 64;
-/// Locked memory of a killed process comes back late: this long is an ENOMEM retried.
-const RETRY: Duration = Duration::from_millis(500);
+/// Locked memory of a killed process comes back late: this long the wanted size is waited for.
+const LATE: Duration = Duration::from_millis(500);
+/// Commands that start together all try large rings first: this long in all is an ENOMEM retried.
+const RETRY: Duration = Duration::from_secs(3);
 /// Pause between two retries.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// How long the end waits for cancelled operations before it leaks the ring instead.
@@ -51,6 +54,18 @@ pub struct RingReport {
     pub is_single_issuer: bool,
 }
 
+impl RingReport {
+    /// A ring that takes so much less memory, down to the smallest.
+    fn divided(self, by: u32) -> RingReport {
+        let sq_entries = (self.sq_entries / by).max(SQ_ENTRIES_MIN);
+        RingReport {
+            sq_entries,
+            cq_entries: (self.cq_entries / by).max(sq_entries),
+            ..self
+        }
+    }
+}
+
 /// Why there is no ring.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
@@ -70,7 +85,9 @@ pub enum RingError {
     #[error("this kernel has no io_uring, or a sandbox hides it")]
     Missing,
     /// ENOMEM down to the smallest ring.
-    #[error("no memory for the smallest io_uring (locked memory: {limit})")]
+    #[error(
+        "no memory for the smallest io_uring (locked memory: {limit}, shared by all processes of this user)"
+    )]
     Memory {
         /// RLIMIT_MEMLOCK as it applies to this process.
         limit: Limit,
@@ -112,7 +129,7 @@ impl RingError {
                 "use Linux 5.19 or newer (6.1 recommended), outside sandboxes such as gVisor"
             }
             RingError::Memory { .. } => {
-                "raise RLIMIT_MEMLOCK: ulimit -l 65536, or LimitMEMLOCK=64M in the service file"
+                "raise RLIMIT_MEMLOCK (ulimit -l 65536, or LimitMEMLOCK=64M in the service file), or run fewer commands at once"
             }
             RingError::Other { .. } => "run `gyre doctor` for details",
         }
@@ -146,16 +163,18 @@ pub fn start(config: RingConfig) -> Result<Ring, RingError> {
     if let Ok(runtime) = make(wanted) {
         return Ok(Ring::new(runtime, wanted));
     }
-    let found = search(wanted).map_err(RingError::from_io)?;
     let deadline = Instant::now() + RETRY;
+    let mut found = search(wanted, deadline).map_err(RingError::from_io)?;
     loop {
         match make(found) {
             Ok(runtime) => return Ok(Ring::new(runtime, found)),
             Err(e) if !is_no_memory(&e) || Instant::now() >= deadline => {
                 return Err(RingError::from_io(e));
             }
+            // Somebody else took it, or the trial's memory is not back yet.
             Err(_) => std::thread::sleep(RETRY_PAUSE * 4),
         }
+        found = found.divided(2);
     }
 }
 
@@ -250,12 +269,16 @@ fn make(report: RingReport) -> io::Result<Runtime> {
     Runtime::new(&builder)
 }
 
-/// The largest ring with the most flags that the kernel grants now.
-fn search(wanted: RingReport) -> io::Result<RingReport> {
+/// The largest ring with the most flags that the kernel grants now; where memory is short, a quarter of it: whoever
+/// starts next needs some too.
+fn search(wanted: RingReport, deadline: Instant) -> io::Result<RingReport> {
     let mut report = wanted;
-    let mut deadline = Instant::now() + RETRY;
+    let mut is_told = false;
+    // Only the first size is waited for: what comes back late has come back by then.
+    let late = Instant::now() + LATE;
     loop {
         let error = match uring_builder(report).build(report.sq_entries) {
+            Ok(_) if report.sq_entries < wanted.sq_entries => return Ok(report.divided(4)),
             Ok(_) => return Ok(report),
             Err(e) => e,
         };
@@ -263,17 +286,18 @@ fn search(wanted: RingReport) -> io::Result<RingReport> {
             report.is_single_issuer = false;
         } else if error.raw_os_error() == Some(libc::EINVAL) && report.is_coop_taskrun {
             report.is_coop_taskrun = false;
-        } else if !is_no_memory(&error) {
+        } else if !is_no_memory(&error) || Instant::now() >= deadline {
             return Err(error);
-        } else if Instant::now() < deadline {
+        } else if Instant::now() < late {
             std::thread::sleep(RETRY_PAUSE);
         } else if report.sq_entries > SQ_ENTRIES_MIN {
-            report.sq_entries /= 2;
-            report.cq_entries = (report.cq_entries / 2).max(report.sq_entries);
-            // Only the first size is waited for: what came back late has come back by now.
-            deadline = Instant::now();
+            report = report.divided(2);
         } else {
-            return Err(error);
+            if !is_told {
+                info!("waiting for locked memory: other commands of this user have it all");
+            }
+            is_told = true;
+            std::thread::sleep(RETRY_PAUSE);
         }
     }
 }

@@ -114,7 +114,9 @@ pub enum MetainfoError {
     #[error("{got_bytes} bytes are more than the {max_bytes} a torrent may have")]
     TooLarge { got_bytes: usize, max_bytes: usize },
     #[error("not a torrent: {0}")]
-    Bencode(#[from] BencodeError),
+    Bencode(BencodeError),
+    #[error("it has more than {max} values, the most that is read of one torrent")]
+    TooManyValues { max: usize },
     #[error("not a torrent: the top level is not a dictionary")]
     NotADictionary,
     #[error("`{key}` is missing")]
@@ -157,6 +159,16 @@ pub enum MetainfoError {
     V2Only,
     #[error("unsupported: meta version {version} without a v1 part")]
     UnknownVersion { version: i64 },
+}
+
+impl From<BencodeError> for MetainfoError {
+    fn from(error: BencodeError) -> MetainfoError {
+        match error {
+            // As well-formed as any: only too large.
+            BencodeError::TooManyTokens { max, .. } => MetainfoError::TooManyValues { max },
+            error => MetainfoError::Bencode(error),
+        }
+    }
 }
 
 impl From<GeometryError> for MetainfoError {

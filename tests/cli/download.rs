@@ -80,7 +80,7 @@ fn lists_show_what_a_selection_would_fetch() {
     assert_eq!(some["files"].as_array().unwrap().len(), 1);
     assert_eq!(some["files"][0]["path"], "sample/a.txt");
     let none = gyre(&["download", &torrent, "--select", "*.ogg"]);
-    let (message, hint) = none.refusal(1);
+    let (message, hint) = none.refusal(2);
     assert!(
         message.contains("*.ogg") && hint.contains("--list"),
         "{message}"

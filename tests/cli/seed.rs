@@ -106,7 +106,12 @@ fn without_any_good_data_a_seed_ends_with_3() {
     let (message, _) = run_all(&seed_from(&sample, &nowhere, &["-q"])).refusal(3);
     assert!(message.contains("nowhere"), "{message}");
     let tree = Sample::tree(&[("a", 100), ("b", 100)], 16_384, &[]);
+    // What is not there at all is said before anything else.
     let json = run_all(&seed_from(&tree, &other, &["--json"]));
+    assert_eq!(json.code, 3);
+    let only: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(only["event"], "error");
+    let json = run_all(&seed_from(&sample, &other, &["--json"]));
     assert_eq!(json.code, 3);
     let events: Vec<serde_json::Value> = json
         .stdout
@@ -147,6 +152,11 @@ fn seeding_ends_by_time_and_by_ratio_with_all_or_part_of_the_data() {
     assert!(since.elapsed() >= Duration::from_secs(1));
     assert_eq!(leech.wait_exit(PATIENCE), 0);
     assert!(complete_at.elapsed() >= Duration::from_millis(500));
+    let mut again = Gyre::start(&seed(&sample, &["--seed-ratio", "1"]));
+    let warning = again.event("warning");
+    let message = warning["message"].as_str().unwrap();
+    assert!(message.contains("in earlier runs"), "{message}");
+    assert_eq!(again.wait_exit(PATIENCE), 0);
 }
 
 #[test]

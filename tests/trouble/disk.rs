@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::support::fake_peer::{Answer, BLOCK, Behaviour, Content, FakeLeecher, FakeSeeder};
 use super::support::{Gyre, Sample, machine, program, sample::text};
-use super::{assert_fails, download, start};
+use super::{download, start};
 
 const MIB: u64 = 1 << 20;
 
@@ -36,7 +36,7 @@ fn stuck(sample: &Sample, small: &machine::Mounted, seeder: &FakeSeeder, more: &
     fill(small.path(), 2 * MIB);
     let error = gyre.event("error");
     assert!(
-        error["message"].as_str().unwrap().contains("No space left"),
+        error["message"].as_str().unwrap().contains("no space left"),
         "{error}"
     );
     assert!(error["hint"].as_str().unwrap().contains("free some space"));
@@ -96,7 +96,7 @@ fn a_disk_that_stays_full_is_given_up_on_and_nothing_is_lost() {
         "{error}"
     );
     assert!(
-        error["message"].as_str().unwrap().contains("No space left"),
+        error["message"].as_str().unwrap().contains("no space left"),
         "{error}"
     );
     assert_eq!(error["final"], true);
@@ -121,19 +121,63 @@ fn a_disk_that_stays_full_is_given_up_on_and_nothing_is_lost() {
     assert!(sample.is_same_in(&out));
 }
 
+/// A download onto a small file system that has too little space from the start.
+fn too_large(sample: &Sample, out: &Path, more: &[&str]) -> Gyre {
+    let mut command = download(sample, out, &["--no-trackers"]);
+    command.args(more);
+    let mut gyre = start(command);
+    let error = gyre.event("error");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("32.0 MiB are needed"), "{message}");
+    assert!(message.contains(" are free"), "{message}");
+    assert!(!message.contains("reserve"), "{message}");
+    assert!(error["hint"].as_str().unwrap().contains("free some space"));
+    assert_eq!(error["final"], false);
+    gyre
+}
+
 #[test]
-fn a_torrent_that_cannot_fit_is_told_before_anything_is_fetched() {
+fn a_torrent_that_cannot_fit_waits_for_space_before_anything_is_fetched() {
     let sample = Sample::file(32 << 20, 262_144, &[]);
-    let Some(small) = machine::Mounted::small("a_torrent_that_cannot_fit", 20 * MIB) else {
+    let seeder = FakeSeeder::start(&Content::of(&sample), Behaviour::honest(133));
+    let peer = seeder.addr.to_string();
+    let name = "a_torrent_that_cannot_fit_waits";
+    let Some(small) = machine::Mounted::small(name, 40 * MIB) else {
+        return;
+    };
+    for how in ["none", "sparse"] {
+        fill(small.path(), 20 * MIB);
+        let sent = seeder.sent_bytes();
+        let out = small.path().join(how);
+        let mut gyre = too_large(&sample, &out, &["--peer", &peer, "--preallocate", how]);
+        gyre.wait_for("the state", |event| event["state"] == "error");
+        assert_eq!(seeder.sent_bytes(), sent);
+        std::fs::remove_file(small.path().join("ballast")).unwrap();
+        gyre.event("complete");
+        assert_eq!(gyre.wait_exit(Duration::from_secs(20)), 0);
+        assert!(sample.is_same_in(&out));
+        let errors = gyre.seen().iter().filter(|event| event["event"] == "error");
+        assert_eq!(errors.count(), 1, "told once");
+        std::fs::remove_dir_all(out).unwrap();
+    }
+}
+
+#[test]
+fn a_torrent_that_never_fits_is_given_up_on_when_asked_to_and_leaves_nothing() {
+    let sample = Sample::file(32 << 20, 262_144, &[]);
+    let Some(small) = machine::Mounted::small("a_torrent_that_never_fits", 20 * MIB) else {
         return;
     };
     let out = small.path().join("out");
-    assert_fails(
-        download(&sample, &out, &[]),
-        1,
-        "are needed",
-        "free some space",
+    let mut gyre = too_large(&sample, &out, &["--give-up", "2s"]);
+    let error = gyre.event("error");
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("gave up") && message.contains("are needed"),
+        "{message}"
     );
+    assert_eq!(error["final"], true);
+    assert_eq!(gyre.wait_exit(Duration::from_secs(20)), 1);
     assert!(!out.join("sample.bin").exists());
 }
 
@@ -165,7 +209,7 @@ fn a_disk_that_errs_is_tried_again_now_and_then_and_not_in_a_loop() {
     let error = gyre.event("error");
     let message = error["message"].as_str().unwrap();
     assert!(
-        message.contains("sample.bin") && message.contains("File too large"),
+        message.contains("sample.bin") && message.contains("file too large"),
         "{message}"
     );
     assert_eq!(error["final"], false);
@@ -242,6 +286,43 @@ fn a_file_that_vanishes_under_a_download_is_told_and_fetched_again() {
         assert_eq!(gyre.wait_exit(Duration::from_secs(20)), 0);
         assert!(sample.is_same_in(&out));
     }
+}
+
+/// Downloads while somebody does harm to its first file; whatever that was, the end is good data, or none that is said to
+/// be good.
+fn harmed(last_byte: u8, more: &[&str], harm: fn(&Path)) {
+    let sample = tree();
+    let out = sample.dir("out");
+    let (mut gyre, _seeder) = under_way(&sample, last_byte, &out, more);
+    harm(&out.join("sample/a"));
+    let warning = gyre.event("warning");
+    let message = warning["message"].as_str().unwrap();
+    assert!(message.contains("sample/a"), "{message}");
+    gyre.event("complete");
+    assert_eq!(gyre.wait_exit(Duration::from_secs(20)), 0);
+    assert!(sample.is_same_in(&out), "{more:?}");
+}
+
+#[test]
+fn a_file_that_is_cut_under_a_download_is_told_and_fetched_again() {
+    let cut = |path: &Path| {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_len(1_000).unwrap();
+    };
+    harmed(126, &[], cut);
+    harmed(127, &["--preallocate", "none", "--sequential"], cut);
+    // The last piece of the file gives it its length again.
+    harmed(128, &["--sequential"], cut);
+}
+
+#[test]
+fn a_file_that_is_replaced_under_a_download_is_told_and_fetched_again() {
+    harmed(129, &[], |path| {
+        let length = std::fs::metadata(path).unwrap().len();
+        let other = path.with_extension("new");
+        File::create(&other).unwrap().set_len(length).unwrap();
+        std::fs::rename(other, path).unwrap();
+    });
 }
 
 fn port_of(gyre: &Gyre) -> std::net::SocketAddr {

@@ -184,3 +184,23 @@ fn incomplete_data_is_seeded_as_far_as_it_is_good() {
     assert_eq!(figures["pieces_have"], 11);
     assert_eq!(std::fs::read(out.join("sample.bin")).unwrap(), bytes);
 }
+
+#[test]
+fn commands_started_at_once_share_the_locked_memory_of_their_user() {
+    let sample = sample();
+    let state = text(&sample.dir("state"));
+    machine::open_to_all(sample.folder.path());
+    let run = |_| {
+        let mut command = machine::as_ordinary_user(&["--memlock=8388608:8388608"]);
+        command.args(["seed", &text(&sample.torrent)]);
+        command.args(["--data", &text(&sample.data), "--state", &state]);
+        command.args(["--port", "0", "--no-trackers"]);
+        start(command)
+    };
+    for count in [6, 16] {
+        let mut seeds: Vec<Gyre> = (0..count).map(run).collect();
+        for seed in &mut seeds {
+            seed.wait_for("seeding", |event| event["state"] == "seeding");
+        }
+    }
+}

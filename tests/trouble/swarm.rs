@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::support::Sample;
 use super::support::fake_peer::{Behaviour, Content, FakeSeeder};
 use super::support::fake_tracker::{HttpTracker, Reserved, Then, ok, peers};
-use super::{download, start};
+use super::{download, seed, start};
 
 #[test]
 fn a_tracker_that_is_down_is_told_and_found_when_it_comes_up() {
@@ -106,4 +106,23 @@ fn a_peer_that_vanishes_is_found_again_and_giving_up_counts_from_its_last_byte()
     gyre.event("complete");
     assert_eq!(gyre.wait_exit(Duration::from_secs(20)), 0);
     assert!(sample.is_same_in(&out));
+}
+
+#[test]
+fn giving_up_says_that_the_peers_lack_what_is_missing() {
+    let sample = Sample::file(1 << 20, 65_536, &[]);
+    let partial = sample.dir("partial");
+    let content = std::fs::read(&sample.content).unwrap();
+    std::fs::write(partial.join("sample.bin"), &content[..content.len() / 2]).unwrap();
+    let mut seeder = start(seed(&sample, &partial, &["--no-trackers"]));
+    let peer = seeder.listening().to_string();
+    let options = ["--no-trackers", "--peer", &peer, "--give-up", "3s"];
+    let mut gyre = start(download(&sample, &sample.dir("out"), &options));
+    let error = gyre.event("error");
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("has none of the 8 pieces that are missing"),
+        "{message}"
+    );
+    assert_eq!(gyre.wait_exit(Duration::from_secs(20)), 1);
 }

@@ -4,13 +4,14 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::base::PieceIndex;
+use crate::base::{PieceIndex, io_cause};
 
 /// The operation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskOp {
     Open,
     Create,
+    Fit,
     Allocate,
     Read,
     Write,
@@ -27,6 +28,7 @@ impl fmt::Display for DiskOp {
         f.write_str(match self {
             DiskOp::Open => "open",
             DiskOp::Create => "create",
+            DiskOp::Fit => "fit the torrent into",
             DiskOp::Allocate => "reserve space for",
             DiskOp::Read => "read",
             DiskOp::Write => "write",
@@ -142,17 +144,13 @@ impl DiskError {
     }
 }
 
-/// The error's text without the number that the standard library puts behind it.
+/// The error's cause in words.
 pub fn plain_message(error: &io::Error) -> String {
     // Only paths that must stay below a folder are opened here: the system's "cross-device link" means a link out.
     if error.kind() == io::ErrorKind::CrossesDevices {
         return "a symbolic link leads out of the folder".to_owned();
     }
-    let text = error.to_string();
-    match text.rfind(" (os error ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
+    io_cause(error)
 }
 
 /// Why a run could not be read for sending.

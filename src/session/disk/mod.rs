@@ -11,6 +11,7 @@ mod error;
 mod files;
 mod finish;
 mod hash;
+mod lengths;
 mod outgoing;
 mod pads;
 mod prepare;
@@ -205,6 +206,7 @@ pub struct DiskTorrent {
     unsynced: RefCell<Unsynced>,
     stamps: RefCell<Stamps>,
     odd_pads: RefCell<pads::OddPads>,
+    lengths: RefCell<lengths::Lengths>,
     cannot_reserve: bool,
 }
 
@@ -268,6 +270,7 @@ impl DiskTorrent {
             watches: RefCell::default(),
             in_doubt: RefCell::default(),
             unsynced: RefCell::new(unsynced),
+            lengths: RefCell::new(lengths::Lengths::new(&config.layout, &prepared.stamps)),
             stamps: RefCell::new(prepared.stamps),
             cannot_reserve: prepared.cannot_reserve,
             odd_pads: RefCell::new(pads::OddPads::new(&config.layout)),

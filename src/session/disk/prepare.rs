@@ -158,7 +158,7 @@ impl Work<'_> {
             readable(needed - free)
         );
         Err(DiskError::other(
-            DiskOp::Allocate,
+            DiskOp::Fit,
             &self.config.output,
             io::ErrorKind::StorageFull,
             message,
@@ -221,8 +221,15 @@ impl Work<'_> {
             if !is_now && self.config.preallocate == Preallocate::None {
                 continue;
             }
-            let fd = self.make_file(file, is_new)?;
-            self.run_exports(&file.path, &fd, &exports)?;
+            let made = self.make_file(file, is_new).and_then(|fd| {
+                self.run_exports(&file.path, &fd, &exports)?;
+                Ok(fd)
+            });
+            if made.is_err() && is_new && !is_link {
+                // The next try is to find it as this one did: what it takes over is not all there.
+                let _ = files::unlink_beneath(&self.base, &file.path);
+            }
+            let fd = made?;
             let stamp = files::stamp(&fd).map_err(|e| self.error(DiskOp::Stat, &file.path, &e))?;
             if let Some(place) = found.get_mut(index) {
                 *place = Some(stamp);

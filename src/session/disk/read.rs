@@ -208,6 +208,7 @@ impl DiskTorrent {
     /// there.
     pub(super) fn changed(&self, file: usize) -> Changed {
         self.in_doubt.borrow_mut().insert(file);
+        self.lengths.borrow_mut().told(file);
         self.hub.budget.close(self.id, file);
         let mut watches = self.watches.borrow_mut();
         let watch = watches.entry(file).or_default();

@@ -16,6 +16,16 @@ use crate::uring::{files, ring};
 
 /// Files synced at once: enough for the device to merge its flushes.
 const SYNCS_MAX: usize = 16;
+/// Up to so many files, all of them are looked at whenever some are.
+const LOOKED_AT_MAX: usize = 1_024;
+
+/// What should be found under a name.
+struct Expected {
+    file: usize,
+    path: PathBuf,
+    /// Unknown of what was not looked at yet.
+    inode: Option<u64>,
+}
 
 impl DiskTorrent {
     /// Makes durable what was written: data of every file touched since the last good sync, then the folders with new
@@ -70,6 +80,12 @@ impl DiskTorrent {
         synced.map_err(|error| self.error(DiskOp::Sync, file, &error))?;
         let stamp = self.look(&handle).await;
         let stamp = stamp.map_err(|error| self.error(DiskOp::Stat, file, &error))?;
+        self.lengths.borrow_mut().look(file, stamp.size_bytes);
+        let before = self.stamps.borrow().files.get(file).copied().flatten();
+        let is_other = before.is_some_and(|before| before.inode != stamp.inode);
+        if is_other && self.kind == FsKind::Local {
+            self.lengths.borrow_mut().replaced(file);
+        }
         self.set_stamp(file, Some(record_stamp(stamp)));
         Ok(())
     }
@@ -83,48 +99,67 @@ impl DiskTorrent {
         }
     }
 
-    /// Files that somebody removed or replaced: what was written to them is lost however well it was synced. Looks at
-    /// those `among` these, or at all of a complete torrent. Told once a file.
+    /// Files that somebody removed, replaced or cut: what was written to them is lost however well it was synced. Looks
+    /// at those `among` these, or at all where `among` is `None` or they are not many. Told once a file.
     pub async fn look_for_gone(&self, among: Option<&BTreeSet<usize>>) -> Vec<Changed> {
         let stamps = self.stamps();
-        let all = || (0..stamps.files.len()).chain([PARTS]).collect();
-        let wanted = among.cloned().unwrap_or_else(all);
+        let file_count = stamps.files.len();
+        let wanted = match among {
+            Some(files) if file_count > LOOKED_AT_MAX => files.clone(),
+            _ => (0..file_count).chain([PARTS]).collect(),
+        };
         // A file that was written and not synced yet has no stamp, but must be there.
         let expected = |file: usize| match (file, self.home(file)) {
             (PARTS, _) => stamps.parts.map(|stamp| Some(stamp.inode)),
             (_, super::Home::File) if self.is_to_be_there(file) => {
                 let stamp = stamps.files.get(file).copied().flatten();
+                let is_written = among.is_none_or(|files| files.contains(&file));
                 // Where nothing is written, what was not there before is not gone.
-                (stamp.is_some() || self.config.is_writer).then(|| stamp.map(|stamp| stamp.inode))
+                let is_expected = stamp.is_some() || (self.config.is_writer && is_written);
+                is_expected.then(|| stamp.map(|stamp| stamp.inode))
             }
             _ => None,
         };
         let is_told = |file: &usize| self.in_doubt.borrow().contains(file);
-        let looks: Vec<(usize, PathBuf, Option<u64>)> = wanted
-            .iter()
-            .filter(|file| !is_told(file))
-            .filter_map(|file| Some((*file, self.path_of(*file), expected(*file)?)))
-            .collect();
-        let base = Arc::clone(&self.base);
-        let is_local = self.kind == FsKind::Local;
-        let is_gone = move |path: &PathBuf, inode: Option<u64>| {
-            match regular(files::file_stamp_beneath(&base, path)) {
-                // Elsewhere the numbers may change by themselves.
-                Ok(Some(stamp)) => is_local && inode.is_some_and(|inode| inode != stamp.inode),
-                Ok(None) => true,
-                // What cannot be looked at will be met by a read or write.
-                Err(_) => false,
-            }
+        let look = |file: usize| {
+            Some(Expected {
+                file,
+                path: self.path_of(file),
+                inode: expected(file)?,
+            })
         };
-        let gone = off_ring(move || {
-            let looks = looks.into_iter();
-            looks
-                .filter(|(_, path, inode)| is_gone(path, *inode))
-                .map(|(file, ..)| file)
-                .collect::<Vec<usize>>()
+        let looks = wanted.into_iter().filter(|file| !is_told(file));
+        let looks: Vec<Expected> = looks.filter_map(look).collect();
+        let base = Arc::clone(&self.base);
+        let looked = off_ring(move || {
+            let look = |expected: Expected| {
+                let found = regular(files::file_stamp_beneath(&base, &expected.path));
+                (expected, found)
+            };
+            looks.into_iter().map(look).collect::<Vec<_>>()
         })
         .await;
+        let gone = looked.into_iter().filter_map(|(expected, found)| {
+            self.is_gone(&expected, found).then_some(expected.file)
+        });
+        let gone: Vec<usize> = gone.filter(|file| !is_told(file)).collect();
         gone.into_iter().map(|file| self.changed(file)).collect()
+    }
+
+    /// Whether the file is missing, another one, or shorter than it was.
+    fn is_gone(&self, expected: &Expected, found: io::Result<Option<files::FileStamp>>) -> bool {
+        let mut lengths = self.lengths.borrow_mut();
+        match found {
+            Ok(Some(stamp)) => {
+                lengths.look(expected.file, stamp.size_bytes);
+                // Elsewhere the numbers may change by themselves.
+                let is_other = expected.inode.is_some_and(|inode| inode != stamp.inode);
+                (is_other && self.kind == FsKind::Local) || lengths.is_damaged(expected.file)
+            }
+            Ok(None) => true,
+            // What cannot be looked at will be met by a read or write.
+            Err(_) => false,
+        }
     }
 
     fn is_to_be_there(&self, file: usize) -> bool {
@@ -148,6 +183,8 @@ impl DiskTorrent {
         for (file, stamp) in self.look_by_name(files.collect()).await {
             let stamp = stamp.map_err(|error| self.error(DiskOp::Stat, file, &error))?;
             self.set_stamp(file, stamp.map(record_stamp));
+            let bytes = stamp.map_or(0, |stamp| stamp.size_bytes);
+            self.lengths.borrow_mut().found(file, bytes);
             if let Some(watch) = self.watches.borrow_mut().get_mut(&file)
                 && watch.writing == 0
             {

@@ -160,6 +160,11 @@ impl DiskTorrent {
             let written;
             self.begin_write(file);
             (written, buffer) = self.write_span(file, offset, range, buffer).await;
+            if written.is_ok() {
+                self.lengths
+                    .borrow_mut()
+                    .written(file, offset + span.length);
+            }
             self.end_write(file);
             if let Err(error) = written {
                 self.hub.budget.close(self.id, file);
@@ -183,6 +188,13 @@ impl DiskTorrent {
             Ok(handle) => handle,
             Err(error) => return (Err(error), buffer),
         };
+        // A write up to where the file ends, or past it, would hide that the file was cut before.
+        let end = offset + range.len() as u64;
+        if end >= self.lengths.borrow().least(file)
+            && let Ok(stamp) = self.look(&handle).await
+        {
+            self.lengths.borrow_mut().look(file, stamp.size_bytes);
+        }
         let mut cut = direct::cut(range.clone(), offset);
         let at = |start: usize| offset + (start - range.start) as u64;
         let mut parts = [range.clone(), range.end..range.end];
