@@ -1,7 +1,7 @@
 //! Speed of SHA-1 as pieces are hashed: whole, in segments, and block by block.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use gyre::uring::hasher::Sha1State;
+use gyre::uring::sha1_lanes::{LANES, Sha1State, update_all};
 use std::hint::black_box;
 
 const PIECE_BYTES: usize = 1 << 20;
@@ -22,6 +22,23 @@ fn bench(c: &mut Criterion) {
                     .chunks(part_bytes)
                     .for_each(|part| state.update(part));
                 state.finalize()
+            });
+        });
+    }
+    for count in [2, LANES] {
+        group.throughput(Throughput::Bytes((count * PIECE_BYTES) as u64));
+        group.bench_function(format!("{count} pieces of 1 MiB side by side"), |b| {
+            b.iter(|| {
+                let mut states = vec![Sha1State::new(); count];
+                for part in black_box(&piece).chunks(131_072) {
+                    let mut streams: Vec<_> =
+                        states.iter_mut().map(|state| (state, part)).collect();
+                    update_all(&mut streams);
+                }
+                states
+                    .into_iter()
+                    .map(Sha1State::finalize)
+                    .collect::<Vec<_>>()
             });
         });
     }

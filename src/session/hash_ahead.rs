@@ -1,4 +1,4 @@
-//! Hashing pieces that lie on disk, on one thread, with reads ahead of the hashing. Layer 5.
+//! Hashing pieces that lie on disk, on one thread, several side by side, with reads ahead of the hashing. Layer 5.
 //!
 //! Neighbouring bytes of one file are read together, however small the pieces are. Never called on the ring thread.
 
@@ -6,10 +6,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use sha1::{Digest, Sha1};
-
 use crate::base::PieceIndex;
 use crate::uring::readahead::{AheadFile, READ_BYTES_MAX, ReadAhead};
+use crate::uring::sha1_lanes::{LANES, Sha1State, update_all};
 
 /// Where bytes of a piece are.
 pub enum Place {
@@ -102,29 +101,23 @@ impl Planned {
     }
 }
 
-/// Hashes pieces until there are no more or the work is stopped.
+/// Hashes pieces until there are no more or the work is stopped, several side by side.
 pub fn run<W: Work>(work: &mut W) {
-    let mut ahead = ReadAhead::new();
-    let mut planner = Planner::default();
-    let mut reads: VecDeque<Read> = VecDeque::new();
-    let mut hashing = Hashing {
-        sha1: Sha1::new(),
-        failure: None,
-    };
+    let mut strands: Vec<Strand<W::Failure>> = (0..LANES).map(|_| Strand::new()).collect();
     while !work.is_stopped() {
-        while ahead.has_room()
-            && let Some(read) = planner.next_read(work)
-        {
-            match &read.file {
-                Some(file) => ahead.push(file, read.offset, read.bytes),
-                None => ahead.push_zeros(read.bytes),
-            }
-            reads.push_back(read);
-        }
-        let Some(read) = reads.pop_front() else {
+        strands.retain_mut(|strand| strand.prepare(work));
+        let Some(bytes) = strands.iter().map(Strand::at_hand).min() else {
             return;
         };
-        hashing.take(&read, &mut ahead, work);
+        let mut streams = Vec::with_capacity(LANES);
+        for strand in &mut strands {
+            let head = strand.ahead.bytes().get(..bytes).unwrap_or_default();
+            streams.push((&mut strand.sha1, head));
+        }
+        update_all(&mut streams);
+        for strand in &mut strands {
+            strand.advance(bytes, work);
+        }
     }
 }
 
@@ -195,7 +188,7 @@ impl Planner {
                         spans.pop();
                     }
                     if spans.is_empty() {
-                        work.done(piece, Ok(Sha1::digest([]).into()), true);
+                        work.done(piece, Ok(Sha1State::new().finalize()), true);
                         continue;
                     }
                     let planned = self.planned.insert(Planned {
@@ -212,72 +205,138 @@ impl Planner {
     }
 }
 
-/// The piece being hashed.
-struct Hashing<F> {
-    sha1: Sha1,
+/// Pieces hashed one behind the other.
+struct Strand<F> {
+    planner: Planner,
+    ahead: ReadAhead,
+    reads: VecDeque<Read>,
+    /// How far the first of the reads is hashed, in bytes.
+    read_done: usize,
+    /// Which of its parts is next, and how far that is.
+    part: usize,
+    part_done: usize,
+    sha1: Sha1State,
     failure: Option<F>,
 }
 
-impl<F> Hashing<F> {
-    /// Hashes the bytes of the read, which is the oldest one asked for.
-    fn take<W: Work<Failure = F>>(&mut self, read: &Read, ahead: &mut ReadAhead, work: &mut W) {
-        let mut parts = read.parts.iter();
-        let mut part = parts.next();
-        let mut left = part.map_or(0, |part| part.bytes);
-        let mut taken = 0;
-        let result = ahead.next(|mut bytes| {
-            taken += bytes.len();
-            while let Some(now) = part {
-                let (head, tail) = bytes.split_at(left.min(bytes.len()));
-                self.sha1.update(head);
-                (left, bytes) = (left - head.len(), tail);
-                if left > 0 {
-                    return;
+impl<F> Strand<F> {
+    fn new() -> Self {
+        Strand {
+            planner: Planner::default(),
+            ahead: ReadAhead::new(LANES),
+            reads: VecDeque::new(),
+            read_done: 0,
+            part: 0,
+            part_done: 0,
+            sha1: Sha1State::new(),
+            failure: None,
+        }
+    }
+
+    /// Reads ahead and waits until there is something to hash; false when there is nothing left.
+    fn prepare<W: Work<Failure = F>>(&mut self, work: &mut W) -> bool {
+        loop {
+            while self.ahead.has_room()
+                && let Some(read) = self.planner.next_read(work)
+            {
+                match &read.file {
+                    Some(file) => self.ahead.push(file, read.offset, read.bytes),
+                    None => self.ahead.push_zeros(read.bytes),
                 }
-                self.end_part(now, work);
-                part = parts.next();
-                left = part.map_or(0, |part| part.bytes);
+                self.reads.push_back(read);
             }
-        });
-        if result.is_ok() {
+            if self.reads.is_empty() {
+                return false;
+            }
+            match self.ahead.fill() {
+                Ok(()) => return true,
+                Err(_) => self.read_singly(work),
+            }
+        }
+    }
+
+    /// Bytes that can be hashed now: of one part.
+    fn at_hand(&self) -> usize {
+        let part = self
+            .reads
+            .front()
+            .and_then(|read| read.parts.get(self.part));
+        let left = part.map_or(0, |part| part.bytes - self.part_done);
+        left.min(self.ahead.bytes().len())
+    }
+
+    /// Goes on by so many bytes, which were hashed.
+    fn advance<W: Work<Failure = F>>(&mut self, bytes: usize, work: &mut W) {
+        self.ahead.consume(bytes);
+        self.read_done += bytes;
+        self.part_done += bytes;
+        let Some(read) = self.reads.front() else {
+            return;
+        };
+        let Some(part) = read.parts.get(self.part) else {
+            return;
+        };
+        if self.part_done < part.bytes {
             return;
         }
-        // Not all of it can be read; the parts that can be are found out one by one.
-        let mut at = read.offset + taken as u64;
-        let mut rest = vec![0; left];
-        while let Some(now) = part {
-            rest.resize(left, 0);
+        end_part(part, &mut self.sha1, &mut self.failure, work);
+        (self.part, self.part_done) = (self.part + 1, 0);
+        if self.part == read.parts.len() {
+            self.next_read();
+        }
+    }
+
+    /// Not all of the read can be read; the parts that can be are found out one by one.
+    fn read_singly<W: Work<Failure = F>>(&mut self, work: &mut W) {
+        let Some(read) = self.reads.front() else {
+            return;
+        };
+        let mut at = read.offset + self.read_done as u64;
+        let mut rest = Vec::new();
+        for part in read.parts.iter().skip(self.part) {
+            rest.resize(part.bytes - self.part_done, 0);
             let file = read.file.as_ref().map(AheadFile::file);
             match file.map_or(Ok(()), |file| file.read_exact_at(&mut rest, at)) {
                 Ok(()) => self.sha1.update(&rest),
                 Err(error) => {
-                    let failure = || work.failure(now.piece, now.span, error);
+                    let failure = || work.failure(part.piece, part.span, error);
                     self.failure.get_or_insert_with(failure);
                 }
             }
-            at += left as u64;
-            self.end_part(now, work);
-            part = parts.next();
-            left = part.map_or(0, |part| part.bytes);
+            at += rest.len() as u64;
+            self.part_done = 0;
+            end_part(part, &mut self.sha1, &mut self.failure, work);
         }
+        self.next_read();
     }
 
-    fn end_part<W: Work<Failure = F>>(&mut self, part: &Part, work: &mut W) {
-        work.on_bytes(part.bytes as u64);
-        if !part.is_last {
-            return;
-        }
-        let hash = std::mem::take(&mut self.sha1).finalize().into();
-        match self.failure.take() {
-            Some(failure) => work.done(part.piece, Err(failure), true),
-            None => work.done(part.piece, Ok(hash), true),
-        }
+    fn next_read(&mut self) {
+        self.reads.pop_front();
+        (self.read_done, self.part, self.part_done) = (0, 0, 0);
+    }
+}
+
+fn end_part<W: Work>(
+    part: &Part,
+    sha1: &mut Sha1State,
+    failure: &mut Option<W::Failure>,
+    work: &mut W,
+) {
+    work.on_bytes(part.bytes as u64);
+    if !part.is_last {
+        return;
+    }
+    let hash = std::mem::take(sha1).finalize();
+    match failure.take() {
+        Some(failure) => work.done(part.piece, Err(failure), true),
+        None => work.done(part.piece, Ok(hash), true),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha1::{Digest, Sha1};
     use std::io::Write;
 
     /// Pieces over one file and zeros, as lengths and places given.

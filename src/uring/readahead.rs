@@ -7,6 +7,7 @@
 use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
@@ -20,9 +21,9 @@ use super::map;
 
 /// Longest single read: enough for full speed on spinning disks.
 pub const READ_BYTES_MAX: usize = 1 << 20;
-/// Reads under way at once on all threads together, one a core: what an NVMe drive needs to be busy.
+/// Reads under way at once on all threads together: what an NVMe drive needs to be busy.
 const DEPTH: usize = 16;
-/// And on one thread at least: one is hashed while the other is read.
+/// And in each at least: one is hashed while the other is read.
 const DEPTH_MIN: usize = 2;
 /// Bytes read at a time from the page cache: they stay in the CPU's cache until they are hashed.
 const CACHED_BYTES: usize = 128 * 1024;
@@ -125,15 +126,18 @@ pub struct ReadAhead {
     slots: Vec<Slot>,
     free: Vec<usize>,
     queue: VecDeque<Pending>,
+    /// What is at hand of the first in the queue.
+    ready: Range<usize>,
     depth: usize,
     cached: Vec<u8>,
 }
 
 impl ReadAhead {
-    /// Makes the ring and its memory (16 MiB shared by as many threads as there are cores; less where memory is refused).
-    pub fn new() -> ReadAhead {
+    /// Makes the ring and its memory: a share of 16 MiB for each core and each of the `beside` that its thread has. Less
+    /// where memory is refused.
+    pub fn new(beside: usize) -> ReadAhead {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let depth = (DEPTH / threads).max(DEPTH_MIN);
+        let depth = (DEPTH / (threads * beside.max(1))).max(DEPTH_MIN);
         let ring = IoUring::new(depth as u32 * 2).ok();
         let count = if ring.is_some() { depth } else { 0 };
         // A range may begin and end inside a page.
@@ -153,6 +157,7 @@ impl ReadAhead {
             ring,
             slots,
             queue: VecDeque::new(),
+            ready: 0..0,
             depth,
             cached: vec![0; CACHED_BYTES],
         }
@@ -206,20 +211,24 @@ impl ReadAhead {
         self.queue.push_back(Pending::Zeros { bytes });
     }
 
-    /// Hands the bytes of the oldest range to `take`, in one or more parts.
+    /// Waits until bytes of the oldest range are at hand; does nothing while there are some, or when no range is left.
     ///
     /// # Errors
     ///
-    /// As pread(2); UnexpectedEof when the file ends before the range does. Some parts may have been handed out.
-    ///
-    /// # Panics
-    ///
-    /// When nothing was asked for.
-    pub fn next(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-        match self.queue.pop_front().expect("a range was asked for") {
+    /// As pread(2); UnexpectedEof when the file ends before the range does. The range is forgotten then.
+    pub fn fill(&mut self) -> io::Result<()> {
+        if !self.ready.is_empty() {
+            return Ok(());
+        }
+        let Some(pending) = self.queue.front_mut() else {
+            return Ok(());
+        };
+        let filled = match pending {
             Pending::Zeros { bytes } => {
-                self.cached.fill(0);
-                for_each_part(bytes, |_, part| take(&self.cached[..part]));
+                let part = CACHED_BYTES.min(*bytes);
+                self.cached[..part].fill(0);
+                *bytes -= part;
+                self.ready = 0..part;
                 Ok(())
             }
             Pending::Cached {
@@ -227,44 +236,72 @@ impl ReadAhead {
                 offset,
                 bytes,
             } => {
-                let mut result = Ok(());
-                for_each_part(bytes, |at, part| {
-                    if result.is_ok() {
-                        let into = &mut self.cached[..part];
-                        result = file.file().read_exact_at(into, offset + at as u64);
-                        if result.is_ok() {
-                            take(into);
-                        }
-                    }
-                });
-                result
+                let part = CACHED_BYTES.min(*bytes);
+                let read = file.file().read_exact_at(&mut self.cached[..part], *offset);
+                *offset += part as u64;
+                *bytes -= part;
+                self.ready = 0..part;
+                read
             }
             Pending::Direct { slot, skip, bytes } => {
-                let result = self.wait(slot);
-                let taken = result.and_then(|got| {
-                    let memory = self.slots[slot].memory.as_slice();
-                    match memory
-                        .get(skip..skip + bytes)
-                        .filter(|_| got >= skip + bytes)
-                    {
-                        Some(bytes) => {
-                            take(bytes);
-                            Ok(())
-                        }
-                        None => Err(io::ErrorKind::UnexpectedEof.into()),
+                let (slot, range) = (*slot, *skip..*skip + *bytes);
+                *bytes = 0;
+                self.wait(slot).and_then(|got| match got >= range.end {
+                    true => {
+                        self.ready = range;
+                        Ok(())
                     }
-                });
-                self.free.push(slot);
-                taken
+                    false => Err(io::ErrorKind::UnexpectedEof.into()),
+                })
             }
+        };
+        if filled.is_err() {
+            self.ready = 0..0;
+            self.end_range();
+        }
+        filled
+    }
+
+    /// The bytes at hand.
+    pub fn bytes(&self) -> &[u8] {
+        let memory = match self.queue.front() {
+            Some(Pending::Direct { slot, .. }) => self.slots[*slot].memory.as_slice(),
+            _ => &self.cached,
+        };
+        &memory[self.ready.clone()]
+    }
+
+    /// Goes past that many of the bytes at hand.
+    pub fn consume(&mut self, bytes: usize) {
+        self.ready.start = (self.ready.start + bytes).min(self.ready.end);
+        let is_over = match self.queue.front() {
+            Some(
+                Pending::Zeros { bytes }
+                | Pending::Cached { bytes, .. }
+                | Pending::Direct { bytes, .. },
+            ) => *bytes == 0,
+            None => false,
+        };
+        if is_over && self.ready.is_empty() {
+            self.end_range();
+        }
+    }
+
+    fn end_range(&mut self) {
+        if let Some(Pending::Direct { slot, .. }) = self.queue.pop_front() {
+            self.free.push(slot);
         }
     }
 
     /// Forgets what was asked for.
     pub fn clear(&mut self) {
+        self.ready = 0..0;
         for pending in std::mem::take(&mut self.queue) {
-            if let Pending::Direct { slot, .. } = pending {
-                let _ = self.wait(slot);
+            if let Pending::Direct { slot, bytes, .. } = pending {
+                // Of one that was begun the result has been taken.
+                if bytes > 0 {
+                    let _ = self.wait(slot);
+                }
                 self.free.push(slot);
             }
         }
@@ -307,25 +344,9 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-impl Default for ReadAhead {
-    fn default() -> Self {
-        ReadAhead::new()
-    }
-}
-
 impl Drop for ReadAhead {
     fn drop(&mut self) {
         self.clear();
-    }
-}
-
-/// Cuts `bytes` into parts of the buffer for cached reads: calls with offset and length.
-fn for_each_part(bytes: usize, mut act: impl FnMut(usize, usize)) {
-    let mut at = 0;
-    while at < bytes {
-        let part = CACHED_BYTES.min(bytes - at);
-        act(at, part);
-        at += part;
     }
 }
 
@@ -354,7 +375,7 @@ mod tests {
 
     /// All of the file in ranges of that length, with a few under way.
     fn read_all(file: &AheadFile, total: usize, step: usize) -> Vec<u8> {
-        let mut ahead = ReadAhead::new();
+        let mut ahead = ReadAhead::new(1);
         let (mut asked, mut out) = (0, Vec::new());
         while out.len() < total {
             while asked < total && ahead.has_room() {
@@ -362,9 +383,21 @@ mod tests {
                 ahead.push(file, asked as u64, bytes);
                 asked += bytes;
             }
-            ahead.next(|part| out.extend_from_slice(part)).unwrap();
+            next(&mut ahead, &mut out).unwrap();
         }
         out
+    }
+
+    /// All of the oldest range.
+    fn next(ahead: &mut ReadAhead, out: &mut Vec<u8>) -> io::Result<()> {
+        let ranges = ahead.queue.len();
+        while ahead.queue.len() == ranges {
+            ahead.fill()?;
+            let bytes = ahead.bytes().len().min(1_000_000);
+            out.extend_from_slice(&ahead.bytes()[..bytes]);
+            ahead.consume(bytes);
+        }
+        Ok(())
     }
 
     #[test]
@@ -388,17 +421,16 @@ mod tests {
     fn a_file_that_ends_early_is_an_error_and_the_next_range_comes_all_the_same() {
         let content = content();
         let file = file(&content, true);
-        let mut ahead = ReadAhead::new();
+        let mut ahead = ReadAhead::new(1);
         ahead.push(&file, content.len() as u64 - 10, 11);
         ahead.push(&file, 5, 10);
         ahead.push_zeros(3);
-        assert_eq!(
-            ahead.next(|_| ()).unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
         let mut out = Vec::new();
-        ahead.next(|part| out.extend_from_slice(part)).unwrap();
-        ahead.next(|part| out.extend_from_slice(part)).unwrap();
+        let error = next(&mut ahead, &mut out).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        out.clear();
+        next(&mut ahead, &mut out).unwrap();
+        next(&mut ahead, &mut out).unwrap();
         assert_eq!(out, [&content[5..15], &[0; 3]].concat());
     }
 
