@@ -250,7 +250,7 @@ fn checks_believe_records_hash_everything_or_trust_what_is_there() {
 }
 
 #[test]
-fn a_torrent_larger_than_the_disk_is_refused_before_anything_is_made() {
+fn a_torrent_larger_than_the_disk_is_given_up_on_before_anything_is_made() {
     use gyre::wire::metainfo::MetainfoBuilder;
     let folder = tempfile::tempdir().unwrap();
     // 64 TiB of which nobody needs the hashes.
@@ -271,10 +271,23 @@ fn a_torrent_larger_than_the_disk_is_refused_before_anything_is_made() {
         &state,
         "--port",
         "0",
-        "-q",
         "--no-trackers",
+        "--give-up",
+        "1s",
+        "--json",
     ]);
-    let (message, hint) = done.refusal(1);
+    assert_eq!(done.code, 1);
+    let events = done.stdout.lines();
+    let events = events.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let errors: Vec<_> = events.filter(|event| event["event"] == "error").collect();
+    let [told, last] = &errors[..] else {
+        panic!("{errors:?}");
+    };
+    assert_eq!(
+        (&told["final"], &last["final"]),
+        (&false.into(), &true.into())
+    );
+    let (message, hint) = (told["message"].to_string(), told["hint"].to_string());
     assert!(
         message.contains("64.0 TiB") || message.contains("GiB"),
         "{message}"

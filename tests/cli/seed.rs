@@ -107,11 +107,12 @@ fn without_any_good_data_a_seed_ends_with_3() {
     assert!(message.contains("nowhere"), "{message}");
     let tree = Sample::tree(&[("a", 100), ("b", 100)], 16_384, &[]);
     // What is not there at all is said before anything else.
-    let json = run_all(&seed_from(&tree, &other, &["--json"]));
+    let empty = sample.dir("empty");
+    let json = run_all(&seed_from(&sample, &empty, &["--json"]));
     assert_eq!(json.code, 3);
     let only: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(only["event"], "error");
-    let json = run_all(&seed_from(&sample, &other, &["--json"]));
+    let json = run_all(&seed_from(&tree, &other, &["--json"]));
     assert_eq!(json.code, 3);
     let events: Vec<serde_json::Value> = json
         .stdout

@@ -128,7 +128,7 @@ fn sources_that_cannot_be_used_are_refused_with_what_to_do() {
 #[test]
 fn with_json_an_error_is_an_event_and_nothing_else_whenever_it_comes() {
     let sample = Sample::file(100, 16_384, &[]);
-    let torrent = text(&sample.torrent);
+    let (torrent, data) = (text(&sample.torrent), text(&sample.data));
     let cases: [(&[&str], i32, &str); 6] = [
         (&["download", "/none.torrent", "--json"], 1, "cannot read"),
         (&["info", "/none.torrent", "--json"], 1, "cannot read"),
@@ -148,7 +148,9 @@ fn with_json_an_error_is_an_event_and_nothing_else_whenever_it_comes() {
             "no value",
         ),
         (
-            &["seed", &torrent, "--bind", "nosuch0", "--json"],
+            &[
+                "seed", &torrent, "--data", &data, "--bind", "nosuch0", "--json",
+            ],
             1,
             "nosuch0",
         ),

@@ -102,6 +102,16 @@ impl Drop for Mounted {
 ///
 /// The program lies in a copy that everybody may run: the build folder may be closed to others.
 pub fn as_ordinary_user(limits: &[&str]) -> Command {
+    as_user(ORDINARY_USER, limits)
+}
+
+/// The same as a user that no other test is: what is counted by user is this test's alone. Without root it is whoever
+/// runs the tests.
+pub fn as_lone_user(limits: &[&str]) -> Command {
+    as_user(1_000_000 + std::process::id(), limits)
+}
+
+fn as_user(user: u32, limits: &[&str]) -> Command {
     static PROGRAM: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let wrapper = program::command();
     let (_, copy) = PROGRAM.get_or_init(|| {
@@ -114,7 +124,7 @@ pub fn as_ordinary_user(limits: &[&str]) -> Command {
     let mut command = program::clean(Command::new("prlimit"));
     command.args(limits);
     if is_root() {
-        let user = ORDINARY_USER.to_string();
+        let user = user.to_string();
         command.args([
             "setpriv",
             "--clear-groups",

@@ -191,7 +191,7 @@ fn commands_started_at_once_share_the_locked_memory_of_their_user() {
     let state = text(&sample.dir("state"));
     machine::open_to_all(sample.folder.path());
     let run = |_| {
-        let mut command = machine::as_ordinary_user(&["--memlock=8388608:8388608"]);
+        let mut command = machine::as_lone_user(&["--memlock=8388608:8388608"]);
         command.args(["seed", &text(&sample.torrent)]);
         command.args(["--data", &text(&sample.data), "--state", &state]);
         command.args(["--port", "0", "--no-trackers"]);
