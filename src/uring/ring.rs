@@ -26,7 +26,7 @@ const SQ_ENTRIES_MIN: u32 = 64;
 /// Locked memory of a killed process comes back late: this long the wanted size is waited for.
 const LATE: Duration = Duration::from_millis(500);
 /// Commands that start together all try large rings first: this long in all is an ENOMEM retried.
-const RETRY: Duration = Duration::from_secs(3);
+const RETRY: Duration = Duration::from_secs(8);
 /// Pause between two retries.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// How long the end waits for cancelled operations before it leaks the ring instead.

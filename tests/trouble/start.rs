@@ -197,7 +197,7 @@ fn commands_started_at_once_share_the_locked_memory_of_their_user() {
         command.args(["--port", "0", "--no-trackers"]);
         start(command)
     };
-    for count in [6, 16] {
+    for count in [6, 10] {
         let mut seeds: Vec<Gyre> = (0..count).map(run).collect();
         for seed in &mut seeds {
             seed.wait_for("seeding", |event| event["state"] == "seeding");
