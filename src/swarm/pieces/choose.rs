@@ -20,8 +20,6 @@ const ENDGAME_REQUESTS: u64 = 2;
 const ENDGAME_PATIENCE: Duration = Duration::from_secs(2);
 /// However silent they are.
 const ENDGAME_REQUESTS_MAX: u64 = 8;
-/// The same for a peer that has sent nothing yet: a crowd of silent ones must not stand in the way of those that send.
-const ENDGAME_REQUESTS_UNPROVEN_MAX: u64 = 5;
 /// Duplicates asked of one peer at a time; more would mostly be cancelled again.
 const ENDGAME_DEPTH_MAX: u32 = 8;
 
@@ -261,11 +259,8 @@ impl Pieces {
 
     fn duplicate_in(&self, active: &Active, asker: &Asker<'_>, now: Now) -> Option<BlockRef> {
         let silent = now.since(active.progress_at).as_secs();
-        let limit = match asker.pipeline.is_proven() {
-            false => ENDGAME_REQUESTS_UNPROVEN_MAX,
-            true => ENDGAME_REQUESTS_MAX,
-        };
-        let requests_max = (ENDGAME_REQUESTS + silent / ENDGAME_PATIENCE.as_secs()).min(limit);
+        let requests_max =
+            (ENDGAME_REQUESTS + silent / ENDGAME_PATIENCE.as_secs()).min(ENDGAME_REQUESTS_MAX);
         for (number, block) in active.blocks.iter().enumerate().rev() {
             let is_owed = block.state == BlockState::Requested;
             if !is_owed || u64::from(block.requests) >= requests_max {
