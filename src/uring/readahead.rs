@@ -133,8 +133,8 @@ pub struct ReadAhead {
 }
 
 impl ReadAhead {
-    /// Makes the ring and its memory: a share of 16 MiB for each core and each of the `beside` that its thread has. Less
-    /// where memory is refused.
+    /// Makes the ring and its memory: a share of 16 MiB for each core and each of the `beside` that its thread has, 2 MiB
+    /// at least, so that many cores take more in all. Less where memory is refused.
     pub fn new(beside: usize) -> ReadAhead {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let depth = (DEPTH / (threads * beside.max(1))).max(DEPTH_MIN);
