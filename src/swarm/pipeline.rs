@@ -84,6 +84,8 @@ pub struct Pipeline {
     is_slow_start: bool,
     is_snubbed: bool,
     rate: RateMeter,
+    /// The rate when the last block came: unlike `rate` it does not sink while nothing is asked for.
+    busy_bytes_per_s: u64,
     reviewed_at: Now,
     reviewed_bytes: u64,
     reviewed_rate: u64,
@@ -110,6 +112,7 @@ impl Pipeline {
             is_slow_start: true,
             is_snubbed: false,
             rate: RateMeter::new(now),
+            busy_bytes_per_s: 0,
             reviewed_at: now,
             reviewed_bytes: 0,
             reviewed_rate: 0,
@@ -299,6 +302,7 @@ impl Pipeline {
     /// A whole block came: adapts the depth and ends a snub.
     pub fn on_block(&mut self, now: Now) {
         self.is_snubbed = false;
+        self.busy_bytes_per_s = self.bytes_per_s(now).max(1);
         if self.is_slow_start {
             self.depth = (self.depth + 1).min(self.depth_max);
         }
@@ -333,6 +337,16 @@ impl Pipeline {
     /// Payload received, in bytes a second.
     pub fn bytes_per_s(&self, now: Now) -> u64 {
         self.rate.clone().bytes_per_s(now)
+    }
+
+    /// What the peer sends when it is asked: 0 before its first block.
+    pub fn busy_bytes_per_s(&self, now: Now) -> u64 {
+        self.busy_bytes_per_s.max(self.bytes_per_s(now))
+    }
+
+    /// True once a whole block came from the peer.
+    pub fn is_proven(&self) -> bool {
+        self.busy_bytes_per_s > 0
     }
 
     /// All payload received, in bytes.

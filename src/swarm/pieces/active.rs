@@ -220,6 +220,11 @@ impl Active {
         !self.is_alone || is_its
     }
 
+    /// True when somebody was asked for a block that is not here yet.
+    pub fn is_owed(&self) -> bool {
+        self.free + self.here < self.blocks.len() as u32
+    }
+
     pub fn begin_receive(&mut self, block: u32) {
         let segment = &mut self.segments[segment_of(block)];
         let entry = &mut self.blocks[block as usize];

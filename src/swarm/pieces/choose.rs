@@ -20,6 +20,8 @@ const ENDGAME_REQUESTS: u64 = 2;
 const ENDGAME_PATIENCE: Duration = Duration::from_secs(2);
 /// However silent they are.
 const ENDGAME_REQUESTS_MAX: u64 = 8;
+/// The same for a peer that has sent nothing yet: a crowd of silent ones must not stand in the way of those that send.
+const ENDGAME_REQUESTS_UNPROVEN_MAX: u64 = 5;
 /// Duplicates asked of one peer at a time; more would mostly be cancelled again.
 const ENDGAME_DEPTH_MAX: u32 = 8;
 
@@ -102,6 +104,10 @@ impl Pieces {
         let Some(active) = self.get(piece).filter(|_| !self.suspects.is_empty()) else {
             return false;
         };
+        // A suspect has a piece for itself: not while others owe blocks of it.
+        if asker.is_suspect && active.owner != Some(asker.peer) && active.is_owed() {
+            return true;
+        }
         let is_foreign = |party: &Party| *party != asker.party;
         let mut foreign = active.sources.iter().filter(|party| is_foreign(party));
         let is_mixed = foreign.any(|party| asker.is_suspect || self.suspects.contains(party));
@@ -259,8 +265,11 @@ impl Pieces {
 
     fn duplicate_in(&self, active: &Active, asker: &Asker<'_>, now: Now) -> Option<BlockRef> {
         let silent = now.since(active.progress_at).as_secs();
-        let requests_max =
-            (ENDGAME_REQUESTS + silent / ENDGAME_PATIENCE.as_secs()).min(ENDGAME_REQUESTS_MAX);
+        let limit = match asker.pipeline.is_proven() {
+            false => ENDGAME_REQUESTS_UNPROVEN_MAX,
+            true => ENDGAME_REQUESTS_MAX,
+        };
+        let requests_max = (ENDGAME_REQUESTS + silent / ENDGAME_PATIENCE.as_secs()).min(limit);
         for (number, block) in active.blocks.iter().enumerate().rev() {
             let is_owed = block.state == BlockState::Requested;
             if !is_owed || u64::from(block.requests) >= requests_max {

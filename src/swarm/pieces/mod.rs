@@ -253,19 +253,19 @@ impl Pieces {
         }
     }
 
-    /// A payload begins: takes the block for one peer. False when its place is taken, when the piece is to come from
-    /// another peer alone, or when there is no memory.
-    pub fn begin_receive(
-        &mut self,
-        block: BlockRef,
-        from: (PeerKey, Party),
-        credits: &mut Credits,
-    ) -> bool {
+    /// False when an active piece is to come from another peer alone.
+    pub fn may_come_from(&self, piece: PieceIndex, from: (PeerKey, Party)) -> bool {
+        self.get(piece)
+            .is_some_and(|active| active.may_come_from(from))
+    }
+
+    /// A payload begins: takes the block for one peer. False when its place is taken or when there is no memory.
+    pub fn begin_receive(&mut self, block: BlockRef, credits: &mut Credits) -> bool {
         let number = block_number(block);
         let Some(active) = self.get_mut(block.piece()) else {
             return false;
         };
-        if !active.may_receive(number) || !active.may_come_from(from) {
+        if !active.may_receive(number) {
             return false;
         }
         let segment = &mut active.segments[segment_of(number)];

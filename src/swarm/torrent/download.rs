@@ -121,9 +121,14 @@ impl Torrent {
                 };
                 let is_reborn = self.pieces.opened_at(block.piece()) == Some(cx.now)
                     && cx.fx.contains(&discard);
+                // What is owed still is taken in though the piece has become another peer's since: thrown away it would
+                // be asked for again, and peers that own the piece by turns would never finish it.
+                let is_owed = asked == Asked::Outstanding(block);
                 let from = (key, peer.party);
-                let is_taken = !is_reborn && self.pieces.begin_receive(block, from, cx.credits);
-                if asked == Asked::Outstanding(block) {
+                let is_welcome = is_owed || self.pieces.may_come_from(block.piece(), from);
+                let is_taken =
+                    is_welcome && !is_reborn && self.pieces.begin_receive(block, cx.credits);
+                if is_owed {
                     self.pieces.on_released(block);
                 }
                 is_taken.then_some(block)

@@ -16,6 +16,10 @@ use crate::wire::message::Message;
 const GAIN_MIN: Duration = Duration::from_millis(200);
 /// A peer that has sent nothing yet is taken to answer at this pace.
 const UNKNOWN_BYTES_PER_S: u64 = 1_000_000;
+/// Requests that a peer may owe which has sent nothing yet, when some are moved to it.
+const UNPROVEN_MAX: u32 = 4;
+/// Who owes blocks and sends none for so long is not at work.
+const SILENT_MIN: Duration = Duration::from_secs(2);
 /// Peers whose queues are looked at for one that has nothing to do.
 const VICTIMS_MAX: usize = 8;
 
@@ -90,6 +94,15 @@ impl Torrent {
         if self.is_paused || self.is_stopping || !is_able || peer.pipeline.room() == 0 {
             return None;
         }
+        if !peer.pipeline.is_proven() {
+            // A crowd that promises and sends nothing must not pass the last requests round among itself.
+            let is_at_work =
+                victim.pipeline.is_proven() && victim.pipeline.owes_since(now) < SILENT_MIN;
+            let is_tried = peer.pipeline.len() >= UNPROVEN_MAX;
+            if is_tried || is_at_work && only.is_none() {
+                return None;
+            }
+        }
         let own_wait = wait(peer, peer.pipeline.len() + 1, now);
         let mut ahead = victim.pipeline.len();
         for block in victim.pipeline.iter_back() {
@@ -108,12 +121,13 @@ impl Torrent {
     }
 }
 
-/// About how long the peer takes for this many blocks.
+/// About how long the peer takes for this many blocks: no less than it has been silent already, since who owes and says
+/// nothing will most likely go on like that.
 fn wait(peer: &Peer, blocks: u32, now: Now) -> Duration {
-    let rate = match peer.pipeline.bytes_per_s(now) {
+    let rate = match peer.pipeline.busy_bytes_per_s(now) {
         0 => UNKNOWN_BYTES_PER_S,
         rate => rate,
     };
     let micros = u64::from(blocks) * u64::from(BLOCK_BYTES) * 1_000_000 / rate;
-    Duration::from_micros(micros)
+    Duration::from_micros(micros).max(peer.pipeline.owes_since(now))
 }

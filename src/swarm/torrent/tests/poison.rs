@@ -3,7 +3,7 @@
 use super::world::{World, come, piece, world};
 use crate::base::BLOCK_BYTES;
 use crate::swarm::effects::PeerKey;
-use crate::swarm::torrent::Refusal;
+use crate::swarm::torrent::{Placement, Refusal};
 
 /// The first piece comes from these peers, block by block.
 fn mixed(w: &mut World, peers: [PeerKey; 4]) {
@@ -174,6 +174,55 @@ fn a_suspect_shares_no_piece_until_it_is_cleared() {
     }
     assert!(w.torrent.is_complete());
     assert_eq!(w.torrent.stats(w.now).bad_pieces, 1);
+}
+
+/// A bad copy of the only piece from two peers: the next comes from one alone, who was asked for it, breaks off in the
+/// middle of a block and goes on with the next. Returns that one and the other.
+fn fetched_alone(w: &mut World) -> (PeerKey, PeerKey) {
+    let (a, b) = (w.unchoking(come(1, "x")), w.unchoking(come(2, "x")));
+    mixed(w, [a, b, a, b]);
+    w.call(|torrent, cx| torrent.on_piece_hashed(piece(0), false, cx));
+    w.call(|torrent, cx| torrent.on_block_digests(piece(0), Some(vec![1, 2, 3, 4]), cx));
+    w.is_disk_slow = false;
+    w.pass_secs(1);
+    let owner = w.torrent.pieces.owner(piece(0)).unwrap();
+    assert_eq!(w.hear_only(owner, "request").len(), 4);
+    let peer = w.torrent.peers.get_mut(owner.0).unwrap();
+    peer.rests_until = w.now + std::time::Duration::from_secs(8);
+    w.header(owner, "0:0").unwrap();
+    assert!(matches!(w.block(owner, "0:1"), Ok(Placement::Store(_))));
+    (owner, if owner == a { b } else { a })
+}
+
+#[test]
+fn what_is_owed_of_a_piece_that_became_another_peers_is_taken_in() {
+    let mut w = world(".");
+    let (first, _) = fetched_alone(&mut w);
+    let c = w.unchoking(come(3, "x"));
+    w.pass_secs(4);
+    assert_eq!(w.hear_only(c, "request"), ["request 0:0"]);
+    assert_eq!(w.torrent.pieces.owner(piece(0)), Some(c));
+    for block in ["0:2", "0:3"] {
+        assert!(matches!(w.block(first, block), Ok(Placement::Store(_))));
+    }
+    w.block(c, "0:0").unwrap();
+    assert_eq!(w.drawing(), "x");
+}
+
+#[test]
+fn a_suspect_takes_no_piece_over_while_others_owe_blocks_of_it() {
+    let mut w = world(".");
+    let (first, second) = fetched_alone(&mut w);
+    w.pass_secs(4);
+    assert_ne!(w.torrent.pieces.owner(piece(0)), Some(second));
+    assert!(w.hear_only(second, "request").is_empty());
+    w.pass_secs(5);
+    for block in ["0:2", "0:3"] {
+        w.block(first, block).unwrap();
+    }
+    w.pass_secs(1);
+    w.serve_all(first);
+    assert_eq!(w.drawing(), "x");
 }
 
 #[test]

@@ -255,3 +255,43 @@ fn no_deadline_stays_in_the_past_whatever_the_state() {
         assert_eq!(w.torrent.next_deadline(), None);
     }
 }
+
+#[test]
+fn a_crowd_that_promises_and_sends_nothing_does_not_hold_up_the_end() {
+    let mut w = world("....................");
+    let all = "xxxxxxxxxxxxxxxxxxxx";
+    let honest = w.unchoking(come(100, all));
+    let stallers: Vec<_> = (1..=12).map(|name| w.unchoking(come(name, all))).collect();
+    let mut seconds = 0;
+    while !w.torrent.is_complete() {
+        seconds += 1;
+        assert!(seconds < 20, "{}", w.drawing());
+        w.serve_all(honest);
+        w.pass_with(&stallers, 1);
+    }
+}
+
+#[test]
+fn silent_peers_that_keep_coming_do_not_hold_up_the_end() {
+    let mut w = world("........");
+    let honest = w.unchoking(come(100, "xxxxxxxx"));
+    let mut seconds = 0;
+    let mut owed: Vec<String> = Vec::new();
+    while !w.torrent.is_complete() {
+        seconds += 1;
+        assert!(seconds < 20, "{}", w.drawing());
+        w.unchoking(come(seconds, "xxxxxxxx"));
+        w.unchoking(come(seconds + 20, "xxxxxxxx"));
+        w.pass_secs(1);
+        for text in w.hear(honest) {
+            match text.split_once(' ') {
+                Some(("request", block)) => owed.push(block.to_owned()),
+                Some(("cancel", block)) => owed.retain(|owed| owed != block),
+                _ => {}
+            }
+        }
+        for block in owed.drain(..owed.len().min(4)) {
+            w.block(honest, &block).unwrap();
+        }
+    }
+}
