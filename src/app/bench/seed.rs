@@ -320,6 +320,10 @@ impl Lab<'_> {
             true => Some(self.idle(&mut subject, addr)?),
             false => None,
         };
+        if idle.is_some() && !self.plan.cold {
+            // In the meantime the system may have taken the cache for something else.
+            self.sample.warm()?;
+        }
         let contents = self.sample.contents();
         let mut leechers =
             Leechers::start(&self.orders(addr), &contents, self.net, &self.cores.load)?;
