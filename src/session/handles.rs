@@ -23,17 +23,20 @@ pub struct Handles {
 }
 
 impl Handles {
-    /// Shares out a limit (`RLIMIT_NOFILE`): half to connections, a quarter to files, an eighth each to operations and
-    /// handshakes.
+    /// Shares out a limit (`RLIMIT_NOFILE`): a quarter to files, an eighth each to operations and handshakes as far as
+    /// they can use it, and the rest to connections, which is half of it or more.
     pub fn divide(limit: u64) -> Handles {
         let free = limit.saturating_sub(RESERVED).max(8);
         let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        let operations = usize::try_from(free / 16).unwrap_or(usize::MAX);
+        let files = free / 4;
+        let operations = (free / 16).clamp(2, OPERATIONS_MAX as u64);
+        let pending = (free / 8).clamp(1, PENDING_MAX);
+        let connections = free.saturating_sub(files + 2 * operations + pending);
         Handles {
-            files: usize::try_from(free / 4).unwrap_or(usize::MAX),
-            operations: operations.clamp(2, OPERATIONS_MAX),
-            connections: narrow(free / 2),
-            pending: narrow((free / 8).clamp(1, PENDING_MAX)),
+            files: usize::try_from(files).unwrap_or(usize::MAX),
+            operations: operations as usize,
+            connections: narrow(connections.max(2)),
+            pending: narrow(pending),
         }
     }
 }
@@ -52,6 +55,12 @@ mod tests {
                 + u64::from(shares.pending);
             assert!(open + RESERVED <= limit, "{limit}: {shares:?}");
         }
+    }
+
+    #[test]
+    fn what_files_and_handshakes_cannot_use_is_for_connections() {
+        assert_eq!(Handles::divide(1_024).connections, 496);
+        assert!(Handles::divide(20_000).connections > 14_000);
     }
 
     #[test]
