@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -80,7 +81,7 @@ impl FileStamp {
 }
 
 struct Inner {
-    fd: OwnedFd,
+    fd: ManuallyDrop<OwnedFd>,
     kind: FsKind,
 }
 
@@ -100,7 +101,10 @@ impl File {
     /// Takes an open file whose file system's kind is known.
     pub fn with_kind(fd: OwnedFd, kind: FsKind) -> File {
         File {
-            inner: Rc::new(Inner { fd, kind }),
+            inner: Rc::new(Inner {
+                fd: ManuallyDrop::new(fd),
+                kind,
+            }),
         }
     }
 
@@ -290,6 +294,14 @@ impl Spot {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: the field is not used after this: `self` is being dropped.
+        let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
+        close(fd, self.kind);
+    }
+}
+
 impl Inner {
     /// Where a file system may hang the operation goes to a worker thread of the kernel at once.
     fn placed(&self, entry: squeue::Entry) -> squeue::Entry {
@@ -298,6 +310,29 @@ impl Inner {
             FsKind::Remote => entry.flags(squeue::Flags::ASYNC),
         }
     }
+}
+
+/// Closes a descriptor, on another thread where the file system may hang: closing waits for its answer.
+pub fn close(fd: OwnedFd, kind: FsKind) {
+    /// Enough for one system call.
+    const STACK_BYTES: usize = 64 << 10;
+    if kind == FsKind::Remote {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        // Without a thread it is closed here, with the closure.
+        let _ = thread.name("gyre-close".into()).spawn(move || drop(fd));
+    }
+}
+
+/// Gives this thread a table of open files of its own, with nothing in it but stdin, stdout and stderr.
+///
+/// For the end of the process: the first thread closes what it has open, and a file system that hangs would hold it
+/// there, where no signal reaches it. The other threads are killed first, and close without waiting.
+pub fn let_go_of_all() {
+    const CLOSE_RANGE_UNSHARE: u32 = 1 << 1;
+    // SAFETY: the call takes no pointers. Descriptors stay open in the table that the other threads go on sharing.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, CLOSE_RANGE_UNSHARE) };
+    tracing::debug!(result, "open files are left to the other threads");
 }
 
 /// Opens a folder as a root for the `*_beneath` functions (blocks).
@@ -535,6 +570,25 @@ pub fn statfs_kind(fd: &OwnedFd) -> FsKind {
     } else {
         FsKind::Remote
     }
+}
+
+/// Device and kind of the file system that an open file or folder lies on (blocks).
+///
+/// # Errors
+///
+/// As fstat(2).
+pub fn place(fd: &OwnedFd) -> io::Result<(u64, FsKind)> {
+    Ok((stamp(fd)?.device, statfs_kind(fd)))
+}
+
+/// The same for a name below `root` (blocks).
+///
+/// # Errors
+///
+/// As [`open_beneath`].
+pub fn place_beneath(root: &OwnedFd, rel: &Path) -> io::Result<(u64, FsKind)> {
+    check_relative(rel)?;
+    place(&open_with(root, rel, OFlag::O_PATH)?)
 }
 
 /// Whether this process may write the open file (blocks).
