@@ -20,7 +20,7 @@ use crate::session::{
     SessionConfig, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::SeedChoker;
-use crate::uring::{files, limits, ring};
+use crate::uring::{limits, ring};
 use crate::wire::metainfo::Metainfo;
 
 /// Smaller buffers cannot assemble pieces and serve at once.
@@ -345,7 +345,6 @@ fn run(args: &SessionArgs, torrents: Vec<TorrentConfig>) -> Result<Exit, Failure
     // The process ends now. Taking the runtime apart would wait for every blocking thread, and a file system that
     // hangs never lets them go (HOSTILE.md L13).
     std::mem::forget(ring);
-    files::let_go_of_all();
     let summary = result.map_err(|error| Failure::new(&error, error.hint()))?;
     let outcomes: Vec<Outcome> = summary
         .outcomes

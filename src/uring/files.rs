@@ -23,6 +23,9 @@ use super::socket;
 /// openat2 answers EAGAIN when a rename raced with it: this often it is tried again.
 const OPEN_TRIES_MAX: u32 = 8;
 
+/// Stack of a thread that closes a file.
+const CLOSE_STACK_BYTES: usize = 64 << 10;
+
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
@@ -314,25 +317,11 @@ impl Inner {
 
 /// Closes a descriptor, on another thread where the file system may hang: closing waits for its answer.
 pub fn close(fd: OwnedFd, kind: FsKind) {
-    /// Enough for one system call.
-    const STACK_BYTES: usize = 64 << 10;
     if kind == FsKind::Remote {
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let thread = std::thread::Builder::new().stack_size(CLOSE_STACK_BYTES);
         // Without a thread it is closed here, with the closure.
         let _ = thread.name("gyre-close".into()).spawn(move || drop(fd));
     }
-}
-
-/// Gives this thread a table of open files of its own, with nothing in it but stdin, stdout and stderr.
-///
-/// For the end of the process: the first thread closes what it has open, and a file system that hangs would hold it
-/// there, where no signal reaches it. The other threads are killed first, and close without waiting.
-pub fn let_go_of_all() {
-    const CLOSE_RANGE_UNSHARE: u32 = 1 << 1;
-    // SAFETY: the call takes no pointers. Descriptors stay open in the table that the other threads go on sharing.
-    let result =
-        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, CLOSE_RANGE_UNSHARE) };
-    tracing::debug!(result, "open files are left to the other threads");
 }
 
 /// Opens a folder as a root for the `*_beneath` functions (blocks).

@@ -22,14 +22,15 @@ use super::machine;
 /// Bytes of one read or write at most.
 const TRANSFER_MAX: u32 = 128 * 1024;
 /// A hang lasts no longer than this, then all that waits fails: a test that went wrong must end.
-const HANG_MAX: Duration = Duration::from_secs(90);
+const HANG_MAX: Duration = Duration::from_secs(45);
 /// Length of the header of every request.
 const HEADER: usize = 40;
 
 /// How it hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hang {
-    /// Requests stay in the kernel's queue, as when the server is stopped: who waits can be killed.
+    /// Requests stay in the kernel's queue, as when the server is stopped: who waits can be killed. It knows no flush:
+    /// the kernel lets nobody who closes a file off waiting for that.
     Untaken,
     /// Requests are taken and never answered: who waits cannot be killed until the mount is gone.
     Taken,
@@ -38,7 +39,6 @@ pub enum Hang {
 #[derive(Default)]
 struct Switch {
     is_hung: AtomicBool,
-    takes: AtomicBool,
 }
 
 /// A mounted view of a folder; gone, with all that waits for it let go, when dropped.
@@ -49,7 +49,7 @@ pub struct HangingMount {
 
 impl HangingMount {
     /// Shows `folder` at `path`, an empty folder. `None`, and a line, when it cannot be mounted.
-    pub fn new(test: &str, folder: &Path, path: &Path) -> Option<HangingMount> {
+    pub fn new(test: &str, folder: &Path, path: &Path, how: Hang) -> Option<HangingMount> {
         if !machine::has_root(test) {
             return None;
         }
@@ -81,6 +81,7 @@ impl HangingMount {
         let switch = Arc::new(Switch::default());
         let server = Server {
             device,
+            how,
             switch: switch.clone(),
             paths: BTreeMap::from([(1, folder.to_owned())]),
             nodes: BTreeMap::from([(folder.to_owned(), 1)]),
@@ -91,10 +92,7 @@ impl HangingMount {
     }
 
     /// From now on nothing is answered.
-    pub fn hang(&self, how: Hang) {
-        self.switch
-            .takes
-            .store(how == Hang::Taken, Ordering::SeqCst);
+    pub fn hang(&self) {
         self.switch.is_hung.store(true, Ordering::SeqCst);
     }
 
@@ -123,6 +121,7 @@ fn c_path(path: &Path) -> CString {
 
 struct Server {
     device: File,
+    how: Hang,
     switch: Arc<Switch>,
     paths: BTreeMap<u64, PathBuf>,
     nodes: BTreeMap<PathBuf, u64>,
@@ -172,7 +171,7 @@ impl Server {
                 true => {}
                 false => answered = Instant::now(),
             }
-            if is_hung && !self.switch.takes.load(Ordering::SeqCst) {
+            if is_hung && self.how == Hang::Untaken {
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
             }
@@ -242,7 +241,8 @@ impl Server {
             15 => read(&path()?, request),
             16 => write(&path()?, request),
             17 => file_system(),
-            18 | 20 | 25 | 29 | 30 => done(),
+            18 | 20 | 29 | 30 => done(),
+            25 if self.how == Hang::Taken => done(),
             26 => hello(request),
             28 => read_folder(&path()?, request),
             35 => {

@@ -33,7 +33,7 @@ struct Three {
 
 impl Three {
     /// `None`, and a line, where nothing can be mounted. With `has_data` all of it is there, else none.
-    fn new(test: &str, bytes: usize, has_data: bool) -> Option<Three> {
+    fn new(test: &str, bytes: usize, has_data: bool, how: Hang) -> Option<Three> {
         let answer = ok(&peers(&[]));
         let tracker = HttpTracker::start(move |_, stream| {
             let _ = stream.write_all(&answer);
@@ -50,7 +50,7 @@ impl Three {
         };
         let root = data.join(hung.content.file_name().unwrap());
         std::fs::create_dir(&root).unwrap();
-        let mount = HangingMount::new(test, &behind, &root)?;
+        let mount = HangingMount::new(test, &behind, &root, how)?;
         if has_data {
             for sample in &healthy {
                 machine::copy(&sample.data, &data);
@@ -177,7 +177,7 @@ fn take(addr: SocketAddr, content: &Content, taken: &AtomicU64, is_over: &Atomic
 fn seeds(test: &str, how: Hang) {
     /// Peers of the hung torrent: more than any queue or pool of threads has places.
     const PEERS: usize = 80;
-    let Some(three) = Three::new(test, 8 << 20, true) else {
+    let Some(three) = Three::new(test, 8 << 20, true, how) else {
         return;
     };
     let more = ["--send-engine", "copy", "--upload-slots", "200"].map(String::from);
@@ -208,7 +208,7 @@ fn seeds(test: &str, how: Hang) {
     });
     let counts = [count(1), count(2)];
     let before = [grown(&counts[0]), grown(&counts[1])];
-    three.mount.hang(how);
+    three.mount.hang();
     std::thread::sleep(Duration::from_secs(1));
     assert_keep(&before, &counts);
     gyre.wait_for("the trouble told", |event| {
@@ -236,7 +236,7 @@ fn requests_that_are_taken_and_never_answered_take_nothing_from_other_torrents()
 #[test]
 fn a_mount_that_hangs_under_a_download_takes_nothing_from_other_torrents() {
     let test = "a_mount_that_hangs_under_a_download";
-    let Some(three) = Three::new(test, 48 << 20, false) else {
+    let Some(three) = Three::new(test, 48 << 20, false, Hang::Untaken) else {
         return;
     };
     let rates = [8 << 20, 2 << 20, 2 << 20];
@@ -265,7 +265,7 @@ fn a_mount_that_hangs_under_a_download_takes_nothing_from_other_torrents() {
         move || seeder.sent_bytes()
     });
     let before = [grown(&counts[0]), grown(&counts[1])];
-    three.mount.hang(Hang::Untaken);
+    three.mount.hang();
     // Until it has all the memory it can get.
     std::thread::sleep(Duration::from_secs(4));
     assert_keep(&before, &counts);
@@ -279,7 +279,7 @@ fn a_mount_that_hangs_under_a_download_takes_nothing_from_other_torrents() {
 
 #[test]
 fn a_mount_that_answers_again_is_served_from_again() {
-    let Some(three) = Three::new("a_mount_that_answers_again", 4 << 20, true) else {
+    let Some(three) = Three::new("a_mount_that_answers_again", 4 << 20, true, Hang::Untaken) else {
         return;
     };
     let mut gyre = three.start("seed", "--data", &[]);
@@ -290,7 +290,7 @@ fn a_mount_that_answers_again_is_served_from_again() {
     let content = Content::of(&three.hung);
     let mut leecher = FakeLeecher::connect(addr, &content).unwrap();
     assert!(leecher.unchoked(Duration::from_secs(20)));
-    three.mount.hang(Hang::Untaken);
+    three.mount.hang();
     let answer = leecher.fetch(3, 0, BLOCK, Duration::from_secs(2));
     assert_eq!(answer, Answer::Nothing);
     gyre.wait_for("the trouble told", |event| {
@@ -312,10 +312,15 @@ fn a_mount_that_answers_again_is_served_from_again() {
 
 #[test]
 fn commands_on_a_mount_that_hangs_say_so_and_end_by_ctrl_c() {
-    let Some(three) = Three::new("commands_on_a_mount_that_hangs", 1 << 20, true) else {
+    let Some(three) = Three::new(
+        "commands_on_a_mount_that_hangs",
+        1 << 20,
+        true,
+        Hang::Untaken,
+    ) else {
         return;
     };
-    three.mount.hang(Hang::Untaken);
+    three.mount.hang();
     let mut verify = program::command();
     verify.args([
         "verify",
