@@ -274,6 +274,10 @@ fn uring_builder(report: RingReport) -> io_uring::Builder {
 /// Lets the kernel start more workers for files than it would by itself (four a processor), so that those which a dead
 /// file system holds are not missed. They belong to the thread, so any ring of its own can ask for them.
 fn raise_workers() {
+    // Where locked memory is short, even the smallest ring takes what another command needs for its own.
+    if matches!(limits::memlock(), Limit::Bytes(bytes) if bytes < 64 << 20) {
+        return;
+    }
     let raised = IoUring::new(2).and_then(|ring| {
         // Zero changes nothing and tells what is in force: workers for files, and for the rest.
         let mut workers = [0, 0];
