@@ -17,6 +17,7 @@ pub mod magnet;
 pub mod meter;
 pub mod output;
 pub mod packaging;
+pub mod patience;
 pub mod plain;
 pub mod render;
 pub mod run;

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -24,6 +25,9 @@ use crate::wire::metainfo::Metainfo;
 
 /// Smaller buffers cannot assemble pieces and serve at once.
 const BUFFERS_BYTES_MIN: u64 = 2 * 1024 * 1024;
+
+/// How long a command waits for the first look at its data.
+const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs `gyre download`.
 ///
@@ -61,24 +65,35 @@ pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
 pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
     check_buffers(&args.session)?;
     let metainfos = load_all(&args.torrents, &args.session)?;
-    std::fs::metadata(&args.data).map_err(|error| no_data(&args.data, &error))?;
     let mut torrents = Vec::new();
     for metainfo in metainfos {
         let mut torrent = torrent_config(metainfo, &args.data, &args.session)?;
         torrent.seed_after.seeds = true;
         torrents.push(torrent);
     }
-    let found: Result<Vec<()>, _> = torrents.iter().map(session::find_data).collect();
-    // One that can be seeded is: the session tells of the others.
-    if let Err(first) = found
-        && torrents
-            .iter()
-            .all(|torrent| session::find_data(torrent).is_err())
-    {
-        let exit = exit_of(&[first.outcome()]);
-        return Err(Failure::new(&first, first.hint()).with_exit(exit));
+    let (data, of) = (args.data.clone(), torrents.clone());
+    let (sender, looked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(first_look(&data, &of)));
+    // A file system that hangs holds the look, not the torrents elsewhere: the session tells of it.
+    if let Ok(looked) = looked.recv_timeout(FIRST_LOOK_TIMEOUT) {
+        looked?;
     }
     run(&args.session, torrents)
+}
+
+/// Whether there is anything to seed. One that can be seeded is: the session tells of the others.
+fn first_look(data: &Path, torrents: &[TorrentConfig]) -> Result<(), Failure> {
+    std::fs::metadata(data).map_err(|error| no_data(data, &error))?;
+    let mut first = None;
+    for torrent in torrents {
+        match session::find_data(torrent) {
+            Ok(()) => return Ok(()),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    let Some(first) = first else { return Ok(()) };
+    let exit = exit_of(&[first.outcome()]);
+    Err(Failure::new(&first, first.hint()).with_exit(exit))
 }
 
 /// Data that is not there is as incomplete as data can be.

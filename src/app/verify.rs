@@ -13,6 +13,7 @@ use super::escape::{terminal, terminal_path};
 use super::exit::{Exit, Failure};
 use super::fetch::Route;
 use super::hashing::{PieceHash, SourceFile, hash_opened};
+use super::patience::Patience;
 use super::{json, meter, output, size, source};
 use crate::base::{Bitfield, PieceIndex};
 use crate::session::disk::plain_message;
@@ -104,13 +105,14 @@ impl Verdict {
 pub fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
     let metainfo = source::load_torrent(&args.torrent, &Route::default())?;
     let layout = layout(&metainfo)?;
+    let patience = Patience::with(&args.data);
     fs::metadata(&args.data).map_err(|error| super::walk::unreadable(&args.data, &error))?;
     let meter = meter::Meter::new(
         "verifying",
         layout.geometry().total_bytes(),
         !args.quiet && !args.json,
     );
-    let verdict = verify(&metainfo, &layout, &args.data, &meter)
+    let verdict = verify(&metainfo, &layout, &args.data, &meter, &patience)
         .map_err(|error| super::walk::unreadable(&args.data, &error))?;
     meter.clear();
     if args.json {
@@ -164,6 +166,7 @@ fn verify(
     layout: &FileLayout,
     data: &Path,
     meter: &meter::Meter,
+    patience: &Patience,
 ) -> io::Result<Verdict> {
     let (folder, found) = resume_store::locate(data, layout.clone())?;
     let root = files::open_root(&folder)?;
@@ -178,7 +181,10 @@ fn verify(
         })
         .collect();
     let geometry = layout.geometry();
-    let look = |(file, place): (&LayoutFile, &LayoutFile)| look_at(file, &root, &place.path);
+    let look = |(file, place): (&LayoutFile, &LayoutFile)| {
+        patience.step();
+        look_at(file, &root, &place.path)
+    };
     let files = layout.files().iter().zip(found.files()).map(look);
     let mut verdict = Verdict {
         files: files.collect(),
@@ -187,6 +193,7 @@ fn verify(
     };
     let open = |path: &Path| Ok(files::open_beneath(&root, path, OpenMode::Read)?.into());
     hash_opened(&sources, geometry, open, |piece, hash| {
+        patience.step();
         meter.add(geometry.piece_bytes(piece).into());
         judge(metainfo, layout, piece, hash, &mut verdict);
         ControlFlow::Continue(())

@@ -23,6 +23,10 @@ const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
 /// How long the last save may take; with the rest of a shutdown it must fit in ten seconds (HOSTILE.md L12, L13).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The same where the file system has answered nothing for longer than [`STUCK_AFTER`] (HOSTILE.md L13).
+const STUCK_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const STUCK_AFTER: Duration = Duration::from_secs(2);
+
 /// Writes one torrent's record.
 pub struct Checkpointer {
     shared: Rc<Shared>,
@@ -112,7 +116,12 @@ impl Checkpointer {
                 () = self.shared.stopping() => {}
             }
         }
-        let Ok(saved) = tokio::time::timeout(CLOSE_TIMEOUT, save).await else {
+        // What does not answer now will hardly do so in time.
+        let limit = match driver.disk().stuck_for() >= STUCK_AFTER {
+            true => STUCK_CLOSE_TIMEOUT,
+            false => CLOSE_TIMEOUT,
+        };
+        let Ok(saved) = tokio::time::timeout(limit, save).await else {
             warn!("the data was not synced in time: the next start hashes what is not recorded");
             return Ok(());
         };

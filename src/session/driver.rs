@@ -126,13 +126,25 @@ impl Driver {
         self.core.borrow().is_starved()
     }
 
+    /// Memory that the core may still take. A file system that hangs gives none back: beside other torrents, one that
+    /// might takes half at most (HOSTILE.md L13).
+    fn assembly_max(&self, core: &swarm::Torrent) -> u64 {
+        if !self.disk.may_hang() || self.shared.torrents.borrow().len() < 2 {
+            return u64::MAX;
+        }
+        (self.shared.assembly_bytes / 2).saturating_sub(core.assembly_bytes())
+    }
+
     /// Calls the core, then executes what it asks for.
     pub fn call<R>(self: &Rc<Self>, call: impl FnOnce(&mut swarm::Torrent, &mut Cx<'_>) -> R) -> R {
         let _guard = EndOnPanic(self);
         let mut effects = self.effects.take();
         let (result, deadline) = {
             let mut core = self.core.borrow_mut();
-            let result = self.shared.lend(&mut effects, |cx| call(&mut core, cx));
+            let assembly_max = self.assembly_max(&core);
+            let result = self
+                .shared
+                .lend(&mut effects, assembly_max, |cx| call(&mut core, cx));
             (result, core.next_deadline())
         };
         for effect in effects.drain(..) {

@@ -15,7 +15,7 @@ use super::error::SessionError;
 use super::resume_store::{self, ResumeStore, SetAside};
 use super::root_lock::{RootLock, RootLockError, Share};
 use super::shared::Shared;
-use super::trouble::SPACE_RETRY;
+use super::trouble::{HANGS_AFTER, HUNG_HINT, SPACE_RETRY};
 use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
@@ -75,6 +75,7 @@ pub async fn load(
 ) -> Result<Option<Loaded>, SessionError> {
     let (state_dir, of) = (shared.config.state_dir.clone(), config.clone());
     let found = tokio::task::spawn_blocking(move || look(&state_dir, &of));
+    let found = told_when_late(shared, config, found);
     let files_done = Arc::new(AtomicU64::new(0));
     let files_to_prepare = config.metainfo.info.files.len() as u64;
     let start = TorrentProgress {
@@ -238,6 +239,27 @@ async fn prepared<T>(
             })),
         }
     }
+}
+
+/// Waits for what should be quick, and says so when it is not.
+async fn told_when_late<T>(
+    shared: &Rc<Shared>,
+    config: &TorrentConfig,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        done = &mut work => return done,
+        () = tokio::time::sleep(HANGS_AFTER) => tell_hang(shared, config),
+    }
+    work.await
+}
+
+fn tell_hang(shared: &Shared, config: &TorrentConfig) {
+    let folder = super::torrent::folder(config);
+    let folder = folder.join(&config.metainfo.info.name);
+    let message = format!("the file system of {} does not answer", folder.display());
+    warn_user(shared, config, message, HUNG_HINT);
 }
 
 fn fresh_counters() -> Counters {
@@ -589,6 +611,8 @@ async fn hash(
         tokio::task::spawn_blocking(move || check::check(&job, &progress, &stop))
     };
     let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let (mut before, mut moved_at) = (0, shared.now());
+    let mut is_told = false;
     loop {
         tokio::select! {
             result = &mut running => {
@@ -598,7 +622,15 @@ async fn hash(
             }
             () = shared.stopping() => stop.store(true, Ordering::Relaxed),
             _ = tick.tick() => {
-                shared.emit(SessionEvent::Progress(checking(config, found, progress.load(Ordering::Relaxed))));
+                let checked_bytes = progress.load(Ordering::Relaxed);
+                if checked_bytes != before {
+                    (before, moved_at) = (checked_bytes, shared.now());
+                }
+                if !is_told && shared.now().since(moved_at) >= HANGS_AFTER {
+                    is_told = true;
+                    tell_hang(shared, config);
+                }
+                shared.emit(SessionEvent::Progress(checking(config, found, checked_bytes)));
             }
         }
         if stop.load(Ordering::Relaxed) {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::disk::{DiskError, DiskOp, plain_message};
 use crate::storage::layout::FileLayout;
 use crate::storage::resume::RootKey;
-use crate::uring::files::{self, OpenMode};
+use crate::uring::files::{self, FsKind, OpenMode};
 
 /// Who may use the root beside us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,8 @@ impl RootLockError {
 #[derive(Debug)]
 pub struct RootLock {
     /// The lock ends with this descriptor.
-    _root: OwnedFd,
+    root: Option<OwnedFd>,
+    kind: FsKind,
     key: RootKey,
 }
 
@@ -124,7 +125,11 @@ impl RootLock {
         };
         let key = key_of(&fd).map_err(io_error)?;
         if files::try_lock(&fd, share == Share::Exclusive).map_err(io_error)? {
-            return Ok(RootLock { _root: fd, key });
+            return Ok(RootLock {
+                kind: files::statfs_kind(&fd),
+                root: Some(fd),
+                key,
+            });
         }
         Err(RootLockError::Held {
             holder: find_holder(key),
@@ -135,6 +140,14 @@ impl RootLock {
     /// The identity of the root.
     pub const fn key(&self) -> RootKey {
         self.key
+    }
+}
+
+impl Drop for RootLock {
+    fn drop(&mut self) {
+        if let Some(root) = self.root.take() {
+            files::close(root, self.kind);
+        }
     }
 }
 

@@ -159,9 +159,17 @@ impl Shared {
         self.families.iter().any(|family| family.has(ip))
     }
 
-    /// Lends the clock and the credits to one call of a core; what it wants done is left in `fx`.
-    pub fn lend<R>(&self, fx: &mut Vec<Effect>, call: impl FnOnce(&mut Cx<'_>) -> R) -> R {
+    /// Lends the clock and the credits to one call of a core, at most `assembly_max` bytes of memory among them; what it
+    /// wants done is left in `fx`.
+    pub fn lend<R>(
+        &self,
+        fx: &mut Vec<Effect>,
+        assembly_max: u64,
+        call: impl FnOnce(&mut Cx<'_>) -> R,
+    ) -> R {
         let mut credits = self.credits.borrow_mut();
+        let held_back = credits.assembly_bytes.saturating_sub(assembly_max);
+        credits.assembly_bytes -= held_back;
         let assembly_before = credits.assembly_bytes;
         let connections_before = credits.connections;
         let result = call(&mut Cx {
@@ -171,6 +179,7 @@ impl Shared {
         });
         let came_back = credits.assembly_bytes > assembly_before
             || (connections_before == 0 && credits.connections > 0);
+        credits.assembly_bytes += held_back;
         if came_back {
             self.credits_back.notify_one();
         }

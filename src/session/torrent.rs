@@ -243,6 +243,7 @@ impl<'c> Running<'c> {
             self.checkpointer.spawn_save(&self.driver);
         }
         if is_tick {
+            self.driver.look_for_hang();
             self.driver.state.set(self.state(is_complete));
             let progress = self.progress();
             if progress.downloaded_bytes > self.downloaded_bytes {

@@ -24,12 +24,18 @@ const ERROR_RETRIES_MAX: u32 = 3;
 /// Errors of one file count together within this time, whatever other files do: fetching the piece again may take most
 /// of it.
 const ERROR_MEMORY: Duration = Duration::from_secs(600);
+/// A file system that leaves an operation unanswered for so long hangs (HOSTILE.md L13).
+pub const HANGS_AFTER: Duration = Duration::from_secs(10);
 /// Between tries of a check that could not read some files.
 const READ_RETRY: Duration = Duration::from_secs(5);
 /// Space that must be free before a full disk is tried again: less would fill at once.
 const SPACE_MIN_BYTES: u64 = 4 << 20;
 /// Without a verified byte for so long, an incomplete torrent without peers is reported.
 pub const SILENT_AFTER: Duration = Duration::from_secs(30);
+
+/// What to do about a file system that hangs.
+pub const HUNG_HINT: &str =
+    "look at the server or device behind it: it goes on by itself once there is an answer";
 
 /// One torrent's present trouble.
 #[derive(Default)]
@@ -44,6 +50,8 @@ pub struct Trouble {
     told: RefCell<Option<String>>,
     /// Checks under way after failed syncs.
     doubts: Cell<u32>,
+    /// The file system does not answer.
+    is_hung: Cell<bool>,
     /// Set when the torrent must end.
     fatal: RefCell<Option<(String, String)>>,
 }
@@ -83,7 +91,7 @@ impl Trouble {
 
     /// True while fetching waits for the disk.
     pub fn is_disk_waiting(&self) -> bool {
-        self.is_recovering.get()
+        self.is_recovering.get() || self.is_hung.get()
     }
 
     /// True while it is not known which pieces reached the disk: until then nothing is to be recorded.
@@ -159,10 +167,27 @@ impl Driver {
                     continue;
                 }
                 driver.trouble.is_recovering.set(false);
-                driver.call(|core, cx| core.set_paused(false, cx));
+                if !driver.trouble.is_disk_waiting() {
+                    driver.call(|core, cx| core.set_paused(false, cx));
+                }
                 return;
             }
         });
+    }
+
+    /// Tells of a file system that hangs, and fetches nothing until it answers: what comes could not be written.
+    pub fn look_for_hang(self: &Rc<Self>) {
+        let is_hung = self.disk().stuck_for() >= HANGS_AFTER;
+        if self.trouble.is_hung.replace(is_hung) == is_hung {
+            return;
+        }
+        if is_hung {
+            let folder = self.check_job.root.join(self.check_job.layout.root_name());
+            let message = format!("the file system of {} does not answer", folder.display());
+            self.tell_trouble(message, HUNG_HINT);
+        }
+        let is_paused = self.trouble.is_disk_waiting();
+        self.call(|core, cx| core.set_paused(is_paused, cx));
     }
 
     /// Data that was had can no longer be read or has changed: looks at those pieces again (HOSTILE.md L3).

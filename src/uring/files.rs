@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -21,6 +22,9 @@ use super::socket;
 
 /// openat2 answers EAGAIN when a rename raced with it: this often it is tried again.
 const OPEN_TRIES_MAX: u32 = 8;
+
+/// Stack of a thread that closes a file.
+const CLOSE_STACK_BYTES: usize = 64 << 10;
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +84,7 @@ impl FileStamp {
 }
 
 struct Inner {
-    fd: OwnedFd,
+    fd: ManuallyDrop<OwnedFd>,
     kind: FsKind,
 }
 
@@ -100,7 +104,10 @@ impl File {
     /// Takes an open file whose file system's kind is known.
     pub fn with_kind(fd: OwnedFd, kind: FsKind) -> File {
         File {
-            inner: Rc::new(Inner { fd, kind }),
+            inner: Rc::new(Inner {
+                fd: ManuallyDrop::new(fd),
+                kind,
+            }),
         }
     }
 
@@ -290,6 +297,14 @@ impl Spot {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: the field is not used after this: `self` is being dropped.
+        let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
+        close(fd, self.kind);
+    }
+}
+
 impl Inner {
     /// Where a file system may hang the operation goes to a worker thread of the kernel at once.
     fn placed(&self, entry: squeue::Entry) -> squeue::Entry {
@@ -297,6 +312,15 @@ impl Inner {
             FsKind::Local => entry,
             FsKind::Remote => entry.flags(squeue::Flags::ASYNC),
         }
+    }
+}
+
+/// Closes a descriptor, on another thread where the file system may hang: closing waits for its answer.
+pub fn close(fd: OwnedFd, kind: FsKind) {
+    if kind == FsKind::Remote {
+        let thread = std::thread::Builder::new().stack_size(CLOSE_STACK_BYTES);
+        // Without a thread it is closed here, with the closure.
+        let _ = thread.name("gyre-close".into()).spawn(move || drop(fd));
     }
 }
 
@@ -535,6 +559,25 @@ pub fn statfs_kind(fd: &OwnedFd) -> FsKind {
     } else {
         FsKind::Remote
     }
+}
+
+/// Device and kind of the file system that an open file or folder lies on (blocks).
+///
+/// # Errors
+///
+/// As fstat(2).
+pub fn place(fd: &OwnedFd) -> io::Result<(u64, FsKind)> {
+    Ok((stamp(fd)?.device, statfs_kind(fd)))
+}
+
+/// The same for a name below `root` (blocks).
+///
+/// # Errors
+///
+/// As [`open_beneath`].
+pub fn place_beneath(root: &OwnedFd, rel: &Path) -> io::Result<(u64, FsKind)> {
+    check_relative(rel)?;
+    place(&open_with(root, rel, OFlag::O_PATH)?)
 }
 
 /// Whether this process may write the open file (blocks).

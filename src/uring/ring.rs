@@ -9,8 +9,9 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
+use io_uring::IoUring;
 use tokio_uring::Runtime;
-use tracing::info;
+use tracing::{debug, info};
 
 pub use tokio_uring::spawn;
 
@@ -31,6 +32,11 @@ const RETRY: Duration = Duration::from_secs(8);
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// How long the end waits for cancelled operations before it leaks the ring instead.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Operations under way at once on a file system that may hang: each may hold a worker of the kernel for ever.
+pub const HUNG_OPERATIONS_MAX: usize = 8;
+/// File systems that may hang at once and leave the others the workers they had.
+const HUNG_FILE_SYSTEMS_MAX: u32 = 8;
 
 /// What the caller may decide about the ring.
 #[derive(Clone, Copy, Debug, Default)]
@@ -161,13 +167,17 @@ pub fn start(config: RingConfig) -> Result<Ring, RingError> {
     // The first try costs nothing when it works. When it fails tokio-uring leaks its half-made
     // runtime, so the search for what works is done with bare rings.
     if let Ok(runtime) = make(wanted) {
+        raise_workers();
         return Ok(Ring::new(runtime, wanted));
     }
     let deadline = Instant::now() + RETRY;
     let mut found = search(wanted, deadline).map_err(RingError::from_io)?;
     loop {
         match make(found) {
-            Ok(runtime) => return Ok(Ring::new(runtime, found)),
+            Ok(runtime) => {
+                raise_workers();
+                return Ok(Ring::new(runtime, found));
+            }
             Err(e) if !is_no_memory(&e) || Instant::now() >= deadline => {
                 return Err(RingError::from_io(e));
             }
@@ -259,6 +269,26 @@ fn uring_builder(report: RingReport) -> io_uring::Builder {
         builder.setup_single_issuer();
     }
     builder
+}
+
+/// Lets the kernel start more workers for files than it would by itself (four a processor), so that those which a dead
+/// file system holds are not missed. They belong to the thread, so any ring of its own can ask for them.
+fn raise_workers() {
+    // Where locked memory is short, even the smallest ring takes what another command needs for its own.
+    if matches!(limits::memlock(), Limit::Bytes(bytes) if bytes < 64 << 20) {
+        return;
+    }
+    let raised = IoUring::new(2).and_then(|ring| {
+        // Zero changes nothing and tells what is in force: workers for files, and for the rest.
+        let mut workers = [0, 0];
+        ring.submitter().register_iowq_max_workers(&mut workers)?;
+        let more = HUNG_OPERATIONS_MAX as u32 * HUNG_FILE_SYSTEMS_MAX;
+        let mut wanted = [workers[0] + more, 0];
+        ring.submitter().register_iowq_max_workers(&mut wanted)
+    });
+    if let Err(error) = raised {
+        debug!(%error, "the kernel keeps its number of workers");
+    }
 }
 
 fn make(report: RingReport) -> io::Result<Runtime> {

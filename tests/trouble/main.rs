@@ -8,6 +8,7 @@ mod changes;
 mod disk;
 mod finish;
 mod handles;
+mod hang;
 mod odd_files;
 mod records;
 mod sharing;

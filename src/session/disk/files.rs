@@ -180,11 +180,13 @@ impl DiskTorrent {
         let path = self.path_of(file);
         let base = Arc::clone(&self.base);
         let parts = (file == PARTS).then(|| Arc::clone(&self.config.parts));
-        let opened = off_ring({
-            let path = path.clone();
-            move || open(&base, &path, needs_write, parts.as_deref())
-        })
-        .await;
+        let opened = self
+            .lane
+            .off_ring({
+                let path = path.clone();
+                move || open(&base, &path, needs_write, parts.as_deref())
+            })
+            .await;
         let (fd, is_new) =
             opened.map_err(|error| DiskError::new(DiskOp::Open, self.full(&path), &error))?;
         if is_new {
@@ -221,7 +223,11 @@ impl DiskTorrent {
             OpenMode::ReadDirect
         };
         let (base, path) = (Arc::clone(&self.base), self.path_of(file));
-        match off_ring(move || files::open_beneath(&base, &path, mode)).await {
+        match self
+            .lane
+            .off_ring(move || files::open_beneath(&base, &path, mode))
+            .await
+        {
             Ok(fd) => {
                 let handle = File::with_kind(fd, self.kind);
                 self.hub.budget.put(key, handle.clone(), needs_write);

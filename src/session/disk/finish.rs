@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::files::off_ring;
 use super::{DiskError, DiskOp, DiskTorrent, Home};
 use crate::uring::files::{self, OpenMode};
 
@@ -40,7 +39,7 @@ impl DiskTorrent {
             })
             .collect();
         let base = Arc::clone(&self.base);
-        let unfinished = off_ring(move || {
+        let unfinished = self.lane.off_ring(move || {
             let looked = wanted.into_iter().filter_map(|file| look(&base, file));
             looked.collect::<Vec<Unfinished>>()
         });
@@ -49,7 +48,7 @@ impl DiskTorrent {
             let base = Arc::clone(&self.base);
             // How the file looks afterwards is our doing.
             self.begin_write(file);
-            let done = off_ring(move || finish(&base, &unfinished)).await;
+            let done = self.lane.off_ring(move || finish(&base, &unfinished)).await;
             self.end_write(file);
             errors.extend(done.err().map(|(op, error)| self.error(op, file, &error)));
         }

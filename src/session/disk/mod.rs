@@ -11,6 +11,7 @@ mod error;
 mod files;
 mod finish;
 mod hash;
+mod lane;
 mod lengths;
 mod outgoing;
 mod pads;
@@ -28,8 +29,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::base::{BlockRef, Geometry, InfoHash, PieceIndex};
 use crate::storage::assembly::Assembly;
@@ -42,6 +44,8 @@ use crate::uring::hasher::{Hasher, Sha1State};
 use crate::wire::metainfo::PieceHashes;
 
 pub use error::{Changed, DiskError, DiskOp, ReadError, SyncError, plain_message};
+use lane::Lane;
+
 pub use files::FileBudget;
 pub use serve::ReadRun;
 
@@ -69,7 +73,7 @@ pub struct DiskHub {
     hasher: Hasher,
     budget: Rc<FileBudget>,
     /// By device number.
-    in_flight: RefCell<BTreeMap<u64, Rc<Semaphore>>>,
+    lanes: RefCell<BTreeMap<u64, Rc<Lane>>>,
     digest_key: u64,
     engines: Engines,
     traffic: traffic::Traffic,
@@ -122,7 +126,7 @@ impl DiskHub {
             pool,
             hasher,
             budget,
-            in_flight: RefCell::new(BTreeMap::new()),
+            lanes: RefCell::default(),
             digest_key,
             engines,
             traffic: traffic::Traffic::new(),
@@ -137,19 +141,10 @@ impl DiskHub {
         self.budget.open_count()
     }
 
-    /// Waits, in order of asking, until a run may hold `bytes` of memory.
-    async fn read_memory(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let permits = u32::try_from(bytes.min(READ_BYTES_MAX)).unwrap_or(0);
-        let permit = Arc::clone(&self.reads).acquire_many_owned(permits).await;
-        permit.expect("the semaphore is never closed")
-    }
-
-    fn in_flight_of(&self, device: u64) -> Rc<Semaphore> {
-        let mut all = self.in_flight.borrow_mut();
-        let semaphore = all.entry(device);
-        Rc::clone(
-            semaphore.or_insert_with(|| Rc::new(Semaphore::new(self.budget.operations_max()))),
-        )
+    fn lane_of(&self, device: u64, kind: FsKind) -> Rc<Lane> {
+        let mut lanes = self.lanes.borrow_mut();
+        let new = || Lane::new(kind, self.budget.operations_max(), &self.reads);
+        Rc::clone(lanes.entry(device).or_insert_with(new))
     }
 }
 
@@ -195,7 +190,7 @@ pub struct DiskTorrent {
     kind: FsKind,
     /// O_DIRECT was tried and refused.
     refuses_direct: Cell<bool>,
-    in_flight: Rc<Semaphore>,
+    lane: Rc<Lane>,
     assembly: RefCell<Assembly<Segment, Box<Sha1State>>>,
     /// Rung whenever the running hash moves on or a loan ends.
     moved: Notify,
@@ -259,7 +254,7 @@ impl DiskTorrent {
         };
         Ok(Rc::new(DiskTorrent {
             id,
-            in_flight: hub.in_flight_of(prepared.device),
+            lane: hub.lane_of(prepared.device, prepared.kind),
             hub: Rc::clone(hub),
             assembly: RefCell::new(Assembly::new(*config.layout.geometry())),
             base: Arc::new(prepared.base),
@@ -281,6 +276,16 @@ impl DiskTorrent {
     /// True when space was to be reserved and the file system knows no way to: files have their lengths as holes.
     pub fn cannot_reserve(&self) -> bool {
         self.cannot_reserve
+    }
+
+    /// True when the data lies on a file system that may hang.
+    pub fn may_hang(&self) -> bool {
+        self.kind == FsKind::Remote
+    }
+
+    /// How long the file system has left an operation unanswered.
+    pub fn stuck_for(&self) -> Duration {
+        self.lane.stuck_for()
     }
 
     /// Copies payload into its place: `bytes` are those of `block` from `offset_in_block` on. Bytes past the block's

@@ -42,8 +42,6 @@ pub(super) fn prepare(config: &DiskConfig, files_done: &AtomicU64) -> Result<Pre
         fs::create_dir_all(&config.output).map_err(fail(DiskOp::Create))?;
     }
     let base = files::open_root(&config.output).map_err(fail(DiskOp::Open))?;
-    let device = files::stamp(&base).map_err(fail(DiskOp::Stat))?.device;
-    let kind = files::statfs_kind(&base);
     let mut work = Work {
         config,
         base,
@@ -69,6 +67,11 @@ pub(super) fn prepare(config: &DiskConfig, files_done: &AtomicU64) -> Result<Pre
         Err(_) if !config.is_writer => None,
         stamp => stamp?.map(stamp_of),
     };
+    // The root may be another file system than the folder it lies in.
+    let root = config.layout.root_name();
+    let (device, kind) = files::place_beneath(&work.base, root)
+        .or_else(|_| files::place(&work.base))
+        .map_err(fail(DiskOp::Stat))?;
     let files = found.iter().map(|stamp| stamp.map(stamp_of)).collect();
     Ok(Prepared {
         base: work.base,

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::files::{PARTS, off_ring};
+use super::files::PARTS;
 use super::{Changed, DiskError, DiskOp, DiskTorrent, Home, ReadError};
 use crate::base::PieceIndex;
 use crate::swarm::effects::UploadRun;
@@ -75,7 +75,7 @@ impl DiskTorrent {
                 Err(error) => return (Err(error), buffer),
             };
             // Before the file is opened: operations bound the open files.
-            let _permit = self.in_flight.acquire().await;
+            let _permit = self.lane.begin().await;
             let handle = match self.handle(file, false).await {
                 Ok(handle) => handle,
                 Err(error) => return (Err(error), buffer),
@@ -201,7 +201,9 @@ impl DiskTorrent {
             return handle.stamp();
         }
         let fd = handle.fd().try_clone()?;
-        off_ring(move || crate::uring::files::stamp(&fd)).await
+        self.lane
+            .off_ring(move || crate::uring::files::stamp(&fd))
+            .await
     }
 
     /// Starts afresh with the file: its pieces are in doubt until a check of them ends, the next read opens what is

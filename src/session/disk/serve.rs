@@ -90,7 +90,7 @@ impl DiskTorrent {
             let out = map_run(run, stretches);
             return Ok(ReadRun { out, _memory: None });
         }
-        let memory = self.hub.read_memory(place.length).await;
+        let memory = self.lane.read_memory(place.length).await;
         let is_direct = !is_resident && self.kind == FsKind::Local;
         let sources = self.copy_run(place, &stretches, is_direct).await;
         let sources = sources.map_err(|error| {
@@ -104,7 +104,7 @@ impl DiskTorrent {
 
     /// Whether a read of that many bytes would get its memory at once.
     pub fn may_read_ahead(&self, bytes: u32) -> bool {
-        self.hub.reads.available_permits() >= bytes as usize
+        self.lane.may_read(bytes)
     }
 
     fn place_of(&self, run: &UploadRun) -> Option<RunPlace> {
@@ -194,7 +194,7 @@ impl DiskTorrent {
         let wanted = into + usize::try_from(length).unwrap_or(usize::MAX);
         let pages = wanted.next_multiple_of(PAGE_BYTES);
         let buffer = self.hub.pool.alloc_or_heap(pages);
-        let _permit = self.in_flight.acquire().await;
+        let _permit = self.lane.begin().await;
         let (read, buffer) = handle.read_at(buffer, 0..pages, first).await;
         let failed = match read {
             // The last page of a file may be short.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::files::{PARTS, off_ring};
+use super::files::PARTS;
 use super::{Changed, DiskError, DiskOp, DiskTorrent, SyncError};
 use crate::base::PieceIndex;
 use crate::storage::layout::LayoutFile;
@@ -74,7 +74,7 @@ impl DiskTorrent {
     }
 
     async fn sync_file(self: Rc<Self>, file: usize) -> Result<(), DiskError> {
-        let _permit = self.in_flight.acquire().await;
+        let _permit = self.lane.begin_long().await;
         let handle = self.handle(file, true).await?;
         let synced = handle.fdatasync().await;
         synced.map_err(|error| self.error(DiskOp::Sync, file, &error))?;
@@ -131,14 +131,16 @@ impl DiskTorrent {
         let looks = wanted.into_iter().filter(|file| !is_told(file));
         let looks: Vec<Expected> = looks.filter_map(look).collect();
         let base = Arc::clone(&self.base);
-        let looked = off_ring(move || {
-            let look = |expected: Expected| {
-                let found = regular(files::file_stamp_beneath(&base, &expected.path));
-                (expected, found)
-            };
-            looks.into_iter().map(look).collect::<Vec<_>>()
-        })
-        .await;
+        let looked = self
+            .lane
+            .off_ring(move || {
+                let look = |expected: Expected| {
+                    let found = regular(files::file_stamp_beneath(&base, &expected.path));
+                    (expected, found)
+                };
+                looks.into_iter().map(look).collect::<Vec<_>>()
+            })
+            .await;
         let gone = looked.into_iter().filter_map(|(expected, found)| {
             self.is_gone(&expected, found).then_some(expected.file)
         });
@@ -209,13 +211,14 @@ impl DiskTorrent {
         let named = files.into_iter().map(|file| (file, self.path_of(file)));
         let named: Vec<(usize, PathBuf)> = named.collect();
         let base = Arc::clone(&self.base);
-        off_ring(move || {
-            let look = |(file, path): (usize, PathBuf)| {
-                (file, regular(files::file_stamp_beneath(&base, &path)))
-            };
-            named.into_iter().map(look).collect()
-        })
-        .await
+        self.lane
+            .off_ring(move || {
+                let look = |(file, path): (usize, PathBuf)| {
+                    (file, regular(files::file_stamp_beneath(&base, &path)))
+                };
+                named.into_iter().map(look).collect()
+            })
+            .await
     }
 
     /// The check of a changed file is over: what it found bad is no longer had, the rest may be sent.
@@ -239,14 +242,15 @@ impl DiskTorrent {
         let base = Arc::clone(&self.base);
         let output = self.config.output.clone();
         let folders = folders.clone();
-        off_ring(move || {
-            folders.iter().try_for_each(|folder| {
-                files::open_dir_beneath(&base, folder)
-                    .and_then(|fd| files::sync_dir(&fd))
-                    .map_err(|error| DiskError::new(DiskOp::Sync, output.join(folder), &error))
+        self.lane
+            .off_ring(move || {
+                folders.iter().try_for_each(|folder| {
+                    files::open_dir_beneath(&base, folder)
+                        .and_then(|fd| files::sync_dir(&fd))
+                        .map_err(|error| DiskError::new(DiskOp::Sync, output.join(folder), &error))
+                })
             })
-        })
-        .await
+            .await
     }
 }
 

@@ -183,7 +183,7 @@ impl DiskTorrent {
         mut buffer: Segment,
     ) -> (Result<(), DiskError>, Segment) {
         // Before the file is opened: operations bound the open files.
-        let _permit = self.in_flight.acquire().await;
+        let _permit = self.lane.begin().await;
         let handle = match self.handle(file, true).await {
             Ok(handle) => handle,
             Err(error) => return (Err(error), buffer),

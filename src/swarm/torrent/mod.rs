@@ -254,6 +254,11 @@ impl Torrent {
         self.after_event();
     }
 
+    /// Bytes of assembly memory that are reserved now.
+    pub const fn assembly_bytes(&self) -> u64 {
+        self.pieces.reserved_bytes()
+    }
+
     /// Hands out no more blocks once those of this run, sent and on their way, are so many bytes; `None` is no limit.
     /// To be told again now and then: what was on its way to a peer that left may go to others.
     pub fn set_upload_max(&mut self, max_bytes: Option<u64>, cx: &mut Cx<'_>) {

@@ -1,0 +1,135 @@
+//! What the torrents of one file system share of the disk: operations, threads, memory for reads. Each file system has
+//! its own, so that one that hangs takes nothing from the others (HOSTILE.md L13). Layer 5.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use super::READ_BYTES_MAX;
+use super::files::off_ring;
+use crate::uring::files::FsKind;
+use crate::uring::ring::HUNG_OPERATIONS_MAX;
+
+/// Blocking calls at once on one file system that may hang: the threads for them are shared by all.
+const REMOTE_CALLS_MAX: usize = 8;
+/// The same where calls end.
+const LOCAL_CALLS_MAX: usize = 64;
+/// Memory of runs read from one file system that may hang: a run of 256 KiB for each of its operations.
+const REMOTE_READ_BYTES_MAX: usize = HUNG_OPERATIONS_MAX * (256 << 10);
+
+/// One file system.
+pub(super) struct Lane {
+    kind: FsKind,
+    operations: Semaphore,
+    calls: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    reads_max: usize,
+    /// When those under way began, in order.
+    began: RefCell<BTreeMap<u64, Instant>>,
+    next: Cell<u64>,
+}
+
+/// One operation under way, until dropped.
+pub(super) struct Operation<'l> {
+    lane: &'l Lane,
+    number: u64,
+    _permit: Option<SemaphorePermit<'l>>,
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        self.lane.began.borrow_mut().remove(&self.number);
+    }
+}
+
+impl Lane {
+    /// `reads` is the memory that all local file systems share.
+    pub fn new(kind: FsKind, operations_max: usize, reads: &Arc<Semaphore>) -> Rc<Lane> {
+        let (operations, calls, reads, reads_max) = match kind {
+            FsKind::Local => (
+                operations_max,
+                LOCAL_CALLS_MAX,
+                Arc::clone(reads),
+                READ_BYTES_MAX,
+            ),
+            FsKind::Remote => (
+                operations_max.min(HUNG_OPERATIONS_MAX),
+                REMOTE_CALLS_MAX,
+                Arc::new(Semaphore::new(REMOTE_READ_BYTES_MAX)),
+                REMOTE_READ_BYTES_MAX,
+            ),
+        };
+        Rc::new(Lane {
+            kind,
+            operations: Semaphore::new(operations),
+            calls: Arc::new(Semaphore::new(calls)),
+            reads,
+            reads_max,
+            began: RefCell::default(),
+            next: Cell::new(0),
+        })
+    }
+
+    /// Waits until one more operation may be under way.
+    pub async fn begin(&self) -> Operation<'_> {
+        let permit = self.operations.acquire().await;
+        self.note(permit.ok())
+    }
+
+    /// The same for one that may take long where nothing is wrong.
+    pub async fn begin_long(&self) -> Option<SemaphorePermit<'_>> {
+        self.operations.acquire().await.ok()
+    }
+
+    fn note<'l>(&'l self, permit: Option<SemaphorePermit<'l>>) -> Operation<'l> {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        self.began.borrow_mut().insert(number, Instant::now());
+        Operation {
+            lane: self,
+            number,
+            _permit: permit,
+        }
+    }
+
+    /// Runs a blocking call on another thread, once one of this file system's share is free.
+    pub async fn off_ring<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let permit = Arc::clone(&self.calls).acquire_owned().await;
+        let _operation = self.note(None);
+        off_ring(move || {
+            let done = work();
+            // Held by the thread: whoever waited may have gone long before.
+            drop(permit);
+            done
+        })
+        .await
+    }
+
+    /// Waits, in order of asking, until a run may hold `bytes` of memory.
+    pub async fn read_memory(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let permits = u32::try_from(bytes.min(self.reads_max)).unwrap_or(0);
+        let permit = Arc::clone(&self.reads).acquire_many_owned(permits).await;
+        permit.expect("the semaphore is never closed")
+    }
+
+    /// Whether a read of that many bytes would get its memory at once.
+    pub fn may_read(&self, bytes: u32) -> bool {
+        self.reads.available_permits() >= bytes as usize
+    }
+
+    /// How long the oldest operation on a file system that may hang has been waiting.
+    pub fn stuck_for(&self) -> Duration {
+        let began = self.began.borrow();
+        match began.first_key_value() {
+            Some((_, began)) if self.kind == FsKind::Remote => began.elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+}
