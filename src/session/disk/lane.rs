@@ -28,7 +28,7 @@ pub(super) struct Lane {
     calls: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     reads_max: usize,
-    /// When those under way began, in order.
+    /// When those under way began, in order; of a file system that may hang.
     began: RefCell<BTreeMap<u64, Instant>>,
     next: Cell<u64>,
 }
@@ -42,7 +42,9 @@ pub(super) struct Operation<'l> {
 
 impl Drop for Operation<'_> {
     fn drop(&mut self) {
-        self.lane.began.borrow_mut().remove(&self.number);
+        if self.lane.kind == FsKind::Remote {
+            self.lane.began.borrow_mut().remove(&self.number);
+        }
     }
 }
 
@@ -87,8 +89,10 @@ impl Lane {
 
     fn note<'l>(&'l self, permit: Option<SemaphorePermit<'l>>) -> Operation<'l> {
         let number = self.next.get();
-        self.next.set(number + 1);
-        self.began.borrow_mut().insert(number, Instant::now());
+        if self.kind == FsKind::Remote {
+            self.next.set(number + 1);
+            self.began.borrow_mut().insert(number, Instant::now());
+        }
         Operation {
             lane: self,
             number,
@@ -127,9 +131,7 @@ impl Lane {
     /// How long the oldest operation on a file system that may hang has been waiting.
     pub fn stuck_for(&self) -> Duration {
         let began = self.began.borrow();
-        match began.first_key_value() {
-            Some((_, began)) if self.kind == FsKind::Remote => began.elapsed(),
-            _ => Duration::ZERO,
-        }
+        let oldest = began.first_key_value();
+        oldest.map_or(Duration::ZERO, |(_, began)| began.elapsed())
     }
 }

@@ -1,0 +1,487 @@
+//! Good inputs to begin with, and words that belong into them, by target.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use gyre::base::{Bitfield, InfoHash, PeerId, Rng};
+use gyre::storage::resume::{Counters, FileStamp, Record, RootKey};
+use gyre::wire::dns::{self, Wanted};
+use gyre::wire::extended::{Extension, OurExtensionHandshake};
+use gyre::wire::handshake::{Handshake, Reserved};
+use gyre::wire::message::{Message, RawBlock, encode, piece_header};
+use gyre::wire::metainfo::MetainfoBuilder;
+use gyre::wire::tracker::{AnnounceRequest, Counters as Announced, Event};
+use gyre::wire::tracker_udp;
+use gyre::wire::ut_metadata::MetadataMessage;
+use gyre::wire::ut_pex::{PexFlags, PexMessage, PexPeer};
+
+type Corpus = (Vec<Vec<u8>>, &'static [&'static [u8]]);
+
+const NONE: &[&[u8]] = &[];
+const BENCODE: &[&[u8]] = &[
+    b"d",
+    b"l",
+    b"e",
+    b"i",
+    b"0:",
+    b"de",
+    b"le",
+    b"i0e",
+    b"i-1e",
+    b"i-0e",
+    b"4:info",
+    b"99999999999999999999:",
+    b"-1:",
+    b"1:a",
+];
+
+fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+pub fn bencode() -> Corpus {
+    let mut corpus = texts(&["de", "le", "i42e", "4:spam", "d1:ad1:bli1ei2eee1:c0:e"]);
+    corpus.extend(metainfo().0);
+    corpus.push([b"l".repeat(90), b"e".repeat(90)].concat());
+    (corpus, BENCODE)
+}
+
+pub fn metainfo() -> Corpus {
+    let hash = |count: usize| vec![7; 20 * count];
+    let single = MetainfoBuilder::new("one.bin", 16_384)
+        .single_file(40_000)
+        .pieces(hash(3))
+        .announce_tiers(vec![vec!["http://t.example/announce".to_owned()]])
+        .comment(Some("a comment".to_owned()));
+    let path = |parts: &[&str]| parts.iter().map(|part| part.as_bytes().to_vec()).collect();
+    let tree = MetainfoBuilder::new("tree", 32_768)
+        .files(vec![
+            (path(&["a"]), 1),
+            (path(&["b", "c", "ü"]), 70_000),
+            (path(&["b", "d"]), 0),
+        ])
+        .pieces(hash(3))
+        .private(true)
+        .web_seeds(vec!["http://w.example/".to_owned()]);
+    let mut corpus: Vec<Vec<u8>> = [single, tree]
+        .iter()
+        .map(|builder| builder.build().expect("a good torrent").0)
+        .collect();
+    let odd = "d4:infod5:filesld4:attr1:p6:lengthi5e4:pathl4:.pad1:5eed4:attr2:lx6:lengthi0e4:pathl1:seee\
+               4:name2:..12:piece lengthi16384e6:pieces20:hhhhhhhhhhhhhhhhhhhhee";
+    corpus.push(odd.as_bytes().to_vec());
+    (
+        corpus,
+        &[
+            b"4:info",
+            b"5:files",
+            b"4:path",
+            b"6:length",
+            b"12:piece length",
+            b"6:pieces",
+            b"4:name",
+            b"4:attr",
+            b"2:..",
+            b"1:/",
+            b"1:.",
+            b"10:path.utf-8",
+            b"12:meta versioni2e",
+            b"7:privatei1e",
+            b"8:url-list",
+            b"12:symlink path",
+            b"8:announce",
+            b"13:announce-list",
+            b"e",
+            b"l",
+            b"d",
+            b"i0e",
+            b"0:",
+            b"3:\xff\x00/",
+        ],
+    )
+}
+
+pub fn handshake() -> Corpus {
+    let good = Handshake {
+        reserved: Reserved::new([0, 0, 0, 0, 0, 0x10, 0, 4]),
+        info_hash: InfoHash::new([1; 20]),
+        peer_id: PeerId::new([2; 20]),
+    };
+    (vec![good.encode().to_vec()], &[b"\x13BitTorrent protocol"])
+}
+
+pub fn decoder() -> Corpus {
+    let raw = RawBlock {
+        piece: 1,
+        begin: 16_384,
+        length: 16_384,
+    };
+    let messages = [
+        Message::KeepAlive,
+        Message::Bitfield {
+            bytes: &[0xff, 0, 0x80],
+        },
+        Message::Unchoke,
+        Message::Have { piece: 3 },
+        Message::Request(raw),
+        Message::Cancel(raw),
+        Message::RejectRequest(raw),
+        Message::HaveAll,
+        Message::AllowedFast { piece: 2 },
+        Message::Extended {
+            id: 0,
+            payload: b"d1:md6:ut_pexi1eee",
+        },
+        Message::Port { port: 6881 },
+    ];
+    let mut stream = vec![9];
+    messages
+        .iter()
+        .for_each(|message| encode(message, &mut stream));
+    let mut piece = vec![3];
+    piece.extend_from_slice(&piece_header(1, 0, 200));
+    piece.extend_from_slice(&[5; 200]);
+    encode(&Message::Choke, &mut piece);
+    (
+        vec![stream, piece],
+        &[
+            &[0, 0, 0, 0],
+            &[0, 0, 0, 1, 14],
+            &[0, 0, 0, 9, 7],
+            &[0, 0, 0, 13, 6],
+            &[0xff, 0xff, 0xff, 0xff],
+            &[0, 0, 0, 2, 20],
+        ],
+    )
+}
+
+pub fn extended() -> Corpus {
+    let ours = OurExtensionHandshake {
+        extensions: &Extension::ALL,
+        client: "Gyre 1",
+        listen_port: Some(6881),
+        reqq: 512,
+        your_ip: Some([9, 9, 9, 9].into()),
+        metadata_size_bytes: Some(31_000),
+        upload_only: true,
+    };
+    let mut corpus = vec![ours.encode()];
+    corpus.extend(texts(&[
+        "d1:md11:ut_metadatai3e6:ut_pexi1ee1:pi6881e4:reqqi250e1:v4:\u{202e}xe",
+        "de",
+    ]));
+    (
+        corpus,
+        &[
+            b"1:m",
+            b"1:v",
+            b"1:p",
+            b"4:reqq",
+            b"6:yourip",
+            b"13:metadata_size",
+            b"4:ipv4",
+            b"4:ipv6",
+            b"d",
+            b"e",
+            b"i0e",
+        ],
+    )
+}
+
+pub fn pex() -> Corpus {
+    let peer = |last: u8| PexPeer {
+        addr: SocketAddr::from(([9, 9, 9, last], 6_881)),
+        flags: PexFlags::new(last),
+    };
+    let message = PexMessage {
+        added: (1..9).map(peer).collect(),
+        dropped: vec![SocketAddr::from(([0x2600, 0, 0, 0, 0, 0, 0, 1], 80))],
+    };
+    (
+        vec![message.encode(), b"de".to_vec()],
+        &[
+            b"5:added",
+            b"7:added.f",
+            b"6:added6",
+            b"8:added6.f",
+            b"7:dropped",
+            b"8:dropped6",
+            b"0:",
+            b"6:abcdef",
+            b"e",
+        ],
+    )
+}
+
+pub fn metadata() -> Corpus {
+    let encoded = |message: MetadataMessage<'_>| {
+        let mut out = Vec::new();
+        message.encode(&mut out);
+        out
+    };
+    let data = MetadataMessage::Data {
+        piece: 0,
+        total_bytes: 300,
+        bytes: &[b'x'; 300],
+    };
+    let corpus = vec![
+        encoded(MetadataMessage::Request { piece: 2 }),
+        encoded(data),
+        encoded(MetadataMessage::Reject { piece: 0 }),
+    ];
+    (
+        corpus,
+        &[
+            b"8:msg_type",
+            b"5:piece",
+            b"10:total_size",
+            b"i1e",
+            b"i2e",
+            b"e",
+            b"d",
+        ],
+    )
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packer.write_all(bytes).expect("memory takes it");
+    packer.finish().expect("memory takes it")
+}
+
+pub fn http_response() -> Corpus {
+    let mut packed = b"\x05HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n".to_vec();
+    packed.extend(gzip(&b"d8:intervali1800ee".repeat(40)));
+    let mut corpus = texts(&[
+        "\x07HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\nd8:intervali1800ee",
+        "\x03HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nA: b\r\n\r\n",
+        "\x01HTTP/1.0 302 Found\r\nLocation: http://other.example/x\r\nConnection: keep-alive\r\n\r\nrest",
+    ]);
+    corpus.push(packed);
+    (
+        corpus,
+        &[
+            b"\r\n",
+            b"\r\n\r\n",
+            b"0\r\n",
+            b"Content-Length: ",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Content-Encoding: gzip\r\n",
+            b"Connection: close\r\n",
+            b"ffffffffffffffff\r\n",
+            b"HTTP/1.1 ",
+            b": ",
+            b"\x1f\x8b\x08",
+        ],
+    )
+}
+
+pub fn announce_answer() -> Corpus {
+    let mut corpus = texts(&[
+        "d8:completei5e10:incompletei7e8:intervali1800e12:min intervali60e5:peers12:abcdefghijkl10:tracker id3:abce",
+        "d5:peersld2:ip9:127.0.0.17:peer id20:aaaaaaaaaaaaaaaaaaaa4:porti6881eed2:ip7:1.2.3.44:porti80eeee",
+        "d14:failure reason9:not today8:retry in5:nevere",
+        "d15:warning message4:\u{7}oops5:peers0:6:peers618:aaaaaaaaaaaaaaaabbe",
+    ]);
+    corpus.push(b"d11:external ip4:\x09\x09\x09\x09e".to_vec());
+    (
+        corpus,
+        &[
+            b"5:peers",
+            b"6:peers6",
+            b"8:interval",
+            b"12:min interval",
+            b"14:failure reason",
+            b"8:retry in",
+            b"5:never",
+            b"15:warning message",
+            b"10:tracker id",
+            b"11:external ip",
+            b"2:ip",
+            b"4:port",
+            b"i0e",
+            b"i-1e",
+            b"e",
+            b"l",
+            b"d",
+        ],
+    )
+}
+
+pub fn udp_answer() -> Corpus {
+    let addrs: Vec<u8> = (0..36).collect();
+    let mut announce = vec![0, 0, 0, 1, 0, 0, 0, 9, 0, 0, 7, 8, 0, 0, 0, 1, 0, 0, 0, 2];
+    announce.extend(addrs);
+    let corpus = vec![
+        tracker_udp::connect_answer(9, 77),
+        announce,
+        tracker_udp::error_answer(9, "no"),
+    ];
+    (corpus, NONE)
+}
+
+fn announce() -> AnnounceRequest {
+    AnnounceRequest {
+        info_hash: InfoHash::new([3; 20]),
+        peer_id: PeerId::new([4; 20]),
+        port: 6881,
+        counters: Announced::default(),
+        event: Some(Event::Started),
+        numwant: 50,
+        key: 99,
+        tracker_id: None,
+    }
+}
+
+pub fn udp_request() -> Corpus {
+    let corpus = vec![
+        tracker_udp::connect_request(5),
+        tracker_udp::announce_request(8, 5, &announce(), "/announce?key=1"),
+        tracker_udp::scrape_request(8, 5, &[InfoHash::new([3; 20]); 3]),
+    ];
+    (corpus, NONE)
+}
+
+pub fn tracker_request() -> Corpus {
+    let query = "/announce?info_hash=%01%02aaaaaaaaaaaaaaaaaa&peer_id=-GY0001-aaaaaaaaaaaa&port=6881&uploaded=0&downloaded=0\
+                 &left=5&compact=1&event=started&numwant=30&key=abc&ip=1.2.3.4";
+    let request = format!("GET {query} HTTP/1.1\r\nHost: t\r\nConnection: keep-alive\r\n\r\n");
+    let scrape = "/scrape?info_hash=aaaaaaaaaaaaaaaaaaaa&info_hash=bbbbbbbbbbbbbbbbbbbb";
+    (
+        texts(&[query, &request, scrape]),
+        &[
+            b"&",
+            b"=",
+            b"%",
+            b"%00",
+            b"%ff",
+            b"info_hash=",
+            b"peer_id=",
+            b"port=",
+            b"numwant=",
+            b"event=",
+            b"ip=",
+            b"compact=0",
+            b"\r\n",
+            b"?",
+            b"HTTP/1.0",
+        ],
+    )
+}
+
+pub fn magnet() -> Corpus {
+    let corpus = texts(&[
+        "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567&dn=a%20name&tr=http%3A%2F%2Ft.example%2Fannounce\
+         &ws=http://w.example/&x.pe=1.2.3.4:80&so=0,2,4-7",
+        "magnet:?xt=urn:btih:ABCDEFGHIJKLMNOPQRSTUVWXYZ234567",
+        "magnet:?xt=urn:btmh:1220aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    ]);
+    (
+        corpus,
+        &[
+            b"&",
+            b"xt=urn:btih:",
+            b"dn=",
+            b"tr=",
+            b"x.pe=",
+            b"so=",
+            b"%",
+            b"%00",
+            b"%e2%80%ae",
+            b"-",
+            b",",
+            b"[::1]:80",
+        ],
+    )
+}
+
+pub fn url() -> Corpus {
+    let corpus = texts(&[
+        "http://tracker.example:6969/announce?x=1#f",
+        "udp://[2001:db8::1]:80",
+        "http://user:pass@1.2.3.4/%7e",
+        "//other.example/x",
+        "../up?q",
+    ]);
+    (
+        corpus,
+        &[
+            b"http://",
+            b"udp://",
+            b"https://",
+            b"@",
+            b":",
+            b"[",
+            b"]",
+            b"/../",
+            b"//",
+            b"?",
+            b"#",
+            b"%",
+            b"\r\n",
+            b" ",
+            b":65536",
+        ],
+    )
+}
+
+pub fn dns_answer() -> Corpus {
+    let question = dns::question(0x6779, "tracker.example", Wanted::V4).expect("a good name");
+    let mut answer = question.clone();
+    answer[2] = 0x81;
+    answer[3] = 0x80;
+    answer[7] = 2;
+    // An alias that points back into the question, then its address.
+    answer.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 4, 1, b'x', 0xc0, 20]);
+    answer.extend([1, b'x', 0xc0, 20, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+    answer.extend(Ipv4Addr::new(9, 9, 9, 9).octets());
+    (
+        vec![question, answer],
+        &[&[0xc0, 12], &[0xc0, 0], &[0xc0, 0xff], &[0, 1, 0, 1], &[63]],
+    )
+}
+
+pub fn utp_refusal() -> Corpus {
+    let mut syn = vec![0x41, 0, 0x12, 0x34];
+    syn.extend([0; 16]);
+    (vec![syn], NONE)
+}
+
+pub fn record() -> Corpus {
+    let stamp = FileStamp {
+        inode: 7,
+        size_bytes: 50_000,
+        mtime_ns: -5,
+    };
+    let record = Record {
+        info_hash: InfoHash::new([5; 20]),
+        root: Some(RootKey {
+            device: 1,
+            inode: 2,
+        }),
+        root_path: b"/srv/data/x".to_vec(),
+        is_open: true,
+        have: Bitfield::full(19),
+        files: vec![Some(stamp), None, Some(stamp)],
+        parts: Some(stamp),
+        counters: Counters::default(),
+    };
+    let whole = record.encode();
+    let unsigned = whole[..whole.len() - 20].to_vec();
+    (vec![whole, unsigned], NONE)
+}
+
+/// Scripts of events drawn from seeds.
+pub fn swarm() -> Corpus {
+    let script = |seed: u64| {
+        let mut rng = Rng::new(seed);
+        // Peers that have everything and let us ask, then whatever comes.
+        let mut script = vec![seed as u8, 0, 1, 0x14, 0, 5, 0x14, 0, 9, 4];
+        for peer in 0..3 {
+            script.extend([7, 0x50 + peer, 0, 7, peer, 0]);
+        }
+        script.extend((0..900).map(|_| rng.below(256) as u8));
+        script
+    };
+    ((0..32).map(script).collect(), NONE)
+}
