@@ -471,6 +471,68 @@ pub fn record() -> Corpus {
     (vec![whole, unsigned], NONE)
 }
 
+/// A torrent's shape, its name, then files: kind, length, elements.
+pub fn layout() -> Corpus {
+    let corpus: [&[u8]; 4] = [
+        b"\x00name\xfe\x03\x05a\xfdb.txt\xfe\x03\x06a\xfdc.txt\xfe\x00\x02.pad\xfd7\xfe\x02\x07run",
+        b"\x01n\xfe\x03\x05a\xfdb\xfe\x09\x00l\xfdk\xfda\xfdb\xfe\x01\x00m\xfda\xfe\x11\x00x\xfdy\xfdz\xfda",
+        b"\x02..\xfe\x03\x01A.t\xfe\x03\x01a.t\xfe\x03\x02a.t\xfe\x03\x03a.t\xfdb\xfe\x03\x00a~2.t",
+        b"\x00.gyre-parts\xfe\x03\x04.gyre-parts\xfe\x03\x04.gyre-parts-1\xfe\x03\x04..\xfd..\xfdetc",
+    ];
+    (
+        corpus.iter().map(|entry| entry.to_vec()).collect(),
+        &[
+            b"\xfe\x03\x05",
+            b"\xfe\x01\x00",
+            b"\xfe\x00\x02",
+            b"\xfd",
+            b"..",
+            b".",
+            b"/",
+            b"\\",
+            b"~2",
+            b".txt",
+            b"a\xfdb",
+            b"A",
+            b".gyre-parts",
+            b"\xe2\x80\xae",
+            &[120; 260],
+            b"\xc3\xbc",
+        ],
+    )
+}
+
+/// What is recorded and found, then a torrent.
+pub fn verdict() -> Corpus {
+    let (shapes, words) = layout();
+    let with_disk = |(seed, shape): (u64, Vec<u8>)| {
+        let mut rng = Rng::new(seed);
+        let mut entry: Vec<u8> = (0..32).map(|_| rng.below(256) as u8).collect();
+        entry.extend(shape);
+        entry
+    };
+    let shapes = shapes.iter().cycle().take(16).cloned();
+    ((0..).zip(shapes).map(with_disk).collect(), words)
+}
+
+/// Steps of three bytes drawn from seeds.
+pub fn assembly() -> Corpus {
+    let script = |seed: u64| {
+        let mut rng = Rng::new(seed);
+        (0..600).map(|_| rng.below(256) as u8).collect()
+    };
+    ((0..32).map(script).collect(), NONE)
+}
+
+/// Announces of eight bytes drawn from seeds.
+pub fn registry() -> Corpus {
+    let script = |seed: u64| {
+        let mut rng = Rng::new(seed);
+        (0..480).map(|_| rng.below(256) as u8).collect()
+    };
+    ((0..32).map(script).collect(), NONE)
+}
+
 /// Scripts of events drawn from seeds.
 pub fn swarm() -> Corpus {
     let script = |seed: u64| {

@@ -3,8 +3,14 @@
 //! Inputs are drawn from a seed, so that a failure tells all that is needed to repeat it. `GYRE_FUZZ_RUNS` sets how many
 //! are tried of each parser; a tenth of it is tried of the swarm.
 
+#[path = "../fuzz/assembly.rs"]
+mod assembly;
 mod corpus;
+#[path = "../fuzz/layout.rs"]
+mod layout;
 mod mutate;
+#[path = "../fuzz/registry.rs"]
+mod registry;
 #[path = "../fuzz/targets.rs"]
 mod targets;
 
@@ -66,38 +72,37 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-macro_rules! parsers {
-    ($($test:ident: $target:ident;)*) => {
+macro_rules! hammered {
+    ($($test:ident: $module:ident::$target:ident / $share:literal;)*) => {
         $(#[test]
         fn $test() {
             let (corpus, words) = corpus::$target();
-            hammer(stringify!($target), runs(), &corpus, words, targets::$target);
+            hammer(stringify!($target), runs() / $share, &corpus, words, $module::$target);
         })*
     };
 }
 
-parsers! {
-    damaged_bencode_is_read_or_refused: bencode;
-    damaged_torrents_are_read_or_refused_and_lead_nowhere: metainfo;
-    damaged_handshakes_are_read_or_refused: handshake;
-    damaged_messages_are_the_same_events_however_they_are_cut: decoder;
-    damaged_extension_handshakes_are_read_or_refused: extended;
-    damaged_peer_exchange_is_read_or_refused: pex;
-    damaged_metadata_messages_are_read_or_refused: metadata;
-    damaged_http_answers_are_the_same_body_however_they_are_cut: http_response;
-    damaged_announce_answers_are_read_or_refused: announce_answer;
-    damaged_udp_answers_are_read_or_refused: udp_answer;
-    damaged_requests_to_the_tracker_are_read_or_refused: tracker_request;
-    damaged_datagrams_to_the_tracker_are_read_or_refused: udp_request;
-    damaged_magnet_links_are_read_or_refused: magnet;
-    damaged_urls_are_read_or_refused: url;
-    damaged_answers_of_name_servers_are_read_or_refused: dns_answer;
-    damaged_utp_datagrams_are_refused: utp_refusal;
-    damaged_records_are_read_or_refused: record;
-}
-
-#[test]
-fn a_swarm_under_any_order_of_events_keeps_its_accounts() {
-    let (corpus, words) = corpus::swarm();
-    hammer("swarm", runs() / 10, &corpus, words, targets::swarm);
+hammered! {
+    damaged_bencode_is_read_or_refused: targets::bencode / 1;
+    damaged_torrents_are_read_or_refused_and_lead_nowhere: targets::metainfo / 1;
+    damaged_handshakes_are_read_or_refused: targets::handshake / 1;
+    damaged_messages_are_the_same_events_however_they_are_cut: targets::decoder / 1;
+    damaged_extension_handshakes_are_read_or_refused: targets::extended / 1;
+    damaged_peer_exchange_is_read_or_refused: targets::pex / 1;
+    damaged_metadata_messages_are_read_or_refused: targets::metadata / 1;
+    damaged_http_answers_are_the_same_body_however_they_are_cut: targets::http_response / 1;
+    damaged_announce_answers_are_read_or_refused: targets::announce_answer / 1;
+    damaged_udp_answers_are_read_or_refused: targets::udp_answer / 1;
+    damaged_requests_to_the_tracker_are_read_or_refused: targets::tracker_request / 1;
+    damaged_datagrams_to_the_tracker_are_read_or_refused: targets::udp_request / 1;
+    damaged_magnet_links_are_read_or_refused: targets::magnet / 1;
+    damaged_urls_are_read_or_refused: targets::url / 1;
+    damaged_answers_of_name_servers_are_read_or_refused: targets::dns_answer / 1;
+    damaged_utp_datagrams_are_refused: targets::utp_refusal / 1;
+    damaged_records_are_read_or_refused: targets::record / 1;
+    any_names_and_links_stay_below_the_root: layout::layout / 1;
+    a_record_is_worth_no_more_than_the_disk: layout::verdict / 1;
+    a_swarm_under_any_order_of_events_keeps_its_accounts: targets::swarm / 10;
+    blocks_in_any_order_lie_where_they_belong: assembly::assembly / 10;
+    a_tracker_under_any_announces_keeps_its_limits: registry::registry / 10;
 }
