@@ -24,7 +24,7 @@ use gyre::wire::message::{Message, RawBlock};
 use gyre::wire::metainfo::Metainfo;
 use gyre::wire::tracker::{Family, PEERS_MAX, TEXT_CHARS_MAX, clean_text};
 use gyre::wire::tracker_http::{parse_announce, serve};
-use gyre::wire::tracker_udp::{parse_answer, parse_request, peek_transaction_id};
+use gyre::wire::tracker_udp::{UdpRequest, parse_answer, parse_request, peek_transaction_id};
 use gyre::wire::url::Url;
 use gyre::wire::ut_metadata::MetadataMessage;
 use gyre::wire::ut_pex::{PEX_ENTRIES_MAX, PexMessage};
@@ -235,12 +235,16 @@ pub fn tracker_request(data: &[u8]) {
         assert!(used <= data.len());
         black_box(serve::parse_query(&head.target).is_ok());
     }
-    black_box(serve::parse_query(data).is_ok());
+    if let Ok(serve::Query::Scrape(hashes)) = serve::parse_query(data) {
+        assert!(hashes.len() <= serve::SCRAPE_HASHES_MAX);
+    }
 }
 
 /// What clients send to our own tracker over UDP.
 pub fn udp_request(data: &[u8]) {
-    black_box(parse_request(data).is_ok());
+    if let Ok((_, UdpRequest::Scrape { info_hashes, .. })) = parse_request(data) {
+        assert!(info_hashes.len() <= serve::SCRAPE_HASHES_MAX);
+    }
 }
 
 /// Magnet links: what is understood is written the same again.

@@ -13,6 +13,7 @@ mod mutate;
 mod registry;
 #[path = "../fuzz/targets.rs"]
 mod targets;
+mod tree;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};

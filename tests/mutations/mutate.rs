@@ -2,12 +2,14 @@
 
 use gyre::base::Rng;
 
+use super::tree;
+
 /// No input grows beyond this.
 pub const INPUT_BYTES_MAX: usize = 8 * 1024;
 /// Changes to one input at most.
 const CHANGES_MAX: u64 = 6;
 /// Numbers at the edges of what fields hold, as text and as bytes.
-const NUMBERS: [u64; 14] = [
+pub const NUMBERS: [u64; 14] = [
     0,
     1,
     19,
@@ -27,6 +29,23 @@ const NUMBERS: [u64; 14] = [
 /// The next input: one of the corpus, changed in a few places.
 pub fn mutate(corpus: &[Vec<u8>], words: &[&[u8]], rng: &mut Rng) -> Vec<u8> {
     let mut input = pick(corpus, rng).clone();
+    if rng.chance(60) {
+        let changes = 1 + rng.below(CHANGES_MAX);
+        let mut is_tree = false;
+        for _ in 0..changes {
+            let Some(changed) = tree::mutate(&input, words, rng) else {
+                break;
+            };
+            // What is cut at the end is no tree any more.
+            if changed.len() <= INPUT_BYTES_MAX {
+                (input, is_tree) = (changed, true);
+            }
+        }
+        if is_tree && rng.chance(80) {
+            input.truncate(INPUT_BYTES_MAX);
+            return input;
+        }
+    }
     for _ in 0..=rng.below(CHANGES_MAX) {
         change(&mut input, corpus, words, rng);
     }
