@@ -15,6 +15,10 @@ mod registry;
 mod targets;
 mod tree;
 
+#[macro_use]
+#[path = "../fuzz/list.rs"]
+mod list;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -83,27 +87,4 @@ macro_rules! hammered {
     };
 }
 
-hammered! {
-    damaged_bencode_is_read_or_refused: targets::bencode / 1;
-    damaged_torrents_are_read_or_refused_and_lead_nowhere: targets::metainfo / 1;
-    damaged_handshakes_are_read_or_refused: targets::handshake / 1;
-    damaged_messages_are_the_same_events_however_they_are_cut: targets::decoder / 1;
-    damaged_extension_handshakes_are_read_or_refused: targets::extended / 1;
-    damaged_peer_exchange_is_read_or_refused: targets::pex / 1;
-    damaged_metadata_messages_are_read_or_refused: targets::metadata / 1;
-    damaged_http_answers_are_the_same_body_however_they_are_cut: targets::http_response / 1;
-    damaged_announce_answers_are_read_or_refused: targets::announce_answer / 1;
-    damaged_udp_answers_are_read_or_refused: targets::udp_answer / 1;
-    damaged_requests_to_the_tracker_are_read_or_refused: targets::tracker_request / 1;
-    damaged_datagrams_to_the_tracker_are_read_or_refused: targets::udp_request / 1;
-    damaged_magnet_links_are_read_or_refused: targets::magnet / 1;
-    damaged_urls_are_read_or_refused: targets::url / 1;
-    damaged_answers_of_name_servers_are_read_or_refused: targets::dns_answer / 1;
-    damaged_utp_datagrams_are_refused: targets::utp_refusal / 1;
-    damaged_records_are_read_or_refused: targets::record / 1;
-    any_names_and_links_stay_below_the_root: layout::layout / 1;
-    a_record_is_worth_no_more_than_the_disk: layout::verdict / 1;
-    a_swarm_under_any_order_of_events_keeps_its_accounts: targets::swarm / 10;
-    blocks_in_any_order_lie_where_they_belong: assembly::assembly / 10;
-    a_tracker_under_any_announces_keeps_its_limits: registry::registry / 10;
-}
+every_target!(hammered);
