@@ -17,6 +17,7 @@ use tokio_uring::buf::{IoBuf, IoBufMut};
 
 use super::buddy::{Buddy, ORDER_MAX, UNIT_BYTES};
 use super::limits::{self, Limit};
+use super::ring;
 
 /// Longest segment of the pool (1 MiB): the longest single disk write.
 pub const SEGMENT_BYTES_MAX: usize = UNIT_BYTES << ORDER_MAX;
@@ -224,7 +225,13 @@ impl Pool {
             .next_multiple_of(SEGMENT_BYTES_MAX);
         let deadline = Instant::now() + RETRY;
         let mut want = bytes;
-        let mut cause = None;
+        let (mut cause, _spare) = match ring::spare() {
+            Ok(spare) => (None, spare),
+            Err(error) => (Some(error), None),
+        };
+        if cause.is_some() {
+            want = 0;
+        }
         while want >= REGISTERED_BYTES_MIN {
             let regions = regions_of(want, bounds.region_bytes_max, true)?;
             let memories: Vec<_> = regions.iter().map(|r| Rc::clone(&r.memory)).collect();

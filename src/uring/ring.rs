@@ -166,7 +166,8 @@ pub fn start(config: RingConfig) -> Result<Ring, RingError> {
     let wanted = wanted(config);
     // The first try costs nothing when it works. When it fails tokio-uring leaks its half-made
     // runtime, so the search for what works is done with bare rings.
-    if let Ok(runtime) = make(wanted) {
+    let first = spare().and_then(|_spare| make(wanted));
+    if let Ok(runtime) = first {
         raise_workers();
         return Ok(Ring::new(runtime, wanted));
     }
@@ -236,13 +237,13 @@ async fn drain() {
     }
 }
 
-/// Sizes by the locked memory allowed: at 8 MiB, 4,096/32,768 entries leave 7 MiB for buffers.
+/// Sizes by the locked memory allowed, which all commands of a user share: at 8 MiB, 2,048/8,192 entries take a thirtieth.
 fn wanted(config: RingConfig) -> RingReport {
     const MIB: u64 = 1 << 20;
     let (sq, cq) = match config.memlock.unwrap_or_else(limits::memlock) {
         Limit::Unlimited => (SQ_ENTRIES_MAX, CQ_ENTRIES_MAX),
         Limit::Bytes(n) if n >= 64 * MIB => (SQ_ENTRIES_MAX, CQ_ENTRIES_MAX),
-        Limit::Bytes(n) if n >= 8 * MIB => (SQ_ENTRIES_MAX, CQ_ENTRIES_MAX / 2),
+        Limit::Bytes(n) if n >= 8 * MIB => (SQ_ENTRIES_MAX / 2, CQ_ENTRIES_MAX / 8),
         Limit::Bytes(n) if n >= MIB => (SQ_ENTRIES_MAX / 4, CQ_ENTRIES_MAX / 8),
         Limit::Bytes(_) => (SQ_ENTRIES_MAX / 16, CQ_ENTRIES_MAX / 64),
     };
@@ -299,14 +300,38 @@ fn make(report: RingReport) -> io::Result<Runtime> {
     Runtime::new(&builder)
 }
 
+/// Held while more than the least is asked for, where a limit holds for all commands of a user: what it takes, about
+/// 200 KiB, stays free for the smallest rings of those that start later. Nobody gives back what it has before its end.
+///
+/// # Errors
+///
+/// ENOMEM when not even that is left.
+pub(super) fn spare() -> io::Result<Option<IoUring>> {
+    match limits::memlock() {
+        Limit::Bytes(8_388_608..) => {
+            let ring = IoUring::builder().setup_cqsize(4096).build(2048)?;
+            Ok(Some(ring))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// The largest ring with the most flags that the kernel grants now; where memory is short, a quarter of it: whoever
 /// starts next needs some too.
 fn search(wanted: RingReport, deadline: Instant) -> io::Result<RingReport> {
-    let mut report = wanted;
+    let (mut report, mut spare) = match spare() {
+        Ok(spare) => (wanted, spare),
+        Err(_) => (wanted.divided(wanted.sq_entries), None),
+    };
     let mut is_told = false;
     // Only the first size is waited for: what comes back late has come back by then.
     let late = Instant::now() + LATE;
     loop {
+        let is_smallest = report.sq_entries <= SQ_ENTRIES_MIN;
+        if is_smallest {
+            // It was kept free for this.
+            drop(spare.take());
+        }
         let error = match uring_builder(report).build(report.sq_entries) {
             Ok(_) if report.sq_entries < wanted.sq_entries => return Ok(report.divided(4)),
             Ok(_) => return Ok(report),
@@ -320,7 +345,7 @@ fn search(wanted: RingReport, deadline: Instant) -> io::Result<RingReport> {
             return Err(error);
         } else if Instant::now() < late {
             std::thread::sleep(RETRY_PAUSE);
-        } else if report.sq_entries > SQ_ENTRIES_MIN {
+        } else if !is_smallest {
             report = report.divided(2);
         } else {
             if !is_told {
@@ -354,7 +379,7 @@ mod tests {
             (r.sq_entries, r.cq_entries)
         };
         assert_eq!(sizes(Limit::Unlimited), (4096, 65_536));
-        assert_eq!(sizes(Limit::Bytes(8 << 20)), (4096, 32_768));
+        assert_eq!(sizes(Limit::Bytes(8 << 20)), (2048, 8192));
         assert_eq!(sizes(Limit::Bytes(1 << 20)), (1024, 8192));
         assert_eq!(sizes(Limit::Bytes(64 << 10)), (256, 1024));
         assert_eq!(sizes(Limit::Bytes(0)), (256, 1024));
