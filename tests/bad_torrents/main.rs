@@ -203,6 +203,11 @@ fn open_all() {
             "{what}: {new:?}"
         );
     }
+    let place = Place::new(b"");
+    let file = std::fs::File::create(&place.torrent).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let output = worst.run("T2 a TiB", &["info", &text(&place.torrent)]);
+    assert_refused("T2 a TiB", &output, "larger than 64 MiB");
     for safe in safe::all("/nonexistent/gyre") {
         let place = Place::new(&safe.torrent);
         let before = walk(place.folder.path());

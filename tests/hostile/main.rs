@@ -11,6 +11,8 @@ mod memory;
 mod places;
 mod rate;
 mod replay;
+mod split;
+mod tapes;
 mod torrent_file;
 mod torrents;
 mod trackers;
