@@ -5,6 +5,7 @@
 mod support;
 
 mod common;
+mod crowds;
 mod flood;
 mod handshake;
 mod memory;
