@@ -1,5 +1,5 @@
 //! A thousand peers at once, and a hundred thousand one after the other: what they take is given back (HOSTILE.md H1,
-//! H4, W1). `GYRE_LONG=1` runs the full size.
+//! H4, W1).
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,6 +21,7 @@ const FILES_SLACK: usize = 5;
 /// When the descriptors of a crowd must be back.
 const FILES_WITHIN: Duration = Duration::from_secs(60);
 const CONNECTIONS_MAX: usize = 40;
+const CYCLES: u32 = 100_000;
 
 fn raise_own_limit() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -186,19 +187,17 @@ fn churn(world: &World, numbers: std::ops::Range<u32>) {
 
 #[test]
 fn connections_that_come_and_go_leave_nothing_behind() {
-    let is_long = std::env::var("GYRE_LONG").is_ok_and(|value| value == "1");
-    let cycles = if is_long { 100_000 } else { 10_000 };
     let limit = CONNECTIONS_MAX.to_string();
     let mut world = warm(&["--max-peers", &limit]);
     churn(&world, 0..1_000);
     std::thread::sleep(Duration::from_secs(1));
     let (files, before) = (world.gyre.open_files(), settled_bytes(&world));
     let start = Instant::now();
-    churn(&world, 1_000..1_000 + cycles);
+    churn(&world, 1_000..1_000 + CYCLES);
     let took = start.elapsed();
     assert_files_come_back(&world, files);
     let growth = settled_bytes(&world).saturating_sub(before);
-    println!("{cycles} connections in {took:.1?}: {growth} bytes more");
+    println!("{CYCLES} connections in {took:.1?}: {growth} bytes more");
     assert!(growth <= 16 << 20, "{growth} bytes more");
     // Every place is free again: as many as may be are there at once.
     let mut peers = many(&world, CONNECTIONS_MAX, None);
