@@ -12,6 +12,7 @@ use super::announce_task::TrackerClients;
 use super::config::{
     BindTo, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentConfig,
 };
+use super::contain::count_panic;
 use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
 use super::handles::Handles;
@@ -20,7 +21,7 @@ use super::lab;
 use super::shared::{Opened, Shared};
 use super::udp_tracker::OwnSockets;
 use super::{connect, torrent};
-use crate::base::InfoHash;
+use crate::base::{Bitfield, InfoHash};
 use crate::uring::buffers::Pool;
 use crate::uring::hasher::Hasher;
 use crate::uring::limits;
@@ -56,6 +57,8 @@ const UDP_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, Default)]
 pub struct SessionSummary {
     pub outcomes: Vec<(InfoHash, Outcome)>,
+    /// Tasks that ended by a panic: each ended one connection or one torrent.
+    pub panics: u64,
 }
 
 /// Runs all torrents until each has ended or `stopper` is used. Call it inside the ring's runtime.
@@ -101,17 +104,19 @@ pub async fn run(
         .into_iter()
         .map(|config| {
             let info_hash = config.metainfo.info_hash;
+            let pieces = config.metainfo.info.geometry.piece_count();
             let task = tokio_uring::spawn(torrent::run(shared.clone(), config));
-            (info_hash, task)
+            (info_hash, pieces, task)
         })
         .collect();
     let mut summary = SessionSummary::default();
-    for (info_hash, task) in running {
+    for (info_hash, pieces, task) in running {
         match task.await {
             Ok(outcome) => summary.outcomes.push(outcome),
             Err(error) => {
                 // A panic in one torrent's task ends that torrent alone.
-                warn!(%error, "a torrent ended by an error in the program");
+                debug!(%error, %info_hash, "torrent task");
+                count_panic(&shared, "a torrent");
                 let message = "a torrent ended by an error in the program".to_owned();
                 let hint = "please report it with the log (-vv)".to_owned();
                 summary.outcomes.push((info_hash, Outcome::Failed));
@@ -121,9 +126,15 @@ pub async fn run(
                     hint,
                     is_final: true,
                 });
+                shared.emit(SessionEvent::Ended {
+                    info_hash,
+                    outcome: Outcome::Failed,
+                    have: Bitfield::new(pieces),
+                });
             }
         }
     }
+    summary.panics = shared.panics.get();
     stop_watch.abort();
     for listener in &sockets.listeners {
         listener.close();
