@@ -146,7 +146,7 @@ fn come_and_go(to: SocketAddr, info_hash: [u8; 20], number: u32) {
     let Ok(mut stream) = dial_from(from.into(), to, None) else {
         return;
     };
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let linger = nix::libc::linger {
             l_onoff: 1,
             l_linger: 0,
