@@ -57,7 +57,7 @@ pub async fn connection<T>(shared: &Shared, work: impl Future<Output = T>) -> Re
                     "a connection ended by an error in the program, the {} so far",
                     ordinal(count)
                 ),
-                hint: "please report it with the log (-vv); nothing else is touched".to_owned(),
+                hint: "please report it with the log (-vv)".to_owned(),
             });
         }
     }
