@@ -103,11 +103,22 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
             format!("name a .torrent file, or make one with `gyre create {shown}`"),
         ));
     }
+    // Not read first: it may be the data that was named.
+    if metadata.len() > TORRENT_BYTES_MAX {
+        return Err(too_large(&shown));
+    }
     let mut bytes = Vec::new();
     file.take(TORRENT_BYTES_MAX + 1)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
     Ok(bytes)
+}
+
+fn too_large(shown: &str) -> Failure {
+    Failure::new(
+        format!("{shown} is larger than 64 MiB, too large for a .torrent"),
+        "name the .torrent, not the data",
+    )
 }
 
 /// Parses a .torrent's bytes; `shown` says where they came from.
@@ -116,10 +127,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
 /// Too large, or no torrent.
 pub fn parse(bytes: &[u8], shown: &str) -> Result<Metainfo, Failure> {
     if bytes.len() as u64 > TORRENT_BYTES_MAX {
-        return Err(Failure::new(
-            format!("{shown} is larger than 64 MiB, too large for a .torrent"),
-            "name the .torrent, not the data",
-        ));
+        return Err(too_large(shown));
     }
     let metainfo = Metainfo::parse(bytes).map_err(|error| {
         let hint = match error {

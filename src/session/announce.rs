@@ -9,6 +9,7 @@ use tracing::{Instrument, debug};
 
 use super::announce_task::{AnnounceHandle, AnnounceOutcome, AnnounceTarget, announce_loop};
 use super::config::TorrentConfig;
+use super::contain::caught;
 use super::driver::Driver;
 use crate::swarm::announce::AnnounceConfig;
 use crate::swarm::candidates::Source;
@@ -60,8 +61,13 @@ impl Announcers {
                 move || counters(&of_counters),
                 move |outcome| on_outcome(&of_outcome, &failing, outcome),
             );
-            let task =
-                tokio_uring::spawn(running.instrument(tracing::debug_span!("announce", ?family)));
+            let running = running.instrument(tracing::debug_span!("announce", ?family));
+            let of_panic = driver.clone();
+            let task = tokio_uring::spawn(async move {
+                if caught(running).await.is_err() {
+                    of_panic.on_panic();
+                }
+            });
             driver.announcers.loops.borrow_mut().push(Loop {
                 handle,
                 task,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::contain;
 use super::driver::Driver;
 use super::peer;
 use super::shared::Shared;
@@ -34,12 +35,15 @@ pub async fn dial(driver: Rc<Driver>, addr: SocketAddr) {
         return;
     }
     let half_open = HalfOpen::new(&shared);
-    let outcome = shake_outbound(&driver, addr).await;
+    let outcome = contain::connection(&shared, shake_outbound(&driver, addr)).await;
+    let outcome = outcome.unwrap_or_else(|panicked| Err(panicked.into()));
     drop(half_open);
     match outcome {
         Ok((stream, conn, early)) => {
             // Its own task: a connection is not disk work that a shutdown waits for as such.
-            tokio_uring::spawn(peer::run(driver, stream, conn, early));
+            tokio_uring::spawn(async move {
+                contain::connection(&shared, peer::run(driver, stream, conn, early)).await
+            });
         }
         Err(error) => {
             debug!(%addr, %error, "dial failed");
@@ -120,7 +124,8 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
         }
         let guard = PendingGuard::new(&pending, addr.ip(), &stream);
         let shared = shared.clone();
-        tokio_uring::spawn(async move {
+        let of_panic = shared.clone();
+        let work = async move {
             match shake_inbound(&shared, &stream, addr).await {
                 Ok((driver, conn, early)) => {
                     drop(guard);
@@ -131,7 +136,8 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
                     stream.shutdown();
                 }
             }
-        });
+        };
+        tokio_uring::spawn(async move { contain::connection(&of_panic, work).await });
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use tokio::sync::Notify;
@@ -14,6 +15,7 @@ use super::announce::Announcers;
 use super::check::CheckJob;
 use super::config::{SessionEvent, TorrentConfig, TorrentState};
 use super::connect;
+use super::contain::{Panicked, caught, count_panic};
 use super::disk::{Changed, DiskError, DiskTorrent, ReadError, SyncError};
 use super::lost::LostPieces;
 use super::peer::PeerHandle;
@@ -158,6 +160,33 @@ impl Driver {
         result
     }
 
+    /// Calls the core like [`Driver::call`] where the caller must go on whatever happens: a panic ends this torrent.
+    ///
+    /// # Errors
+    /// The core panicked.
+    pub fn try_call<R>(
+        self: &Rc<Self>,
+        call: impl FnOnce(&mut swarm::Torrent, &mut Cx<'_>) -> R,
+    ) -> Result<R, Panicked> {
+        catch_unwind(AssertUnwindSafe(|| self.call(call))).map_err(|_| {
+            self.on_panic();
+            Panicked
+        })
+    }
+
+    /// Counts a panic of one of this torrent's tasks, and ends the torrent: what the task owed it will not come.
+    pub fn on_panic(&self) {
+        count_panic(&self.shared, "a torrent's task");
+        self.end_by_panic();
+    }
+
+    fn end_by_panic(&self) {
+        let message = "the torrent ended by an error in the program".to_owned();
+        let hint = "please report it with the log (-vv); what was verified is kept".to_owned();
+        self.trouble.set_fatal(message, hint);
+        self.changed.notify_one();
+    }
+
     /// Tells the core of addresses to dial, those of families that are in use.
     pub fn add_candidates(self: &Rc<Self>, source: Source, addrs: &[SocketAddr]) {
         let is_in_use = |addr: &SocketAddr| self.shared.has_family(addr.ip());
@@ -226,6 +255,15 @@ impl Driver {
                 handle.close(CloseReason::Banned);
             }
         }
+    }
+
+    /// Ends every connection.
+    pub fn close_all(&self) {
+        let seats = self.peers.take();
+        for (_, handle) in seats.iter().flatten() {
+            handle.close(CloseReason::Silent);
+        }
+        *self.peers.borrow_mut() = seats;
     }
 
     /// Gives up the dials under way: the torrent ends.
@@ -306,8 +344,10 @@ impl Driver {
         self.tasks.set(self.tasks.get() + 1);
         let driver = self.clone();
         let guarded = async move {
-            let _guard = TaskGuard(driver);
-            work.await;
+            let guard = TaskGuard(driver);
+            if caught(work).await.is_err() {
+                guard.0.on_panic();
+            }
         };
         tokio_uring::spawn(guarded.instrument(self.span.clone()));
     }
@@ -426,10 +466,7 @@ struct EndOnPanic<'a>(&'a Driver);
 impl Drop for EndOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let message = "the torrent ended by an error in the program".to_owned();
-            let hint = "please report it with the log (-vv); what was verified is kept".to_owned();
-            self.0.trouble.set_fatal(message, hint);
-            self.0.changed.notify_one();
+            self.0.end_by_panic();
         }
     }
 }

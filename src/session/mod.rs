@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod config;
 mod connect;
+pub mod contain;
 pub mod deadline;
 pub mod disk;
 pub mod driver;

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 use tracing::{Instrument, debug, debug_span};
 
+use super::contain::{self, Panicked};
 use super::driver::Driver;
 use super::lab::Followed;
 use super::shared::Shared;
@@ -64,6 +65,8 @@ enum ReadEnd {
     Decode(#[from] DecodeError),
     #[error("{0}")]
     Fault(#[from] PeerFault),
+    #[error("{0}")]
+    Panicked(#[from] Panicked),
 }
 
 /// Runs one connection whose handshake is done; `early` holds bytes that came behind the handshake.
@@ -93,11 +96,13 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, early: Vec
     });
     driver.add_peer(key, handle.clone());
     handle.wake.notify_one();
-    let writer = tokio_uring::spawn(
-        writer::run(driver.clone(), key, handle.clone()).instrument(span.clone()),
-    );
+    let writing = writer::run(driver.clone(), key, handle.clone()).instrument(span.clone());
+    let of_panic = handle.shared.clone();
+    let writer = tokio_uring::spawn(async move { contain::connection(&of_panic, writing).await });
     let mut reader = reader::Reader::new(driver.clone(), key, handle.followed.clone());
-    let end = reader.run(&handle, &early).instrument(span.clone()).await;
+    let reading = reader.run(&handle, &early).instrument(span.clone());
+    let end = contain::connection(&handle.shared, reading).await;
+    let end = end.unwrap_or_else(|panicked| Err(panicked.into()));
     span.in_scope(|| debug!(reason = ?handle.closing.get(), end = end.as_ref().err().map(tracing::field::display), "disconnected"));
     handle.close(CloseReason::Silent);
     reader.end();

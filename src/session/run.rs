@@ -12,6 +12,7 @@ use super::announce_task::TrackerClients;
 use super::config::{
     BindTo, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentConfig,
 };
+use super::contain::{caught, count_panic};
 use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
 use super::handles::Handles;
@@ -20,7 +21,7 @@ use super::lab;
 use super::shared::{Opened, Shared};
 use super::udp_tracker::OwnSockets;
 use super::{connect, torrent};
-use crate::base::InfoHash;
+use crate::base::{Bitfield, InfoHash};
 use crate::uring::buffers::Pool;
 use crate::uring::hasher::Hasher;
 use crate::uring::limits;
@@ -56,6 +57,8 @@ const UDP_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, Default)]
 pub struct SessionSummary {
     pub outcomes: Vec<(InfoHash, Outcome)>,
+    /// Tasks that ended by a panic: each ended one connection or one torrent.
+    pub panics: u64,
 }
 
 /// Runs all torrents until each has ended or `stopper` is used. Call it inside the ring's runtime.
@@ -101,29 +104,17 @@ pub async fn run(
         .into_iter()
         .map(|config| {
             let info_hash = config.metainfo.info_hash;
-            let task = tokio_uring::spawn(torrent::run(shared.clone(), config));
+            let task = tokio_uring::spawn(run_contained(shared.clone(), config));
             (info_hash, task)
         })
         .collect();
     let mut summary = SessionSummary::default();
     for (info_hash, task) in running {
-        match task.await {
-            Ok(outcome) => summary.outcomes.push(outcome),
-            Err(error) => {
-                // A panic in one torrent's task ends that torrent alone.
-                warn!(%error, "a torrent ended by an error in the program");
-                let message = "a torrent ended by an error in the program".to_owned();
-                let hint = "please report it with the log (-vv)".to_owned();
-                summary.outcomes.push((info_hash, Outcome::Failed));
-                shared.emit(SessionEvent::Error {
-                    info_hash: Some(info_hash),
-                    message,
-                    hint,
-                    is_final: true,
-                });
-            }
-        }
+        // Whoever listens to events may panic too.
+        let ended = task.await.unwrap_or((info_hash, Outcome::Failed));
+        summary.outcomes.push(ended);
     }
+    summary.panics = shared.panics.get();
     stop_watch.abort();
     for listener in &sockets.listeners {
         listener.close();
@@ -135,6 +126,28 @@ pub async fn run(
         task.abort();
     }
     Ok(summary)
+}
+
+/// Runs one torrent; a panic of its task ends it alone.
+async fn run_contained(shared: Rc<Shared>, config: TorrentConfig) -> (InfoHash, Outcome) {
+    let info_hash = config.metainfo.info_hash;
+    let pieces = config.metainfo.info.geometry.piece_count();
+    if let Ok(ended) = caught(torrent::run(shared.clone(), config)).await {
+        return ended;
+    }
+    count_panic(&shared, "a torrent");
+    shared.emit(SessionEvent::Error {
+        info_hash: Some(info_hash),
+        message: "a torrent ended by an error in the program".to_owned(),
+        hint: "please report it with the log (-vv)".to_owned(),
+        is_final: true,
+    });
+    shared.emit(SessionEvent::Ended {
+        info_hash,
+        outcome: Outcome::Failed,
+        have: Bitfield::new(pieces),
+    });
+    (info_hash, Outcome::Failed)
 }
 
 /// Turns down every uTP connection that is tried at our port, so that its peer goes on to TCP at once.

@@ -1,6 +1,6 @@
 //! What all torrents of a session share: clock, buffers, credits, limits, and the way to tell the user. Layer 5.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -45,6 +45,8 @@ pub struct Shared {
     /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
     pub banned: RefCell<BTreeSet<IpAddr>>,
     pub half_open: Cell<u32>,
+    /// Tasks that ended by a panic.
+    pub panics: Cell<u64>,
     /// Woken when credits came back, so that starved torrents are asked again.
     pub credits_back: Notify,
     pub socket_options: SocketOptions,
@@ -105,6 +107,7 @@ impl Shared {
             torrents: RefCell::default(),
             banned: RefCell::default(),
             half_open: Cell::new(0),
+            panics: Cell::new(0),
             credits_back: Notify::new(),
             port: Cell::new(0),
             assembly_bytes,
@@ -167,19 +170,17 @@ impl Shared {
         assembly_max: u64,
         call: impl FnOnce(&mut Cx<'_>) -> R,
     ) -> R {
-        let mut credits = self.credits.borrow_mut();
-        let held_back = credits.assembly_bytes.saturating_sub(assembly_max);
-        credits.assembly_bytes -= held_back;
-        let assembly_before = credits.assembly_bytes;
-        let connections_before = credits.connections;
+        let mut lent = HeldBack::take(self.credits.borrow_mut(), assembly_max);
+        let assembly_before = lent.credits.assembly_bytes;
+        let connections_before = lent.credits.connections;
         let result = call(&mut Cx {
             now: self.clock.now(),
-            credits: &mut credits,
+            credits: &mut lent.credits,
             fx,
         });
-        let came_back = credits.assembly_bytes > assembly_before
-            || (connections_before == 0 && credits.connections > 0);
-        credits.assembly_bytes += held_back;
+        let came_back = lent.credits.assembly_bytes > assembly_before
+            || (connections_before == 0 && lent.credits.connections > 0);
+        drop(lent);
         if came_back {
             self.credits_back.notify_one();
         }
@@ -204,9 +205,30 @@ impl Shared {
             let drivers: Vec<Rc<Driver>> = self.torrents.borrow().values().cloned().collect();
             for driver in drivers {
                 if driver.is_starved() || (is_tick && had_no_dials) {
-                    driver.call(|core, cx| core.on_credits(cx));
+                    // A panic ends that torrent; the others wait for theirs.
+                    let _ = driver.try_call(|core, cx| core.on_credits(cx));
                 }
             }
         }
+    }
+}
+
+/// The credits without the memory that one torrent may not take; it is back at the end of the call, a panic included.
+struct HeldBack<'a> {
+    credits: RefMut<'a, Credits>,
+    bytes: u64,
+}
+
+impl<'a> HeldBack<'a> {
+    fn take(mut credits: RefMut<'a, Credits>, assembly_max: u64) -> Self {
+        let bytes = credits.assembly_bytes.saturating_sub(assembly_max);
+        credits.assembly_bytes -= bytes;
+        HeldBack { credits, bytes }
+    }
+}
+
+impl Drop for HeldBack<'_> {
+    fn drop(&mut self) {
+        self.credits.assembly_bytes += self.bytes;
     }
 }

@@ -10,6 +10,7 @@ use tracing::{Instrument, Span, info, info_span, warn};
 use super::announce::Announcers;
 use super::checkpoint::Checkpointer;
 use super::config::{Outcome, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
+use super::contain::caught;
 use super::driver::Driver;
 use super::error::SessionError;
 use super::load::{self, Loaded};
@@ -160,7 +161,12 @@ impl<'c> Running<'c> {
             .torrents
             .borrow_mut()
             .insert(driver.info_hash(), driver.clone());
-        let timer = tokio_uring::spawn(driver.clone().timer_loop());
+        let timed = driver.clone();
+        let timer = tokio_uring::spawn(async move {
+            if caught(timed.clone().timer_loop()).await.is_err() {
+                timed.on_panic();
+            }
+        });
         if config.trackers {
             Announcers::start(&driver, config);
         }
@@ -448,7 +454,9 @@ impl<'c> Running<'c> {
         let announced = self.driver.announcers.stop(STOPPED_TIMEOUT);
         let saved = async {
             self.driver.end_dials();
-            self.driver.call(|core, cx| core.stop(cx));
+            if self.driver.try_call(|core, cx| core.stop(cx)).is_err() {
+                self.driver.close_all();
+            }
             if tokio::time::timeout(DRAIN_TIMEOUT, self.driver.drained())
                 .await
                 .is_err()
@@ -480,6 +488,21 @@ impl<'c> Running<'c> {
         last.peers = 0;
         self.shared.emit(SessionEvent::Progress(last));
         outcome
+    }
+}
+
+/// Nothing of a torrent goes on behind its end, also when that is a panic.
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.timer.abort();
+        let info_hash = self.driver.info_hash();
+        self.shared.torrents.borrow_mut().remove(&info_hash);
+        self.driver.end_dials();
+        if std::thread::panicking() {
+            // Its end was not run: what it holds goes back to the others.
+            let _ = self.driver.try_call(|core, cx| core.stop(cx));
+        }
+        self.driver.close_all();
     }
 }
 

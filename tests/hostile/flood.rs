@@ -171,6 +171,90 @@ fn a_leecher_keeps_its_rate_in_a_crowd_that_flaps() {
     });
 }
 
+/// Peers that are unchoked and ask for a byte at a time.
+const NIBBLERS: u8 = 4;
+/// Requests that each of them has under way.
+const NIBBLES: u32 = 200;
+const NIBBLES_PER_S: f64 = 50_000.0;
+
+#[test]
+fn an_honest_peer_keeps_its_rate_beside_requests_of_one_byte() {
+    let world = seed(&[]);
+    let taker = Taker::start(&world);
+    taker.rate(SLICE);
+    let hello = || Hello::new(world.sample.info_hash);
+    let nibblers: Vec<RawPeer> = (0..NIBBLERS)
+        .map(|at| {
+            let mut peer = RawPeer::dial_at([127, 0, 4, 1 + at], world.addr, &hello()).unwrap();
+            peer.get_unchoked();
+            peer
+        })
+        .collect();
+    let asks: Vec<u8> = (0..NIBBLES)
+        .flat_map(|at| request(at % PIECES, at * 31, 1))
+        .collect();
+    let (nibblers, served) = (Mutex::new(nibblers), AtomicU32::new(0));
+    let attack = |is_over: &AtomicBool| {
+        let mut nibblers = nibblers.lock().unwrap();
+        let (start, mut sent) = (Instant::now(), 0);
+        while !is_over.load(Ordering::Relaxed) {
+            for peer in nibblers.iter_mut() {
+                peer.stream.write_all(&asks).expect("stays connected");
+            }
+            for peer in nibblers.iter_mut() {
+                (0..NIBBLES).for_each(|_| drop(peer.wait_for(PIECE)));
+            }
+            sent += NIBBLES * u32::from(NIBBLERS);
+            let due = Duration::from_secs_f64(f64::from(sent) / NIBBLES_PER_S);
+            std::thread::sleep(due.saturating_sub(start.elapsed()));
+        }
+        served.fetch_add(sent, Ordering::Relaxed);
+    };
+    let start = Instant::now();
+    assert_keeps_its_rate(|during| taker.rate(during), "a byte at a time", attack);
+    println!("{served:?} requests of a byte in {:.1?}", start.elapsed());
+}
+
+/// Connections that drip, half of them in their handshake.
+const DRIPPERS: u16 = 400;
+const DRIP: Duration = Duration::from_millis(100);
+
+#[test]
+fn an_honest_peer_keeps_its_rate_beside_connections_that_drip() {
+    let world = seed(&[]);
+    let taker = Taker::start(&world);
+    taker.rate(SLICE);
+    let hello = Hello::new(world.sample.info_hash).encode();
+    let long = {
+        let mut long = [&65_538_u32.to_be_bytes()[..], &[EXTENDED, 1]].concat();
+        long.resize(65_542, b'x');
+        long
+    };
+    let drippers: Vec<(TcpStream, Vec<u8>)> = (0..DRIPPERS)
+        .map(|number| {
+            let [high, low] = number.to_be_bytes();
+            let stream = dial_from([127, 9, high, low].into(), world.addr, None).unwrap();
+            if number % 2 == 0 {
+                return (stream, hello.clone());
+            }
+            let hello = Hello::new(world.sample.info_hash);
+            (RawPeer::greet(stream, &hello).unwrap().stream, long.clone())
+        })
+        .collect();
+    let (drippers, next) = (Mutex::new(drippers), AtomicU32::new(0));
+    let attack = |is_over: &AtomicBool| {
+        while !is_over.load(Ordering::Relaxed) {
+            let at = next.fetch_add(1, Ordering::Relaxed) as usize;
+            for (stream, bytes) in drippers.lock().unwrap().iter_mut() {
+                // Those in their handshake are closed when their time is over.
+                let _ = stream.write_all(&bytes[at % 67..][..1]);
+            }
+            std::thread::sleep(DRIP);
+        }
+    };
+    assert_keeps_its_rate(|during| taker.rate(during), "drips", attack);
+}
+
 #[test]
 fn thousands_of_half_open_connections_leave_established_peers_alone() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();

@@ -5,12 +5,15 @@
 mod support;
 
 mod common;
+mod crowds;
 mod flood;
 mod handshake;
 mod memory;
 mod places;
 mod rate;
 mod replay;
+mod split;
+mod tapes;
 mod torrent_file;
 mod torrents;
 mod trackers;

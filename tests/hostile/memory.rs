@@ -13,7 +13,7 @@ const PEER_BYTES: u64 = 80 * 1024;
 const READS_BYTES_MAX: u64 = 8 << 20;
 
 /// Memory once the program has come to rest.
-fn settled_bytes(world: &World) -> u64 {
+pub fn settled_bytes(world: &World) -> u64 {
     let mut last = world.gyre.anonymous_bytes();
     loop {
         std::thread::sleep(Duration::from_millis(500));

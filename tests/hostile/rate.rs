@@ -41,6 +41,11 @@ pub struct Taker {
 
 impl Taker {
     pub fn start(world: &World) -> Taker {
+        Taker::of(world, PIECES * PIECE_LENGTH / BLOCK)
+    }
+
+    /// Takes the first so many blocks of the world's torrent again and again.
+    pub fn of(world: &World, blocks: u32) -> Taker {
         let hello = Hello::new(world.sample.info_hash);
         let mut peer = RawPeer::dial_at([127, 0, 0, 77], world.addr, &hello).unwrap();
         peer.get_unchoked();
@@ -49,7 +54,8 @@ impl Taker {
             Arc::new(AtomicBool::new(false)),
         );
         let (counted, stop) = (bytes.clone(), is_over.clone());
-        let thread = std::thread::spawn(move || take(&mut peer, &counted, &stop));
+        let shape = (blocks, world.sample.piece_length);
+        let thread = std::thread::spawn(move || take(&mut peer, shape, &counted, &stop));
         Taker {
             bytes,
             is_over,
@@ -77,14 +83,18 @@ impl Drop for Taker {
     }
 }
 
-fn take(peer: &mut RawPeer, counted: &AtomicU64, stop: &AtomicBool) {
-    let blocks = PIECES * PIECE_LENGTH / BLOCK;
+fn take(
+    peer: &mut RawPeer,
+    (blocks, piece_length): (u32, u32),
+    counted: &AtomicU64,
+    stop: &AtomicBool,
+) {
     let mut next = 0;
     let mut ask = |peer: &mut RawPeer, count: u32| {
         let mut bytes = Vec::new();
         for _ in 0..count {
             let at = next % blocks * BLOCK;
-            bytes.extend(request(at / PIECE_LENGTH, at % PIECE_LENGTH, BLOCK));
+            bytes.extend(request(at / piece_length, at % piece_length, BLOCK));
             next += 1;
         }
         peer.send(&bytes);

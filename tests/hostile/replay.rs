@@ -12,17 +12,7 @@ use gyre::wire::decoder::{Decoder, Event, Limits};
 use gyre::wire::message::RawBlock;
 
 use crate::support::raw_peer::*;
-
-const PIECE_LENGTH: u32 = 65_536;
-const PIECES: u32 = 4;
-const BLOCK: u32 = 16_384;
-
-/// Which side the attacked torrent is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Seed,
-    Leech,
-}
+use crate::tapes::{BLOCK, PIECE_LENGTH, PIECES, Role, TOTAL_BYTES, Tape, cuts, tapes};
 
 /// One torrent with one connection, driven as the runtime drives them.
 struct Session {
@@ -52,8 +42,7 @@ struct Outcome {
 
 impl Session {
     fn new(role: Role, reserved: [u8; 8]) -> Session {
-        let total = u64::from(3 * PIECE_LENGTH + 1);
-        let geometry = Geometry::new(total, u64::from(PIECE_LENGTH)).unwrap();
+        let geometry = Geometry::new(TOTAL_BYTES as u64, u64::from(PIECE_LENGTH)).unwrap();
         let our_id = PeerId::new(*b"-GY0001-aaaaaaaaaaaa");
         let mut config = TorrentConfig::new(geometry, our_id, 7);
         if role == Role::Seed {
@@ -192,171 +181,6 @@ impl Session {
     }
 }
 
-/// One recorded session: what it is, whose, its bytes, and whether it must end the connection.
-struct Tape {
-    name: &'static str,
-    role: Role,
-    reserved: [u8; 8],
-    bytes: Vec<u8>,
-    closes: bool,
-}
-
-fn tape(name: &'static str, role: Role, bytes: Vec<u8>, closes: bool) -> Tape {
-    Tape {
-        name,
-        role,
-        reserved: FULL,
-        bytes,
-        closes,
-    }
-}
-
-fn prefix(length: u32, rest: &[u8]) -> Vec<u8> {
-    [&length.to_be_bytes()[..], rest].concat()
-}
-
-fn extended(payload: &str) -> Vec<u8> {
-    message(EXTENDED, payload.as_bytes())
-}
-
-/// Every W row's input, each followed by a message that shows whether the stream is still in step.
-fn tapes() -> Vec<Tape> {
-    use Role::{Leech, Seed};
-    let good = message(BITFIELD, &[0b1100_0000]);
-    let ranges = [
-        [PIECES, 0, BLOCK],
-        [0, PIECE_LENGTH - 1, 2],
-        [0, u32::MAX, BLOCK],
-        [0, 0, 0],
-        [3, 0, 2],
-    ];
-    let impossible: Vec<u8> = ranges
-        .iter()
-        .flat_map(|range| numbers(REQUEST, range))
-        .collect();
-    let ask = message(INTERESTED, &[]);
-    let odd: Vec<u8> = [[0, 5, BLOCK], [0, 1, 100], [3, 0, 1], [1, 65_535, 1]]
-        .iter()
-        .flat_map(|range| numbers(REQUEST, range))
-        .collect();
-    let unasked = [
-        piece(0, 0, &[1; 300]),
-        piece(9, 9, &[2; 30]),
-        piece(u32::MAX, u32::MAX, &[3]),
-    ];
-    let mut tapes = vec![
-        tape("W1 all ones", Seed, prefix(u32::MAX, &[20, 0]), true),
-        tape("W1 2³¹", Seed, prefix(1 << 31, &[9]), true),
-        tape("W1 a byte over", Seed, prefix((1 << 20) + 1, &[200]), true),
-        tape("W2 long choke", Seed, message(CHOKE, &[0]), true),
-        tape("W2 short have", Seed, message(HAVE, &[0; 3]), true),
-        tape("W2 long cancel", Seed, message(CANCEL, &[0; 13]), true),
-        tape("W2 empty piece", Leech, message(PIECE, &[0; 8]), true),
-        tape("W3 good", Seed, good.clone(), false),
-        tape("W3 long", Seed, message(BITFIELD, &[0, 0]), true),
-        tape("W3 short", Seed, message(BITFIELD, &[]), true),
-        tape("W3 spare bit", Seed, message(BITFIELD, &[0xf8]), true),
-        tape("W3 twice", Leech, good.repeat(2), false),
-        tape(
-            "W3 fewer",
-            Leech,
-            [good.clone(), message(BITFIELD, &[0b0100_0000])].concat(),
-            true,
-        ),
-        tape(
-            "W3 late",
-            Leech,
-            [numbers(HAVE, &[0]), good.clone()].concat(),
-            false,
-        ),
-        tape("W4", Seed, numbers(HAVE, &[PIECES]), true),
-        tape("W4 far", Leech, numbers(HAVE, &[u32::MAX]), true),
-        tape("W5", Seed, [ask.clone(), impossible].concat(), false),
-        tape(
-            "W6 odd ones",
-            Seed,
-            [ask.clone(), odd.clone()].concat(),
-            false,
-        ),
-        tape(
-            "W6 too long",
-            Seed,
-            [ask.clone(), request(0, 0, BLOCK + 1)].concat(),
-            false,
-        ),
-        tape("W6 absurd", Seed, request(0, 0, 1 << 20), true),
-        tape("W7 choked", Seed, odd.clone(), false),
-        tape(
-            "W7 choked, 301 times",
-            Seed,
-            [message(HAVE_ALL, &[]), request(2, 0, BLOCK).repeat(301)].concat(),
-            true,
-        ),
-        tape("W9", Leech, unasked.concat(), false),
-        tape(
-            "W9 65 of them",
-            Leech,
-            piece(0, 0, &[7; 5]).repeat(65),
-            true,
-        ),
-        tape("W10 cancels", Seed, numbers(CANCEL, &[0, 0, 1]), false),
-        tape(
-            "W10 a flood of them",
-            Seed,
-            numbers(CANCEL, &[0, 0, 1]).repeat(2_001),
-            true,
-        ),
-        tape(
-            "W10 interest flaps",
-            Seed,
-            [ask.clone(), message(NOT_INTERESTED, &[])]
-                .concat()
-                .repeat(20),
-            false,
-        ),
-        tape("W11", Seed, message(99, &[1; 500]), false),
-        tape("W12 a stray reject", Leech, numbers(REJECT, &[0; 3]), false),
-        tape(
-            "W13 ids",
-            Leech,
-            extended("\0d1:md11:lt_donthavei0e6:ut_pexi256ee4:reqqi0ee"),
-            false,
-        ),
-        tape("W13 no dictionary", Leech, extended("\0i5e"), true),
-        tape(
-            "W14 size",
-            Leech,
-            extended("\0d13:metadata_sizei-1ee"),
-            false,
-        ),
-        tape(
-            "W15 unasked exchange",
-            Leech,
-            extended("\u{1}d5:added6:abcdefe"),
-            false,
-        ),
-    ];
-    let block = piece(0, 0, &vec![5; BLOCK as usize]);
-    let fetched = [
-        message(HAVE_ALL, &[]),
-        message(UNCHOKE, &[]),
-        block.repeat(2),
-    ];
-    tapes.push(tape("W9 a block twice", Leech, fetched.concat(), false));
-    tapes.push(Tape {
-        name: "W12 fast message without its bit",
-        role: Seed,
-        reserved: PLAIN,
-        bytes: message(HAVE_ALL, &[]),
-        closes: true,
-    });
-    for tape in &mut tapes {
-        tape.bytes.extend(numbers(HAVE, &[1]));
-        tape.bytes.extend(ask.clone());
-    }
-    tapes
-}
-
 fn outcome(tape: &Tape, chunks: &mut dyn Iterator<Item = &[u8]>) -> Outcome {
     let mut session = Session::new(tape.role, tape.reserved);
     for chunk in chunks {
@@ -373,11 +197,7 @@ fn every_hostile_session_ends_the_same_wherever_it_is_split() {
         assert_eq!(whole.is_over, tape.closes, "{}: {:?}", tape.name, whole.log);
         let single = outcome(&tape, &mut bytes.chunks(1));
         assert_eq!(single, whole, "{}: byte by byte", tape.name);
-        // A long tape repeats itself: its ends and a walk through its middle show the same.
-        let cuts = (0..bytes.len())
-            .filter(|cut| bytes.len() < 1_500 || *cut < 100 || cut % 499 == 0)
-            .chain(bytes.len().saturating_sub(30)..bytes.len());
-        for cut in cuts {
+        for cut in cuts(bytes.len()) {
             let (head, tail) = bytes.split_at(cut);
             let split = outcome(&tape, &mut [head, tail].into_iter());
             assert_eq!(split, whole, "{}: cut at {cut}", tape.name);

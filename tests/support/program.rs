@@ -213,6 +213,12 @@ impl Gyre {
         Duration::from_millis(ticks * 10)
     }
 
+    /// File descriptors it has open.
+    pub fn open_files(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        open.count()
+    }
+
     /// Anonymous and shared memory resident now, in bytes.
     pub fn anonymous_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();

@@ -198,6 +198,29 @@ impl RawPeer {
         })
     }
 
+    /// A connection on which the handshake of this side is sent by the caller.
+    pub fn greeted(stream: TcpStream) -> RawPeer {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        RawPeer {
+            stream,
+            theirs: Vec::new(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Reads the other side's handshake; `None` when the connection ends before.
+    pub fn read_hello(&mut self) -> Option<()> {
+        let mut theirs = vec![0; 68];
+        match self.stream.read_exact(&mut theirs) {
+            Ok(()) => self.theirs = theirs,
+            Err(error) if is_end(error.kind()) || error.kind() == ErrorKind::UnexpectedEof => {
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        Some(())
+    }
+
     /// Sends bytes; the other side may have closed, which the next read will tell.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
@@ -226,7 +249,9 @@ impl RawPeer {
                 Ok(0) => return Ok(None),
                 Ok(got) => self.buffer.extend_from_slice(&part[..got]),
                 Err(error) if is_end(error.kind()) => return Ok(None),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                // A read with a time limit is not resumed by itself when the test was stopped and continued.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => panic!("{error}"),
             }
         }
