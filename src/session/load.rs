@@ -20,6 +20,7 @@ use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
 use crate::storage::resume::{Counters, Observed, Reason, Record, RootKey, Verdict, judge};
+use crate::uring::files;
 
 /// Files named in warnings of one kind; a torrent may have a million.
 const FILES_NAMED_MAX: usize = 16;
@@ -135,6 +136,8 @@ pub async fn load(
         return Ok(None);
     };
     found.new_root.keep();
+    let is_recorded = |piece| config.check == CheckMode::Auto && found.verdict.trusted.has(piece);
+    disk.found_good(have.iter().filter(|piece| !is_recorded(*piece)));
     if disk.cannot_reserve() {
         let folder = found.folder.display();
         let message = format!("the file system of {folder} cannot reserve space: it may fill up");
@@ -338,7 +341,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         )
     };
     if config.fetches {
-        std::fs::create_dir_all(&folder).map_err(in_folder)?;
+        files::make_folder(&folder).map_err(in_folder)?;
     }
     let seen = resume_store::observe(&folder, &layout, &parts).map_err(in_folder)?;
     let (observed, refused) = (seen.observed, seen.refused);

@@ -236,6 +236,7 @@ impl Driver {
             warn!(%error, "a file cannot be looked at");
         }
         let good = read_again(job, cached).await;
+        self.disk().found_good(good.iter());
         let lost: Vec<PieceIndex> = had.into_iter().filter(|piece| !good.has(*piece)).collect();
         if !lost.is_empty() {
             self.on_lost(&lost, &why);

@@ -39,7 +39,7 @@ pub(super) struct Prepared {
 pub(super) fn prepare(config: &DiskConfig, files_done: &AtomicU64) -> Result<Prepared, DiskError> {
     let fail = |op| move |error: io::Error| DiskError::new(op, &config.output, &error);
     if config.is_writer {
-        fs::create_dir_all(&config.output).map_err(fail(DiskOp::Create))?;
+        files::make_folder(&config.output).map_err(fail(DiskOp::Create))?;
     }
     let base = files::open_root(&config.output).map_err(fail(DiskOp::Open))?;
     let mut work = Work {
@@ -53,6 +53,7 @@ pub(super) fn prepare(config: &DiskConfig, files_done: &AtomicU64) -> Result<Pre
     let mut found = work.look()?;
     let homes = work.homes(&found);
     if config.is_writer {
+        work.note_found(&found);
         work.check_space(&found)?;
         work.make_all(&mut found, files_done)?;
         if work.made_by_link {
@@ -293,6 +294,27 @@ impl Work<'_> {
         };
         allocate().map_err(|error| self.error(DiskOp::Allocate, &file.path, &error))?;
         Ok(fd)
+    }
+
+    /// The names of what is there already count as new: whoever made them (the lock, or a run that was killed) may not
+    /// have synced them, and a record must not claim what a power cut can take (HOSTILE.md L8).
+    fn note_found(&mut self, found: &[Option<FileStamp>]) {
+        self.new_entries_in.insert(PathBuf::new());
+        let layout = self.config.layout.clone();
+        let mut last = None;
+        for (file, _) in layout
+            .files()
+            .iter()
+            .zip(found)
+            .filter(|(_, found)| found.is_some())
+        {
+            let folder = file.path.parent();
+            if folder != last {
+                let above = folder.into_iter().flat_map(Path::ancestors);
+                self.new_entries_in.extend(above.map(Path::to_owned));
+                last = folder;
+            }
+        }
     }
 
     fn note_entry(&mut self, path: &Path) {
