@@ -17,7 +17,7 @@ use crate::trace::{Bench, End, Run};
 use crate::tree::{Durable, Op, Tree};
 
 /// Cuts of one trace.
-const CUTS: usize = 250;
+const CUTS: usize = 500;
 /// Of these, so many are started from by the real command: quick run and long run.
 const STARTS: [usize; 2] = [6, 50];
 
@@ -47,6 +47,8 @@ struct Found {
     is_missing: bool,
     /// Trusted and not good.
     false_haves: u32,
+    /// Recorded and neither trusted nor found good.
+    lost: usize,
 }
 
 impl Start {
@@ -87,14 +89,22 @@ impl Start {
             parts: self.parts.clone(),
             root: bench.out(),
             piece_hashes: self.metainfo.info.piece_hashes.clone(),
-            pieces: verdict.trusted.clone(),
+            pieces: Bitfield::full(self.layout.geometry().piece_count()),
             threads: 1,
         };
         let good = check(&job, &AtomicU64::new(0), &AtomicBool::new(false)).good;
+        let is_found =
+            |piece| good.has(piece) && (verdict.trusted.has(piece) || verdict.to_hash.has(piece));
+        let have = record.iter().flat_map(|record| record.have.iter());
         Found {
+            lost: have.filter(|piece| !is_found(*piece)).count(),
             record,
             is_missing: !verdict.missing.is_empty(),
-            false_haves: verdict.trusted.count() - good.count(),
+            false_haves: verdict
+                .trusted
+                .iter()
+                .filter(|piece| !good.has(*piece))
+                .count() as u32,
             trusted: verdict.trusted,
         }
     }
@@ -166,18 +176,11 @@ fn cut_again_and_again(bench: &Bench, runs: &[Run], last: &[&str], selected: &[&
         let near = &ops[moment.saturating_sub(3)..*moment];
         assert_eq!(found.false_haves, 0, "cut {moment} behind {near:?}");
         assert!(!found.is_missing, "cut {moment} behind {near:?}");
-        if let Some(record) = &found.record {
-            with_record += 1;
-            let lost = record
-                .have
-                .iter()
-                .filter(|p| !found.trusted.has(*p))
-                .count();
-            assert_eq!(
-                lost, 0,
-                "recorded and not trusted, cut {moment} behind {near:?}"
-            );
-        }
+        assert_eq!(
+            found.lost, 0,
+            "recorded and lost, cut {moment} behind {near:?}"
+        );
+        with_record += usize::from(found.record.is_some());
         trusted += u64::from(found.trusted.count());
     }
     println!(
@@ -252,10 +255,13 @@ fn a_disk_that_only_says_that_it_syncs_is_found_out() {
     let Some(bench) = Bench::new(name, 203, &FILES, "out") else {
         return;
     };
-    let (before, ops) = bench.trace(&[Run {
-        more: &[],
-        end: End::Stopped(40),
-    }]);
+    let run = |end| Run { more: &[], end };
+    let runs = [
+        run(End::Stopped(40)),
+        run(End::Stopped(80)),
+        run(End::Killed(120)),
+    ];
+    let (before, ops) = bench.trace(&runs);
     let start = Start::new(&bench);
     // The test's own test: without syncs there are records, whole or not, that claim too much.
     let is_caught = cuts(&before, &ops, true, &mut random())
