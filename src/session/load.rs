@@ -15,11 +15,12 @@ use super::error::SessionError;
 use super::resume_store::{self, ResumeStore, SetAside};
 use super::root_lock::{RootLock, RootLockError, Share};
 use super::shared::Shared;
-use super::trouble::{HANGS_AFTER, HUNG_HINT, SPACE_RETRY};
+use super::trouble::{HANGS_AFTER, HUNG_HINT};
 use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
 use crate::storage::resume::{Counters, Observed, Reason, Record, RootKey, Verdict, judge};
+use crate::storage::retry;
 use crate::uring::files;
 
 /// Files named in warnings of one kind; a torrent may have a million.
@@ -214,7 +215,7 @@ async fn open_disk(
             let name = super::torrent::quoted(config);
             return Err(fatal(format!("gave up on {name}: {error}")));
         }
-        let pause = tokio::time::sleep(left.unwrap_or(SPACE_RETRY).min(SPACE_RETRY));
+        let pause = tokio::time::sleep(left.unwrap_or(retry::FIRST_WAIT).min(retry::FIRST_WAIT));
         let Some(()) = prepared(shared, pause, waiting.clone(), files_done).await else {
             return Ok(None);
         };
