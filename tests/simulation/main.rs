@@ -11,6 +11,8 @@ mod links;
 mod net;
 mod node;
 mod observer;
+mod outage;
+mod plan;
 mod reader;
 mod scenarios;
 mod spec;
