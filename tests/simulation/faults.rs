@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gyre::base::PieceIndex;
+use gyre::base::{Now, PieceIndex};
 
 use crate::node;
 use crate::spec::Role;
@@ -13,7 +13,10 @@ impl World {
     pub fn next_fault(&mut self, every_ms: u64, event: Event) {
         if every_ms > 0 && self.is_faulty() {
             let delay = self.some_ms(1, every_ms * 2);
-            self.after(delay, event);
+            // Liveness is judged once the faults are over: none may come later.
+            if self.now + delay < Now::from_secs(self.spec.faults.until_secs) {
+                self.after(delay, event);
+            }
         }
     }
 
