@@ -3,14 +3,14 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
 use crate::support::fuse::{self, Answer, Request, done, file_system, hello};
-use crate::tree::{Node, Op, ROOT, Tree};
+use crate::tree::{Durable, Node, Op, ROOT, Tree};
 
 /// What becomes of a write or sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,20 +22,26 @@ pub enum Fault {
     Short,
     /// It takes this long.
     Slow(Duration),
+    /// A sync fails, and what it was to keep is gone: the kernel calls those pages clean.
+    Loses,
 }
 
 /// An operation that may fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doing {
-    Write { node: u64, offset: u64 },
-    Sync { node: u64 },
+    /// So many bytes.
+    Write(u32),
+    /// A file, not a folder.
+    SyncFile,
+    SyncFolder,
 }
 
-type Plan = Box<dyn FnMut(&Tree, Doing) -> Fault + Send>;
+type Plan = Box<dyn FnMut(Doing) -> Fault + Send>;
 
 struct State {
     tree: Tree,
     ops: Vec<Op>,
+    durable: Durable,
     next_node: u64,
     plan: Option<Plan>,
 }
@@ -56,6 +62,7 @@ impl PowerDisk {
         let state = Arc::new(Mutex::new(State {
             tree: Tree::new(),
             ops: Vec::new(),
+            durable: Durable::new(Tree::new()),
             next_node: ROOT + 1,
             plan: None,
         }));
@@ -88,11 +95,12 @@ impl PowerDisk {
     pub fn show(&self, tree: Tree) {
         let mut state = self.lock();
         state.ops.clear();
+        state.durable = Durable::new(tree.clone());
         state.tree = tree;
     }
 
     /// Asks before every write and sync what is to become of it.
-    pub fn plan(&self, plan: impl FnMut(&Tree, Doing) -> Fault + Send + 'static) {
+    pub fn plan(&self, plan: impl FnMut(Doing) -> Fault + Send + 'static) {
         self.lock().plan = Some(Box::new(plan));
     }
 }
@@ -126,17 +134,14 @@ fn serve(device: &File, state: &Mutex<State>) {
 }
 
 fn fault(state: &Mutex<State>, request: &Request<'_>) -> Fault {
-    let node = request.node;
     let doing = match request.opcode {
-        16 => Doing::Write {
-            node,
-            offset: request.u64(8),
-        },
-        20 | 30 => Doing::Sync { node },
+        16 => Doing::Write(request.u32(16)),
+        20 => Doing::SyncFile,
+        30 => Doing::SyncFolder,
         _ => return Fault::None,
     };
-    let State { plan, tree, .. } = &mut *state.lock().unwrap();
-    plan.as_mut().map_or(Fault::None, |plan| plan(tree, doing))
+    let plan = &mut state.lock().unwrap().plan;
+    plan.as_mut().map_or(Fault::None, |plan| plan(doing))
 }
 
 fn now_ns() -> i64 {
@@ -178,7 +183,11 @@ fn answer(state: &mut State, request: &Request<'_>, fault: Fault) -> Answer {
         16 => state.write(node, request.u64(8), request.written(), fault),
         17 => file_system(),
         20 | 30 => {
-            state.ops.push(Op::Sync { node });
+            if fault == Fault::Loses {
+                state.durable.forget(node, &mut state.tree);
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            state.note(Op::Sync { node });
             done()
         }
         18 | 25 | 29 => done(),
@@ -212,6 +221,11 @@ fn answer(state: &mut State, request: &Request<'_>, fault: Fault) -> Answer {
 impl State {
     fn record(&mut self, op: Op) {
         self.tree.apply(&op);
+        self.note(op);
+    }
+
+    fn note(&mut self, op: Op) {
+        self.durable.push(&op);
         self.ops.push(op);
     }
 
@@ -337,13 +351,4 @@ fn read_folder(tree: &Tree, request: &Request<'_>) -> Answer {
         out.resize(start + length, 0);
     }
     Ok(Some(out))
-}
-
-/// The node of a path below the top.
-pub fn node_at(tree: &Tree, path: &Path) -> Option<u64> {
-    let mut node = ROOT;
-    for name in path.iter() {
-        node = tree.lookup(node, name).ok()?;
-    }
-    Some(node)
 }

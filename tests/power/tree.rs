@@ -270,6 +270,14 @@ impl Durable {
         self.pending.entry(of).or_default().push(op.clone());
     }
 
+    /// Of a file nothing is left but what was synced.
+    pub fn forget(&mut self, node: u64, tree: &mut Tree) {
+        self.pending.remove(&node);
+        if let Some(durable) = self.tree.nodes.get(&node) {
+            tree.nodes.insert(node, durable.clone());
+        }
+    }
+
     /// What is found after the power was gone now. Of what was not synced anything may be there: nothing, all of it, some
     /// operations or some pages of them, a file's times and length without its bytes; of the names of a folder those
     /// up to some change.
