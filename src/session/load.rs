@@ -128,6 +128,7 @@ pub async fn load(
         selected: found.selected.clone(),
         preallocate: config.preallocate,
         is_writer: config.fetches,
+        are_names_synced: found.verdict.reason == Reason::Clean,
     };
     let mut checked = checking(config, &found, 0);
     checked.have_bytes = bytes_of(config, &have);

@@ -55,7 +55,9 @@ pub(super) fn prepare(config: &DiskConfig, files_done: &AtomicU64) -> Result<Pre
     let mut found = work.look()?;
     let homes = work.homes(&found);
     if config.is_writer {
-        work.note_found(&found);
+        if !config.are_names_synced {
+            work.note_found(&found);
+        }
         work.check_space(&found)?;
         work.make_all(&mut found, files_done)?;
         if work.made_by_link {
