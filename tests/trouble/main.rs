@@ -10,6 +10,7 @@ mod finish;
 mod handles;
 mod hang;
 mod odd_files;
+mod privilege;
 mod records;
 mod sharing;
 mod start;

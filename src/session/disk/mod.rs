@@ -78,6 +78,7 @@ pub struct DiskHub {
     engines: Engines,
     traffic: traffic::Traffic,
     recent: serve::Recent,
+    resident: serve::Residency,
     /// Bytes that runs read for sending may hold.
     reads: Arc<Semaphore>,
     next_id: Cell<u64>,
@@ -131,6 +132,7 @@ impl DiskHub {
             engines,
             traffic: traffic::Traffic::new(),
             recent: serve::Recent::new(),
+            resident: serve::Residency::new(),
             reads: Arc::new(Semaphore::new(READ_BYTES_MAX)),
             next_id: Cell::new(0),
         })

@@ -7,6 +7,8 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -145,7 +147,15 @@ impl DiskTorrent {
             return Ok(None);
         };
         let is_forced = self.hub.engines.send == SendEngine::Mapped;
-        let is_here = is_forced || map::is_resident(handle.fd(), &map, offset, length);
+        let range = offset..offset.saturating_add(length);
+        let is_here = is_forced
+            || self
+                .hub
+                .resident
+                .holds(self.id, file, range, Instant::now(), |window| {
+                    let end = window.end.min(map.len());
+                    map::is_resident(handle.fd(), &map, window.start, end - window.start)
+                });
         Ok(is_here.then_some(map))
     }
 
@@ -251,6 +261,58 @@ impl Recent {
     }
 }
 
+/// Stretches of files that lay in the page cache a moment ago: asking for each run costs a system call.
+pub(super) struct Residency {
+    /// By hash: a later stretch takes the place of an earlier one.
+    known: RefCell<Vec<Option<(u64, Instant)>>>,
+}
+
+impl Residency {
+    /// Stretches remembered.
+    const STRETCHES: usize = 4096;
+    /// Bytes of one stretch.
+    const STRETCH_BYTES: u64 = 1 << 20;
+    /// For so long what was asked for is taken to stay: it was used just now, so other pages are dropped before.
+    const FOR: Duration = Duration::from_millis(250);
+
+    pub fn new() -> Residency {
+        Residency {
+            known: RefCell::default(),
+        }
+    }
+
+    /// Whether the range is resident. `ask` is asked for the whole stretch around it, then for the range alone.
+    pub fn holds(
+        &self,
+        torrent: u64,
+        file: usize,
+        range: Range<u64>,
+        now: Instant,
+        ask: impl Fn(Range<u64>) -> bool,
+    ) -> bool {
+        let number = range.start / Self::STRETCH_BYTES;
+        let start = number * Self::STRETCH_BYTES;
+        let stretch = start..start + Self::STRETCH_BYTES;
+        if range.end > stretch.end {
+            return ask(range);
+        }
+        let key = mix(torrent, file as u64, number);
+        let place = (key as usize) % Self::STRETCHES;
+        let mut known = self.known.borrow_mut();
+        if known.is_empty() {
+            known.resize(Self::STRETCHES, None);
+        }
+        if known[place].is_some_and(|(of, at)| of == key && now - at < Self::FOR) {
+            return true;
+        }
+        if ask(stretch) {
+            known[place] = Some((key, now));
+            return true;
+        }
+        ask(range)
+    }
+}
+
 /// A hash of the three, never 0 (the empty place).
 fn mix(a: u64, b: u64, c: u64) -> u64 {
     let mut hash = 0x9e37_79b9_7f4a_7c15_u64;
@@ -264,6 +326,36 @@ fn mix(a: u64, b: u64, c: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_resident_is_asked_for_once_a_moment_and_stretch() {
+        let (residency, start) = (Residency::new(), Instant::now());
+        let asked = RefCell::new(Vec::new());
+        // The second MiB of the file is resident as far as 1.5 MiB.
+        let resident = (1 << 20)..(3 << 19);
+        let holds = |range: Range<u64>, ms| {
+            let now = start + Duration::from_millis(ms);
+            residency.holds(7, 3, range, now, |stretch| {
+                asked.borrow_mut().push(stretch.clone());
+                stretch.start < 1 << 20
+                    || resident.start <= stretch.start && stretch.end <= resident.end
+            })
+        };
+        assert!(holds(0..65_536, 0));
+        assert!(holds(65_536..1 << 20, 249));
+        assert_eq!(*asked.borrow(), [0..1 << 20], "the second was known");
+        assert!(holds(0..65_536, 250), "asked again");
+        assert!(
+            holds(1 << 20..(1 << 20) + 65_536, 250),
+            "a part of a stretch that is not resident whole"
+        );
+        assert!(!holds((3 << 19)..(3 << 19) + 1, 250));
+        assert!(
+            !holds((3 << 19) - 1..(2 << 20) + 1, 250),
+            "over the end of a stretch"
+        );
+        assert_eq!(asked.borrow().len(), 7);
+    }
 
     #[test]
     fn a_stretch_is_new_once_and_others_do_not_disturb_it() {

@@ -126,7 +126,7 @@ impl Writer {
             self.read_ahead();
         }
         let read = match reading {
-            Some(reading) => reading.await.unwrap_or_else(|_| Err(ReadError::lost())),
+            Some(reading) => self.wait_for(reading).await,
             None => self.driver.disk().read_run(&run).await,
         };
         self.handle.followed.on_stage(&shared, &run, Stage::Read);
@@ -150,6 +150,25 @@ impl Writer {
             let (disk, of) = (self.driver.disk().clone(), run.clone());
             let reading = tokio_uring::spawn(async move { disk.read_run(&of).await });
             self.ahead.push_back((run, Some(reading)));
+        }
+    }
+
+    /// Waits for a read. Whole runs that are asked for meanwhile are read beside it: a quick disk is kept busy by what is
+    /// under way at once.
+    async fn wait_for(&mut self, mut reading: Reading) -> Result<ReadRun, ReadError> {
+        loop {
+            tokio::select! {
+                biased;
+                read = &mut reading => return read.unwrap_or_else(|_| Err(ReadError::lost())),
+                // The wake is not lost to the messages: they are looked at after each run.
+                () = self.handle.wake.notified() => {
+                    let key = self.key;
+                    let waiting = self.driver.call(|core, _| core.waiting_uploads(key));
+                    if waiting * BLOCK_BYTES >= self.run_bytes {
+                        self.read_ahead();
+                    }
+                }
+            }
         }
     }
 

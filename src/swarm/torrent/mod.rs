@@ -335,6 +335,15 @@ impl Torrent {
         self.next_run(key, max_bytes, cx)
     }
 
+    /// Blocks asked for and not handed out yet. The peer is woken again for what comes after.
+    pub fn waiting_uploads(&mut self, key: PeerKey) -> u32 {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return 0;
+        };
+        peer.is_woken = false;
+        peer.uploads.len()
+    }
+
     /// The run was handed to the kernel whole.
     pub fn on_sent(&mut self, key: PeerKey, run: &UploadRun, cx: &mut Cx<'_>) {
         self.sent(key, run, cx);
