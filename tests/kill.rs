@@ -21,13 +21,19 @@ const MIB: u64 = 1 << 20;
 const LOST_PER_KILL_BYTES: u64 = 32 * MIB;
 /// What may be on disk without a record: the checkpoint's 64 MiB, and what arrives while it is being made.
 const UNRECORDED_BYTES_MAX: u64 = 64 * MIB + 32 * MIB;
-/// `--limit-down`, in bytes a second.
-const RATE: u64 = 40_000_000;
+/// A run lives so long at most: some die before they have said anything, some in the check, most in the download.
+const LIFE_MS_MAX: u64 = 1_100;
+/// Runs that live longer are looked at while they go on.
+const LOOK_MS: u64 = 600;
+/// Blocks fetched from each run that is looked at.
+const BLOCKS: u32 = 4;
 
 struct Plan {
     bytes: u64,
     piece_length: u32,
     kills: usize,
+    /// `--limit-down`, in bytes a second.
+    rate: u64,
     base: u8,
 }
 
@@ -55,7 +61,8 @@ impl Victim {
         }
     }
 
-    fn start(&self) -> Gyre {
+    /// 0 is no limit.
+    fn start(&self, rate: u64) -> Gyre {
         Gyre::start(&[
             "download",
             &text(&self.sample.torrent),
@@ -67,7 +74,7 @@ impl Victim {
             "0",
             "--no-trackers",
             "--limit-down",
-            "40MB",
+            &rate.to_string(),
             "--peer",
             &self.seeder.addr.to_string(),
         ])
@@ -172,10 +179,17 @@ impl Victim {
         }
         let some: Vec<u32> = offered.iter().copied().collect();
         if !some.is_empty() && leecher.unchoked(Duration::from_secs(2)) {
-            let piece = some[random.below(some.len() as u64) as usize];
-            let wanted = self.content.block(piece, 0, BLOCK).unwrap();
-            if let Answer::Block(got) = leecher.fetch(piece, 0, BLOCK, PATIENCE) {
-                assert_eq!(got, wanted, "piece {piece} came wrong");
+            for _ in 0..BLOCKS {
+                let piece = some[random.below(some.len() as u64) as usize];
+                let begin =
+                    BLOCK * random.below(u64::from(self.content.piece_length / BLOCK)) as u32;
+                // The last piece may be shorter.
+                let Some(wanted) = self.content.block(piece, begin, BLOCK) else {
+                    continue;
+                };
+                if let Answer::Block(got) = leecher.fetch(piece, begin, BLOCK, PATIENCE) {
+                    assert_eq!(got, wanted, "piece {piece} came wrong");
+                }
             }
         }
         offered
@@ -207,19 +221,6 @@ impl Random {
     }
 }
 
-/// What looking at a run takes, while it goes on.
-const LOOK_MS: u64 = 500;
-
-/// How long each run lives: together, looks included, a little less than the download needs, cut at random places.
-fn lives(plan: &Plan, random: &mut Random) -> Vec<Duration> {
-    let whole_ms = (plan.bytes * 1_000 / RATE - plan.kills as u64 * LOOK_MS) * 9 / 10;
-    let mut cuts: Vec<u64> = (1..plan.kills).map(|_| random.below(whole_ms)).collect();
-    cuts.extend([0, whole_ms]);
-    cuts.sort_unstable();
-    let between = cuts.windows(2).map(|pair| pair[1] - pair[0]);
-    between.map(Duration::from_millis).collect()
-}
-
 fn checked(gyre: &mut Gyre) -> u64 {
     let running = gyre.wait_for("progress behind the check", |event| {
         event["event"] == "progress" && event["state"] != "checking"
@@ -231,7 +232,9 @@ fn kill_again_and_again(plan: &Plan) {
     let mut random = Random::new();
     let victim = Victim::new(plan);
     let piece_bytes = u64::from(plan.piece_length);
-    for (kill, life) in lives(plan, &mut random).into_iter().enumerate() {
+    let mut looks = 0;
+    for kill in 0..plan.kills {
+        let life = Duration::from_millis(random.below(LIFE_MS_MAX));
         let (touched, recorded) = (victim.touched(), victim.recorded());
         for piece in &recorded {
             assert!(
@@ -247,11 +250,13 @@ fn kill_again_and_again(plan: &Plan) {
             unrecorded_bytes <= UNRECORDED_BYTES_MAX,
             "{unrecorded_bytes} bytes are on disk and in no record"
         );
-        let mut gyre = victim.start();
+        let served = |piece: &u32| (*piece, victim.seeder.served_of(*piece));
+        let served_before: Vec<(u32, u64)> = kept.iter().map(served).collect();
+        let mut gyre = victim.start(plan.rate);
         let started = Instant::now();
-        // Some die before they have said anything, some in the check, most in the download.
         std::thread::sleep(life);
-        if life > Duration::from_millis(700) {
+        if life > Duration::from_millis(LOOK_MS) {
+            looks += 1;
             let addr = gyre.listening();
             let checked = checked(&mut gyre);
             assert!(
@@ -269,10 +274,15 @@ fn kill_again_and_again(plan: &Plan) {
             victim.seeder.sent_bytes() / MIB
         );
         gyre.kill9();
+        for (piece, before) in served_before {
+            let again = victim.seeder.served_of(piece) - before;
+            assert_eq!(again, 0, "piece {piece} was whole and is fetched again");
+        }
         if kill % 4 == 1 {
             check_seed(&victim, &mut random);
         }
     }
+    println!("{} kills, {looks} runs looked at", plan.kills);
     finish(&victim, plan);
 }
 
@@ -291,7 +301,7 @@ fn check_seed(victim: &Victim, random: &mut Random) {
 }
 
 fn finish(victim: &Victim, plan: &Plan) {
-    let mut gyre = victim.start();
+    let mut gyre = victim.start(0);
     gyre.wait_for_within("complete", Duration::from_secs(120), |event| {
         event["event"] == "complete"
     });
@@ -313,15 +323,17 @@ fn killed_downloads_go_on_where_they_were() {
     let is_long = std::env::var("GYRE_LONG").is_ok_and(|value| value == "1");
     kill_again_and_again(&match is_long {
         true => Plan {
-            bytes: 1 << 30,
-            piece_length: 1 << 20,
-            kills: 20,
+            bytes: 400 * MIB,
+            piece_length: 1 << 18,
+            kills: 200,
+            rate: 3_000_000,
             base: 80,
         },
         false => Plan {
-            bytes: 160 * MIB,
+            bytes: 96 * MIB,
             piece_length: 1 << 18,
-            kills: 5,
+            kills: 20,
+            rate: 6_000_000,
             base: 81,
         },
     });
@@ -333,11 +345,12 @@ fn what_a_kill_left_half_written_is_fetched_again_and_never_offered() {
         bytes: 64 * MIB,
         piece_length: 1 << 18,
         kills: 1,
+        rate: 40_000_000,
         base: 82,
     };
     let mut random = Random::new();
     let victim = Victim::new(&plan);
-    let mut gyre = victim.start();
+    let mut gyre = victim.start(plan.rate);
     gyre.wait_for("some pieces", |event| {
         event["pieces_have"].as_u64() > Some(20)
     });

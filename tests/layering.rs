@@ -216,6 +216,39 @@ fn no_layer_reaches_up_and_the_pure_ones_stay_pure() {
     assert!(count > 100, "the sources were found");
 }
 
+/// Where the wall clock may be read: dates in what is written or shown, and the age of leftover files. Everything that
+/// waits takes the monotonic clock (HOSTILE.md L10).
+const WALL_CLOCK: [&str; 4] = [
+    "app/bench/machine.rs",
+    "app/create.rs",
+    "session/load.rs",
+    "session/resume_store.rs",
+];
+
+#[test]
+fn the_wall_clock_is_read_in_few_places_and_times_nothing() {
+    const WORDS: [&str; 5] = [
+        "SystemTime",
+        "UNIX_EPOCH",
+        "CLOCK_REALTIME",
+        "gettimeofday",
+        "modified",
+    ];
+    let reads = |path: &Path| {
+        let tokens = tokens(&fs::read_to_string(path).unwrap());
+        tokens.iter().any(|word| WORDS.contains(&word.as_str()))
+    };
+    let found: Vec<PathBuf> = files(&src())
+        .into_iter()
+        .filter(|path| reads(path))
+        .collect();
+    let found: Vec<&str> = found
+        .iter()
+        .map(|path| path.strip_prefix(src()).unwrap().to_str().unwrap())
+        .collect();
+    assert_eq!(found, WALL_CLOCK);
+}
+
 #[test]
 fn every_layer_but_the_ring_forbids_unsafe_code() {
     let forbids =

@@ -53,6 +53,17 @@ fn wasted_bytes(events: &[Value]) -> u64 {
 
 /// Ten seeders on addresses of their own, of which those at `liars` behave as `lie` says.
 fn ten(content: &Content, base: u8, liars: &[u8], lie: impl Fn(&mut Behaviour)) -> Vec<FakeSeeder> {
+    several(10, content, base, liars, lie)
+}
+
+/// As [`ten`], so many.
+fn several(
+    count: u8,
+    content: &Content,
+    base: u8,
+    liars: &[u8],
+    lie: impl Fn(&mut Behaviour),
+) -> Vec<FakeSeeder> {
     let start = |at: u8| {
         let mut behaviour = Behaviour::honest(base + at);
         lie(&mut behaviour);
@@ -61,7 +72,7 @@ fn ten(content: &Content, base: u8, liars: &[u8], lie: impl Fn(&mut Behaviour)) 
         }
         FakeSeeder::start(content, behaviour)
     };
-    (0..10).map(start).collect()
+    (0..count).map(start).collect()
 }
 
 fn check(
@@ -113,6 +124,21 @@ fn three_liars_of_ten_are_banned_when_every_piece_has_one_source() {
         behaviour.corrupt = Corrupt::Always;
         // Slow enough that all ten have a part in it.
         behaviour.bytes_per_s = Some(2 << 20);
+    });
+    let (_, events) = download(&sample, &seeders, &[]);
+    check(&sample, &seeders, &liars, &events, BAD_PIECES_MAX);
+}
+
+#[test]
+fn six_liars_of_twenty_are_banned_after_four_bad_pieces_each() {
+    let sample = Sample::file(32 << 20, 65_536, &[]);
+    let content = Content::of(&sample);
+    assert_eq!(content.piece_count(), 512);
+    let liars = [2, 5, 9, 12, 16, 19];
+    let seeders = several(20, &content, 140, &liars, |behaviour| {
+        behaviour.corrupt = Corrupt::OneIn(2);
+        // Slow enough that all have a part in it.
+        behaviour.bytes_per_s = Some(512 << 10);
     });
     let (_, events) = download(&sample, &seeders, &[]);
     check(&sample, &seeders, &liars, &events, BAD_PIECES_MAX);

@@ -20,7 +20,7 @@ use crate::session::{
     SessionConfig, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::SeedChoker;
-use crate::uring::{limits, ring};
+use crate::uring::{files, limits, ring};
 use crate::wire::metainfo::Metainfo;
 
 /// Smaller buffers cannot assemble pieces and serve at once.
@@ -297,7 +297,7 @@ pub fn state_dir(given: Option<&Path>) -> Result<PathBuf, Failure> {
 /// # Errors
 /// It cannot be made.
 pub fn make_folder(folder: &Path, option: &str) -> Result<(), Failure> {
-    std::fs::create_dir_all(folder).map_err(|error| {
+    files::make_folder(folder).map_err(|error| {
         Failure::new(
             format!(
                 "cannot make the folder {}: {}",

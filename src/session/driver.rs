@@ -431,8 +431,9 @@ impl Driver {
             self.changed.notify_one();
             return;
         }
-        self.call(|core, cx| core.on_piece_write_failed(piece, cx));
+        // In this order: a core that is not paused yet would ask for the piece again at once.
         self.on_disk_trouble(error);
+        self.call(|core, cx| core.on_piece_write_failed(piece, cx));
     }
 
     fn ban(self: &Rc<Self>, ip: std::net::IpAddr) {

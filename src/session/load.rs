@@ -15,11 +15,13 @@ use super::error::SessionError;
 use super::resume_store::{self, ResumeStore, SetAside};
 use super::root_lock::{RootLock, RootLockError, Share};
 use super::shared::Shared;
-use super::trouble::{HANGS_AFTER, HUNG_HINT, SPACE_RETRY};
+use super::trouble::{HANGS_AFTER, HUNG_HINT};
 use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
 use crate::storage::resume::{Counters, Observed, Reason, Record, RootKey, Verdict, judge};
+use crate::storage::retry;
+use crate::uring::files;
 
 /// Files named in warnings of one kind; a torrent may have a million.
 const FILES_NAMED_MAX: usize = 16;
@@ -126,6 +128,7 @@ pub async fn load(
         selected: found.selected.clone(),
         preallocate: config.preallocate,
         is_writer: config.fetches,
+        are_names_synced: found.verdict.reason == Reason::Clean,
     };
     let mut checked = checking(config, &found, 0);
     checked.have_bytes = bytes_of(config, &have);
@@ -135,6 +138,8 @@ pub async fn load(
         return Ok(None);
     };
     found.new_root.keep();
+    let is_recorded = |piece| config.check == CheckMode::Auto && found.verdict.trusted.has(piece);
+    disk.found_good(have.iter().filter(|piece| !is_recorded(*piece)));
     if disk.cannot_reserve() {
         let folder = found.folder.display();
         let message = format!("the file system of {folder} cannot reserve space: it may fill up");
@@ -211,7 +216,7 @@ async fn open_disk(
             let name = super::torrent::quoted(config);
             return Err(fatal(format!("gave up on {name}: {error}")));
         }
-        let pause = tokio::time::sleep(left.unwrap_or(SPACE_RETRY).min(SPACE_RETRY));
+        let pause = tokio::time::sleep(left.unwrap_or(retry::FIRST_WAIT).min(retry::FIRST_WAIT));
         let Some(()) = prepared(shared, pause, waiting.clone(), files_done).await else {
             return Ok(None);
         };
@@ -338,7 +343,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         )
     };
     if config.fetches {
-        std::fs::create_dir_all(&folder).map_err(in_folder)?;
+        files::make_folder(&folder).map_err(in_folder)?;
     }
     let seen = resume_store::observe(&folder, &layout, &parts).map_err(in_folder)?;
     let (observed, refused) = (seen.observed, seen.refused);

@@ -73,7 +73,7 @@ impl ResumeStore {
     /// When it cannot be created.
     pub fn open(state_dir: &Path) -> io::Result<ResumeStore> {
         let folder = state_dir.join("resume");
-        fs::create_dir_all(&folder)?;
+        files::make_folder(&folder)?;
         Ok(ResumeStore { folder })
     }
 

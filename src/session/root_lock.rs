@@ -172,7 +172,7 @@ pub fn root_is_folder(layout: &FileLayout) -> bool {
 fn open_root(output: &Path, layout: &FileLayout, share: Share) -> io::Result<OwnedFd> {
     let is_creating = share == Share::Exclusive;
     if is_creating {
-        std::fs::create_dir_all(output)?;
+        files::make_folder(output)?;
     }
     let base = files::open_root(output)?;
     let root = layout.root_name();

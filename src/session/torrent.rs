@@ -468,6 +468,16 @@ impl<'c> Running<'c> {
                 .await
         };
         let ((), saved) = tokio::join!(announced, saved);
+        // A sync that failed beside the end, or a check that followed it, took back what was called complete.
+        let is_whole = self.driver.read(swarm::Torrent::is_complete);
+        let saved = match saved {
+            Ok(()) if self.driver.trouble.is_in_doubt() || !is_whole => {
+                let told = self.driver.trouble.last_told();
+                let message = told.unwrap_or_else(|| "data that was fetched is gone".to_owned());
+                Err(SessionError::new(message, "run the same command again"))
+            }
+            saved => saved,
+        };
         let outcome = match saved {
             Err(error) if outcome == Outcome::Done && self.config.fetches => {
                 self.fail(error.to_string(), error.hint().to_owned());

@@ -1,7 +1,7 @@
 //! Trouble that may pass: full disks, failing disks, silent swarms, and when to give up on it. Layer 5.
 
 use std::cell::{Cell, RefCell};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -13,17 +13,8 @@ use super::config::SessionEvent;
 use super::disk::{Changed, DiskError};
 use super::driver::Driver;
 use crate::base::{Bitfield, Now, PieceIndex};
+use crate::storage::retry::{self, Refusal, Retries};
 
-/// Between looks at a full disk (HOSTILE.md L1).
-pub(super) const SPACE_RETRY: Duration = Duration::from_secs(5);
-/// Between tries when no file could be opened for want of handles: others give theirs back soon (HOSTILE.md L5).
-const HANDLES_RETRY: Duration = Duration::from_secs(1);
-/// Between tries after any other disk error: three of them fill a minute (HOSTILE.md L2).
-const ERROR_RETRY: Duration = Duration::from_secs(20);
-const ERROR_RETRIES_MAX: u32 = 3;
-/// Errors of one file count together within this time, whatever other files do: fetching the piece again may take most
-/// of it.
-const ERROR_MEMORY: Duration = Duration::from_secs(600);
 /// A file system that leaves an operation unanswered for so long hangs (HOSTILE.md L13).
 pub const HANGS_AFTER: Duration = Duration::from_secs(10);
 /// Between tries of a check that could not read some files.
@@ -41,8 +32,7 @@ pub const HUNG_HINT: &str =
 #[derive(Default)]
 pub struct Trouble {
     progress_at: Cell<Now>,
-    /// The file that erred last, when, and how often so far.
-    erring: RefCell<Option<(PathBuf, Now, u32)>>,
+    retries: RefCell<Retries>,
     is_recovering: Cell<bool>,
     /// The disk refused a write, and took none since.
     is_disk_erring: Cell<bool>,
@@ -77,16 +67,6 @@ impl Trouble {
     /// How long nothing arrived.
     pub fn silent_for(&self, now: Now) -> Duration {
         now.since(self.progress_at.get())
-    }
-
-    /// Another error of this file: how many came together.
-    fn count_error(&self, path: &Path, now: Now) -> u32 {
-        let before = self.erring.take();
-        let before = before
-            .filter(|(file, at, _)| file == path && now.since(*at) <= ERROR_MEMORY)
-            .map_or(0, |(_, _, count)| count);
-        *self.erring.borrow_mut() = Some((path.to_owned(), now, before + 1));
-        before + 1
     }
 
     /// True while fetching waits for the disk.
@@ -134,35 +114,41 @@ impl Driver {
 
     /// The disk refused a write: fetching stops, seeding goes on, and it is tried again later.
     pub fn on_disk_trouble(self: &Rc<Self>, error: DiskError) {
+        let now = self.shared().now();
         if self.trouble.is_recovering.replace(true) {
+            self.trouble.retries.borrow_mut().on_another(now);
             return;
         }
         self.trouble.is_disk_erring.set(true);
         self.call(|core, cx| core.set_paused(true, cx));
         self.tell_trouble(error.to_string(), error.hint());
-        let is_passing = error.is_disk_full() || error.is_out_of_handles();
-        if !is_passing {
-            let errors = self.trouble.count_error(&error.path, self.shared().now());
-            if errors > ERROR_RETRIES_MAX {
-                self.trouble
-                    .set_fatal(error.to_string(), error.hint().to_owned());
-                self.changed.notify_one();
-                return;
-            }
-        }
+        let refusal = match () {
+            () if error.is_out_of_handles() => Refusal::NoHandles,
+            () if error.is_disk_full() => Refusal::Full,
+            () => Refusal::Error,
+        };
+        let mut retries = self.trouble.retries.borrow_mut();
+        let Some(mut wait) = retries.on_refusal(refusal, &error.path, now) else {
+            self.trouble
+                .set_fatal(error.to_string(), error.hint().to_owned());
+            self.changed.notify_one();
+            return;
+        };
+        drop(retries);
         // Not a task of the torrent: a shutdown does not wait for it.
         let driver = Rc::downgrade(self);
         tokio_uring::spawn(async move {
             loop {
-                tokio::time::sleep(match error.is_out_of_handles() {
-                    true => HANDLES_RETRY,
-                    false if error.is_disk_full() => SPACE_RETRY,
-                    false => ERROR_RETRY,
-                })
-                .await;
+                tokio::time::sleep(wait).await;
                 let Some(driver) = driver.upgrade() else {
                     return;
                 };
+                let now = driver.shared().now();
+                wait = driver.trouble.retries.borrow().left(now);
+                if !wait.is_zero() {
+                    continue;
+                }
+                wait = retry::FIRST_WAIT;
                 if error.is_disk_full() && !has_space(driver.check_job.root.clone()).await {
                     continue;
                 }
@@ -236,6 +222,7 @@ impl Driver {
             warn!(%error, "a file cannot be looked at");
         }
         let good = read_again(job, cached).await;
+        self.disk().found_good(good.iter());
         let lost: Vec<PieceIndex> = had.into_iter().filter(|piece| !good.has(*piece)).collect();
         if !lost.is_empty() {
             self.on_lost(&lost, &why);
@@ -287,22 +274,5 @@ async fn has_space(folder: PathBuf) -> bool {
             stat.blocks_available().saturating_mul(stat.fragment_size()) >= SPACE_MIN_BYTES
         }
         _ => true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_of_one_file_count_together_until_they_are_old() {
-        let trouble = Trouble::default();
-        let (a, b) = (Path::new("a"), Path::new("b"));
-        assert_eq!(trouble.count_error(a, Now::from_secs(1_000)), 1);
-        assert_eq!(trouble.count_error(a, Now::from_secs(1_060)), 2);
-        trouble.made_progress(Now::from_secs(1_061));
-        assert_eq!(trouble.count_error(a, Now::from_secs(1_600)), 3);
-        assert_eq!(trouble.count_error(a, Now::from_secs(2_201)), 1);
-        assert_eq!(trouble.count_error(b, Now::from_secs(2_202)), 1);
     }
 }

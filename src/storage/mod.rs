@@ -6,4 +6,5 @@ pub mod direct;
 pub mod layout;
 pub mod parts;
 pub mod resume;
+pub mod retry;
 pub mod safe_path;

@@ -531,6 +531,26 @@ pub fn sync_dir(fd: &OwnedFd) -> io::Result<()> {
     Ok(nix::unistd::fsync(fd)?)
 }
 
+/// Makes a folder and those above it such that no power cut takes them again: their names are synced too, where that can
+/// be done (blocks).
+///
+/// # Errors
+///
+/// As mkdir(2).
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.is_dir()).collect();
+    std::fs::create_dir_all(path)?;
+    let parents = missing.iter().filter_map(|path| path.parent());
+    for parent in parents.map(|path| match path.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => path,
+    }) {
+        // A folder that may not be read cannot be opened to be synced, and some file systems sync none.
+        let _ = open_root(parent).and_then(|fd| sync_dir(&fd));
+    }
+    Ok(())
+}
+
 /// Which kind of file system an open file lies on (blocks on a dead one).
 pub fn statfs_kind(fd: &OwnedFd) -> FsKind {
     /// Magic numbers of statfs(2): ext2/3/4, XFS, btrfs, tmpfs, ramfs, F2FS, bcachefs, ZFS, overlayfs, JFS, NILFS, exFAT, FAT.

@@ -135,6 +135,7 @@ impl World {
             selected: self.selected.clone(),
             preallocate: self.preallocate,
             is_writer,
+            are_names_synced: false,
         }
     }
 

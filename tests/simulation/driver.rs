@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use gyre::base::{BLOCK_BYTES, BlockRef, PieceIndex};
+use gyre::storage::retry::Refusal;
 use gyre::swarm::{PeerKey, UploadRun};
 use gyre::wire::message::{self, RawBlock};
 
@@ -18,6 +19,9 @@ const MESSAGES_BYTES_MAX: usize = 16 * 1024;
 /// Blocks taken from the core at once.
 const RUN_BYTES_MAX: u32 = 128 * 1024;
 
+/// How long slow disk work takes at most.
+const SLOW_MS_MAX: u64 = 5_000;
+
 /// Something a disk or a hash worker does; it ends with an answer to the core.
 #[derive(Debug)]
 pub enum DiskJob {
@@ -31,6 +35,8 @@ pub enum DiskJob {
         segment: Option<u32>,
         plan: Vec<(usize, Tag)>,
         is_good: bool,
+        /// Told apart from what fails by lot: all writes fail for a while.
+        refusal: Option<Refusal>,
     },
     Digest {
         piece: PieceIndex,
@@ -240,6 +246,7 @@ impl World {
         let length = unit.length();
         let down = Duration::from_micros(length * 1_000_000 / self.nodes[to].spec.down_bytes_per_s);
         let on_line = self.now + sent + latency + jitter;
+        let on_line = on_line.max(self.conns[conn].stalled_until);
         let arrives = on_line.max(self.conns[conn].ends[side].arrives_last);
         let arrives = arrives.max(self.nodes[to].down_free_at) + down;
         self.nodes[to].down_free_at = arrives;
@@ -380,12 +387,14 @@ impl World {
         } else {
             self.spec.faults.write_percent
         };
-        let is_good = !self.rng.chance(percent);
+        let refusal = self.refusal(node, piece);
+        let is_good = !self.rng.chance(percent) && refusal.is_none();
         let job = DiskJob::Write {
             piece,
             segment,
             plan,
             is_good,
+            refusal,
         };
         self.start_job(node, 1, 30, job);
     }
@@ -407,7 +416,11 @@ impl World {
     }
 
     fn start_job(&mut self, node: usize, min_ms: u64, max_ms: u64, job: DiskJob) {
-        let delay = self.some_ms(min_ms, max_ms);
+        let is_slow = self.is_faulty() && self.rng.chance(self.spec.faults.slow_percent);
+        let delay = match is_slow {
+            true => self.some_ms(min_ms, SLOW_MS_MAX),
+            false => self.some_ms(min_ms, max_ms),
+        };
         let life = self.life(node);
         self.after(delay, Event::DiskDone { life, job });
     }
@@ -433,9 +446,16 @@ impl World {
                 segment,
                 plan,
                 is_good,
+                refusal,
             } => {
                 if is_good {
                     self.nodes[node].disk.commit_write(piece, &plan);
+                }
+                if let Some(refusal) = refusal {
+                    self.on_refused(node, piece, refusal);
+                    if !self.is_alive(life) {
+                        return;
+                    }
                 }
                 self.call(node, |torrent, cx| match (is_good, segment) {
                     (false, _) => torrent.on_piece_write_failed(piece, cx),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gyre::base::PieceIndex;
+use gyre::base::{Now, PieceIndex};
 
 use crate::node;
 use crate::spec::Role;
@@ -13,7 +13,10 @@ impl World {
     pub fn next_fault(&mut self, every_ms: u64, event: Event) {
         if every_ms > 0 && self.is_faulty() {
             let delay = self.some_ms(1, every_ms * 2);
-            self.after(delay, event);
+            // Liveness is judged once the faults are over: none may come later.
+            if self.now + delay < Now::from_secs(self.spec.faults.until_secs) {
+                self.after(delay, event);
+            }
         }
     }
 
@@ -43,29 +46,62 @@ impl World {
             .filter(|n| self.nodes[*n].torrent.is_some() && !self.nodes[*n].spec.is_steady)
             .collect();
         if let Some(&node) = self.rng.pick(&up) {
-            let mut conns: Vec<usize> = self.nodes[node].peers.values().map(|at| at.0).collect();
-            conns.extend((0..self.conns.len()).filter(|c| {
-                let ends = &self.conns[*c].ends;
-                ends.iter()
-                    .any(|end| end.node == node && end.is_open && end.peer.is_none())
-            }));
-            for conn in conns {
-                self.cut(conn);
-                for end in &mut self.conns[conn].ends {
-                    if end.node == node {
-                        end.is_open = false;
-                        end.peer = None;
-                    }
-                }
-                // A dial of this node is forgotten with it; a dial towards it fails.
-                self.fail_dial_towards(conn, node);
-            }
-            self.nodes[node].torrent = None;
-            self.nodes[node].disk.crash();
             let back = self.some_ms(100, 30_000);
-            self.after(back, Event::Join { node });
+            self.crash(node, back);
         }
         self.next_fault(self.spec.faults.crash_every_ms, Event::Crash);
+    }
+
+    /// The node dies, and comes back after that time.
+    pub fn crash(&mut self, node: usize, back: Duration) {
+        let mut conns: Vec<usize> = self.nodes[node].peers.values().map(|at| at.0).collect();
+        conns.extend((0..self.conns.len()).filter(|c| {
+            let ends = &self.conns[*c].ends;
+            ends.iter()
+                .any(|end| end.node == node && end.is_open && end.peer.is_none())
+        }));
+        for conn in conns {
+            self.cut(conn);
+            for end in &mut self.conns[conn].ends {
+                if end.node == node {
+                    end.is_open = false;
+                    end.peer = None;
+                }
+            }
+            // A dial of this node is forgotten with it; a dial towards it fails.
+            self.fail_dial_towards(conn, node);
+        }
+        self.nodes[node].torrent = None;
+        self.nodes[node].disk.crash();
+        self.after(back, Event::Join { node });
+    }
+
+    /// Nothing moves on a connection for a while; then it is as far away as it likes.
+    pub fn stall_one(&mut self) {
+        let until = self.now + self.some_ms(1_000, 90_000);
+        let latency = self.some_ms(1, 2_000);
+        let standing: Vec<usize> = (0..self.conns.len())
+            .filter(|conn| self.conns[*conn].ends.iter().all(|end| end.peer.is_some()))
+            .collect();
+        if let Some(&conn) = self.rng.pick(&standing) {
+            self.conns[conn].stalled_until = until;
+            self.conns[conn].latency_us = latency.as_micros() as u64;
+        }
+        self.next_fault(self.spec.faults.stall_every_ms, Event::Stall);
+    }
+
+    /// A node's clock leaps ahead, as after a night asleep (HOSTILE.md L10). It never goes back: it is monotonic.
+    pub fn jump_one(&mut self) {
+        const LEAPS_SECS: [u64; 6] = [1, 30, 300, 3_600, 86_400, 366 * 86_400];
+        let node = self.rng.below(self.nodes.len() as u64) as usize;
+        let leap = Duration::from_secs(*self.rng.pick(&LEAPS_SECS).expect("some"));
+        self.nodes[node].ahead += leap;
+        if self.nodes[node].torrent.is_some() {
+            let n = &mut self.nodes[node];
+            n.timer = None;
+            self.settle(node);
+        }
+        self.next_fault(self.spec.faults.jump_every_ms, Event::Jump);
     }
 
     fn fail_dial_towards(&mut self, conn: usize, down: usize) {

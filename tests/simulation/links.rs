@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use gyre::base::Now;
+
 use gyre::swarm::Connected;
 
 use crate::net::{Conn, End};
@@ -30,6 +32,7 @@ impl World {
             latency_us: u64::try_from(latency.as_micros()).expect("short"),
             is_fast: !self.rng.chance(self.spec.plain_percent),
             is_cut: false,
+            stalled_until: Now::ZERO,
         });
         let is_lost = from != to && self.is_faulty() && self.rng.chance(5);
         if self.nodes[to].torrent.is_some() && !is_lost {

@@ -87,6 +87,8 @@ pub struct Conn {
     pub is_fast: bool,
     /// Cut: nothing arrives any more.
     pub is_cut: bool,
+    /// Nothing arrives before.
+    pub stalled_until: Now,
 }
 
 impl End {

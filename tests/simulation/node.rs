@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use gyre::base::{BlockRef, Now, PeerId, PieceIndex};
+use gyre::storage::retry::{Refusal, Retries};
 use gyre::swarm::{Credits, Effect, PeerKey, Torrent};
 
 use crate::disk::Disk;
@@ -56,6 +58,21 @@ pub struct Node {
     pub lost: BTreeSet<PieceIndex>,
     /// Bad pieces with bad blocks of this other node.
     pub bad_pieces_of: BTreeMap<usize, u32>,
+    /// How far its clock is ahead of the world's.
+    pub ahead: Duration,
+    /// Writes begun, over all lives.
+    pub writes: u64,
+    /// Why the disk refuses writes, or did, and until when.
+    pub refusing: Option<(Refusal, Now)>,
+    /// How long after that the next write went well.
+    pub recovered_after: Option<Duration>,
+    pub retries: Retries,
+    /// Nothing is fetched until the disk is tried again.
+    pub is_recovering: bool,
+    /// Pieces whose last write was refused.
+    pub refused: BTreeSet<PieceIndex>,
+    /// When a refused piece was last written again.
+    pub retried: BTreeMap<PieceIndex, Now>,
 }
 
 impl Node {
@@ -85,6 +102,14 @@ impl Node {
             sent_bytes_ever: 0,
             lost: BTreeSet::new(),
             bad_pieces_of: BTreeMap::new(),
+            ahead: Duration::ZERO,
+            writes: 0,
+            refusing: None,
+            recovered_after: None,
+            retries: Retries::default(),
+            is_recovering: false,
+            refused: BTreeSet::new(),
+            retried: BTreeMap::new(),
         }
     }
 

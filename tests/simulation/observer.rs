@@ -20,7 +20,7 @@ const CLOSE_LOOK_PEERS_MAX: usize = 12;
 impl World {
     /// Everything that must hold of one node after each of its calls.
     pub fn check_node(&mut self, node: usize) {
-        let now = self.now;
+        let now = self.clock(node);
         let is_close_look = self.nodes[node].peers.len() <= CLOSE_LOOK_PEERS_MAX
             || self.event_count.is_multiple_of(64);
         let n = &self.nodes[node];
@@ -306,10 +306,10 @@ impl World {
                 "{:?} starved {} {:?}",
                 n.credits,
                 torrent.is_starved(),
-                torrent.stats(self.now)
+                torrent.stats(self.clock(node))
             );
             if self.nodes.len() <= 12 && !torrent.is_complete() {
-                for peer in torrent.peers(self.now) {
+                for peer in torrent.peers(self.clock(node)) {
                     let _ = writeln!(text, "    {peer:?}");
                 }
             }

@@ -8,11 +8,14 @@ use gyre::swarm::{SeedChoker, UploadSlots};
 use crate::spec::{Faults, NodeSpec, Role, Spec};
 use crate::world::World;
 
-const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
+pub const KIB: u64 = 1024;
+pub const MIB: u64 = 1024 * KIB;
+
+/// Seeds of the scenario in which everything goes wrong, in a quick run.
+const QUICK_SEEDS: u64 = 200;
 
 /// Runs a scenario with some seeds; a failure names the seed that repeats it.
-fn run(quick_count: u64, build: fn(&mut Rng) -> Spec, judge: fn(&World)) {
+pub fn run(quick_count: u64, build: fn(&mut Rng) -> Spec, judge: fn(&World)) {
     let number = |name| {
         std::env::var(name)
             .ok()
@@ -20,7 +23,7 @@ fn run(quick_count: u64, build: fn(&mut Rng) -> Spec, judge: fn(&World)) {
     };
     let seeds = match (number("GYRE_SIM_SEED"), number("GYRE_SIM_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
-        (None, Some(count)) => 0..count,
+        (None, Some(count)) => 0..(quick_count * count / QUICK_SEEDS).max(1),
         (None, None) => 0..quick_count,
     };
     let (mut name, mut slowest, mut event_count) = ("", 0, 0);
@@ -56,11 +59,11 @@ impl World {
     }
 
     /// Wasted bytes of all honest leechers for each hundred bytes they wanted.
-    fn waste_percent(&self) -> u64 {
+    pub fn waste_percent(&self) -> u64 {
         let mut wasted = 0;
         let mut wanted = 0;
         for n in self.nodes.iter().filter(|n| n.spec.role == Role::Leech) {
-            let stats = n.torrent().stats(self.now);
+            let stats = n.torrent().stats(self.now + n.ahead);
             wasted += stats.wasted_bytes;
             wanted += self.spec.geometry.total_bytes();
         }
@@ -77,31 +80,31 @@ impl World {
 }
 
 /// A size that is rarely a whole number of pieces or blocks.
-fn odd(rng: &mut Rng, about: u64) -> u64 {
+pub fn odd(rng: &mut Rng, about: u64) -> u64 {
     about / 2 + rng.below(about) + 1
 }
 
-fn leech() -> NodeSpec {
+pub fn leech() -> NodeSpec {
     NodeSpec::new(Role::Leech)
 }
 
-fn seed() -> NodeSpec {
+pub fn seed() -> NodeSpec {
     NodeSpec::new(Role::Seed)
 }
 
-fn poisoner(percent: u64) -> NodeSpec {
+pub fn poisoner(percent: u64) -> NodeSpec {
     NodeSpec::new(Role::Poisoner { percent })
 }
 
 /// A line by lot, from 50 kB/s to 5 MB/s.
-fn any_line(rng: &mut Rng, mut node: NodeSpec) -> NodeSpec {
+pub fn any_line(rng: &mut Rng, mut node: NodeSpec) -> NodeSpec {
     node.up_bytes_per_s = 50_000 + rng.below(1_000_000) * rng.below(6);
     node.down_bytes_per_s = 200_000 + rng.below(5_000_000);
     node.joins_ms = rng.below(10_000);
     node
 }
 
-fn nothing_more(_: &World) {}
+pub fn nothing_more(_: &World) {}
 
 #[test]
 fn one_seed_feeds_one_leecher() {
@@ -177,7 +180,7 @@ fn churn_and_cut_connections_lose_nothing() {
     run(16, build, nothing_more);
 }
 
-fn judge_poison(world: &World) {
+pub fn judge_poison(world: &World) {
     assert!(
         world.waste_percent() <= 25,
         "{} % wasted",
@@ -440,6 +443,10 @@ fn everything_at_once_still_finishes() {
             write_percent: rng.below(10),
             read_percent: rng.below(10),
             lose_every_ms: 5_000 + rng.below(60_000),
+            outage_every_ms: rng.below(2) * (10_000 + rng.below(60_000)),
+            slow_percent: rng.below(20),
+            stall_every_ms: rng.below(2) * (2_000 + rng.below(20_000)),
+            jump_every_ms: rng.below(2) * (5_000 + rng.below(60_000)),
         };
         spec.deadline_secs = 3_600;
         spec = spec.with(1, any_line(rng, seed()));
@@ -461,7 +468,7 @@ fn everything_at_once_still_finishes() {
         }
         spec
     }
-    run(20, build, nothing_more);
+    run(QUICK_SEEDS, build, nothing_more);
 }
 
 #[test]

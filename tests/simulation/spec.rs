@@ -1,6 +1,9 @@
 //! What a simulated swarm is made of.
 
+use std::time::Duration;
+
 use gyre::base::{Bitfield, Geometry};
+use gyre::storage::retry::Refusal;
 use gyre::swarm::{SeedChoker, UploadSlots};
 
 /// How a node behaves.
@@ -30,6 +33,15 @@ impl Role {
     }
 }
 
+/// A disk that refuses all writes for a while.
+#[derive(Clone, Copy, Debug)]
+pub struct Outage {
+    pub refusal: Refusal,
+    /// The first write that is refused, counted from 0.
+    pub from_write: u64,
+    pub lasts: Duration,
+}
+
 /// One node.
 #[derive(Clone, Debug)]
 pub struct NodeSpec {
@@ -46,6 +58,7 @@ pub struct NodeSpec {
     pub joins_ms: u64,
     /// Never crashes, never loses a disk operation.
     pub is_steady: bool,
+    pub outage: Option<Outage>,
 }
 
 impl NodeSpec {
@@ -62,6 +75,7 @@ impl NodeSpec {
             seed_choker: SeedChoker::RoundRobin,
             joins_ms: 0,
             is_steady: matches!(role, Role::Seed),
+            outage: None,
         }
     }
 }
@@ -80,6 +94,14 @@ pub struct Faults {
     pub read_percent: u64,
     /// A node loses a piece that it had about this often.
     pub lose_every_ms: u64,
+    /// A disk fills up or errs about this often, and is well again after a while.
+    pub outage_every_ms: u64,
+    /// Disk work in a hundred that takes up to five seconds.
+    pub slow_percent: u64,
+    /// A connection about this often: nothing moves on it for up to 90 seconds, then it is slower or quicker than before.
+    pub stall_every_ms: u64,
+    /// A node's clock leaps ahead about this often, by a second to a year.
+    pub jump_every_ms: u64,
 }
 
 /// A whole run.

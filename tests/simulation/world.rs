@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use gyre::base::{Now, Rng};
+use gyre::storage::retry::{Refusal, Retries};
 use gyre::swarm::{Cx, Effect, Source, Torrent, TorrentConfig};
 
 use crate::disk::Disk;
 use crate::driver::DiskJob;
 use crate::net::{Conn, Unit};
 use crate::node::{self, Node};
+use crate::outage::world_time;
 use crate::spec::Spec;
 
 /// A run that takes more events than this goes in circles.
@@ -86,9 +88,16 @@ pub enum Event {
         job: DiskJob,
     },
     Credits(Life),
+    TryDisk {
+        life: Life,
+        refusal: Refusal,
+    },
     Cut,
     Crash,
     Lose,
+    Break,
+    Stall,
+    Jump,
 }
 
 struct Queued {
@@ -154,7 +163,15 @@ impl World {
         world.next_fault(world.spec.faults.cut_every_ms, Event::Cut);
         world.next_fault(world.spec.faults.crash_every_ms, Event::Crash);
         world.next_fault(world.spec.faults.lose_every_ms, Event::Lose);
+        world.next_fault(world.spec.faults.outage_every_ms, Event::Break);
+        world.next_fault(world.spec.faults.stall_every_ms, Event::Stall);
+        world.next_fault(world.spec.faults.jump_every_ms, Event::Jump);
         world
+    }
+
+    /// What the node's clock shows.
+    pub fn clock(&self, node: usize) -> Now {
+        self.now + self.nodes[node].ahead
     }
 
     /// Queues an event.
@@ -288,6 +305,10 @@ impl World {
             Event::Cut => self.cut_one(),
             Event::Crash => self.crash_one(),
             Event::Lose => self.lose_one(),
+            Event::TryDisk { life, refusal } => self.try_disk(life, refusal),
+            Event::Break => self.break_one(),
+            Event::Stall => self.stall_one(),
+            Event::Jump => self.jump_one(),
         }
     }
 
@@ -316,7 +337,7 @@ impl World {
         node: usize,
         f: impl FnOnce(&mut Torrent, &mut Cx<'_>) -> R,
     ) -> R {
-        let now = self.now;
+        let now = self.clock(node);
         let n = &mut self.nodes[node];
         n.credits.dials = node::HALF_OPEN_MAX - n.half_open;
         let mut cx = Cx {
@@ -343,6 +364,7 @@ impl World {
             n.timer = deadline;
             n.timer_number += 1;
             if let Some(at) = deadline {
+                let at = world_time(at, n.ahead);
                 let number = n.timer_number;
                 let life = self.life(node);
                 self.at(at, Event::Timer { life, number });
@@ -394,7 +416,11 @@ impl World {
         if is_complete && n.completed_at.is_none() {
             n.completed_at = Some(self.now);
         }
-        n.torrent = Some(Torrent::new(config, self.now));
+        n.retries = Retries::default();
+        n.is_recovering = false;
+        n.refused.clear();
+        n.retried.clear();
+        n.torrent = Some(Torrent::new(config, self.now + n.ahead));
         self.settle(node);
         self.announce(self.life(node), true);
     }

@@ -1,13 +1,10 @@
-//! A file system that can be made to hang: the FUSE protocol over `/dev/fuse`, spoken by a thread of the test, which
-//! passes through to a folder until it is told to answer nothing any more. Needs root.
-//!
-//! When the test process ends, however it does, its end of `/dev/fuse` is closed and the kernel fails whatever waits.
+//! A file system that can be made to hang: it passes through to a folder until it is told to answer nothing any more.
+//! Needs root.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr};
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,15 +14,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::machine;
+use super::fuse::{self, Answer, Request, done, file_system, hello};
 
-/// Bytes of one read or write at most.
-const TRANSFER_MAX: u32 = 128 * 1024;
 /// A hang lasts no longer than this, then all that waits fails: a test that went wrong must end.
 const HANG_MAX: Duration = Duration::from_secs(45);
-/// Length of the header of every request.
-const HEADER: usize = 40;
-
 /// How it hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hang {
@@ -50,34 +42,7 @@ pub struct HangingMount {
 impl HangingMount {
     /// Shows `folder` at `path`, an empty folder. `None`, and a line, when it cannot be mounted.
     pub fn new(test: &str, folder: &Path, path: &Path, how: Hang) -> Option<HangingMount> {
-        if !machine::has_root(test) {
-            return None;
-        }
-        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
-        let device = match device {
-            Ok(device) => device,
-            Err(error) => {
-                machine::skipped(test, &format!("/dev/fuse: {error}"));
-                return None;
-            }
-        };
-        let fd = device.as_raw_fd();
-        let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other");
-        let (target, options) = (c_path(path), CString::new(options).unwrap());
-        // SAFETY: all are C strings that live during the call.
-        let result = unsafe {
-            libc::mount(
-                c"gyre-test".as_ptr(),
-                target.as_ptr(),
-                c"fuse.gyre-test".as_ptr(),
-                libc::MS_NOSUID | libc::MS_NODEV,
-                options.as_ptr().cast(),
-            )
-        };
-        if result != 0 {
-            machine::skipped(test, &format!("mount: {}", io::Error::last_os_error()));
-            return None;
-        }
+        let device = fuse::mount(test, path)?;
         let switch = Arc::new(Switch::default());
         let server = Server {
             device,
@@ -103,9 +68,7 @@ impl HangingMount {
 
     /// Fails all requests, now and for ever, and takes the mount away.
     pub fn abort(&self) {
-        let target = c_path(&self.path);
-        // SAFETY: a C string that lives during the call.
-        unsafe { libc::umount2(target.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) };
+        fuse::abort(&self.path);
     }
 }
 
@@ -113,10 +76,6 @@ impl Drop for HangingMount {
     fn drop(&mut self) {
         self.abort();
     }
-}
-
-fn c_path(path: &Path) -> CString {
-    CString::new(path.as_os_str().as_bytes()).unwrap()
 }
 
 struct Server {
@@ -127,35 +86,9 @@ struct Server {
     nodes: BTreeMap<PathBuf, u64>,
 }
 
-struct Request<'a> {
-    opcode: u32,
-    unique: u64,
-    node: u64,
-    body: &'a [u8],
-}
-
-impl Request<'_> {
-    fn u32(&self, at: usize) -> u32 {
-        u32::from_ne_bytes(self.body[at..at + 4].try_into().unwrap())
-    }
-
-    fn u64(&self, at: usize) -> u64 {
-        u64::from_ne_bytes(self.body[at..at + 8].try_into().unwrap())
-    }
-
-    /// Names that end in NUL, from that byte on.
-    fn names(&self, at: usize) -> Vec<&OsStr> {
-        let names = self.body[at..].split(|byte| *byte == 0);
-        names.map(OsStr::from_bytes).collect()
-    }
-}
-
-/// What is answered: bytes, an error, or nothing because nothing is expected.
-type Answer = io::Result<Option<Vec<u8>>>;
-
 impl Server {
     fn run(mut self) {
-        let mut buffer = vec![0; TRANSFER_MAX as usize + 4096];
+        let mut buffer = vec![0; fuse::REQUEST_MAX];
         let mut answered = Instant::now();
         loop {
             let mut wanted = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
@@ -192,26 +125,9 @@ impl Server {
     }
 
     fn serve(&mut self, bytes: &[u8]) {
-        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-        let long = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
-        let request = Request {
-            opcode: word(4),
-            unique: long(8),
-            node: long(16),
-            body: &bytes[HEADER..],
-        };
-        let (error, payload) = match self.answer(&request) {
-            Ok(None) => return,
-            Ok(Some(payload)) => (0, payload),
-            Err(error) => (-error.raw_os_error().unwrap_or(libc::EIO), Vec::new()),
-        };
-        let mut reply = Vec::with_capacity(16 + payload.len());
-        reply.extend((16 + payload.len() as u32).to_ne_bytes());
-        reply.extend(error.to_ne_bytes());
-        reply.extend(request.unique.to_ne_bytes());
-        reply.extend(payload);
-        // Whoever asked may be gone.
-        let _ = (&self.device).write(&reply);
+        let request = Request::new(bytes);
+        let answer = self.answer(&request);
+        fuse::reply(&self.device, request.unique, answer);
     }
 
     fn answer(&mut self, request: &Request<'_>) -> Answer {
@@ -289,30 +205,6 @@ impl Server {
     }
 }
 
-fn done() -> Answer {
-    Ok(Some(Vec::new()))
-}
-
-/// Protocol 7.31, with writes larger than a page.
-fn hello(request: &Request<'_>) -> Answer {
-    const BIG_WRITES: u32 = 1 << 5;
-    const MAX_PAGES: u32 = 1 << 22;
-    let mut out = Vec::new();
-    let readahead = request.u32(8).min(TRANSFER_MAX);
-    for field in [7, 31, readahead, BIG_WRITES | MAX_PAGES] {
-        out.extend(field.to_ne_bytes());
-    }
-    for field in [12_u16, 9] {
-        out.extend(field.to_ne_bytes());
-    }
-    for field in [TRANSFER_MAX, 1] {
-        out.extend(field.to_ne_bytes());
-    }
-    out.extend((TRANSFER_MAX as u16 / 4096).max(32).to_ne_bytes());
-    out.resize(64, 0);
-    Ok(Some(out))
-}
-
 fn attributes(path: &Path) -> Answer {
     let mut out = vec![0; 16];
     attribute_bytes(&fs::symlink_metadata(path)?, &mut out);
@@ -368,10 +260,10 @@ fn read(path: &Path, request: &Request<'_>) -> Answer {
 }
 
 fn write(path: &Path, request: &Request<'_>) -> Answer {
-    let bytes = request.u32(16);
+    let bytes = request.written();
     let file = OpenOptions::new().write(true).open(path)?;
-    file.write_all_at(&request.body[40..40 + bytes as usize], request.u64(8))?;
-    Ok(Some(u64::from(bytes).to_le_bytes().to_vec()))
+    file.write_all_at(bytes, request.u64(8))?;
+    Ok(Some((bytes.len() as u64).to_le_bytes().to_vec()))
 }
 
 fn allocate(path: &Path, request: &Request<'_>) -> Answer {
@@ -380,20 +272,6 @@ fn allocate(path: &Path, request: &Request<'_>) -> Answer {
     let (offset, length) = (request.u64(8) as i64, request.u64(16) as i64);
     nix::fcntl::fallocate(&file, mode, offset, length)?;
     done()
-}
-
-/// A large and empty file system.
-fn file_system() -> Answer {
-    let mut out = Vec::new();
-    let blocks = 1_u64 << 24;
-    for field in [blocks, blocks, blocks, 1 << 20, 1 << 20] {
-        out.extend(field.to_ne_bytes());
-    }
-    for field in [4096_u32, 255, 4096, 0] {
-        out.extend(field.to_ne_bytes());
-    }
-    out.resize(80, 0);
-    Ok(Some(out))
 }
 
 fn read_folder(path: &Path, request: &Request<'_>) -> Answer {

@@ -3,6 +3,7 @@
 
 pub mod fake_peer;
 pub mod fake_tracker;
+pub mod fuse;
 pub mod hanging;
 pub mod machine;
 pub mod program;

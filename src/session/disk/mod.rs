@@ -169,6 +169,8 @@ pub struct DiskConfig {
     pub preallocate: Preallocate,
     /// False for `seed`: nothing is created or written.
     pub is_writer: bool,
+    /// A record closed in order says that the names of all that is there were synced.
+    pub are_names_synced: bool,
 }
 
 /// Where a file's bytes are.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -39,7 +40,7 @@ pub(super) struct Prepared {
 pub(super) fn prepare(config: &DiskConfig, files_done: &AtomicU64) -> Result<Prepared, DiskError> {
     let fail = |op| move |error: io::Error| DiskError::new(op, &config.output, &error);
     if config.is_writer {
-        fs::create_dir_all(&config.output).map_err(fail(DiskOp::Create))?;
+        files::make_folder(&config.output).map_err(fail(DiskOp::Create))?;
     }
     let base = files::open_root(&config.output).map_err(fail(DiskOp::Open))?;
     let mut work = Work {
@@ -48,11 +49,15 @@ pub(super) fn prepare(config: &DiskConfig, files_done: &AtomicU64) -> Result<Pre
         new_entries_in: BTreeSet::new(),
         cannot_reserve: Cell::new(false),
         made_by_link: false,
+        moving_name: OsString::new(),
         last_folder: None,
     };
     let mut found = work.look()?;
     let homes = work.homes(&found);
     if config.is_writer {
+        if !config.are_names_synced {
+            work.note_found(&found);
+        }
         work.check_space(&found)?;
         work.make_all(&mut found, files_done)?;
         if work.made_by_link {
@@ -92,6 +97,8 @@ struct Work<'a> {
     cannot_reserve: Cell<bool>,
     /// A link to nothing was followed: another file of the torrent may be there now.
     made_by_link: bool,
+    /// Empty until it is needed.
+    moving_name: OsString,
     /// Known to be there: most files lie in the folder of the one before.
     last_folder: Option<PathBuf>,
 }
@@ -224,13 +231,17 @@ impl Work<'_> {
             if !is_now && self.config.preallocate == Preallocate::None {
                 continue;
             }
-            let made = self.make_file(file, is_new).and_then(|fd| {
-                self.run_exports(&file.path, &fd, &exports)?;
-                Ok(fd)
-            });
+            let made_as = match exports.is_empty() || is_link {
+                true => file.path.clone(),
+                false => self.moving_name(&file.path),
+            };
+            let made = self
+                .make_file(file, &made_as, is_new)
+                .and_then(|fd| self.run_exports(&made_as, &fd, &exports).map(|()| fd))
+                .and_then(|fd| self.take_name(&made_as, &file.path).map(|()| fd));
             if made.is_err() && is_new && !is_link {
                 // The next try is to find it as this one did: what it takes over is not all there.
-                let _ = files::unlink_beneath(&self.base, &file.path);
+                let _ = files::unlink_beneath(&self.base, &made_as);
             }
             let fd = made?;
             let stamp = files::stamp(&fd).map_err(|e| self.error(DiskOp::Stat, &file.path, &e))?;
@@ -267,9 +278,38 @@ impl Work<'_> {
         }
     }
 
+    /// What a file is called while bytes from the parts file move into it: under its own name they would count as moved,
+    /// and a kill or a power cut may come in between. Nothing of the torrent has this name.
+    fn moving_name(&mut self, path: &Path) -> PathBuf {
+        if self.moving_name.is_empty() {
+            let files = self.config.layout.files().iter();
+            let taken: BTreeSet<&OsStr> = files.flat_map(|file| file.path.iter()).collect();
+            let parts = self.config.parts.path().file_name().unwrap_or_default();
+            let mut name = parts.to_owned();
+            while taken.contains(name.as_os_str()) || name == parts {
+                name.push(".moving");
+            }
+            self.moving_name = name;
+        }
+        path.with_file_name(&self.moving_name)
+    }
+
+    fn take_name(&self, made_as: &Path, path: &Path) -> Result<(), DiskError> {
+        if made_as == path {
+            return Ok(());
+        }
+        files::rename_beneath(&self.base, made_as, path)
+            .map_err(|error| self.error(DiskOp::Create, path, &error))
+    }
+
     /// Opens the file, new or not, with its length or blocks as asked for. A longer file keeps its length.
-    fn make_file(&mut self, file: &LayoutFile, is_new: bool) -> Result<OwnedFd, DiskError> {
-        let fd = files::open_beneath(&self.base, &file.path, OpenMode::Create)
+    fn make_file(
+        &mut self,
+        file: &LayoutFile,
+        made_as: &Path,
+        is_new: bool,
+    ) -> Result<OwnedFd, DiskError> {
+        let fd = files::open_beneath(&self.base, made_as, OpenMode::Create)
             .map_err(|error| self.error(DiskOp::Create, &file.path, &error))?;
         if is_new {
             self.note_entry(&file.path);
@@ -293,6 +333,27 @@ impl Work<'_> {
         };
         allocate().map_err(|error| self.error(DiskOp::Allocate, &file.path, &error))?;
         Ok(fd)
+    }
+
+    /// The names of what is there already count as new: whoever made them (the lock, or a run that was killed) may not
+    /// have synced them, and a record must not claim what a power cut can take (HOSTILE.md L8).
+    fn note_found(&mut self, found: &[Option<FileStamp>]) {
+        self.new_entries_in.insert(PathBuf::new());
+        let layout = self.config.layout.clone();
+        let mut last = None;
+        for (file, _) in layout
+            .files()
+            .iter()
+            .zip(found)
+            .filter(|(_, found)| found.is_some())
+        {
+            let folder = file.path.parent();
+            if folder != last {
+                let above = folder.into_iter().flat_map(Path::ancestors);
+                self.new_entries_in.extend(above.map(Path::to_owned));
+                last = folder;
+            }
+        }
     }
 
     fn note_entry(&mut self, path: &Path) {
@@ -338,8 +399,14 @@ impl Work<'_> {
             Ok(None) => matches!(self.stamp(path), Ok(Some(stamp)) if stamp.size_bytes == 0),
             Err(_) => false,
         };
-        if self.config.parts.is_empty() || !is_ours() {
+        if self.config.parts.is_empty() || self.stamp(path)?.is_none() || !is_ours() {
             return Ok(());
+        }
+        // The names of the files that hold it now must not go with it.
+        for folder in &self.new_entries_in {
+            files::open_dir_beneath(&self.base, folder)
+                .and_then(|fd| files::sync_dir(&fd))
+                .map_err(|error| self.error(DiskOp::Sync, folder, &error))?;
         }
         files::unlink_beneath(&self.base, path)
             .map_err(|error| self.error(DiskOp::Write, path, &error))

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::files::PARTS;
-use super::{Changed, DiskError, DiskOp, DiskTorrent, SyncError};
+use super::{Changed, DiskError, DiskOp, DiskTorrent, Home, SyncError};
 use crate::base::PieceIndex;
 use crate::storage::layout::LayoutFile;
 use crate::storage::resume::FileStamp;
@@ -56,6 +56,22 @@ impl DiskTorrent {
         unsynced.files.is_empty() && unsynced.folders.is_empty()
     }
 
+    /// These pieces are good as they lie there, and no record of ours claims them yet. Whoever wrote them, a run of ours
+    /// that was killed among others, may not have synced them: the next sync does (HOSTILE.md L8).
+    pub fn found_good(&self, pieces: impl IntoIterator<Item = PieceIndex>) {
+        let mut unsynced = self.unsynced.borrow_mut();
+        for piece in pieces {
+            unsynced.pieces.insert(piece);
+            for span in self.config.layout.piece_spans(piece) {
+                match self.home(span.file) {
+                    Home::File => unsynced.files.insert(span.file),
+                    Home::Parts => unsynced.files.insert(PARTS),
+                    Home::Zeros => false,
+                };
+            }
+        }
+    }
+
     async fn sync_files(self: &Rc<Self>, files: &BTreeSet<usize>) -> Result<(), DiskError> {
         let files: Vec<usize> = files.iter().copied().collect();
         let mut result = Ok(());
@@ -75,6 +91,13 @@ impl DiskTorrent {
 
     async fn sync_file(self: Rc<Self>, file: usize) -> Result<(), DiskError> {
         let _permit = self.lane.begin_long().await;
+        if !self.config.is_writer {
+            // What others wrote; a file system that may not be written has nothing to sync.
+            if let Ok(handle) = self.handle(file, false).await {
+                let _ = handle.fdatasync().await;
+            }
+            return Ok(());
+        }
         let handle = self.handle(file, true).await?;
         let synced = handle.fdatasync().await;
         synced.map_err(|error| self.error(DiskOp::Sync, file, &error))?;
@@ -111,7 +134,7 @@ impl DiskTorrent {
         // A file that was written and not synced yet has no stamp, but must be there.
         let expected = |file: usize| match (file, self.home(file)) {
             (PARTS, _) => stamps.parts.map(|stamp| Some(stamp.inode)),
-            (_, super::Home::File) if self.is_to_be_there(file) => {
+            (_, Home::File) if self.is_to_be_there(file) => {
                 let stamp = stamps.files.get(file).copied().flatten();
                 let is_written = among.is_none_or(|files| files.contains(&file));
                 // Where nothing is written, what was not there before is not gone.
@@ -181,7 +204,7 @@ impl DiskTorrent {
     /// The first file that cannot be looked at; a missing one is no error.
     pub async fn begin_check(&self, pieces: &[PieceIndex]) -> Result<(), DiskError> {
         let files = self.files_of(pieces).into_iter();
-        let files = files.filter(|file| *file == PARTS || self.home(*file) == super::Home::File);
+        let files = files.filter(|file| *file == PARTS || self.home(*file) == Home::File);
         for (file, stamp) in self.look_by_name(files.collect()).await {
             let stamp = stamp.map_err(|error| self.error(DiskOp::Stat, file, &error))?;
             self.set_stamp(file, stamp.map(record_stamp));

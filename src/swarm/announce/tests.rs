@@ -272,3 +272,29 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_clock_that_leaps_a_year_ahead_makes_one_announce_and_no_storm() {
+    let mut a = announcer(&[&["x"], &["y"]]);
+    let job = a.next_announce(Now::ZERO).unwrap();
+    a.on_success(job.id, &answer(600), Now::ZERO);
+    let mut now = Now::from_secs(366 * 86_400);
+    let job = a.next_announce(now).unwrap();
+    assert_eq!(a.next_announce(now), None, "one at a time");
+    a.on_success(job.id, &answer(600), now);
+    for _ in 0..590 {
+        now = now + Duration::from_secs(1);
+        assert_eq!(a.next_announce(now), None);
+    }
+    // Nor does a tracker that fails get what it missed.
+    now = now + Duration::from_secs(366 * 86_400);
+    let mut count = 0;
+    for _ in 0..60 {
+        while let Some(job) = a.next_announce(now) {
+            count += 1;
+            a.on_failure(job.id, unreachable(), now);
+        }
+        now = now + Duration::from_secs(1);
+    }
+    assert!(count <= 4, "{count} announces in a minute");
+}

@@ -90,9 +90,12 @@ impl Torrent {
             let Some(addr) = self.candidates.next_dial(cx.now) else {
                 break;
             };
+            // The peer came to us meanwhile and left again: the dial that is still under way says what becomes of it.
+            if !self.dialing.insert(addr) {
+                continue;
+            }
             cx.credits.dials -= 1;
             cx.credits.connections -= 1;
-            self.dialing.insert(addr);
             cx.fx.push(Effect::Dial { addr });
         }
         let used = self.peers.len() + self.dialing.len();
