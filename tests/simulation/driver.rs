@@ -356,6 +356,8 @@ impl World {
             .flatten()
             .filter_map(disk::bad_sender)
             .collect();
+        // What was under way when the sender was banned came too late to say anything.
+        senders.retain(|sender| !n.banned.contains(&node::address(*sender).ip()));
         senders.sort_unstable();
         senders.dedup();
         for sender in senders {
