@@ -16,8 +16,8 @@ use gyre::wire::metainfo::Metainfo;
 use crate::trace::{Bench, End, Run};
 use crate::tree::{Durable, Op, Tree};
 
-/// Cuts of one trace.
-const CUTS: usize = 500;
+/// Cuts of one trace: quick run and long run.
+const CUTS: [usize; 2] = [250, 1000];
 /// Of these, so many are started from by the real command: quick run and long run.
 const STARTS: [usize; 2] = [6, 50];
 
@@ -124,7 +124,7 @@ fn random() -> Rng {
 fn moments(ops: &[Op], rng: &mut Rng) -> Vec<usize> {
     let is_close = |op: &Op| !matches!(op, Op::Write { .. } | Op::Length { .. });
     let close: Vec<usize> = (0..ops.len()).filter(|at| is_close(&ops[*at])).collect();
-    let mut moments: Vec<usize> = (0..CUTS)
+    let mut moments: Vec<usize> = (0..CUTS[usize::from(is_long())])
         .map(|cut| match cut % 2 {
             0 => rng.below(ops.len() as u64 + 1) as usize,
             _ => (*rng.pick(&close).unwrap() + rng.below(3) as usize).min(ops.len()),
@@ -189,7 +189,7 @@ fn cut_again_and_again(bench: &Bench, runs: &[Run], last: &[&str], selected: &[&
         begun.elapsed()
     );
     assert!(
-        with_record > CUTS / 3 && trusted > 1_000,
+        with_record > trees.len() / 3 && trusted > 2 * trees.len() as u64,
         "records were left"
     );
     for _ in 0..STARTS[usize::from(is_long())] {
