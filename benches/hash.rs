@@ -25,7 +25,7 @@ fn bench(c: &mut Criterion) {
             });
         });
     }
-    for count in [2, LANES] {
+    for count in [2, 4, 8, LANES] {
         group.throughput(Throughput::Bytes((count * PIECE_BYTES) as u64));
         group.bench_function(format!("{count} pieces of 1 MiB side by side"), |b| {
             b.iter(|| {

@@ -13,6 +13,7 @@ pub mod readahead;
 pub mod resolve;
 pub mod ring;
 pub mod sha1_lanes;
+mod sha1_wide;
 pub mod signals;
 pub mod socket;
 pub mod stream;
