@@ -21,6 +21,8 @@ use super::sha1_lanes::{LANES, update_all};
 
 /// Jobs that may wait or run at once, per worker: enough to keep it busy over one turn of the ring.
 const JOBS_PER_THREAD_MAX: usize = 16;
+/// Bytes of each piece between two looks for more pieces: some tens of microseconds.
+const STEP_BYTES: usize = 32 * 1024;
 /// More threads than this would only fight for memory bandwidth.
 const THREADS_MAX: usize = 64;
 /// Length of the blocks that [`Hasher::digest_blocks`] tells apart: the request size of BEP 3.
@@ -199,21 +201,22 @@ async fn collect(inner: Weak<Inner>, mut answers: async_mpsc::UnboundedReceiver<
     }
 }
 
-/// A worker thread: jobs until the queue closes. Pieces that wait are hashed side by side.
+/// A worker thread: jobs until the queue closes. Pieces that wait are hashed side by side, and those that come meanwhile
+/// join in: the wide ways of hashing cost the same for one stream as for many.
 fn work(queue: &Mutex<mpsc::Receiver<Job>>, done: &async_mpsc::UnboundedSender<(usize, Outcome)>) {
+    let mut streams: Vec<Stream> = Vec::with_capacity(LANES);
     let mut jobs = Vec::with_capacity(LANES);
     loop {
-        match queue.lock() {
-            Ok(queue) => match queue.recv() {
-                Ok(job) => {
-                    jobs.push(job);
-                    jobs.extend(queue.try_iter().take(LANES - 1));
-                }
-                Err(_) => return,
-            },
-            Err(_) => return,
+        if streams.is_empty() {
+            match queue.lock().map(|queue| queue.recv()) {
+                Ok(Ok(job)) => jobs.push(job),
+                _ => return,
+            }
         }
-        let mut streams = Vec::with_capacity(jobs.len());
+        // Who holds the lock waits for jobs: then there are none.
+        if let Ok(queue) = queue.try_lock() {
+            jobs.extend(queue.try_iter().take(LANES - streams.len() - jobs.len()));
+        }
         for job in jobs.drain(..) {
             match job.task {
                 Task::Hash(state) => streams.push(Stream::new(job.key, state, job.views)),
@@ -223,18 +226,12 @@ fn work(queue: &Mutex<mpsc::Receiver<Job>>, done: &async_mpsc::UnboundedSender<(
                 }
             }
         }
-        while !streams.is_empty() {
-            let (whole, rest): (Vec<_>, Vec<_>) = streams.into_iter().partition(Stream::is_over);
-            for stream in whole {
-                if done
-                    .send((stream.key, Outcome::State(stream.state)))
-                    .is_err()
-                {
-                    return;
-                }
+        advance(&mut streams);
+        for stream in streams.extract_if(.., |stream| stream.is_over()) {
+            let outcome = Outcome::State(stream.state);
+            if done.send((stream.key, outcome)).is_err() {
+                return;
             }
-            streams = rest;
-            advance(&mut streams);
         }
     }
 }
@@ -270,10 +267,10 @@ impl Stream {
     }
 }
 
-/// Hashes the next bytes of each stream: as many as the shortest of their views has left.
+/// Hashes the next bytes of each stream: as many as the shortest of their views has left, up to [`STEP_BYTES`].
 fn advance(streams: &mut [Stream]) {
     let shortest = streams.iter().map(|stream| stream.next().len()).min();
-    let bytes = shortest.unwrap_or(0);
+    let bytes = shortest.unwrap_or(0).min(STEP_BYTES);
     if bytes > 0 {
         let mut parts = Vec::with_capacity(streams.len());
         for stream in streams.iter_mut() {

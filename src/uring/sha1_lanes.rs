@@ -101,7 +101,8 @@ pub fn update_all(streams: &mut [(&mut Sha1State, &[u8])]) {
 fn wide_from() -> Option<usize> {
     static FROM: OnceLock<Option<usize>> = OnceLock::new();
     *FROM.get_or_init(|| {
-        let narrow: Option<sha1_wide::Narrow> = kernel::is_here().then_some(kernel::compress::<NARROW>);
+        let narrow: Option<sha1_wide::Narrow> =
+            kernel::is_here().then_some(kernel::compress::<NARROW>);
         sha1_wide::pays_from(narrow)
     })
 }
