@@ -7,8 +7,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::base::PieceIndex;
-use crate::uring::readahead::{AheadFile, READ_BYTES_MAX, ReadAhead};
-use crate::uring::sha1_lanes::{LANES, Sha1State, update_all};
+use crate::uring::readahead::{AheadFile, ReadAhead};
+use crate::uring::sha1_lanes::{Sha1State, lanes, update_all};
 
 /// Where bytes of a piece are.
 pub enum Place {
@@ -67,7 +67,7 @@ struct Read {
 
 impl Read {
     /// Whether bytes at that place come right behind this read and still fit.
-    fn goes_on_with(&self, place: &Place, at: u64, bytes: usize) -> bool {
+    fn goes_on_with(&self, place: &Place, at: u64, bytes: usize, bytes_max: usize) -> bool {
         let is_next = match (&self.file, place) {
             (Some(file), Place::At(other, offset)) => {
                 file.is_same(other) && self.offset + self.bytes as u64 == offset + at
@@ -75,7 +75,7 @@ impl Read {
             (None, Place::Zeros) => true,
             _ => false,
         };
-        is_next && self.bytes + bytes <= READ_BYTES_MAX
+        is_next && self.bytes + bytes <= bytes_max
     }
 }
 
@@ -103,13 +103,14 @@ impl Planned {
 
 /// Hashes pieces until there are no more or the work is stopped, several side by side.
 pub fn run<W: Work>(work: &mut W) {
-    let mut strands: Vec<Strand<W::Failure>> = (0..LANES).map(|_| Strand::new()).collect();
+    let lanes = lanes();
+    let mut strands: Vec<Strand<W::Failure>> = (0..lanes).map(|_| Strand::new(lanes)).collect();
     while !work.is_stopped() {
         strands.retain_mut(|strand| strand.prepare(work));
         let Some(bytes) = strands.iter().map(Strand::at_hand).min() else {
             return;
         };
-        let mut streams = Vec::with_capacity(LANES);
+        let mut streams = Vec::with_capacity(lanes);
         for strand in &mut strands {
             let head = strand.ahead.bytes().get(..bytes).unwrap_or_default();
             streams.push((&mut strand.sha1, head));
@@ -128,15 +129,16 @@ struct Planner {
 }
 
 impl Planner {
-    fn next_read<W: Work>(&mut self, work: &mut W) -> Option<Read> {
+    fn next_read<W: Work>(&mut self, work: &mut W, bytes_max: usize) -> Option<Read> {
         let mut read: Option<Read> = None;
         while let Some(planned) = self.current(work) {
             let Some((place, left)) = planned.left() else {
                 break;
             };
-            let room = READ_BYTES_MAX - read.as_ref().map_or(0, |read| read.bytes);
+            let room = bytes_max - read.as_ref().map_or(0, |read| read.bytes);
             let bytes = usize::try_from(left).map_or(room, |left| left.min(room));
-            let fits = |read: &Read| bytes > 0 && read.goes_on_with(place, planned.at, bytes);
+            let fits =
+                |read: &Read| bytes > 0 && read.goes_on_with(place, planned.at, bytes, bytes_max);
             if read.as_ref().is_some_and(|read| !fits(read)) {
                 break;
             }
@@ -220,10 +222,10 @@ struct Strand<F> {
 }
 
 impl<F> Strand<F> {
-    fn new() -> Self {
+    fn new(beside: usize) -> Self {
         Strand {
             planner: Planner::default(),
-            ahead: ReadAhead::new(LANES),
+            ahead: ReadAhead::new(beside),
             reads: VecDeque::new(),
             read_done: 0,
             part: 0,
@@ -237,7 +239,7 @@ impl<F> Strand<F> {
     fn prepare<W: Work<Failure = F>>(&mut self, work: &mut W) -> bool {
         loop {
             while self.ahead.has_room()
-                && let Some(read) = self.planner.next_read(work)
+                && let Some(read) = self.planner.next_read(work, self.ahead.read_bytes_max())
             {
                 match &read.file {
                     Some(file) => self.ahead.push(file, read.offset, read.bytes),

@@ -20,13 +20,16 @@ use super::files::{self, FsKind};
 use super::map;
 
 /// Longest single read: enough for full speed on spinning disks.
-pub const READ_BYTES_MAX: usize = 1 << 20;
+const READ_BYTES_MAX: usize = 1 << 20;
+/// Shortest limit of a read, where many read ahead beside each other.
+const READ_BYTES_LEAST: usize = 256 * 1024;
 /// Reads under way at once on all threads together: what an NVMe drive needs to be busy.
 const DEPTH: usize = 16;
 /// And in each at least: one is hashed while the other is read.
 const DEPTH_MIN: usize = 2;
-/// Bytes read at a time from the page cache: they stay in the CPU's cache until they are hashed.
-const CACHED_BYTES: usize = 128 * 1024;
+/// Bytes read at a time from the page cache, by all that read ahead on one thread: they stay in the CPU's cache until they
+/// are hashed.
+const CACHED_BYTES: usize = 512 * 1024;
 
 /// A file open for reading ahead; clones share it.
 #[derive(Clone)]
@@ -129,19 +132,22 @@ pub struct ReadAhead {
     /// What is at hand of the first in the queue.
     ready: Range<usize>,
     depth: usize,
+    read_bytes_max: usize,
     cached: Vec<u8>,
 }
 
 impl ReadAhead {
-    /// Makes the ring and its memory: a share of 16 MiB for each core and each of the `beside` that its thread has, 2 MiB
-    /// at least, so that many cores take more in all. Less where memory is refused.
+    /// Makes the ring and its memory for one of the `beside` that a thread has. All of a thread take 8 MiB at least, so that
+    /// many cores take more in all. Less where memory is refused.
     pub fn new(beside: usize) -> ReadAhead {
+        let beside = beside.max(1);
+        let read_bytes_max = (4 * READ_BYTES_MAX / beside).clamp(READ_BYTES_LEAST, READ_BYTES_MAX);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let depth = (DEPTH / (threads * beside.max(1))).max(DEPTH_MIN);
+        let depth = (DEPTH / (threads * beside)).max(DEPTH_MIN);
         let ring = IoUring::new(depth as u32 * 2).ok();
         let count = if ring.is_some() { depth } else { 0 };
         // A range may begin and end inside a page.
-        let memory = || Aligned::new(READ_BYTES_MAX + 2 * PAGE_BYTES).ok();
+        let memory = || Aligned::new(read_bytes_max + 2 * PAGE_BYTES).ok();
         let slot = |memory| Slot {
             memory,
             file: None,
@@ -159,8 +165,14 @@ impl ReadAhead {
             queue: VecDeque::new(),
             ready: 0..0,
             depth,
-            cached: vec![0; CACHED_BYTES],
+            read_bytes_max,
+            cached: vec![0; CACHED_BYTES / beside],
         }
+    }
+
+    /// Longest range to be asked for at once, in bytes.
+    pub fn read_bytes_max(&self) -> usize {
+        self.read_bytes_max
     }
 
     /// Whether another range should be asked for before the next is taken.
@@ -168,9 +180,9 @@ impl ReadAhead {
         self.queue.len() < self.depth && (self.slots.is_empty() || !self.free.is_empty())
     }
 
-    /// Asks for `bytes` (at most [`READ_BYTES_MAX`]) of a file.
+    /// Asks for `bytes` (at most [`read_bytes_max`](Self::read_bytes_max)) of a file.
     pub fn push(&mut self, file: &AheadFile, offset: u64, bytes: usize) {
-        let bytes = bytes.min(READ_BYTES_MAX);
+        let bytes = bytes.min(self.read_bytes_max);
         let direct = file.direct(offset, bytes).map(AsRawFd::as_raw_fd);
         let (Some(fd), Some(ring), Some(&slot)) = (direct, &mut self.ring, self.free.last()) else {
             self.queue.push_back(Pending::Cached {
@@ -225,7 +237,7 @@ impl ReadAhead {
         };
         let filled = match pending {
             Pending::Zeros { bytes } => {
-                let part = CACHED_BYTES.min(*bytes);
+                let part = self.cached.len().min(*bytes);
                 self.cached[..part].fill(0);
                 *bytes -= part;
                 self.ready = 0..part;
@@ -236,7 +248,7 @@ impl ReadAhead {
                 offset,
                 bytes,
             } => {
-                let part = CACHED_BYTES.min(*bytes);
+                let part = self.cached.len().min(*bytes);
                 let read = file.file().read_exact_at(&mut self.cached[..part], *offset);
                 *offset += part as u64;
                 *bytes -= part;

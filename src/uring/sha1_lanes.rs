@@ -97,6 +97,11 @@ pub fn update_all(streams: &mut [(&mut Sha1State, &[u8])]) {
     }
 }
 
+/// How many streams are worth going side by side on this processor.
+pub fn lanes() -> usize {
+    wide_from().map_or(NARROW, |_| WIDTH)
+}
+
 /// How many streams make the wide way the faster one, found out once; `None` when none do.
 fn wide_from() -> Option<usize> {
     static FROM: OnceLock<Option<usize>> = OnceLock::new();
