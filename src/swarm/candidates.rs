@@ -48,10 +48,26 @@ pub enum Source {
     Inbound,
     /// BEP 11, told by a peer on this machine or network.
     LocalPex,
+    /// BEP 5, told by a node on this machine or network.
+    LocalDht,
     /// BEP 5.
     Dht,
     /// BEP 11.
     Pex,
+}
+
+impl Source {
+    /// The word used in `--json`: who named the address, wherever that one was.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Source::User => "user",
+            Source::Tracker => "tracker",
+            Source::Lsd => "lsd",
+            Source::Inbound => "incoming",
+            Source::LocalPex | Source::Pex => "pex",
+            Source::LocalDht | Source::Dht => "dht",
+        }
+    }
 }
 
 /// How a connection went.

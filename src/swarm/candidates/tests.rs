@@ -65,6 +65,7 @@ fn strangers_cannot_send_us_to_our_own_network() {
     assert_eq!(book().add(Source::Pex, &local, Now::ZERO), 0);
     assert_eq!(book().add(Source::Dht, &local, Now::ZERO), 0);
     assert_eq!(book().add(Source::LocalPex, &local, Now::ZERO), 6);
+    assert_eq!(book().add(Source::LocalDht, &local, Now::ZERO), 6);
     assert_eq!(book().add(Source::Tracker, &local, Now::ZERO), 6);
 }
 
@@ -74,6 +75,7 @@ fn private_torrents_listen_to_trackers_and_users_only() {
     for source in [
         Source::Pex,
         Source::Dht,
+        Source::LocalDht,
         Source::Lsd,
         Source::LocalPex,
         Source::Inbound,
