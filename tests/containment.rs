@@ -256,6 +256,7 @@ fn session_config(sample: &Sample, peers_max: u32) -> SessionConfig {
         port: PortChoice::Exactly(0),
         bind: None,
         ipv6: false,
+        lsd: false,
         limit_up_bytes_per_s: None,
         limit_down_bytes_per_s: None,
         peers_max,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rows by letter, counted from 1.
-const ROWS: [(char, u32); 7] = [
+const ROWS: [(char, u32); 8] = [
     ('T', 13),
     ('H', 4),
     ('W', 16),
@@ -12,6 +12,7 @@ const ROWS: [(char, u32); 7] = [
     ('K', 9),
     ('L', 13),
     ('A', 7),
+    ('N', 2),
 ];
 
 /// Row id and last column of every line of a table.

@@ -228,6 +228,7 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         port: args.port.map_or(PortChoice::Default, PortChoice::Exactly),
         bind: args.bind.clone(),
         ipv6: !args.no_ipv6,
+        lsd: !args.no_lsd,
         limit_up_bytes_per_s: args.limit_up.filter(|rate| *rate > 0),
         limit_down_bytes_per_s: args.limit_down.filter(|rate| *rate > 0),
         peers_max: args.max_peers,

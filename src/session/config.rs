@@ -49,6 +49,8 @@ pub struct SessionConfig {
     pub bind: Option<BindTo>,
     /// False leaves out every IPv6 socket, peer and tracker (`--no-ipv6`).
     pub ipv6: bool,
+    /// Look for peers on the local network (BEP 14).
+    pub lsd: bool,
     pub limit_up_bytes_per_s: Option<u64>,
     pub limit_down_bytes_per_s: Option<u64>,
     /// Connections of the whole session, half-open ones included.

@@ -19,6 +19,7 @@ pub mod http;
 pub mod lab;
 pub mod load;
 mod lost;
+pub mod lsd;
 pub mod pace;
 mod peer;
 pub mod resume_store;

@@ -18,6 +18,7 @@ use super::error::SessionError;
 use super::handles::Handles;
 use super::http::{HttpClient, HttpConfig};
 use super::lab;
+use super::lsd::Lsd;
 use super::shared::{Opened, Shared};
 use super::udp_tracker::OwnSockets;
 use super::{connect, torrent};
@@ -88,6 +89,10 @@ pub async fn run(
     for udp in &sockets.udp {
         background.push(tokio_uring::spawn(refuse_utp(shared.clone(), udp.clone())));
     }
+    let lsd = shared.config.lsd.then(|| Lsd::open(&shared)).flatten();
+    if let Some(lsd) = &lsd {
+        background.push(tokio_uring::spawn(lsd.clone().run()));
+    }
     background.push(tokio_uring::spawn(shared.clone().credit_loop()));
     background.push(tokio_uring::spawn(lab::watch(shared.clone())));
     background.push(tokio_uring::spawn(pace(shared.clone(), true)));
@@ -121,6 +126,9 @@ pub async fn run(
     }
     for udp in &sockets.udp {
         udp.close();
+    }
+    if let Some(lsd) = &lsd {
+        lsd.close();
     }
     for task in background {
         task.abort();

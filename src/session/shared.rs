@@ -47,6 +47,8 @@ pub struct Shared {
     pub half_open: Cell<u32>,
     /// Tasks that ended by a panic.
     pub panics: Cell<u64>,
+    /// Woken when a torrent was added.
+    pub torrents_changed: Notify,
     /// Woken when credits came back, so that starved torrents are asked again.
     pub credits_back: Notify,
     pub socket_options: SocketOptions,
@@ -108,6 +110,7 @@ impl Shared {
             banned: RefCell::default(),
             half_open: Cell::new(0),
             panics: Cell::new(0),
+            torrents_changed: Notify::new(),
             credits_back: Notify::new(),
             port: Cell::new(0),
             assembly_bytes,

@@ -161,6 +161,7 @@ impl<'c> Running<'c> {
             .torrents
             .borrow_mut()
             .insert(driver.info_hash(), driver.clone());
+        shared.torrents_changed.notify_one();
         let timed = driver.clone();
         let timer = tokio_uring::spawn(async move {
             if caught(timed.clone().timer_loop()).await.is_err() {

@@ -136,6 +136,26 @@ fn set_bytes(fd: &OwnedFd, level: i32, name: i32, value: &[u8]) -> io::Result<()
     Ok(())
 }
 
+/// Takes part in a multicast group on the network interface with that number.
+pub(crate) fn join(fd: &OwnedFd, group: IpAddr, interface: u32) -> io::Result<()> {
+    match group {
+        IpAddr::V4(group) => {
+            // `struct ip_mreqn`: group, own address (any), interface.
+            let mut request = [0; 12];
+            request[..4].copy_from_slice(&group.octets());
+            request[8..].copy_from_slice(&interface.to_ne_bytes());
+            set_bytes(fd, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &request)
+        }
+        IpAddr::V6(group) => {
+            // `struct ipv6_mreq`: group, interface.
+            let mut request = [0; 20];
+            request[..16].copy_from_slice(&group.octets());
+            request[16..].copy_from_slice(&interface.to_ne_bytes());
+            set_bytes(fd, libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP, &request)
+        }
+    }
+}
+
 /// Reads an option into a plain C structure; a shorter answer leaves zeros.
 ///
 /// # Safety

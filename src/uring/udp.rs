@@ -34,6 +34,8 @@ struct Message {
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
+/// `linux/in6.h`; libc leaves it out.
+const IPV6_MULTICAST_ALL: i32 = 29;
 /// A header of 16 bytes and an `in6_pktinfo` of 20, padded; the rest is spare.
 const CONTROL_BYTES: usize = 64;
 
@@ -43,6 +45,13 @@ pub struct Local {
     ip: IpAddr,
     /// Set for addresses that mean nothing without it (IPv6 link-local), else 0.
     interface: u32,
+}
+
+impl Local {
+    /// An address of the network interface with that number.
+    pub fn new(ip: IpAddr, interface: u32) -> Local {
+        Local { ip, interface }
+    }
 }
 
 /// A datagram that has come.
@@ -222,6 +231,49 @@ impl Udp {
         Ok(Udp {
             inner: Rc::new(inner),
         })
+    }
+
+    /// Binds the group's address and joins it on these network interfaces, by number; others may do so beside. What is sent
+    /// to the group through other interfaces does not come.
+    ///
+    /// # Errors
+    ///
+    /// As socket(2), bind(2) and setsockopt(2): the group could be joined on none of the interfaces.
+    pub fn bind_group(
+        group: SocketAddr,
+        interfaces: &[u32],
+        options: &SocketOptions,
+    ) -> io::Result<Udp> {
+        let fd = socket::open(&group, Carrier::Udp, 0, options)?;
+        socket::set_int(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        if group.is_ipv4() {
+            socket::set_int(&fd, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
+        } else {
+            socket::set_int(&fd, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)?;
+        }
+        socket::bind(&fd, &group)?;
+        let mut joined = Err(io::ErrorKind::AddrNotAvailable.into());
+        for interface in interfaces {
+            let result = socket::join(&fd, group.ip(), *interface);
+            if joined.is_err() {
+                joined = result;
+            }
+        }
+        joined?;
+        let is_closed = Cell::new(false);
+        Ok(Udp {
+            inner: Rc::new(Inner { fd, is_closed }),
+        })
+    }
+
+    /// Sends one datagram from one of this machine's addresses, through its network interface.
+    ///
+    /// # Errors
+    ///
+    /// As sendmsg(2).
+    pub async fn send_from(&self, buf: Vec<u8>, from: Local, to: SocketAddr) -> io::Result<()> {
+        let datagram = Datagram::new(&self.inner, buf, RawAddr::from(&to));
+        self.send(datagram.with_local(from)).await.0
     }
 
     /// Sends one datagram.

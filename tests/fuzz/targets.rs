@@ -19,6 +19,7 @@ use gyre::wire::extended::{
 };
 use gyre::wire::handshake::{Prefix, parse_prefix};
 use gyre::wire::http::{BodyDecoder, RequestHead, ResponseHead};
+use gyre::wire::lsd::{self, Search};
 use gyre::wire::magnet::Magnet;
 use gyre::wire::message::{Message, RawBlock};
 use gyre::wire::metainfo::Metainfo;
@@ -256,6 +257,15 @@ pub fn magnet(data: &[u8]) {
         let again: Magnet = magnet.to_string().parse().expect("our own link");
         assert_eq!(again.info_hash, magnet.info_hash);
         assert_eq!(again.name, magnet.name);
+    }
+}
+
+/// Announces on the local network: what is understood is written the same again.
+pub fn lsd(data: &[u8]) {
+    if let Ok(search) = Search::parse(data) {
+        assert!(search.info_hashes.len() <= lsd::HASHES_MAX);
+        let again = Search::parse(&search.to_datagram(lsd::GROUP_V4));
+        assert_eq!(again, Ok(search));
     }
 }
 

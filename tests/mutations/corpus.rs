@@ -369,6 +369,27 @@ pub fn tracker_request() -> Corpus {
     )
 }
 
+pub fn lsd() -> Corpus {
+    let corpus = texts(&[
+        "BT-SEARCH * HTTP/1.1\r\nHost: 239.192.152.143:6771\r\nPort: 6881\r\n\
+         Infohash: 0123456789abcdef0123456789abcdef01234567\r\ncookie: 0123456789abcdef\r\n\r\n\r\n",
+        "BT-SEARCH * HTTP/1.1\r\nPort: 1\r\nInfohash: 0123456789abcdef0123456789abcdef01234567\r\n\
+         Infohash: fedcba9876543210fedcba9876543210fedcba98\r\n\r\n",
+    ]);
+    (
+        corpus,
+        &[
+            b"BT-SEARCH",
+            b"Infohash: ",
+            b"Port: ",
+            b"65536",
+            b"cookie: ",
+            b"\r\n",
+            b"0123456789abcdef0123456789abcdef01234567",
+        ],
+    )
+}
+
 pub fn magnet() -> Corpus {
     let corpus = texts(&[
         "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567&dn=a%20name&tr=http%3A%2F%2Ft.example%2Fannounce\
