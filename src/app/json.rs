@@ -94,6 +94,8 @@ fn progress(p: &TorrentProgress) -> Value {
         "pieces_checked": p.pieces_checked,
         "files_prepared": p.files_prepared,
         "files_to_prepare": p.files_to_prepare,
+        "metadata_bytes": p.metadata_bytes,
+        "metadata_total_bytes": p.metadata_total_bytes,
     })
 }
 
@@ -138,6 +140,8 @@ mod tests {
             pieces_checked: 0,
             files_prepared: 0,
             files_to_prepare: 0,
+            metadata_bytes: 0,
+            metadata_total_bytes: 0,
         }
     }
 

@@ -23,9 +23,10 @@ pub fn percent(p: &TorrentProgress) -> u64 {
 
 /// What the bar and the percents stand for: files that are ready while they are made, else bytes.
 const fn done_of_all(p: &TorrentProgress) -> (u64, u64) {
-    match p.is_preparing() {
-        true => (p.files_prepared, p.files_to_prepare),
-        false => (shown_bytes(p), p.total_bytes),
+    match p.state {
+        TorrentState::Metadata => (p.metadata_bytes as u64, p.metadata_total_bytes as u64),
+        _ if p.is_preparing() => (p.files_prepared, p.files_to_prepare),
+        _ => (shown_bytes(p), p.total_bytes),
     }
 }
 
@@ -50,6 +51,24 @@ pub fn figures(p: &TorrentProgress) -> String {
     if p.is_preparing() {
         let all = size::plural(p.files_to_prepare, "file");
         return format!("{} of {all} {}", p.files_prepared, state(p));
+    }
+    if p.state == TorrentState::Metadata {
+        let size = match p.metadata_total_bytes {
+            0 => String::new(),
+            all => {
+                let (have, all) = (
+                    size::bytes(p.metadata_bytes.into()),
+                    size::bytes(all.into()),
+                );
+                format!("{have}/{all} ")
+            }
+        };
+        return format!(
+            "{size}peers {}/{} {}",
+            p.peers,
+            p.peers_known,
+            p.state.as_str()
+        );
     }
     let mut line = format!(
         "{}/{} ↓ {} ↑ {} peers {}/{}",
@@ -169,6 +188,9 @@ pub fn complete(p: &TorrentProgress, seconds: f64) -> String {
 /// The line a torrent ends with; `seconds` is how long it took to fetch what was fetched.
 pub fn summary(p: &TorrentProgress, seconds: f64) -> String {
     let mut line = name(&p.name);
+    if p.state == TorrentState::Metadata {
+        return line + ": stopped before its metadata was here";
+    }
     line += &match p.have_bytes >= p.total_bytes {
         true => format!(": complete, {}", size::bytes(p.total_bytes)),
         false => format!(": {}% of {}", percent(p), size::bytes(p.total_bytes)),
@@ -228,6 +250,8 @@ mod tests {
             pieces_checked: 0,
             files_prepared: 0,
             files_to_prepare: 0,
+            metadata_bytes: 0,
+            metadata_total_bytes: 0,
         }
     }
 

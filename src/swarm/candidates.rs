@@ -298,6 +298,12 @@ impl Candidates {
         self.entries.contains_key(&normal(addr))
     }
 
+    /// All addresses and where they came from.
+    pub fn addresses(&self) -> Vec<(Source, SocketAddr)> {
+        let entries = self.entries.iter();
+        entries.map(|(addr, entry)| (entry.source, *addr)).collect()
+    }
+
     /// Verifies that the lists agree with the entries.
     ///
     /// # Panics

@@ -33,6 +33,7 @@ impl Torrent {
         self.candidates.on_connected(conn.addr);
         let key = PeerKey(self.peers.insert(peer));
         self.greet(key, cx);
+        self.on_pex_news(cx.now);
         self.tick_by(cx.now + ACTIVE_TICK);
         self.after_event();
         Ok(key)
@@ -77,6 +78,7 @@ impl Torrent {
         {
             self.candidates.on_disconnected(addr, parting, cx.now);
         }
+        self.on_pex_news(cx.now);
         self.dial(cx);
         self.after_event();
     }

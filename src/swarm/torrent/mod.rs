@@ -9,6 +9,8 @@ mod connect;
 mod disk;
 mod download;
 mod messages;
+mod metadata;
+mod pex;
 mod room;
 mod stats;
 mod takeover;
@@ -32,7 +34,7 @@ use crate::swarm::pieces::Pieces;
 use crate::swarm::poison::{Party, Suspects};
 use crate::wire::message::{Message, RawBlock, encode};
 
-pub use config::{Connected, Placement, REQQ_DEFAULT, Refusal, TorrentConfig};
+pub use config::{Connected, Placement, REQQ_DEFAULT, Refusal, TorrentConfig, client_version};
 pub use stats::{PeerStats, TorrentStats};
 
 /// Pieces taken at random before rarity counts: something to trade comes first.
@@ -108,6 +110,10 @@ pub struct Torrent {
     news_at: Option<Now>,
     /// Not told again before this moment.
     news_from: Now,
+    /// When peers must be told of each other (BEP 11).
+    pex_at: Option<Now>,
+    /// Counts who came and went.
+    pex_epoch: u64,
     /// Events since the invariants were last checked.
     unchecked_count: u64,
 }
@@ -158,6 +164,8 @@ impl Torrent {
             deferred_at: None,
             news_at: None,
             news_from: now,
+            pex_at: None,
+            pex_epoch: 0,
             unchecked_count: 0,
         }
     }
@@ -387,6 +395,11 @@ impl Torrent {
             encode(&Message::Have { piece }, out);
             peer.have_cursor += 1;
         }
+        if peer.outbox.is_empty()
+            && let Some(metadata) = &self.cfg.metadata
+        {
+            metadata::take(peer, metadata, out, before + max_bytes);
+        }
         if out.len() > before {
             peer.sent_at = cx.now;
         }
@@ -400,7 +413,8 @@ impl Torrent {
                 && peer
                     .clone()
                     .skip_old_news(&self.have_log, self.pieces.have());
-            let has_messages = !peer.outbox.is_empty() || peer.pipeline.has_unsent();
+            let has_messages =
+                !peer.outbox.is_empty() || peer.pipeline.has_unsent() || !peer.metadata.is_empty();
             let is_held = peer.is_deferred || self.is_upload_held;
             let has_uploads = !peer.uploads.is_empty() && !is_held;
             !peer.is_closing && (has_news || has_messages || has_uploads)

@@ -127,6 +127,7 @@ impl Torrent {
         let (mut requests, mut receiving, mut starved) = (0, 0, 0);
         for (key, peer) in self.peers.iter() {
             peer.uploads.check();
+            peer.pex_out.check();
             let waiting = peer.uploads.len() + peer.uploads.in_flight_blocks();
             assert!(waiting <= self.cfg.reqq, "upload queue within reqq");
             assert!(
