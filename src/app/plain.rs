@@ -210,6 +210,14 @@ pub fn summary(p: &TorrentProgress, seconds: f64) -> String {
     if p.wasted_bytes > 0 {
         line += &format!(", {} wasted", size::bytes(p.wasted_bytes));
     }
+    let sources = p.connections_by_source.iter();
+    let sources: Vec<String> = sources
+        .filter(|(_, count)| *count > 0)
+        .map(|(word, count)| format!("{count} {word}"))
+        .collect();
+    if !sources.is_empty() {
+        line += &format!(", peers: {}", sources.join(", "));
+    }
     line
 }
 
@@ -227,6 +235,7 @@ fn took(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::base::InfoHash;
+    use crate::swarm::{Source, SourceCounts};
 
     fn figures_of(state: TorrentState, have_bytes: u64) -> TorrentProgress {
         TorrentProgress {
@@ -244,6 +253,8 @@ mod tests {
             down_bytes_per_s: 10 << 20,
             up_bytes_per_s: 0,
             peers: 3,
+            peers_by_source: SourceCounts::new(),
+            connections_by_source: SourceCounts::new(),
             peers_known: 7,
             pieces_have: 0,
             pieces: 1,
@@ -334,6 +345,9 @@ mod tests {
             summary(&done, 20.0),
             "x\\u{1b}[31m: complete, 1000.0 MiB, 0 B uploaded, 1.00 KiB wasted"
         );
+        let met = [Source::Tracker, Source::Pex, Source::Tracker];
+        done.connections_by_source = met.into_iter().collect();
+        assert!(summary(&done, 20.0).ends_with("wasted, peers: 2 tracker, 1 pex"));
         assert!(complete(&done, 0.001).ends_with(": complete already, seeding on"));
         assert!(complete(&done, 1.0).ends_with(": complete after 1.0s, seeding on"));
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::error::SessionError;
 use crate::base::{Bitfield, InfoHash};
 pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
+use crate::swarm::SourceCounts;
 use crate::swarm::choker::{SeedChoker, UploadSlots};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
@@ -188,6 +189,9 @@ pub struct TorrentProgress {
     pub down_bytes_per_s: u64,
     pub up_bytes_per_s: u64,
     pub peers: u32,
+    /// Those by who named their address, and all connections of this run so far.
+    pub peers_by_source: SourceCounts,
+    pub connections_by_source: SourceCounts,
     pub peers_known: u32,
     pub pieces_have: u32,
     pub pieces: u32,
@@ -219,6 +223,8 @@ impl TorrentProgress {
             down_bytes_per_s: 0,
             up_bytes_per_s: 0,
             peers: 0,
+            peers_by_source: SourceCounts::new(),
+            connections_by_source: SourceCounts::new(),
             peers_known: 0,
             pieces_have: 0,
             pieces: 0,

@@ -504,6 +504,7 @@ fn name_of(config: &MagnetConfig) -> String {
 pub fn progress(config: &MagnetConfig, stats: MetadataStats) -> TorrentProgress {
     TorrentProgress {
         peers: stats.peers_connected,
+        peers_by_source: stats.peers_by_source,
         peers_known: stats.peers_known,
         metadata_bytes: stats.have_bytes,
         metadata_total_bytes: stats.total_bytes,

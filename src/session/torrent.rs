@@ -474,6 +474,8 @@ impl<'c> Running<'c> {
             down_bytes_per_s: rate_of(stats.down_bytes_per_s),
             up_bytes_per_s: rate_of(stats.up_bytes_per_s),
             peers: stats.peers_connected,
+            peers_by_source: stats.peers_by_source,
+            connections_by_source: stats.connections_by_source,
             peers_known: stats.peers_known,
             pieces_have: stats.pieces_have,
             pieces: self.config.metainfo.info.geometry.piece_count(),
@@ -533,6 +535,7 @@ impl<'c> Running<'c> {
         }
         let mut last = self.progress();
         last.peers = 0;
+        last.peers_by_source = swarm::SourceCounts::new();
         self.shared.emit(SessionEvent::Progress(last));
         outcome
     }

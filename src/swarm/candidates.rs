@@ -48,10 +48,26 @@ pub enum Source {
     Inbound,
     /// BEP 11, told by a peer on this machine or network.
     LocalPex,
+    /// BEP 5, told by a node on this machine or network.
+    LocalDht,
     /// BEP 5.
     Dht,
     /// BEP 11.
     Pex,
+}
+
+impl Source {
+    /// The word used in `--json`: who named the address, wherever that one was.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Source::User => "user",
+            Source::Tracker => "tracker",
+            Source::Lsd => "lsd",
+            Source::Inbound => "incoming",
+            Source::LocalPex | Source::Pex => "pex",
+            Source::LocalDht | Source::Dht => "dht",
+        }
+    }
 }
 
 /// How a connection went.
@@ -296,6 +312,11 @@ impl Candidates {
     /// True when the book holds the address.
     pub fn is_known(&self, addr: SocketAddr) -> bool {
         self.entries.contains_key(&normal(addr))
+    }
+
+    /// Where an address came from, if the book holds it.
+    pub fn source_of(&self, addr: SocketAddr) -> Option<Source> {
+        self.entries.get(&normal(addr)).map(|entry| entry.source)
     }
 
     /// All addresses and where they came from.

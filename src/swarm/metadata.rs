@@ -9,8 +9,6 @@ mod attempt;
 mod peers;
 pub mod serve;
 mod talk;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +19,7 @@ use crate::base::{InfoHash, Key, Now, PeerId, Rng, Slots};
 use crate::swarm::candidates::{Candidates, Parting, Source};
 use crate::swarm::effects::{Credits, PeerKey};
 use crate::swarm::poison::Party;
+use crate::swarm::sources::SourceCounts;
 use attempt::Attempt;
 use peers::Holder;
 
@@ -107,6 +106,7 @@ pub struct MetadataCx<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MetadataStats {
     pub peers_connected: u32,
+    pub peers_by_source: SourceCounts,
     pub peers_known: u32,
     /// Connected peers that say they have the metadata.
     pub holders: u32,
@@ -252,6 +252,7 @@ impl MetadataSwarm {
         let staying = || self.peers.iter().filter(|(_, peer)| !peer.is_closing);
         MetadataStats {
             peers_connected: staying().count() as u32,
+            peers_by_source: staying().map(|(_, peer)| peer.source).collect(),
             peers_known: self.candidates.known_count() as u32,
             holders: staying().filter(|(_, peer)| peer.has_metadata()).count() as u32,
             have_bytes: best.map_or(0, Attempt::have_bytes),

@@ -18,6 +18,7 @@ pub mod pieces;
 pub mod pipeline;
 pub mod poison;
 pub mod registry;
+pub mod sources;
 pub mod torrent;
 pub mod uploads;
 
@@ -25,4 +26,5 @@ pub use candidates::Source;
 pub use choker::{SeedChoker, UploadSlots};
 pub use effects::{CloseReason, Credits, Cx, Effect, PeerKey, UploadRun};
 pub use peer::PeerFault;
+pub use sources::SourceCounts;
 pub use torrent::{Connected, PeerStats, Placement, Refusal, Torrent, TorrentConfig, TorrentStats};

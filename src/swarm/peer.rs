@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::{Bitfield, BlockRef, Now, PieceIndex, RateMeter};
-use crate::swarm::candidates::Parting;
+use crate::swarm::candidates::{Parting, Source};
 use crate::swarm::effects::{Cx, Effect, PeerKey};
 use crate::swarm::metadata::serve::MetadataQueue;
 use crate::swarm::pex::{PexIn, PexOut};
@@ -172,6 +172,8 @@ pub(super) enum Incoming {
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub conn: Connected,
+    /// Who named its address.
+    pub source: Source,
     pub party: Party,
     pub connected_at: Now,
     pub is_fast: bool,
@@ -255,10 +257,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub fn new(conn: Connected, have_cursor: usize, now: Now) -> Self {
+    pub fn new(conn: Connected, source: Source, have_cursor: usize, now: Now) -> Self {
         let reserved = Reserved::new(conn.reserved);
         Peer {
             conn,
+            source,
             party: Party::new(conn.addr, conn.peer_id),
             connected_at: now,
             is_fast: reserved.has_fast(),

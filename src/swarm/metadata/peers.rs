@@ -9,7 +9,7 @@ use super::{
 };
 use crate::base::Now;
 use crate::swarm::PeerFault;
-use crate::swarm::candidates::Parting;
+use crate::swarm::candidates::{Parting, Source};
 use crate::swarm::effects::PeerKey;
 use crate::swarm::peer::{KEEP_ALIVE_AFTER, SILENT_AFTER, USELESS_PER_S_MAX};
 use crate::swarm::pex::PexIn;
@@ -23,6 +23,8 @@ use crate::wire::message::{Message, encode};
 #[derive(Clone, Debug)]
 pub(super) struct Holder {
     pub conn: Connected,
+    /// Who named its address.
+    pub source: Source,
     pub party: Party,
     pub connected_at: Now,
     pub is_closing: bool,
@@ -54,9 +56,10 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    fn new(conn: Connected, now: Now) -> Self {
+    fn new(conn: Connected, source: Source, now: Now) -> Self {
         Holder {
             conn,
+            source,
             party: Party::new(conn.addr, conn.peer_id),
             connected_at: now,
             is_closing: false,
@@ -189,7 +192,11 @@ impl MetadataSwarm {
         }
         cx.credits.connections -= 1;
         self.candidates.on_connected(conn.addr);
-        let key = PeerKey(self.peers.insert(Holder::new(conn, cx.now)));
+        let source = match conn.is_inbound {
+            true => Source::Inbound,
+            false => (self.candidates.source_of(conn.addr)).unwrap_or(Source::User),
+        };
+        let key = PeerKey(self.peers.insert(Holder::new(conn, source, cx.now)));
         self.greet(key, cx);
         self.tick_at.get_or_insert(cx.now + TICK);
         self.after_event();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::swarm::candidates::Parting;
+use crate::swarm::candidates::{Parting, Source};
 use crate::swarm::effects::{CloseReason, Cx, PeerKey};
 use crate::swarm::peer::Peer;
 use crate::swarm::poison::Party;
@@ -28,7 +28,12 @@ impl Torrent {
             return Err(refusal);
         }
         cx.credits.connections -= 1;
-        let mut peer = Peer::new(conn, self.have_log.len(), cx.now);
+        let source = match conn.is_inbound {
+            true => Source::Inbound,
+            false => (self.candidates.source_of(conn.addr)).unwrap_or(Source::User),
+        };
+        self.met.add(source);
+        let mut peer = Peer::new(conn, source, self.have_log.len(), cx.now);
         peer.is_suspect = self.suspects.suspects(conn.addr, conn.peer_id);
         self.candidates.on_connected(conn.addr);
         let key = PeerKey(self.peers.insert(peer));

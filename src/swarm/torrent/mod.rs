@@ -32,6 +32,7 @@ use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey, UploadRun};
 use crate::swarm::peer::{Peer, PeerFault, raw};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::poison::{Party, Suspects};
+use crate::swarm::sources::SourceCounts;
 use crate::wire::message::{Message, RawBlock, encode};
 
 pub use config::{Connected, Placement, REQQ_DEFAULT, Refusal, TorrentConfig, client_version};
@@ -79,6 +80,8 @@ pub struct Torrent {
     banned: Vec<IpAddr>,
     banned_local: Vec<Party>,
     dialing: BTreeSet<SocketAddr>,
+    /// Connections taken in so far.
+    met: SourceCounts,
     /// Pieces got since the start, in order; each peer has a cursor into it.
     have_log: Vec<PieceIndex>,
     /// Peers that could be asked for more but for assembly memory, longest wait first.
@@ -143,6 +146,7 @@ impl Torrent {
             banned: Vec::new(),
             banned_local: Vec::new(),
             dialing: BTreeSet::new(),
+            met: SourceCounts::new(),
             have_log: Vec::new(),
             starved: VecDeque::new(),
             down: RateMeter::new(now),
