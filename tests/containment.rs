@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use gyre::base::InfoHash;
 use gyre::session::{
-    self, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine, SessionConfig,
+    self, CheckMode, Job, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine, SessionConfig,
     SessionEvent, SessionSummary, Stopper, TorrentConfig, WriteEngine,
 };
 use gyre::swarm::choker::{SeedChoker, UploadSlots};
@@ -122,14 +122,15 @@ impl World {
         LOG.call_once(|| tracing::subscriber::set_global_default(Log::default()).unwrap());
         *trap() = None;
         let samples = [600_000, 500_000].map(|bytes| Sample::file(bytes, 65_536, &[]));
-        let torrents: Vec<TorrentConfig> = samples.iter().map(torrent_config).collect();
+        let jobs = samples.iter().map(torrent_config);
+        let jobs: Vec<Job> = jobs.map(Job::Torrent).collect();
         let config = session_config(&samples[0], peers_max);
         let (sender, events) = channel();
         let (stopper, trap) = (Stopper::default(), Arc::new(Mutex::new(None)));
         let (on_stop, on_event) = (stopper.clone(), trap.clone());
         let thread = std::thread::spawn(move || {
             let ring = ring::start(RingConfig::default()).unwrap();
-            let run = session::run(config, torrents, on_stop, move |event| {
+            let run = session::run(config, jobs, on_stop, move |event| {
                 if let SessionEvent::Progress(figures) = &event
                     && *on_event.lock().unwrap() == Some(figures.info_hash)
                 {
@@ -261,6 +262,7 @@ fn session_config(sample: &Sample, peers_max: u32) -> SessionConfig {
         limit_down_bytes_per_s: None,
         peers_max,
         upload_slots: UploadSlots::Auto,
+        exchanges_peers: true,
         seed_choker: SeedChoker::RoundRobin,
         buffers_bytes: Some(4 << 20),
         send_engine: SendEngine::Auto,

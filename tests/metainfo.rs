@@ -195,7 +195,7 @@ fn unsorted_keys_keep_the_hash_of_the_raw_bytes() {
         ("length", i(1)),
     ]);
     let m = parse(d(&[("info", info.clone())]).as_bytes());
-    assert_eq!(m.info_bytes, info.as_bytes());
+    assert_eq!(&m.info_bytes[..], info.as_bytes());
     assert_eq!(m.warnings, ["dictionary keys are not in order"]);
     assert_ne!(m.info_hash, parse(&single(i(1), i(1), hashes(1))).info_hash);
     assert!(matches!(

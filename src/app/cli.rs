@@ -82,6 +82,7 @@ pub enum Verb {
     #[command(after_long_help = "\
 Example:
   gyre download debian.torrent -o ~/isos --seed-ratio 2
+  gyre download 'magnet:?xt=urn:btih:...' -o ~/isos --save-torrent debian.torrent
   gyre download album.torrent --list
   gyre download album.torrent --select '*.flac' --select 0")]
     Download(DownloadArgs),
@@ -101,7 +102,13 @@ Example:
   gyre create ./album -a http://a.example/,http://b.example/ -a udp://c.example:6969")]
     Create(CreateArgs),
     /// Show what is in a .torrent or magnet link
-    #[command(after_long_help = "Example:\n  gyre info debian.torrent --json")]
+    #[command(after_long_help = "\
+The metadata of a magnet link or info_hash is fetched from peers that the link, its trackers or --peer name; \
+with --offline, or when there is nobody to ask, the link itself is shown.
+
+Example:
+  gyre info debian.torrent --json
+  gyre info 'magnet:?xt=urn:btih:...' --save-torrent debian.torrent")]
     Info(InfoArgs),
     /// Compare data with its torrent
     #[command(after_long_help = "Example:\n  gyre verify debian.torrent --data ~/isos")]
@@ -136,7 +143,7 @@ Example:
 
 #[derive(Debug, Args)]
 pub struct DownloadArgs {
-    /// A .torrent file or an http:// URL of one
+    /// A .torrent file, an http:// URL of one, a magnet link, or an info_hash
     #[arg(required = true, value_name = "SOURCE", value_hint = ValueHint::FilePath)]
     pub sources: Vec<OsString>,
     /// Folder to fetch into
@@ -151,6 +158,9 @@ pub struct DownloadArgs {
     /// List the files, those selected when there is a --select, and leave
     #[arg(long)]
     pub list: bool,
+    /// Write the .torrent of a magnet link or info_hash to FILE
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub save_torrent: Option<PathBuf>,
     /// Fetch pieces in order
     #[arg(long)]
     pub sequential: bool,
@@ -174,7 +184,7 @@ pub struct SeedArgs {
 }
 
 /// What `download` and `seed` share.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SessionArgs {
     /// How existing data is checked at the start
     ///
@@ -299,6 +309,33 @@ pub struct InfoArgs {
     /// A .torrent file, an http:// URL of one, a magnet link, or an info_hash
     #[arg(value_hint = ValueHint::FilePath)]
     pub source: OsString,
+    /// Show what the link itself holds and ask nobody for more
+    #[arg(long)]
+    pub offline: bool,
+    /// Write the .torrent of a magnet link or info_hash to FILE
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub save_torrent: Option<PathBuf>,
+    /// Ask this peer for the metadata (repeat)
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = parse_peer)]
+    pub peer: Vec<SocketAddr>,
+    /// Stop asking for the metadata after nothing came for this long
+    #[arg(long, value_name = "T", default_value = "60s", value_parser = parse_duration)]
+    pub give_up: Duration,
+    /// Leave the trackers alone
+    #[arg(long)]
+    pub no_trackers: bool,
+    /// Take no peer addresses from peers
+    #[arg(long)]
+    pub no_pex: bool,
+    /// Look for no peers on the local network
+    #[arg(long)]
+    pub no_lsd: bool,
+    /// Use IPv4 only
+    #[arg(long)]
+    pub no_ipv6: bool,
+    /// Send and receive only through this local address or network interface
+    #[arg(long, value_name = "ADDR|IFACE", value_parser = parse_bind)]
+    pub bind: Option<BindTo>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

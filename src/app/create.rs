@@ -261,7 +261,7 @@ fn creation_date() -> Option<i64> {
 }
 
 /// Writes the whole file or none of it.
-fn write(path: &Path, bytes: &[u8], may_replace: bool) -> Result<(), Failure> {
+pub fn write(path: &Path, bytes: &[u8], may_replace: bool) -> Result<(), Failure> {
     let unwritable = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => exists(path),
         _ => Failure::new(

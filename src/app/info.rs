@@ -1,6 +1,7 @@
 //! `gyre info` and `gyre download --list`: what is in a .torrent or magnet link. Layer 6.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -8,14 +9,18 @@ use super::cli::InfoArgs;
 use super::escape::{PATH_CHARS_MAX, cut, elide, terminal, terminal_path};
 use super::exit::{Exit, Failure};
 use super::fetch::Route;
-use super::source::{self, Source};
-use super::{fetch, json, magnet, output, size};
+use super::metadata::{self, Asking};
+use super::source::{self, Given};
+use super::{json, magnet, output, size};
 use crate::storage::safe_path::safe_paths;
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::{FileEntry, Kind, Metainfo};
 
 /// Characters of a comment or name that are shown; the rest is an ellipsis. `--json` has all.
 const SHOWN_CHARS_MAX: usize = 400;
+
+/// No tracker is asked twice in less.
+const ANNOUNCE_INTERVAL_MIN: Duration = Duration::from_secs(60);
 
 /// Cut before the escapes, which would cost as much as there is, and behind them, which are longer.
 fn text(text: &str) -> String {
@@ -28,13 +33,63 @@ fn text(text: &str) -> String {
 /// # Errors
 /// The source cannot be loaded.
 pub fn run(args: &InfoArgs) -> Result<Exit, Failure> {
-    match source::classify(&args.source)? {
-        Source::File(path) => show(&source::load_file(&path)?, args.json),
-        Source::Http(url) => show(&fetch::torrent(&url, &Route::default())?, args.json),
-        Source::Magnet(link) => show_magnet(&source::parse_magnet(&link)?, args.json),
-        Source::InfoHash(info_hash) => show_magnet(&Magnet::new(info_hash), args.json),
+    let route = Route {
+        bind: args.bind.clone(),
+        ipv6: !args.no_ipv6,
+    };
+    match source::load(&args.source, &route)? {
+        Given::Torrent(_) if args.save_torrent.is_some() => {
+            return Err(Failure::usage(
+                "--save-torrent is for a magnet link or info_hash",
+                "leave it out",
+            ));
+        }
+        Given::Torrent(metainfo) => show(&metainfo, args.json),
+        Given::Link(link) => return show_link(args, &link, route),
     }
     Ok(Exit::Done)
+}
+
+/// Shows the torrent behind a link, or the link where nobody can be asked.
+fn show_link(args: &InfoArgs, link: &Magnet, route: Route) -> Result<Exit, Failure> {
+    let asking = Asking {
+        peers: args.peer.clone(),
+        trackers: !args.no_trackers,
+        exchanges_peers: !args.no_pex,
+        searches_locally: !args.no_lsd,
+        give_up: Some(args.give_up),
+        announce_interval_min: ANNOUNCE_INTERVAL_MIN,
+        route,
+    };
+    if let Some(path) = &args.save_torrent {
+        metadata::check_place(path, link.info_hash)?;
+    }
+    if args.offline || !asking.knows_anybody(link) {
+        if args.save_torrent.is_some() {
+            return Err(metadata::leads_nowhere(link));
+        }
+        show_magnet(link, args.json);
+        return Ok(Exit::Done);
+    }
+    let fetched = metadata::fetch(std::slice::from_ref(link), &asking);
+    match fetched {
+        Ok(metainfos) => {
+            for metainfo in &metainfos {
+                if let Some(path) = &args.save_torrent {
+                    metadata::save_torrent(path, metainfo)?;
+                }
+                show(metainfo, args.json);
+            }
+            Ok(Exit::Done)
+        }
+        Err(failure) => {
+            // What is known is shown all the same.
+            if failure.exit() == Exit::Failed && !args.json {
+                show_magnet(link, false);
+            }
+            Err(failure)
+        }
+    }
 }
 
 /// Prints everything about a torrent.

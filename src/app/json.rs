@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::base::in_sentence;
 use crate::session::{Outcome, SessionEvent, TorrentProgress};
+use crate::swarm::SourceCounts;
 
 /// The object of one event. Field names are an interface: they only grow.
 pub fn event(event: &SessionEvent) -> Value {
@@ -89,12 +90,25 @@ fn progress(p: &TorrentProgress) -> Value {
         "up_bytes_per_s": p.up_bytes_per_s,
         "peers": p.peers,
         "peers_known": p.peers_known,
+        "peers_by_source": by_source(&p.peers_by_source),
+        "connections_by_source": by_source(&p.connections_by_source),
         "pieces_have": p.pieces_have,
         "pieces": p.pieces,
         "pieces_checked": p.pieces_checked,
         "files_prepared": p.files_prepared,
         "files_to_prepare": p.files_to_prepare,
+        "metadata_bytes": p.metadata_bytes,
+        "metadata_total_bytes": p.metadata_total_bytes,
     })
+}
+
+/// `{"tracker": 3, "dht": 0, …}`
+fn by_source(counts: &SourceCounts) -> Value {
+    let counts = counts.iter();
+    let counts: Map<String, Value> = counts
+        .map(|(word, count)| (word.to_owned(), count.into()))
+        .collect();
+    counts.into()
 }
 
 const fn outcome_word(outcome: Outcome) -> &'static str {
@@ -132,12 +146,16 @@ mod tests {
             down_bytes_per_s: 8,
             up_bytes_per_s: 9,
             peers: 10,
+            peers_by_source: [crate::swarm::Source::Pex; 3].into_iter().collect(),
+            connections_by_source: SourceCounts::new(),
             peers_known: 11,
             pieces_have: 12,
             pieces: 13,
             pieces_checked: 0,
             files_prepared: 0,
             files_to_prepare: 0,
+            metadata_bytes: 0,
+            metadata_total_bytes: 0,
         }
     }
 
@@ -164,6 +182,8 @@ mod tests {
             assert!(value.get(field).is_some(), "{field}");
         }
         assert_eq!(value["state"], "downloading");
+        assert_eq!(value["peers_by_source"]["pex"], 3);
+        assert_eq!(value["peers_by_source"]["tracker"], 0);
     }
 
     #[test]

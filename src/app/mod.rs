@@ -14,6 +14,7 @@ pub mod info;
 pub mod json;
 pub mod logs;
 pub mod magnet;
+pub mod metadata;
 pub mod meter;
 pub mod output;
 pub mod packaging;

@@ -23,9 +23,10 @@ pub fn percent(p: &TorrentProgress) -> u64 {
 
 /// What the bar and the percents stand for: files that are ready while they are made, else bytes.
 const fn done_of_all(p: &TorrentProgress) -> (u64, u64) {
-    match p.is_preparing() {
-        true => (p.files_prepared, p.files_to_prepare),
-        false => (shown_bytes(p), p.total_bytes),
+    match p.state {
+        TorrentState::Metadata => (p.metadata_bytes as u64, p.metadata_total_bytes as u64),
+        _ if p.is_preparing() => (p.files_prepared, p.files_to_prepare),
+        _ => (shown_bytes(p), p.total_bytes),
     }
 }
 
@@ -50,6 +51,24 @@ pub fn figures(p: &TorrentProgress) -> String {
     if p.is_preparing() {
         let all = size::plural(p.files_to_prepare, "file");
         return format!("{} of {all} {}", p.files_prepared, state(p));
+    }
+    if p.state == TorrentState::Metadata {
+        let size = match p.metadata_total_bytes {
+            0 => String::new(),
+            all => {
+                let (have, all) = (
+                    size::bytes(p.metadata_bytes.into()),
+                    size::bytes(all.into()),
+                );
+                format!("{have}/{all} ")
+            }
+        };
+        return format!(
+            "{size}peers {}/{} {}",
+            p.peers,
+            p.peers_known,
+            p.state.as_str()
+        );
     }
     let mut line = format!(
         "{}/{} ↓ {} ↑ {} peers {}/{}",
@@ -169,6 +188,9 @@ pub fn complete(p: &TorrentProgress, seconds: f64) -> String {
 /// The line a torrent ends with; `seconds` is how long it took to fetch what was fetched.
 pub fn summary(p: &TorrentProgress, seconds: f64) -> String {
     let mut line = name(&p.name);
+    if p.state == TorrentState::Metadata {
+        return line + ": stopped before its metadata was here";
+    }
     line += &match p.have_bytes >= p.total_bytes {
         true => format!(": complete, {}", size::bytes(p.total_bytes)),
         false => format!(": {}% of {}", percent(p), size::bytes(p.total_bytes)),
@@ -188,6 +210,14 @@ pub fn summary(p: &TorrentProgress, seconds: f64) -> String {
     if p.wasted_bytes > 0 {
         line += &format!(", {} wasted", size::bytes(p.wasted_bytes));
     }
+    let sources = p.connections_by_source.iter();
+    let sources: Vec<String> = sources
+        .filter(|(_, count)| *count > 0)
+        .map(|(word, count)| format!("{count} {word}"))
+        .collect();
+    if !sources.is_empty() {
+        line += &format!(", peers: {}", sources.join(", "));
+    }
     line
 }
 
@@ -205,6 +235,7 @@ fn took(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::base::InfoHash;
+    use crate::swarm::{Source, SourceCounts};
 
     fn figures_of(state: TorrentState, have_bytes: u64) -> TorrentProgress {
         TorrentProgress {
@@ -222,12 +253,16 @@ mod tests {
             down_bytes_per_s: 10 << 20,
             up_bytes_per_s: 0,
             peers: 3,
+            peers_by_source: SourceCounts::new(),
+            connections_by_source: SourceCounts::new(),
             peers_known: 7,
             pieces_have: 0,
             pieces: 1,
             pieces_checked: 0,
             files_prepared: 0,
             files_to_prepare: 0,
+            metadata_bytes: 0,
+            metadata_total_bytes: 0,
         }
     }
 
@@ -310,6 +345,9 @@ mod tests {
             summary(&done, 20.0),
             "x\\u{1b}[31m: complete, 1000.0 MiB, 0 B uploaded, 1.00 KiB wasted"
         );
+        let met = [Source::Tracker, Source::Pex, Source::Tracker];
+        done.connections_by_source = met.into_iter().collect();
+        assert!(summary(&done, 20.0).ends_with("wasted, peers: 2 tracker, 1 pex"));
         assert!(complete(&done, 0.001).ends_with(": complete already, seeding on"));
         assert!(complete(&done, 1.0).ends_with(": complete after 1.0s, seeding on"));
     }

@@ -13,14 +13,17 @@ use serde_json::json;
 use super::cli::{self, DownloadArgs, SeedArgs, SessionArgs};
 use super::exit::{Exit, Failure, io_cause};
 use super::fetch::Route;
+use super::metadata::{self, Asking};
 use super::render::{Mode, Renderer};
+use super::source::Given;
 use super::{escape, info, json, output, plain, select, signals, size, source, verify};
 use crate::session::{
-    self, BindTo, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
+    self, BindTo, CheckMode, Job, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
     SessionConfig, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::SeedChoker;
 use crate::uring::{files, limits, ring};
+use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 
 /// Smaller buffers cannot assemble pieces and serve at once.
@@ -35,27 +38,140 @@ const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A source cannot be loaded, or the session cannot run.
 pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
     check_buffers(&args.session)?;
-    let metainfos = load_all(&args.sources, &args.session)?;
-    let selections = select::select_all(&metainfos, &args.select)?;
+    let asking = asking(&args.session)?;
+    let given = load_all(&args.sources, &args.session)?;
+    check_links(args, &given, &asking)?;
     if args.list {
-        list(&metainfos, &selections, args.session.json);
-        return Ok(Exit::Done);
+        return list_all(args, given, &asking);
     }
-    let mut torrents = Vec::new();
-    for (metainfo, selected_files) in metainfos.into_iter().zip(selections) {
-        let mut torrent = torrent_config(metainfo, &args.output, &args.session)?;
-        torrent.fetches = true;
-        torrent.selected_files = selected_files;
-        torrent.is_sequential = args.sequential;
-        torrent.preallocate = match args.preallocate {
-            cli::Preallocate::None => Preallocate::None,
-            cli::Preallocate::Sparse => Preallocate::Sparse,
-            cli::Preallocate::Full => Preallocate::Full,
+    let selections = select_known(&given, &args.select)?;
+    let mut jobs = Vec::new();
+    for (given, selected) in given.into_iter().zip(selections) {
+        let (output, session) = (args.output.clone(), args.session.clone());
+        let (is_sequential, preallocate) = (args.sequential, preallocate(args));
+        let shape = move |metainfo: Metainfo, selected: Option<Vec<usize>>| {
+            let mut torrent = torrent_config(metainfo, &output, &session)?;
+            torrent.fetches = true;
+            torrent.selected_files = selected;
+            torrent.is_sequential = is_sequential;
+            torrent.preallocate = preallocate;
+            Ok(torrent)
         };
-        torrents.push(torrent);
+        jobs.push(match given {
+            Given::Torrent(metainfo) => Job::Torrent(shape(*metainfo, selected)?),
+            Given::Link(link) => {
+                let save = args.save_torrent.as_deref();
+                let on_metadata = metadata::shaped(shape, &link, &args.select, save);
+                Job::Magnet(metadata::magnet_config(link, &asking, on_metadata))
+            }
+        });
     }
     make_folder(&args.output, "--output")?;
-    run(&args.session, torrents)
+    run(&args.session, jobs)
+}
+
+const fn preallocate(args: &DownloadArgs) -> Preallocate {
+    match args.preallocate {
+        cli::Preallocate::None => Preallocate::None,
+        cli::Preallocate::Sparse => Preallocate::Sparse,
+        cli::Preallocate::Full => Preallocate::Full,
+    }
+}
+
+/// Whom to ask for metadata.
+fn asking(args: &SessionArgs) -> Result<Asking, Failure> {
+    Ok(Asking {
+        peers: args.peer.clone(),
+        trackers: !args.no_trackers,
+        exchanges_peers: !args.no_pex,
+        searches_locally: !args.no_lsd,
+        give_up: args.give_up,
+        announce_interval_min: args.announce_interval_min,
+        route: route(args)?,
+    })
+}
+
+/// What can be said of links before anybody is asked.
+fn check_links(args: &DownloadArgs, given: &[Given], asking: &Asking) -> Result<(), Failure> {
+    let links = given.iter().filter_map(|given| match given {
+        Given::Link(link) => Some(link),
+        Given::Torrent(_) => None,
+    });
+    let links: Vec<&Magnet> = links.collect();
+    if let Some(lost) = links.iter().find(|link| !asking.knows_anybody(link)) {
+        return Err(metadata::leads_nowhere(lost));
+    }
+    let Some(path) = &args.save_torrent else {
+        return Ok(());
+    };
+    match (&links[..], given.len()) {
+        ([link], 1) => metadata::check_place(path, link.info_hash),
+        _ => Err(Failure::usage(
+            "--save-torrent is for one magnet link or info_hash",
+            "name one link, or leave it out",
+        )),
+    }
+}
+
+/// Lists files; of links the metadata is fetched first.
+fn list_all(args: &DownloadArgs, given: Vec<Given>, asking: &Asking) -> Result<Exit, Failure> {
+    let links: Vec<Magnet> = given
+        .iter()
+        .filter_map(|given| match given {
+            Given::Link(link) => Some(link.clone()),
+            Given::Torrent(_) => None,
+        })
+        .collect();
+    let mut fetched = match links.is_empty() {
+        true => Vec::new(),
+        false => metadata::fetch(&links, asking)?,
+    }
+    .into_iter();
+    let metainfos = given.into_iter().filter_map(|given| match given {
+        Given::Torrent(metainfo) => Some(*metainfo),
+        Given::Link(_) => fetched.next(),
+    });
+    let metainfos: Vec<Metainfo> = metainfos.collect();
+    let mut selections = select::select_all(&metainfos, &args.select)?;
+    for (metainfo, selection) in metainfos.iter().zip(&mut selections) {
+        let link = links
+            .iter()
+            .find(|link| link.info_hash == metainfo.info_hash);
+        if let Some(link) = link {
+            *selection = select::of_link(metainfo, link, &args.select)?;
+            if let Some(path) = &args.save_torrent {
+                metadata::save_torrent(path, metainfo)?;
+            }
+        }
+    }
+    list(&metainfos, &selections, args.session.json);
+    Ok(Exit::Done)
+}
+
+/// The files selected of each torrent whose metadata is here. What links bring may match too, so that a text need not
+/// match where there are any.
+fn select_known(given: &[Given], texts: &[String]) -> Result<Vec<Option<Vec<usize>>>, Failure> {
+    let known: Vec<Metainfo> = given
+        .iter()
+        .filter_map(|given| match given {
+            Given::Torrent(metainfo) => Some((**metainfo).clone()),
+            Given::Link(_) => None,
+        })
+        .collect();
+    let mut selections = if known.len() == given.len() {
+        select::select_all(&known, texts)?
+    } else {
+        let each = known
+            .iter()
+            .map(|metainfo| select::of_link(metainfo, &Magnet::new(metainfo.info_hash), texts));
+        each.collect::<Result<_, _>>()?
+    }
+    .into_iter();
+    let of = |given: &Given| match given {
+        Given::Torrent(_) => selections.next().flatten(),
+        Given::Link(_) => None,
+    };
+    Ok(given.iter().map(of).collect())
 }
 
 /// Runs `gyre seed`.
@@ -64,9 +180,15 @@ pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
 /// A torrent cannot be loaded, or the session cannot run.
 pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
     check_buffers(&args.session)?;
-    let metainfos = load_all(&args.torrents, &args.session)?;
+    let route = route(&args.session)?;
     let mut torrents = Vec::new();
-    for metainfo in metainfos {
+    let mut seen = BTreeSet::new();
+    for argument in &args.torrents {
+        let metainfo = source::load_torrent(argument, &route)?;
+        tell_warnings(argument, &metainfo);
+        if !seen.insert(metainfo.info_hash) {
+            continue;
+        }
         let mut torrent = torrent_config(metainfo, &args.data, &args.session)?;
         torrent.seed_after.seeds = true;
         torrents.push(torrent);
@@ -78,7 +200,10 @@ pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
     if let Ok(looked) = looked.recv_timeout(FIRST_LOOK_TIMEOUT) {
         looked?;
     }
-    run(&args.session, torrents)
+    run(
+        &args.session,
+        torrents.into_iter().map(Job::Torrent).collect(),
+    )
 }
 
 /// Whether there is anything to seed. One that can be seeded is: the session tells of the others.
@@ -109,21 +234,31 @@ fn no_data(path: &Path, error: &std::io::Error) -> Failure {
 }
 
 /// Loads every source; one that is named twice counts once.
-fn load_all(sources: &[OsString], args: &SessionArgs) -> Result<Vec<Metainfo>, Failure> {
+fn load_all(sources: &[OsString], args: &SessionArgs) -> Result<Vec<Given>, Failure> {
     let route = route(args)?;
     let mut seen = BTreeSet::new();
-    let mut metainfos = Vec::new();
+    let mut all = Vec::new();
     for argument in sources {
-        let metainfo = source::load_torrent(argument, &route)?;
-        for warning in &metainfo.warnings {
-            let name = escape::terminal(&argument.to_string_lossy());
-            tracing::warn!("{name}: {}", escape::terminal(warning));
-        }
-        if seen.insert(metainfo.info_hash) {
-            metainfos.push(metainfo);
+        let given = source::load(argument, &route)?;
+        let info_hash = match &given {
+            Given::Torrent(metainfo) => {
+                tell_warnings(argument, metainfo);
+                metainfo.info_hash
+            }
+            Given::Link(link) => link.info_hash,
+        };
+        if seen.insert(info_hash) {
+            all.push(given);
         }
     }
-    Ok(metainfos)
+    Ok(all)
+}
+
+fn tell_warnings(argument: &OsString, metainfo: &Metainfo) {
+    for warning in &metainfo.warnings {
+        let name = escape::terminal(&argument.to_string_lossy());
+        tracing::warn!("{name}: {}", escape::terminal(warning));
+    }
 }
 
 fn list(metainfos: &[Metainfo], selections: &[Option<Vec<usize>>], as_json: bool) {
@@ -169,12 +304,16 @@ fn torrent_config(
         selected_files: None,
         peers: args.peer.clone(),
         trackers: !args.no_trackers,
-        seed_after: SeedAfter {
-            seeds: args.seed || args.seed_ratio.is_some() || args.seed_time.is_some(),
-            ratio: args.seed_ratio,
-            time: args.seed_time,
-        },
+        seed_after: seed_after(args),
     })
+}
+
+const fn seed_after(args: &SessionArgs) -> SeedAfter {
+    SeedAfter {
+        seeds: args.seed || args.seed_ratio.is_some() || args.seed_time.is_some(),
+        ratio: args.seed_ratio,
+        time: args.seed_time,
+    }
 }
 
 /// How connections outside of the session go out.
@@ -234,6 +373,7 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         peers_max: args.max_peers,
         upload_slots: args.upload_slots,
         seed_choker: SeedChoker::RoundRobin,
+        exchanges_peers: !args.no_pex,
         buffers_bytes: args.buffers,
         send_engine: match args.send_engine {
             cli::SendEngine::Auto => SendEngine::Auto,
@@ -254,7 +394,7 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
 }
 
 /// The first of these environment variables that is set and not empty.
-fn variable(names: &[&str]) -> Option<String> {
+pub fn variable(names: &[&str]) -> Option<String> {
     let value = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
     names.iter().find_map(value)
 }
@@ -318,7 +458,7 @@ pub fn start_ring() -> Result<ring::Ring, Failure> {
     ring::start(ring::RingConfig::default()).map_err(|error| Failure::new(&error, error.hint()))
 }
 
-fn run(args: &SessionArgs, torrents: Vec<TorrentConfig>) -> Result<Exit, Failure> {
+fn run(args: &SessionArgs, jobs: Vec<Job>) -> Result<Exit, Failure> {
     let config = session_config(args)?;
     make_folder(&config.state_dir, "--state")?;
     limits::raise_nofile();
@@ -333,10 +473,13 @@ fn run(args: &SessionArgs, torrents: Vec<TorrentConfig>) -> Result<Exit, Failure
         }
         on_signal.stop();
     });
-    let is_seeding_on = torrents.iter().any(|torrent| torrent.seed_after.seeds);
+    let is_seeding_on = jobs.iter().any(|job| match job {
+        Job::Torrent(torrent) => torrent.seed_after.seeds,
+        Job::Magnet(_) => seed_after(args).seeds,
+    });
     let renderer = Rc::new(RefCell::new(Renderer::new(mode, is_seeding_on)));
     let (shown, on_closed) = (Rc::clone(&renderer), stopper.clone());
-    let result = ring.block_on(session::run(config, torrents, stopper, move |event| {
+    let result = ring.block_on(session::run(config, jobs, stopper, move |event| {
         shown.borrow_mut().on_event(&event);
         if output::is_stdout_broken() {
             on_closed.stop();

@@ -7,6 +7,7 @@ use glob::{MatchOptions, Pattern};
 use super::exit::Failure;
 use super::info::shown_path;
 use super::plain;
+use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 
 /// `*` also matches `/`, so that `*.flac` finds files in every folder.
@@ -52,6 +53,51 @@ pub fn select_all(
     }
     let sorted = |files: BTreeSet<usize>| Some(files.into_iter().collect());
     Ok(selections.into_iter().map(sorted).collect())
+}
+
+/// The indices of the files that the texts select of a torrent that came by a link, or those that the link names
+/// (BEP 53); `None` is all.
+///
+/// # Errors
+/// A text is no glob, or nothing is selected.
+pub fn of_link(
+    metainfo: &Metainfo,
+    link: &Magnet,
+    texts: &[String],
+) -> Result<Option<Vec<usize>>, Failure> {
+    let mut selection = BTreeSet::new();
+    for text in texts {
+        selection.extend(matching(metainfo, text)?);
+    }
+    if texts.is_empty() {
+        if link.selected_files.is_empty() {
+            return Ok(None);
+        }
+        let files = metainfo.info.files.iter().enumerate();
+        let is_named = |index: usize| {
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            link.selected_files
+                .iter()
+                .any(|range| range.contains(&index))
+        };
+        let named = files.filter(|(index, file)| is_named(*index) && !file.attributes.is_pad);
+        selection.extend(named.map(|(index, _)| index));
+    }
+    if selection.is_empty() {
+        let what = match texts.is_empty() {
+            true => "the link selects",
+            false => "--select matches",
+        };
+        let what = format!(
+            "{what} no file of {}",
+            names(std::slice::from_ref(metainfo))
+        );
+        return Err(Failure::usage(
+            what,
+            "`gyre download LINK --list` shows the files and their indices",
+        ));
+    }
+    Ok(Some(selection.into_iter().collect()))
 }
 
 fn names(metainfos: &[Metainfo]) -> String {

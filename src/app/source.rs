@@ -144,19 +144,35 @@ pub fn parse(bytes: &[u8], shown: &str) -> Result<Metainfo, Failure> {
     Ok(metainfo)
 }
 
-/// Loads a .torrent from disk for the verbs that need one.
+/// What a source gives at once.
+#[derive(Clone, Debug)]
+pub enum Given {
+    Torrent(Box<Metainfo>),
+    /// The metadata is with the peers.
+    Link(Magnet),
+}
+
+/// Loads a .torrent, or reads a link.
+///
+/// # Errors
+/// The source cannot be used.
+pub fn load(argument: &OsStr, route: &Route) -> Result<Given, Failure> {
+    Ok(match classify(argument)? {
+        Source::File(path) => Given::Torrent(load_file(&path)?.into()),
+        Source::Http(url) => Given::Torrent(super::fetch::torrent(&url, route)?.into()),
+        Source::Magnet(link) => Given::Link(parse_magnet(&link)?),
+        Source::InfoHash(info_hash) => Given::Link(Magnet::new(info_hash)),
+    })
+}
+
+/// Loads a .torrent for the verbs that need one.
 ///
 /// # Errors
 /// Everything else is refused by name.
 pub fn load_torrent(argument: &OsStr, route: &Route) -> Result<Metainfo, Failure> {
-    match classify(argument)? {
-        Source::File(path) => load_file(&path),
-        Source::Http(url) => super::fetch::torrent(&url, route),
-        Source::Magnet(link) => Err(parse_magnet(&link).map_or_else(
-            |failure| failure,
-            |magnet| needs_torrent("the magnet link", &magnet),
-        )),
-        Source::InfoHash(hash) => Err(needs_torrent("the info_hash", &Magnet::new(hash))),
+    match load(argument, route)? {
+        Given::Torrent(metainfo) => Ok(*metainfo),
+        Given::Link(link) => Err(needs_torrent(&link)),
     }
 }
 
@@ -174,15 +190,15 @@ pub fn parse_magnet(link: &str) -> Result<Magnet, Failure> {
 }
 
 /// A magnet link or info_hash where the metadata itself is needed.
-fn needs_torrent(what: &str, magnet: &Magnet) -> Failure {
+fn needs_torrent(magnet: &Magnet) -> Failure {
     let name = magnet.name.as_deref().map(|name| escape::cut(name, 80));
     let name = name.map_or_else(String::new, |name| format!(" ({name})"));
     Failure::new(
         format!(
-            "{what} {}{name} names a torrent but does not hold it",
+            "{}{name} names a torrent but does not hold it",
             magnet.info_hash
         ),
-        "give its .torrent: a file, or an http:// URL",
+        "give its .torrent: a file, or an http:// URL; `gyre info LINK --save-torrent FILE` fetches it from peers",
     )
 }
 

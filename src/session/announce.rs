@@ -1,4 +1,5 @@
-//! Ties a torrent to its trackers: one announce loop for each listen family (BEP 7). Layer 5.
+//! Ties a torrent, or the search for its metadata, to its trackers: one announce loop for each listen family (BEP 7).
+//! Layer 5.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -8,17 +9,18 @@ use tokio::task::JoinHandle;
 use tracing::{Instrument, debug};
 
 use super::announce_task::{AnnounceHandle, AnnounceOutcome, AnnounceTarget, announce_loop};
-use super::config::TorrentConfig;
 use super::contain::caught;
-use super::driver::Driver;
+use super::door::Door;
 use crate::swarm::announce::AnnounceConfig;
 use crate::swarm::candidates::Source;
 use crate::wire::tracker::{Counters, Event, Family};
 
-/// The announce loops of one torrent.
+/// The announce loops of one info_hash. They outlive the search for its metadata, so that trackers hear `started` once.
 #[derive(Default)]
 pub struct Announcers {
     loops: RefCell<Vec<Loop>>,
+    /// Who is told what they find.
+    door: RefCell<Option<Door>>,
 }
 
 struct Loop {
@@ -29,16 +31,16 @@ struct Loop {
 
 impl Announcers {
     /// Starts announcing over every family that is listened on.
-    pub fn start(driver: &Rc<Driver>, config: &TorrentConfig) {
-        let tiers = &config.metainfo.announce_tiers;
+    pub fn start(this: &Rc<Self>, door: Door, tiers: Vec<Vec<String>>) {
         if tiers.is_empty() {
             return;
         }
-        let shared = driver.shared();
+        let (shared, info_hash) = (door.shared().clone(), door.info_hash());
+        this.go_on(door);
         let key = shared.random() as u32;
         for family in shared.families.iter().copied() {
             let target = AnnounceTarget {
-                info_hash: driver.info_hash(),
+                info_hash,
                 peer_id: shared.our_id,
                 port: shared.port.get(),
                 key,
@@ -51,29 +53,45 @@ impl Announcers {
             let handle = AnnounceHandle::new();
             let is_failing = Rc::new(Cell::new(false));
             let (of_counters, of_outcome, failing) =
-                (driver.clone(), driver.clone(), is_failing.clone());
+                (this.clone(), this.clone(), is_failing.clone());
             let running = announce_loop(
                 shared.trackers.clone(),
                 target,
                 tiers.clone(),
                 announce_config,
                 handle.clone(),
-                move || counters(&of_counters),
-                move |outcome| on_outcome(&of_outcome, &failing, outcome),
+                move || of_counters.counters(),
+                move |outcome| of_outcome.on_outcome(&failing, outcome),
             );
             let running = running.instrument(tracing::debug_span!("announce", ?family));
-            let of_panic = driver.clone();
+            let of_panic = this.clone();
             let task = tokio_uring::spawn(async move {
-                if caught(running).await.is_err() {
-                    of_panic.on_panic();
+                if caught(running).await.is_err()
+                    && let Some(door) = of_panic.door()
+                {
+                    door.on_panic();
                 }
             });
-            driver.announcers.loops.borrow_mut().push(Loop {
+            this.loops.borrow_mut().push(Loop {
                 handle,
                 task,
                 is_failing,
             });
         }
+    }
+
+    /// What is found from now on is for another.
+    pub fn go_on(&self, door: Door) {
+        self.door.replace(Some(door));
+    }
+
+    fn door(&self) -> Option<Door> {
+        self.door.borrow().clone()
+    }
+
+    fn counters(&self) -> Counters {
+        let door = self.door();
+        door.map_or_else(Counters::default, |door| door.counters())
     }
 
     /// The download has just been finished.
@@ -100,6 +118,7 @@ impl Announcers {
             // A tracker task that panicked has nothing more to say.
             let _ = running.task.await;
         }
+        self.door.take();
     }
 
     fn is_all_failing(&self) -> bool {
@@ -110,70 +129,63 @@ impl Announcers {
     }
 }
 
-/// Payload since `started`, which every run announces anew (BEP 3).
-fn counters(driver: &Driver) -> Counters {
-    let stats = driver.read(|core| core.stats(driver.shared().now()));
-    Counters {
-        uploaded_bytes: stats.uploaded_bytes,
-        downloaded_bytes: stats.downloaded_bytes,
-        left_bytes: stats.left_bytes,
-    }
-}
-
-fn on_outcome(driver: &Rc<Driver>, is_failing: &Cell<bool>, outcome: AnnounceOutcome) {
-    match outcome {
-        AnnounceOutcome::Announced {
-            tracker,
-            event,
-            response,
-            next_in,
-            ..
-        } => {
-            let peers = response.peers.len();
-            debug!(
+impl Announcers {
+    fn on_outcome(&self, is_failing: &Cell<bool>, outcome: AnnounceOutcome) {
+        let Some(door) = self.door() else { return };
+        match outcome {
+            AnnounceOutcome::Announced {
                 tracker,
-                ?event,
-                peers,
-                seeders = response.seeders,
-                ?next_in,
-                "announced"
-            );
-            is_failing.set(false);
-            if event != Some(Event::Stopped) {
-                driver.add_candidates(Source::Tracker, &response.peers);
+                event,
+                response,
+                next_in,
+                ..
+            } => {
+                let peers = response.peers.len();
+                debug!(
+                    tracker,
+                    ?event,
+                    peers,
+                    seeders = response.seeders,
+                    ?next_in,
+                    "announced"
+                );
+                is_failing.set(false);
+                if event != Some(Event::Stopped) {
+                    door.add_candidates(Source::Tracker, &response.peers);
+                }
+            }
+            AnnounceOutcome::Failed {
+                tracker,
+                family,
+                message,
+                next_in,
+                is_all_failing,
+            } => {
+                debug!(tracker, ?family, message, ?next_in, "announce failed");
+                is_failing.set(is_all_failing);
+                self.tell_if_all_fail(&door, &tracker, &message);
+            }
+            AnnounceOutcome::Silent {
+                tracker,
+                family,
+                message,
+                is_all_failing,
+            } => {
+                debug!(tracker, ?family, "no answer yet");
+                is_failing.set(is_all_failing);
+                self.tell_if_all_fail(&door, &tracker, &message);
             }
         }
-        AnnounceOutcome::Failed {
-            tracker,
-            family,
-            message,
-            next_in,
-            is_all_failing,
-        } => {
-            debug!(tracker, ?family, message, ?next_in, "announce failed");
-            is_failing.set(is_all_failing);
-            tell_if_all_fail(driver, &tracker, &message);
-        }
-        AnnounceOutcome::Silent {
-            tracker,
-            family,
-            message,
-            is_all_failing,
-        } => {
-            debug!(tracker, ?family, "no answer yet");
-            is_failing.set(is_all_failing);
-            tell_if_all_fail(driver, &tracker, &message);
-        }
     }
-}
 
-/// One family without a tracker is common; the user hears only when none is left.
-fn tell_if_all_fail(driver: &Driver, tracker: &str, message: &str) {
-    if driver.announcers.is_all_failing() {
-        driver.tell_trouble(
-            format!("no tracker answers: {tracker}: {message}"),
-            "it goes on trying; check the network, or name a peer with --peer",
-        );
+    /// One family without a tracker is common; the user hears only when none is left.
+    fn tell_if_all_fail(&self, door: &Door, tracker: &str, message: &str) {
+        if self.is_all_failing() {
+            door.tell_trouble(
+                format!("no tracker answers: {tracker}: {message}"),
+                "it goes on trying; check the network, or name a peer with --peer",
+            );
+        }
     }
 }
 

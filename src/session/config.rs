@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::error::SessionError;
 use crate::base::{Bitfield, InfoHash};
 pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
+use crate::swarm::SourceCounts;
 use crate::swarm::choker::{SeedChoker, UploadSlots};
+use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 
 /// Which port to listen on.
@@ -57,6 +60,8 @@ pub struct SessionConfig {
     pub peers_max: u32,
     pub upload_slots: UploadSlots,
     pub seed_choker: SeedChoker,
+    /// Peers are told of each other, and believed (BEP 11); false is `--no-pex`.
+    pub exchanges_peers: bool,
     /// Registered buffer memory; `None` is 32 MiB or what RLIMIT_MEMLOCK leaves.
     pub buffers_bytes: Option<u64>,
     pub send_engine: SendEngine,
@@ -91,6 +96,39 @@ pub struct TorrentConfig {
     /// False leaves the trackers alone (`--no-trackers`).
     pub trackers: bool,
     pub seed_after: SeedAfter,
+}
+
+/// What is made of metadata that peers sent: the torrent to run, or nothing when only the metadata was wanted. Called
+/// on a thread that may block.
+pub type OnMetadata =
+    Arc<dyn Fn(Metainfo) -> Result<Option<TorrentConfig>, SessionError> + Send + Sync>;
+
+/// A torrent of which only a link is known.
+#[derive(Clone)]
+pub struct MagnetConfig {
+    pub link: Magnet,
+    /// Addresses to dial whatever link and trackers say (`--peer`).
+    pub peers: Vec<SocketAddr>,
+    /// False leaves the trackers alone (`--no-trackers`).
+    pub trackers: bool,
+    pub on_metadata: OnMetadata,
+}
+
+/// One thing for a session to do.
+#[derive(Clone)]
+pub enum Job {
+    Torrent(TorrentConfig),
+    Magnet(MagnetConfig),
+}
+
+impl Job {
+    /// Whose metadata or data it is.
+    pub fn info_hash(&self) -> InfoHash {
+        match self {
+            Job::Torrent(config) => config.metainfo.info_hash,
+            Job::Magnet(config) => config.link.info_hash,
+        }
+    }
 }
 
 /// When a torrent that has everything ends.
@@ -153,6 +191,9 @@ pub struct TorrentProgress {
     pub down_bytes_per_s: u64,
     pub up_bytes_per_s: u64,
     pub peers: u32,
+    /// Those by who named their address, and all connections of this run so far.
+    pub peers_by_source: SourceCounts,
+    pub connections_by_source: SourceCounts,
     pub peers_known: u32,
     pub pieces_have: u32,
     pub pieces: u32,
@@ -161,9 +202,42 @@ pub struct TorrentProgress {
     /// While files are looked at and made (a part of `Checking`): those that are ready, and all; else both 0.
     pub files_prepared: u64,
     pub files_to_prepare: u64,
+    /// While the metadata is fetched: bytes of it that are there, and all; both 0 as long as no peer has told its size.
+    pub metadata_bytes: u32,
+    pub metadata_total_bytes: u32,
 }
 
 impl TorrentProgress {
+    /// The figures of a torrent of which nothing is known but its name.
+    pub const fn nothing(info_hash: InfoHash, name: String, state: TorrentState) -> Self {
+        TorrentProgress {
+            info_hash,
+            name,
+            state,
+            have_bytes: 0,
+            total_bytes: 0,
+            checked_bytes: 0,
+            downloaded_bytes: 0,
+            uploaded_bytes: 0,
+            wasted_bytes: 0,
+            total_downloaded_bytes: 0,
+            total_uploaded_bytes: 0,
+            down_bytes_per_s: 0,
+            up_bytes_per_s: 0,
+            peers: 0,
+            peers_by_source: SourceCounts::new(),
+            connections_by_source: SourceCounts::new(),
+            peers_known: 0,
+            pieces_have: 0,
+            pieces: 0,
+            pieces_checked: 0,
+            files_prepared: 0,
+            files_to_prepare: 0,
+            metadata_bytes: 0,
+            metadata_total_bytes: 0,
+        }
+    }
+
     /// True while files are looked at and made.
     pub const fn is_preparing(&self) -> bool {
         self.files_to_prepare > 0

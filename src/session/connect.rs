@@ -11,8 +11,7 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use super::contain;
-use super::driver::Driver;
-use super::peer;
+use super::door::Door;
 use super::shared::Shared;
 use crate::base::InfoHash;
 use crate::swarm::torrent::Connected;
@@ -28,26 +27,26 @@ const INBOUND_PENDING_PER_IP_MAX: usize = 64;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
 
 /// Dials, shakes hands and runs the connection. The core learns of every end.
-pub async fn dial(driver: Rc<Driver>, addr: SocketAddr) {
-    let shared = driver.shared().clone();
+pub async fn dial(door: Door, addr: SocketAddr) {
+    let shared = door.shared().clone();
     if shared.is_banned(addr.ip()) {
-        driver.call(|core, cx| core.on_dial_failed(addr, cx));
+        door.on_dial_failed(addr);
         return;
     }
     let half_open = HalfOpen::new(&shared);
-    let outcome = contain::connection(&shared, shake_outbound(&driver, addr)).await;
+    let outcome = contain::connection(&shared, shake_outbound(&door, addr)).await;
     let outcome = outcome.unwrap_or_else(|panicked| Err(panicked.into()));
     drop(half_open);
     match outcome {
         Ok((stream, conn, early)) => {
             // Its own task: a connection is not disk work that a shutdown waits for as such.
             tokio_uring::spawn(async move {
-                contain::connection(&shared, peer::run(driver, stream, conn, early)).await
+                contain::connection(&shared, door.run(stream, conn, early)).await
             });
         }
         Err(error) => {
             debug!(%addr, %error, "dial failed");
-            driver.call(|core, cx| core.on_dial_failed(addr, cx));
+            door.on_dial_failed(addr);
         }
     }
 }
@@ -69,18 +68,15 @@ impl Drop for HalfOpen {
     }
 }
 
-async fn shake_outbound(
-    driver: &Driver,
-    addr: SocketAddr,
-) -> io::Result<(Stream, Connected, Vec<u8>)> {
-    let shared = driver.shared();
+async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Connected, Vec<u8>)> {
+    let shared = door.shared();
     let stream = tokio::select! {
         stream = Stream::connect(addr, &shared.socket_options) => stream?,
-        () = driver.ending() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        () = door.ending() => return Err(io::ErrorKind::ConnectionAborted.into()),
     };
-    let info_hash = driver.info_hash();
+    let info_hash = door.info_hash();
     let ours = our_handshake(shared, info_hash);
-    let shaken = within(HANDSHAKE_TIMEOUT, driver.ending(), &stream, async {
+    let shaken = within(HANDSHAKE_TIMEOUT, door.ending(), &stream, async {
         let (sent, _) = stream.send_all(ours).await;
         sent?;
         let mut wire = HandshakeReader::default();
@@ -127,9 +123,9 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
         let of_panic = shared.clone();
         let work = async move {
             match shake_inbound(&shared, &stream, addr).await {
-                Ok((driver, conn, early)) => {
+                Ok((door, conn, early)) => {
                     drop(guard);
-                    peer::run(driver, stream, conn, early).await;
+                    door.run(stream, conn, early).await;
                 }
                 Err(error) => {
                     debug!(%addr, %error, "inbound handshake failed");
@@ -212,13 +208,13 @@ async fn shake_inbound(
     shared: &Rc<Shared>,
     stream: &Stream,
     addr: SocketAddr,
-) -> io::Result<(Rc<Driver>, Connected, Vec<u8>)> {
+) -> io::Result<(Door, Connected, Vec<u8>)> {
     within(HANDSHAKE_TIMEOUT, shared.stopping(), stream, async {
         let mut wire = HandshakeReader::default();
         // Some dialers wait for our half before they send their peer id: answer as soon as the torrent is known.
         let info_hash = wire.info_hash(stream, shared).await?;
-        let driver = shared
-            .torrent(&info_hash)
+        let door = shared
+            .door(&info_hash)
             .ok_or_else(|| io::Error::other("a torrent that is not here"))?;
         let (sent, _) = stream.send_all(our_handshake(shared, info_hash)).await;
         sent?;
@@ -229,7 +225,7 @@ async fn shake_inbound(
             peer_id: handshake.peer_id,
             reserved: *handshake.reserved.as_bytes(),
         };
-        Ok((driver, conn, wire.early()))
+        Ok((door, conn, wire.early()))
     })
     .await
 }

@@ -17,6 +17,7 @@ use super::config::{SessionEvent, TorrentConfig, TorrentState};
 use super::connect;
 use super::contain::{Panicked, caught, count_panic};
 use super::disk::{Changed, DiskError, DiskTorrent, ReadError, SyncError};
+use super::door::Door;
 use super::lost::LostPieces;
 use super::peer::PeerHandle;
 use super::shared::Shared;
@@ -50,7 +51,7 @@ pub struct Driver {
     /// Pieces verified and written that no record claims yet.
     unrecorded_bytes: Cell<u64>,
     pub(super) changed: Notify,
-    pub(super) announcers: Announcers,
+    pub(super) announcers: Rc<Announcers>,
     pub(super) trouble: Trouble,
     pub(super) lost: LostPieces,
     pub(super) state: Cell<TorrentState>,
@@ -67,6 +68,7 @@ impl Driver {
         core: swarm::Torrent,
         disk: Rc<DiskTorrent>,
         check_job: CheckJob,
+        announcers: Rc<Announcers>,
         span: Span,
     ) -> Rc<Self> {
         Rc::new(Driver {
@@ -84,7 +86,7 @@ impl Driver {
             ending: Notify::new(),
             unrecorded_bytes: Cell::new(0),
             changed: Notify::new(),
-            announcers: Announcers::default(),
+            announcers,
             trouble: Trouble::default(),
             lost: LostPieces::default(),
             state: Cell::new(TorrentState::Stalled),
@@ -378,7 +380,7 @@ impl Driver {
     }
 
     fn dial(self: &Rc<Self>, addr: SocketAddr) {
-        self.spawn(connect::dial(self.clone(), addr));
+        self.spawn(connect::dial(Door::Torrent(self.clone()), addr));
     }
 
     fn hash(self: &Rc<Self>, piece: PieceIndex) {

@@ -679,25 +679,12 @@ fn bytes_of(config: &TorrentConfig, pieces: &Bitfield) -> u64 {
 pub fn nothing_yet(config: &TorrentConfig, state: TorrentState) -> TorrentProgress {
     let geometry = config.metainfo.info.geometry;
     TorrentProgress {
-        info_hash: config.metainfo.info_hash,
-        name: config.metainfo.info.name.clone(),
-        state,
-        have_bytes: 0,
         total_bytes: geometry.total_bytes(),
-        checked_bytes: 0,
-        downloaded_bytes: 0,
-        uploaded_bytes: 0,
-        wasted_bytes: 0,
-        total_downloaded_bytes: 0,
-        total_uploaded_bytes: 0,
-        down_bytes_per_s: 0,
-        up_bytes_per_s: 0,
-        peers: 0,
-        peers_known: 0,
-        pieces_have: 0,
         pieces: geometry.piece_count(),
-        pieces_checked: 0,
-        files_prepared: 0,
-        files_to_prepare: 0,
+        ..TorrentProgress::nothing(
+            config.metainfo.info_hash,
+            config.metainfo.info.name.clone(),
+            state,
+        )
     }
 }

@@ -15,6 +15,8 @@ use std::time::Duration;
 use tracing::{debug, info};
 
 use super::config::BindTo;
+use super::door::Door;
+use super::driver::Driver;
 use super::shared::Shared;
 use crate::base::{InfoHash, Now};
 use crate::swarm::candidates::Source;
@@ -132,13 +134,15 @@ impl Lsd {
     /// The torrents whose turn it is, noted as announced now; what is gone is forgotten.
     fn take_due(&self, announced: &mut BTreeMap<InfoHash, Now>, now: Now) -> Vec<InfoHash> {
         let torrents = self.shared.torrents.borrow();
-        announced.retain(|info_hash, _| torrents.contains_key(info_hash));
+        let searches = self.shared.searches.borrow();
+        let is_there = |hash: &InfoHash| torrents.contains_key(hash) || searches.contains_key(hash);
+        announced.retain(|info_hash, _| is_there(info_hash));
+        let is_public = |driver: &Driver| !driver.metainfo().info.is_private;
+        let torrents = torrents.iter().filter(|(_, driver)| is_public(driver));
         let mut due = Vec::new();
-        for (info_hash, driver) in torrents.iter() {
-            let is_due = announced
-                .get(info_hash)
-                .is_none_or(|at| *at + INTERVAL <= now);
-            if is_due && !driver.metainfo().info.is_private {
+        for info_hash in torrents.map(|(hash, _)| hash).chain(searches.keys()) {
+            let last = announced.get(info_hash);
+            if last.is_none_or(|at| *at + INTERVAL <= now) {
                 announced.insert(*info_hash, now);
                 due.push(*info_hash);
             }
@@ -208,11 +212,12 @@ impl Lsd {
         let mut peer = from;
         peer.set_port(search.port.get());
         for info_hash in &search.info_hashes {
-            if let Some(driver) = self.shared.torrent(info_hash)
-                && !driver.metainfo().info.is_private
+            let is_private = |door: &Door| matches!(door, Door::Torrent(driver) if driver.metainfo().info.is_private);
+            if let Some(door) = self.shared.door(info_hash)
+                && !is_private(&door)
             {
                 debug!(%peer, %info_hash, "a peer on the local network");
-                driver.add_candidates(Source::Lsd, &[peer]);
+                door.add_candidates(Source::Lsd, &[peer]);
             }
         }
     }

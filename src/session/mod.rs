@@ -11,6 +11,7 @@ mod connect;
 pub mod contain;
 pub mod deadline;
 pub mod disk;
+pub mod door;
 pub mod driver;
 pub mod error;
 pub mod handles;
@@ -20,6 +21,7 @@ pub mod lab;
 pub mod load;
 mod lost;
 pub mod lsd;
+pub mod metadata;
 pub mod pace;
 mod peer;
 pub mod resume_store;
@@ -32,8 +34,9 @@ mod trouble;
 pub mod udp_tracker;
 
 pub use config::{
-    BindTo, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine, SessionConfig,
-    SessionEvent, Stopper, TorrentConfig, TorrentProgress, TorrentState, WriteEngine,
+    BindTo, CheckMode, Job, MagnetConfig, OnMetadata, Outcome, PortChoice, Preallocate, SeedAfter,
+    SendEngine, SessionConfig, SessionEvent, Stopper, TorrentConfig, TorrentProgress, TorrentState,
+    WriteEngine,
 };
 pub use error::SessionError;
 pub use load::find_data;

@@ -10,7 +10,8 @@ use tracing::{debug, info, warn};
 use super::announce;
 use super::announce_task::TrackerClients;
 use super::config::{
-    BindTo, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentConfig,
+    BindTo, Job, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentProgress,
+    TorrentState,
 };
 use super::contain::{caught, count_panic};
 use super::disk::{DiskHub, Engines, FileBudget};
@@ -19,10 +20,12 @@ use super::handles::Handles;
 use super::http::{HttpClient, HttpConfig};
 use super::lab;
 use super::lsd::Lsd;
+use super::metadata::{self, Searched};
 use super::shared::{Opened, Shared};
 use super::udp_tracker::OwnSockets;
 use super::{connect, torrent};
 use crate::base::{Bitfield, InfoHash};
+use crate::swarm::metadata::MetadataStats;
 use crate::uring::buffers::Pool;
 use crate::uring::hasher::Hasher;
 use crate::uring::limits;
@@ -68,7 +71,7 @@ pub struct SessionSummary {
 /// What keeps the session from starting at all: a taken port, an interface that is not there, no memory.
 pub async fn run(
     config: SessionConfig,
-    torrents: Vec<TorrentConfig>,
+    jobs: Vec<Job>,
     stopper: Stopper,
     events: impl FnMut(SessionEvent) + 'static,
 ) -> Result<SessionSummary, SessionError> {
@@ -105,11 +108,11 @@ pub async fn run(
             shared.stop();
         })
     };
-    let running: Vec<_> = torrents
+    let running: Vec<_> = jobs
         .into_iter()
-        .map(|config| {
-            let info_hash = config.metainfo.info_hash;
-            let task = tokio_uring::spawn(run_contained(shared.clone(), config));
+        .map(|job| {
+            let info_hash = job.info_hash();
+            let task = tokio_uring::spawn(run_contained(shared.clone(), job));
             (info_hash, task)
         })
         .collect();
@@ -137,10 +140,13 @@ pub async fn run(
 }
 
 /// Runs one torrent; a panic of its task ends it alone.
-async fn run_contained(shared: Rc<Shared>, config: TorrentConfig) -> (InfoHash, Outcome) {
-    let info_hash = config.metainfo.info_hash;
-    let pieces = config.metainfo.info.geometry.piece_count();
-    if let Ok(ended) = caught(torrent::run(shared.clone(), config)).await {
+async fn run_contained(shared: Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
+    let info_hash = job.info_hash();
+    let pieces = match &job {
+        Job::Torrent(config) => config.metainfo.info.geometry.piece_count(),
+        Job::Magnet(_) => 0,
+    };
+    if let Ok(ended) = caught(run_job(shared.clone(), job)).await {
         return ended;
     }
     count_panic(&shared, "a torrent");
@@ -156,6 +162,41 @@ async fn run_contained(shared: Rc<Shared>, config: TorrentConfig) -> (InfoHash, 
         have: Bitfield::new(pieces),
     });
     (info_hash, Outcome::Failed)
+}
+
+async fn run_job(shared: Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
+    let config = match job {
+        Job::Torrent(config) => return torrent::run(shared, config, None).await,
+        Job::Magnet(config) => config,
+    };
+    let nothing = metadata::progress(&config, MetadataStats::default());
+    let outcome = match metadata::search(shared.clone(), config).await {
+        Ok(Searched::Torrent(config, search)) => {
+            return torrent::run(shared, *config, Some(search)).await;
+        }
+        Ok(Searched::Done) => Outcome::Done,
+        Ok(Searched::Stopped) => Outcome::Stopped,
+        Err(error) => {
+            shared.emit(SessionEvent::Error {
+                info_hash: Some(nothing.info_hash),
+                message: error.to_string(),
+                hint: error.hint().to_owned(),
+                is_final: true,
+            });
+            shared.emit(SessionEvent::Progress(TorrentProgress {
+                state: TorrentState::Error,
+                ..nothing.clone()
+            }));
+            error.outcome()
+        }
+    };
+    let info_hash = nothing.info_hash;
+    shared.emit(SessionEvent::Ended {
+        info_hash,
+        outcome,
+        have: Bitfield::new(0),
+    });
+    (info_hash, outcome)
 }
 
 /// Turns down every uTP connection that is tried at our port, so that its peer goes on to TCP at once.

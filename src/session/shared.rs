@@ -12,8 +12,10 @@ use super::announce_task::TrackerClients;
 use super::clock::Clock;
 use super::config::{SessionConfig, SessionEvent};
 use super::disk::DiskHub;
+use super::door::Door;
 use super::driver::Driver;
 use super::lab::Lab;
+use super::metadata::Search;
 use super::pace::Pacer;
 use crate::base::{InfoHash, Now, PeerId, Rng};
 use crate::swarm::{Credits, Cx, Effect};
@@ -40,6 +42,8 @@ pub struct Shared {
     pub our_id: PeerId,
     pub credits: RefCell<Credits>,
     pub torrents: RefCell<BTreeMap<InfoHash, Rc<Driver>>>,
+    /// Info_hashes whose metadata is looked for.
+    pub searches: RefCell<BTreeMap<InfoHash, Rc<Search>>>,
     pub up: Pacer,
     pub down: Pacer,
     /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
@@ -107,6 +111,7 @@ impl Shared {
                 dials: DIALS_PER_S / 10,
             }),
             torrents: RefCell::default(),
+            searches: RefCell::default(),
             banned: RefCell::default(),
             half_open: Cell::new(0),
             panics: Cell::new(0),
@@ -150,9 +155,13 @@ impl Shared {
         }
     }
 
-    /// The torrent of that info_hash, if it is running.
-    pub fn torrent(&self, info_hash: &InfoHash) -> Option<Rc<Driver>> {
-        self.torrents.borrow().get(info_hash).cloned()
+    /// Who takes connections for that info_hash, if anybody does.
+    pub fn door(&self, info_hash: &InfoHash) -> Option<Door> {
+        let torrent = self.torrents.borrow().get(info_hash).cloned();
+        let search = || self.searches.borrow().get(info_hash).cloned();
+        torrent
+            .map(Door::Torrent)
+            .or_else(|| search().map(Door::Metadata))
     }
 
     /// True when the address sent corrupt data before.

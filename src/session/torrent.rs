@@ -11,9 +11,11 @@ use super::announce::Announcers;
 use super::checkpoint::Checkpointer;
 use super::config::{Outcome, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
 use super::contain::caught;
+use super::door::Door;
 use super::driver::Driver;
 use super::error::SessionError;
 use super::load::{self, Loaded};
+use super::metadata::Search;
 use super::root_lock::RootLock;
 use super::shared::Shared;
 use super::trouble::SILENT_AFTER;
@@ -29,13 +31,22 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
 const STOPPED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs one torrent to its end; everything the user must know went out as events.
-pub async fn run(shared: Rc<Shared>, config: TorrentConfig) -> (InfoHash, Outcome) {
+///
+/// `search` is what found its metadata: its trackers and addresses are the torrent's.
+pub async fn run(
+    shared: Rc<Shared>,
+    config: TorrentConfig,
+    search: Option<Rc<Search>>,
+) -> (InfoHash, Outcome) {
     let info_hash = config.metainfo.info_hash;
     let span = info_span!("torrent", %info_hash);
-    let (outcome, have) = match live(shared.clone(), &config, span.clone())
-        .instrument(span)
-        .await
-    {
+    let living = live(shared.clone(), &config, search.clone(), span.clone());
+    let ended = living.instrument(span).await;
+    if let Some(search) = search {
+        // Nothing is left of them unless the torrent never began.
+        search.announcers().stop(STOPPED_TIMEOUT).await;
+    }
+    let (outcome, have) = match ended {
         Ok(ended) => ended,
         Err(error) => {
             let (message, hint) = (error.to_string(), error.hint().to_owned());
@@ -64,6 +75,7 @@ pub async fn run(shared: Rc<Shared>, config: TorrentConfig) -> (InfoHash, Outcom
 async fn live(
     shared: Rc<Shared>,
     config: &TorrentConfig,
+    search: Option<Rc<Search>>,
     span: Span,
 ) -> Result<(Outcome, Bitfield), SessionError> {
     let info = &config.metainfo.info;
@@ -103,7 +115,10 @@ async fn live(
             hint,
         });
     }
-    let mut torrent = Running::start(shared, config, loaded, span);
+    if let Some(search) = &search {
+        search.drained().await;
+    }
+    let mut torrent = Running::start(shared, config, loaded, search.as_deref(), span);
     let outcome = torrent.run().await;
     let outcome = torrent.end(outcome).await;
     let have = torrent.driver.read(|core| core.have().clone());
@@ -140,7 +155,13 @@ struct Running<'c> {
 }
 
 impl<'c> Running<'c> {
-    fn start(shared: Rc<Shared>, config: &'c TorrentConfig, loaded: Loaded, span: Span) -> Self {
+    fn start(
+        shared: Rc<Shared>,
+        config: &'c TorrentConfig,
+        loaded: Loaded,
+        search: Option<&Search>,
+        span: Span,
+    ) -> Self {
         let core = swarm::Torrent::new(core_config(&shared, config, &loaded), shared.now());
         let geometry = config.metainfo.info.geometry;
         let wanted_bytes = loaded
@@ -154,6 +175,7 @@ impl<'c> Running<'c> {
             core,
             loaded.disk,
             loaded.check_job,
+            search.map_or_else(Rc::default, |search| search.announcers().clone()),
             span,
         );
         driver.trouble.made_progress(shared.now());
@@ -168,8 +190,21 @@ impl<'c> Running<'c> {
                 timed.on_panic();
             }
         });
-        if config.trackers {
-            Announcers::start(&driver, config);
+        let door = Door::Torrent(driver.clone());
+        match search {
+            Some(search) => {
+                driver.announcers.go_on(door);
+                for addrs in search.addresses().chunk_by(|one, other| one.0 == other.0) {
+                    let source = addrs.first().map_or(Source::Pex, |(source, _)| *source);
+                    let addrs: Vec<_> = addrs.iter().map(|(_, addr)| *addr).collect();
+                    driver.add_candidates(source, &addrs);
+                }
+            }
+            None if config.trackers => {
+                let tiers = config.metainfo.announce_tiers.clone();
+                Announcers::start(&driver.announcers, door, tiers);
+            }
+            None => {}
         }
         driver.add_candidates(Source::User, &config.peers);
         let checkpointer = Rc::new(Checkpointer::new(&shared, loaded.store, loaded.record));
@@ -440,12 +475,16 @@ impl<'c> Running<'c> {
             down_bytes_per_s: rate_of(stats.down_bytes_per_s),
             up_bytes_per_s: rate_of(stats.up_bytes_per_s),
             peers: stats.peers_connected,
+            peers_by_source: stats.peers_by_source,
+            connections_by_source: stats.connections_by_source,
             peers_known: stats.peers_known,
             pieces_have: stats.pieces_have,
             pieces: self.config.metainfo.info.geometry.piece_count(),
             pieces_checked: self.pieces_checked,
             files_prepared: 0,
             files_to_prepare: 0,
+            metadata_bytes: 0,
+            metadata_total_bytes: 0,
         }
     }
 
@@ -497,6 +536,7 @@ impl<'c> Running<'c> {
         }
         let mut last = self.progress();
         last.peers = 0;
+        last.peers_by_source = swarm::SourceCounts::new();
         self.shared.emit(SessionEvent::Progress(last));
         outcome
     }
@@ -531,6 +571,8 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         seed_choker: shared.config.seed_choker,
         assembly_budget_bytes: shared.assembly_bytes,
         listen_port: shared.port.get(),
+        metadata: Some(config.metainfo.info_bytes.clone()),
+        exchanges_peers: shared.config.exchanges_peers,
         limit_up_bytes_per_s: shared.config.limit_up_bytes_per_s,
         ..swarm::TorrentConfig::new(info.geometry, shared.our_id, shared.random())
     }
@@ -538,9 +580,14 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
 
 /// The torrent's name in quotation marks, for messages; whatever its author wrote, it stays on a line.
 pub(super) fn quoted(config: &TorrentConfig) -> String {
+    quoted_name(&config.metainfo.info.name)
+}
+
+/// The same of any name.
+pub(super) fn quoted_name(name: &str) -> String {
     /// Enough to know it by.
     const CHARS_MAX: usize = 60;
-    let escaped: String = config.metainfo.info.name.escape_debug().collect();
+    let escaped: String = name.escape_debug().collect();
     match escaped.chars().nth(CHARS_MAX) {
         None => format!("\"{escaped}\""),
         Some(_) => {

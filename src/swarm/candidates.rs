@@ -314,6 +314,17 @@ impl Candidates {
         self.entries.contains_key(&normal(addr))
     }
 
+    /// Where an address came from, if the book holds it.
+    pub fn source_of(&self, addr: SocketAddr) -> Option<Source> {
+        self.entries.get(&normal(addr)).map(|entry| entry.source)
+    }
+
+    /// All addresses and where they came from.
+    pub fn addresses(&self) -> Vec<(Source, SocketAddr)> {
+        let entries = self.entries.iter();
+        entries.map(|(addr, entry)| (entry.source, *addr)).collect()
+    }
+
     /// Verifies that the lists agree with the entries.
     ///
     /// # Panics

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::{Bitfield, BlockRef, Now, PieceIndex, RateMeter};
-use crate::swarm::candidates::Parting;
+use crate::swarm::candidates::{Parting, Source};
 use crate::swarm::effects::{Cx, Effect, PeerKey};
+use crate::swarm::metadata::serve::MetadataQueue;
+use crate::swarm::pex::{PexIn, PexOut};
 use crate::swarm::pipeline::Pipeline;
 use crate::swarm::poison::Party;
 use crate::swarm::torrent::Connected;
@@ -31,6 +33,10 @@ pub const ALLOWED_FAST_MAX: usize = 64;
 pub const WITHHELD_MAX: usize = 16;
 /// An honest peer refuses what it has because its disk or its queue is in trouble; that passes.
 pub const WITHHELD_FOR: Duration = Duration::from_secs(60);
+/// Without output for so long a keep-alive is sent: peers close after two minutes of silence (BEP 3).
+pub const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(100);
+/// Without input for so long a peer is closed: two minutes and what the coarse tick may add on its side.
+pub const SILENT_AFTER: Duration = Duration::from_secs(140);
 /// Control bytes that may wait for a peer that takes none. A bitfield, which is sent once, does not count.
 pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;
 
@@ -166,6 +172,8 @@ pub(super) enum Incoming {
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub conn: Connected,
+    /// Who named its address.
+    pub source: Source,
     pub party: Party,
     pub connected_at: Now,
     pub is_fast: bool,
@@ -238,16 +246,22 @@ pub(super) struct Peer {
     pub idle_since: Option<Now>,
 
     pub client: String,
+    pub prefers_encryption: bool,
     pub extensions: PeerExtensions,
     /// Where an inbound peer says that it listens (BEP 10, `p`).
     pub listen_addr: Option<SocketAddr>,
+    /// What it asked for of the metadata.
+    pub metadata: MetadataQueue,
+    pub pex_out: PexOut,
+    pub pex_in: PexIn,
 }
 
 impl Peer {
-    pub fn new(conn: Connected, have_cursor: usize, now: Now) -> Self {
+    pub fn new(conn: Connected, source: Source, have_cursor: usize, now: Now) -> Self {
         let reserved = Reserved::new(conn.reserved);
         Peer {
             conn,
+            source,
             party: Party::new(conn.addr, conn.peer_id),
             connected_at: now,
             is_fast: reserved.has_fast(),
@@ -299,8 +313,12 @@ impl Peer {
             useless_since: now,
             idle_since: None,
             client: String::new(),
+            prefers_encryption: false,
             extensions: PeerExtensions::default(),
             listen_addr: None,
+            metadata: MetadataQueue::default(),
+            pex_out: PexOut::default(),
+            pex_in: PexIn::new(now),
         }
     }
 
@@ -419,6 +437,14 @@ impl Peer {
         limit(self.useless_count, USELESS_PER_S_MAX, |got, max| {
             PeerFault::Flood { got, max }
         })
+    }
+
+    /// Where others can reach it: where it was dialed, or where it says that it listens.
+    pub fn reachable_at(&self) -> Option<SocketAddr> {
+        match self.conn.is_inbound {
+            true => self.listen_addr,
+            false => Some(self.conn.addr),
+        }
     }
 
     /// Neither side will ever want anything of the other, as far as is known.

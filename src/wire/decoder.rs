@@ -28,6 +28,8 @@ const FIXED_BYTES_MAX: u32 = 13;
 pub struct Limits {
     /// Bytes of this torrent's bitfield: a `bitfield` message holds exactly so many.
     pub bitfield_bytes_max: u32,
+    /// The torrent's size is not known yet: a `bitfield` is passed over like an unknown message.
+    pub skips_bitfield: bool,
     /// Highest length prefix of an extension message.
     pub extended_bytes_max: u32,
     /// Highest length prefix of a message with an unknown id.
@@ -41,9 +43,18 @@ impl Limits {
     pub const fn for_bitfield(bitfield_bytes: u32) -> Self {
         Limits {
             bitfield_bytes_max: bitfield_bytes,
+            skips_bitfield: false,
             extended_bytes_max: EXTENDED_BYTES_MAX,
             unknown_bytes_max: UNKNOWN_BYTES_MAX,
             piece_bytes_max: PIECE_BYTES_MAX,
+        }
+    }
+
+    /// The limits while nothing is known of the torrent but its info_hash (BEP 9).
+    pub const fn before_metadata() -> Self {
+        Limits {
+            skips_bitfield: true,
+            ..Limits::for_bitfield(0)
         }
     }
 
@@ -57,6 +68,7 @@ impl Limits {
             id::CHOKE | id::UNCHOKE | id::INTERESTED | id::NOT_INTERESTED => (1, 1),
             id::HAVE_ALL | id::HAVE_NONE => (1, 1),
             id::PORT => (3, 3),
+            id::BITFIELD if self.skips_bitfield => return None,
             id::BITFIELD => {
                 let exact = self.bitfield_bytes_max.saturating_add(1);
                 (exact, exact)

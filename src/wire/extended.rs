@@ -132,6 +132,8 @@ pub struct ExtensionHandshake {
     pub metadata_size_bytes: Option<u32>,
     /// `upload_only` (BEP 21).
     pub upload_only: Option<bool>,
+    /// `e`: it would rather be talked to encrypted.
+    pub prefers_encryption: Option<bool>,
     /// `ipv4`: another address of the peer.
     pub ipv4: Option<Ipv4Addr>,
     /// `ipv6`: another address of the peer.
@@ -197,6 +199,7 @@ impl ExtensionHandshake {
                     handshake.metadata_size_bytes = value.as_int().and_then(metadata_size);
                 }
                 b"upload_only" => handshake.upload_only = value.as_int().map(|value| value != 0),
+                b"e" => handshake.prefers_encryption = value.as_int().map(|value| value != 0),
                 b"ipv4" => handshake.ipv4 = value.as_bytes().and_then(ipv4),
                 b"ipv6" => handshake.ipv6 = value.as_bytes().and_then(ipv6),
                 _ => {}

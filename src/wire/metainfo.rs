@@ -9,6 +9,7 @@ mod parse;
 
 use crate::base::{Geometry, GeometryError, InfoHash, PieceIndex};
 use crate::wire::bencode::BencodeError;
+use crate::wire::magnet::Magnet;
 use std::sync::Arc;
 
 pub use build::{MetainfoBuilder, choose_piece_length};
@@ -53,7 +54,7 @@ pub struct Metainfo {
     /// What was odd but did not matter, for the user's eyes.
     pub warnings: Vec<String>,
     /// The raw bytes of the info dictionary, which peers may ask for (BEP 9).
-    pub info_bytes: Vec<u8>,
+    pub info_bytes: Arc<[u8]>,
 }
 
 /// The info dictionary: what the info_hash covers.
@@ -159,6 +160,8 @@ pub enum MetainfoError {
     V2Only,
     #[error("unsupported: meta version {version} without a v1 part")]
     UnknownVersion { version: i64 },
+    #[error("the metadata of {got} was sent for {expected}")]
+    WrongInfoHash { expected: InfoHash, got: InfoHash },
 }
 
 impl From<BencodeError> for MetainfoError {
@@ -194,6 +197,39 @@ impl Metainfo {
     /// See [`MetainfoError`]; oddities that do not matter are in [`Metainfo::warnings`].
     pub fn parse(bytes: &[u8]) -> Result<Metainfo, MetainfoError> {
         parse::parse(bytes)
+    }
+
+    /// What peers sent as the info dictionary that a magnet link names (BEP 9), with the link's trackers, each a tier
+    /// of its own, and its web seeds.
+    ///
+    /// # Errors
+    /// See [`MetainfoError`]; the rules are those of a `.torrent`, and the info_hash must be the link's.
+    pub fn from_magnet(link: &Magnet, info_bytes: Arc<[u8]>) -> Result<Metainfo, MetainfoError> {
+        let (info, info_hash, warnings) = parse_info(&info_bytes)?;
+        if info_hash != link.info_hash {
+            return Err(MetainfoError::WrongInfoHash {
+                expected: link.info_hash,
+                got: info_hash,
+            });
+        }
+        let trackers = link.trackers.iter();
+        Ok(Metainfo {
+            info,
+            info_hash,
+            announce_tiers: trackers.map(|url| vec![url.clone()]).collect(),
+            web_seeds: link.web_seeds.clone(),
+            comment: None,
+            created_by: None,
+            creation_date: None,
+            nodes: Vec::new(),
+            warnings,
+            info_bytes,
+        })
+    }
+
+    /// The `.torrent` file of it: the info dictionary byte for byte, trackers and web seeds, nothing else.
+    pub fn to_torrent(&self) -> Vec<u8> {
+        build::around_info(&self.info_bytes, &self.announce_tiers, &self.web_seeds)
     }
 }
 

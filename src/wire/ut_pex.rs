@@ -19,8 +19,12 @@ pub const PEX_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 pub struct PexFlags(u8);
 
 impl PexFlags {
+    /// The peer would rather be talked to encrypted.
+    pub const ENCRYPTION: PexFlags = PexFlags(0x01);
     /// The peer is a seed or only uploads.
     pub const SEED: PexFlags = PexFlags(0x02);
+    /// The peer speaks uTP.
+    pub const UTP: PexFlags = PexFlags(0x04);
     /// The sender connected to it, so it takes connections.
     pub const REACHABLE: PexFlags = PexFlags(0x10);
 

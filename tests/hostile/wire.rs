@@ -456,26 +456,3 @@ fn an_absurd_reqq_keeps_the_request_queue_in_bounds() {
         assert!(most <= bound, "{most} requests with reqq {reqq}");
     }
 }
-
-#[test]
-fn peer_exchange_and_metadata_messages_that_were_never_offered_change_nothing() {
-    let world = World::leech(sample(), &[]);
-    let decoy = listener();
-    let mut peer = world.peer();
-    let addr = decoy.local_addr().unwrap();
-    let mut added = vec![127, 0, 0, 1];
-    added.extend(addr.port().to_be_bytes());
-    let added = added.repeat(100);
-    let mut pex = format!("\u{1}d5:added{}:", added.len()).into_bytes();
-    pex.extend(&added);
-    pex.extend(b"e");
-    peer.send(&extension_handshake("1:md11:ut_metadatai2e6:ut_pexi1ee"));
-    for _ in 0..20 {
-        peer.send(&message(EXTENDED, &pex));
-        peer.send(&message(EXTENDED, b"\x02d8:msg_typei0e5:piecei0ee"));
-        peer.send(&message(EXTENDED, b"\x02d8:msg_typei2e5:piecei0ee"));
-    }
-    assert!(accept_within(&decoy, QUIET).is_none(), "it was dialed");
-    peer.send(&message(HAVE_ALL, &[]));
-    peer.wait_for(INTERESTED);
-}

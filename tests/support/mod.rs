@@ -1,6 +1,7 @@
 //! What the tests of the whole program share: sample torrents, and the `gyre` command under control.
 #![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
+pub mod fake_holder;
 pub mod fake_peer;
 pub mod fake_tracker;
 pub mod fuse;

@@ -1,9 +1,11 @@
 //! What a torrent is told once, when it starts, and the small values of its interface. Layer 2.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::base::{Bitfield, BlockRef, Geometry, InfoHash, PeerId};
 use crate::swarm::choker::{SeedChoker, UploadSlots};
+use crate::wire::metainfo::METADATA_BYTES_MAX;
 
 /// Requests a peer may leave unanswered with us; what the extension handshake advertises (BEP 10, `reqq`).
 pub const REQQ_DEFAULT: u32 = 512;
@@ -39,11 +41,27 @@ pub struct TorrentConfig {
     pub listen_port: u16,
     /// Advertised as `v` in the extension handshake.
     pub client_version: String,
+    /// The raw info dictionary, for peers that have none (BEP 9); `None` serves nobody.
+    pub metadata: Option<Arc<[u8]>>,
+    /// Peers are told of each other, and believed (BEP 11); never in a private torrent.
+    pub exchanges_peers: bool,
     /// The session's upload limit, for the choker's automatic slots.
     pub limit_up_bytes_per_s: Option<u64>,
 }
 
 impl TorrentConfig {
+    /// Length of the metadata that is served; longer than peers take is none.
+    pub(super) fn metadata_size_bytes(&self) -> Option<u32> {
+        let length = self.metadata.as_ref()?.len();
+        let size = u32::try_from(length).ok()?;
+        (length <= METADATA_BYTES_MAX && size > 0).then_some(size)
+    }
+
+    /// True when peers are exchanged (BEP 11, BEP 27).
+    pub(super) const fn has_pex(&self) -> bool {
+        self.exchanges_peers && !self.is_private
+    }
+
     /// A leecher of everything with the usual settings.
     pub fn new(geometry: Geometry, our_id: PeerId, seed: u64) -> Self {
         let pieces = geometry.piece_count();
@@ -63,10 +81,17 @@ impl TorrentConfig {
             reqq: REQQ_DEFAULT,
             assembly_budget_bytes: 32 << 20,
             listen_port: 0,
-            client_version: format!("Gyre {}", env!("CARGO_PKG_VERSION")),
+            client_version: client_version(),
+            metadata: None,
+            exchanges_peers: true,
             limit_up_bytes_per_s: None,
         }
     }
+}
+
+/// Name and version, as peers are told.
+pub fn client_version() -> String {
+    format!("Gyre {}", env!("CARGO_PKG_VERSION"))
 }
 
 /// A connection whose handshake is done on both sides.

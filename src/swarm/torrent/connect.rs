@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::swarm::candidates::Parting;
+use crate::swarm::candidates::{Parting, Source};
 use crate::swarm::effects::{CloseReason, Cx, PeerKey};
 use crate::swarm::peer::Peer;
 use crate::swarm::poison::Party;
@@ -28,11 +28,17 @@ impl Torrent {
             return Err(refusal);
         }
         cx.credits.connections -= 1;
-        let mut peer = Peer::new(conn, self.have_log.len(), cx.now);
+        let source = match conn.is_inbound {
+            true => Source::Inbound,
+            false => (self.candidates.source_of(conn.addr)).unwrap_or(Source::User),
+        };
+        self.met.add(source);
+        let mut peer = Peer::new(conn, source, self.have_log.len(), cx.now);
         peer.is_suspect = self.suspects.suspects(conn.addr, conn.peer_id);
         self.candidates.on_connected(conn.addr);
         let key = PeerKey(self.peers.insert(peer));
         self.greet(key, cx);
+        self.on_pex_news(cx.now);
         self.tick_by(cx.now + ACTIVE_TICK);
         self.after_event();
         Ok(key)
@@ -77,6 +83,7 @@ impl Torrent {
         {
             self.candidates.on_disconnected(addr, parting, cx.now);
         }
+        self.on_pex_news(cx.now);
         self.dial(cx);
         self.after_event();
     }

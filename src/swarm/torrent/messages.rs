@@ -66,6 +66,7 @@ impl Torrent {
 
     /// The first messages: which pieces we have, then the extension handshake (BEP 3, BEP 6, BEP 10).
     pub(super) fn greet(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        let extensions = self.extensions();
         let Some(peer) = self.peers.get_mut(key.0) else {
             return;
         };
@@ -79,12 +80,12 @@ impl Torrent {
         }
         if peer.is_extended {
             let handshake = OurExtensionHandshake {
-                extensions: &[Extension::LtDonthave, Extension::UploadOnly],
+                extensions: &extensions,
                 client: &self.cfg.client_version,
                 listen_port: Some(self.cfg.listen_port).filter(|port| *port != 0),
                 reqq: self.cfg.reqq,
                 your_ip: Some(peer.conn.addr.ip()),
-                metadata_size_bytes: None,
+                metadata_size_bytes: self.cfg.metadata_size_bytes(),
                 upload_only: !self.cfg.fetches || self.pieces.is_complete(),
             };
             let payload = handshake.encode();
@@ -92,6 +93,18 @@ impl Torrent {
             let payload = payload.as_slice();
             peer.send(key, &Message::Extended { id, payload }, cx);
         }
+    }
+
+    /// What we take of extension messages.
+    fn extensions(&self) -> Vec<Extension> {
+        let mut extensions = vec![Extension::LtDonthave, Extension::UploadOnly];
+        if self.cfg.metadata_size_bytes().is_some() {
+            extensions.push(Extension::UtMetadata);
+        }
+        if self.cfg.has_pex() {
+            extensions.push(Extension::UtPex);
+        }
+        extensions
     }
 
     /// Tells a peer whether we want something of it, when that changed.
@@ -411,7 +424,9 @@ impl Torrent {
                 let piece = self.check_piece(parse_donthave(payload).map_err(|_| bad)?)?;
                 self.forget_have(key, piece, cx);
             }
-            _ => {}
+            Some(Extension::UtMetadata) => self.on_metadata(key, payload, cx)?,
+            Some(Extension::UtPex) => self.on_pex(key, payload, cx)?,
+            None => {}
         }
         Ok(())
     }
@@ -432,6 +447,9 @@ impl Torrent {
         if let Some(is_upload_only) = handshake.upload_only {
             peer.is_upload_only = is_upload_only;
         }
+        if let Some(prefers) = handshake.prefers_encryption {
+            peer.prefers_encryption = prefers;
+        }
         if let Some(client) = handshake.client {
             peer.client = client;
         }
@@ -446,6 +464,7 @@ impl Torrent {
             self.candidates.on_connected(addr);
             self.candidates.mark_seed(addr, is_seed);
         }
+        self.on_pex_news(cx.now);
     }
 
     fn check_piece(&self, got: u32) -> Result<PieceIndex, PeerFault> {

@@ -9,6 +9,8 @@ mod connect;
 mod disk;
 mod download;
 mod messages;
+mod metadata;
+mod pex;
 mod room;
 mod stats;
 mod takeover;
@@ -30,9 +32,10 @@ use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey, UploadRun};
 use crate::swarm::peer::{Peer, PeerFault, raw};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::poison::{Party, Suspects};
+use crate::swarm::sources::SourceCounts;
 use crate::wire::message::{Message, RawBlock, encode};
 
-pub use config::{Connected, Placement, REQQ_DEFAULT, Refusal, TorrentConfig};
+pub use config::{Connected, Placement, REQQ_DEFAULT, Refusal, TorrentConfig, client_version};
 pub use stats::{PeerStats, TorrentStats};
 
 /// Pieces taken at random before rarity counts: something to trade comes first.
@@ -77,6 +80,8 @@ pub struct Torrent {
     banned: Vec<IpAddr>,
     banned_local: Vec<Party>,
     dialing: BTreeSet<SocketAddr>,
+    /// Connections taken in so far.
+    met: SourceCounts,
     /// Pieces got since the start, in order; each peer has a cursor into it.
     have_log: Vec<PieceIndex>,
     /// Peers that could be asked for more but for assembly memory, longest wait first.
@@ -108,6 +113,10 @@ pub struct Torrent {
     news_at: Option<Now>,
     /// Not told again before this moment.
     news_from: Now,
+    /// When peers must be told of each other (BEP 11).
+    pex_at: Option<Now>,
+    /// Counts who came and went.
+    pex_epoch: u64,
     /// Events since the invariants were last checked.
     unchecked_count: u64,
 }
@@ -137,6 +146,7 @@ impl Torrent {
             banned: Vec::new(),
             banned_local: Vec::new(),
             dialing: BTreeSet::new(),
+            met: SourceCounts::new(),
             have_log: Vec::new(),
             starved: VecDeque::new(),
             down: RateMeter::new(now),
@@ -158,6 +168,8 @@ impl Torrent {
             deferred_at: None,
             news_at: None,
             news_from: now,
+            pex_at: None,
+            pex_epoch: 0,
             unchecked_count: 0,
         }
     }
@@ -387,6 +399,11 @@ impl Torrent {
             encode(&Message::Have { piece }, out);
             peer.have_cursor += 1;
         }
+        if peer.outbox.is_empty()
+            && let Some(metadata) = &self.cfg.metadata
+        {
+            metadata::take(peer, metadata, out, before + max_bytes);
+        }
         if out.len() > before {
             peer.sent_at = cx.now;
         }
@@ -400,7 +417,8 @@ impl Torrent {
                 && peer
                     .clone()
                     .skip_old_news(&self.have_log, self.pieces.have());
-            let has_messages = !peer.outbox.is_empty() || peer.pipeline.has_unsent();
+            let has_messages =
+                !peer.outbox.is_empty() || peer.pipeline.has_unsent() || !peer.metadata.is_empty();
             let is_held = peer.is_deferred || self.is_upload_held;
             let has_uploads = !peer.uploads.is_empty() && !is_held;
             !peer.is_closing && (has_news || has_messages || has_uploads)

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 
 use crate::base::{Now, PeerId, PieceIndex};
 use crate::swarm::PeerKey;
+use crate::swarm::candidates::Source;
 use crate::swarm::peer::Incoming;
 use crate::swarm::pipeline::PIPELINE_MAX;
+use crate::swarm::sources::SourceCounts;
 use crate::swarm::torrent::Torrent;
 
 /// A snapshot of one torrent.
@@ -22,6 +24,10 @@ pub struct TorrentStats {
     /// Connections that take up a place: one that is being closed for another's sake does not.
     pub peers_connected: u32,
     pub peers_half_open: u32,
+    /// Connected peers by who named their address.
+    pub peers_by_source: SourceCounts,
+    /// The same of all connections of this run.
+    pub connections_by_source: SourceCounts,
     /// Addresses known, connected or not.
     pub peers_known: u32,
     /// Connected peers that have everything.
@@ -46,6 +52,8 @@ pub struct PeerStats {
     pub addr: SocketAddr,
     pub peer_id: PeerId,
     pub is_inbound: bool,
+    /// Who named its address.
+    pub source: Source,
     pub am_choking: bool,
     pub am_interested: bool,
     pub peer_choking: bool,
@@ -79,6 +87,8 @@ impl Torrent {
             up_bytes_per_s: self.up.clone().bytes_per_s(now),
             peers_connected: placed.count() as u32,
             peers_half_open: self.dialing.len() as u32,
+            peers_by_source: self.staying().map(|(_, peer)| peer.source).collect(),
+            connections_by_source: self.met,
             peers_known: self.candidates.known_count() as u32,
             seeds_connected: seeds.count() as u32,
             pieces_have: pieces.have().count(),
@@ -100,6 +110,7 @@ impl Torrent {
             addr: peer.conn.addr,
             peer_id: peer.conn.peer_id,
             is_inbound: peer.conn.is_inbound,
+            source: peer.source,
             am_choking: peer.am_choking,
             am_interested: peer.am_interested,
             peer_choking: peer.peer_choking,
@@ -127,6 +138,7 @@ impl Torrent {
         let (mut requests, mut receiving, mut starved) = (0, 0, 0);
         for (key, peer) in self.peers.iter() {
             peer.uploads.check();
+            peer.pex_out.check();
             let waiting = peer.uploads.len() + peer.uploads.in_flight_blocks();
             assert!(waiting <= self.cfg.reqq, "upload queue within reqq");
             assert!(

@@ -4,17 +4,13 @@ use std::time::Duration;
 
 use crate::base::Now;
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey};
-use crate::swarm::peer::{Incoming, Peer};
+use crate::swarm::peer::{Incoming, KEEP_ALIVE_AFTER, Peer, SILENT_AFTER};
 use crate::swarm::pipeline::{SNUB_AFTER, Silence};
 use crate::swarm::torrent::{
     ACTIVE_TICK, DIAL_RETRY, ENDGAME_TICK, IDLE_TICK, Torrent, WANT_PEERS_BELOW, WANT_PEERS_PAUSE,
 };
 use crate::wire::message::Message;
 
-/// Without output for so long a keep-alive is sent: peers close after two minutes of silence (BEP 3).
-const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(100);
-/// Without input for so long a peer is closed: two minutes and what the coarse tick may add on its side.
-const SILENT_AFTER: Duration = Duration::from_secs(140);
 /// A peer that takes longer than this for one block is closed, however steadily it drips: nobody else can be asked for
 /// the block as long.
 const BLOCK_AFTER: Duration = Duration::from_secs(120);
@@ -34,7 +30,9 @@ impl Torrent {
         }
         let choke_at = self.choker.next_deadline();
         let ours = [self.tick_at, self.dial_at, self.fill_at, self.news_at];
-        let ours = ours.into_iter().chain([choke_at, self.deferred_at]);
+        let ours = ours
+            .into_iter()
+            .chain([choke_at, self.deferred_at, self.pex_at]);
         ours.flatten().min()
     }
 
@@ -51,6 +49,9 @@ impl Torrent {
         }
         if self.news_at.is_some_and(|at| at <= cx.now) {
             self.tell_news(cx);
+        }
+        if self.pex_at.is_some_and(|at| at <= cx.now) {
+            self.exchange_peers(cx);
         }
         if self.choker.next_deadline().is_some_and(|at| at <= cx.now) {
             self.rechoke(cx);

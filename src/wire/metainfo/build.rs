@@ -182,6 +182,34 @@ impl MetainfoBuilder {
     }
 }
 
+/// The `.torrent` around an info dictionary that stays as it is, canonical or not: the hash covers its bytes.
+pub(super) fn around_info(
+    info_bytes: &[u8],
+    announce_tiers: &[Vec<String>],
+    web_seeds: &[String],
+) -> Vec<u8> {
+    // In the order of the keys: `announce`, `announce-list`, `info`, `url-list`.
+    let mut before: BTreeMap<&[u8], Item<'_>> = BTreeMap::new();
+    let mut urls = announce_tiers.iter().flatten();
+    if let Some(first) = urls.next() {
+        before.insert(b"announce", Item::text(first));
+    }
+    if urls.next().is_some() {
+        let tiers = announce_tiers.iter().map(|tier| texts(tier)).collect();
+        before.insert(b"announce-list", Item::List(tiers));
+    }
+    let mut bytes = Item::Dict(before).encode();
+    bytes.pop();
+    bytes.extend_from_slice(b"4:info");
+    bytes.extend_from_slice(info_bytes);
+    if !web_seeds.is_empty() {
+        bytes.extend_from_slice(b"8:url-list");
+        bytes.extend_from_slice(&texts(web_seeds).encode());
+    }
+    bytes.push(b'e');
+    bytes
+}
+
 fn texts(texts: &[String]) -> Item<'_> {
     Item::List(texts.iter().map(|text| Item::text(text)).collect())
 }

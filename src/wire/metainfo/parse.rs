@@ -43,7 +43,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Metainfo, MetainfoError> {
         creation_date: root.int(b"creation date"),
         nodes: nodes(root),
         warnings: warnings.0,
-        info_bytes: info_dict.raw().to_vec(),
+        info_bytes: info_dict.raw().into(),
     })
 }
 

@@ -1,0 +1,113 @@
+//! Who takes the connections and addresses of one info_hash: a running torrent, or the search for its metadata. Layer 5.
+//!
+//! Whatever finds peers (trackers, and all that comes to their side) tells a door, so that it goes on finding them when
+//! the search ends and the torrent begins.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use super::driver::Driver;
+use super::metadata::Search;
+use super::peer;
+use super::shared::Shared;
+use crate::base::InfoHash;
+use crate::swarm::candidates::Source;
+use crate::swarm::torrent::Connected;
+use crate::uring::stream::Stream;
+use crate::wire::tracker::Counters;
+
+/// What trackers are told of a torrent whose size nobody knows: that something is missing. A tracker that heard 0 would
+/// take us for a seed.
+const LEFT_UNKNOWN_BYTES: u64 = 16_384;
+
+/// One info_hash at work.
+#[derive(Clone)]
+pub enum Door {
+    Torrent(Rc<Driver>),
+    Metadata(Rc<Search>),
+}
+
+impl Door {
+    /// The session it belongs to.
+    pub fn shared(&self) -> &Rc<Shared> {
+        match self {
+            Door::Torrent(driver) => driver.shared(),
+            Door::Metadata(search) => search.shared(),
+        }
+    }
+
+    /// Its info_hash.
+    pub fn info_hash(&self) -> InfoHash {
+        match self {
+            Door::Torrent(driver) => driver.info_hash(),
+            Door::Metadata(search) => search.info_hash(),
+        }
+    }
+
+    /// Completes once dials are to be given up.
+    pub async fn ending(&self) {
+        match self {
+            Door::Torrent(driver) => driver.ending().await,
+            Door::Metadata(search) => search.ending().await,
+        }
+    }
+
+    /// Addresses to dial, those of families that are in use.
+    pub fn add_candidates(&self, source: Source, addrs: &[SocketAddr]) {
+        match self {
+            Door::Torrent(driver) => driver.add_candidates(source, addrs),
+            Door::Metadata(search) => search.add_candidates(source, addrs),
+        }
+    }
+
+    /// A dial came to nothing.
+    pub fn on_dial_failed(&self, addr: SocketAddr) {
+        match self {
+            Door::Torrent(driver) => driver.call(|core, cx| core.on_dial_failed(addr, cx)),
+            Door::Metadata(search) => search.call(|core, cx| core.on_dial_failed(addr, cx)),
+        }
+    }
+
+    /// Runs a connection whose handshake is done; `early` holds bytes that came behind the handshake.
+    pub async fn run(self, stream: Stream, conn: Connected, early: Vec<u8>) {
+        match self {
+            Door::Torrent(driver) => peer::run(driver, stream, conn, early).await,
+            Door::Metadata(search) => search.run_link(stream, conn, early).await,
+        }
+    }
+
+    /// What the next announce tells: payload since `started`, which every run announces anew (BEP 3).
+    pub fn counters(&self) -> Counters {
+        match self {
+            Door::Torrent(driver) => {
+                let stats = driver.read(|core| core.stats(driver.shared().now()));
+                Counters {
+                    uploaded_bytes: stats.uploaded_bytes,
+                    downloaded_bytes: stats.downloaded_bytes,
+                    left_bytes: stats.left_bytes,
+                }
+            }
+            Door::Metadata(_) => Counters {
+                uploaded_bytes: 0,
+                downloaded_bytes: 0,
+                left_bytes: LEFT_UNKNOWN_BYTES,
+            },
+        }
+    }
+
+    /// Tells the user of trouble that is waited out, once until progress is made.
+    pub fn tell_trouble(&self, message: String, hint: &str) {
+        match self {
+            Door::Torrent(driver) => driver.tell_trouble(message, hint),
+            Door::Metadata(search) => search.tell_trouble(message, hint),
+        }
+    }
+
+    /// A task that works for it panicked: it ends.
+    pub fn on_panic(&self) {
+        match self {
+            Door::Torrent(driver) => driver.on_panic(),
+            Door::Metadata(search) => search.on_panic(),
+        }
+    }
+}
