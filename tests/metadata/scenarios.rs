@@ -64,7 +64,6 @@ fn one_honest_peer_among_thirty_liars_is_found() {
         let mut world = World::new(10 * 16_384, &all, all.len(), seed);
         world.run(Duration::from_secs(120));
         found(&world);
-        assert!(world.banned.len() >= 10, "liars that were alone");
     });
 }
 

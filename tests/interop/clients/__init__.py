@@ -1,6 +1,6 @@
 """The programs on the other side, one file each, all with the same few methods:
 
-`seed(torrent, content)` and `download(torrent, folder)` start it, `wait_seeding` and `wait_complete` wait, `stop` ends
+`seed(torrent, content)`, `download(torrent, folder)` and `download_link(link, folder)` start it, `wait_seeding` and `wait_complete` wait, `stop` ends
 it. Each runs on a host of its own, where it may take any port.
 """
 

@@ -20,6 +20,9 @@ class Aria2(Client):
     def download(self, torrent, folder):
         self._start(torrent, folder, ["--seed-ratio=0.0"])
 
+    def download_link(self, link, folder):
+        self._start(link, folder, ["--seed-ratio=0.0"])
+
     def _start(self, torrent, folder, options):
         argv = [
             "aria2c",

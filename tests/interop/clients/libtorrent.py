@@ -22,11 +22,14 @@ class Libtorrent(Client):
     def seed(self, torrent, content):
         self._start(torrent, content.parent)
 
-    def download(self, torrent, folder):
-        self._start(torrent, folder)
+    def download(self, torrent, folder, *options):
+        self._start(torrent, folder, *options)
 
-    def _start(self, torrent, folder):
-        argv = [sys.executable, PEER, torrent, folder, "--port", str(self.port)]
+    def download_link(self, link, folder):
+        self._start(link, folder)
+
+    def _start(self, torrent, folder, *options):
+        argv = [sys.executable, PEER, torrent, folder, "--port", str(self.port), *options]
         self.running = JsonProgram(self.host, self.name, argv, self.folder)
 
     def is_complete(self):

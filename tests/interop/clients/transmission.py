@@ -29,15 +29,21 @@ class Transmission(Client):
     def download(self, torrent, folder):
         self._add(torrent, folder)
 
-    def _add(self, torrent, folder):
+    def download_link(self, link, folder):
+        self._add(None, folder, link)
+
+    def _add(self, torrent, folder, link=None):
         config = self.folder / "transmission"
         config.mkdir()
         (config / "settings.json").write_text(json.dumps(self._settings(folder)))
         argv = ["transmission-daemon", "--foreground", "--config-dir", config, "--log-debug"]
         self.running = Program(self.host, self.name, argv, self.folder)
         wait_until("answer of Transmission", self._answers, START_SECONDS, self.running)
-        metainfo = base64.b64encode(torrent.read_bytes()).decode()
-        added = self._call("torrent-add", metainfo=metainfo, paused=False)
+        if link:
+            what = {"filename": link}
+        else:
+            what = {"metainfo": base64.b64encode(torrent.read_bytes()).decode()}
+        added = self._call("torrent-add", paused=False, **what)
         if "torrent-added" not in added:
             raise Failed(f"Transmission did not take the torrent: {added}")
 
