@@ -10,6 +10,7 @@ pub mod http;
 pub mod magnet;
 pub mod message;
 pub mod metainfo;
+pub mod mse;
 pub mod tracker;
 pub mod tracker_http;
 pub mod tracker_udp;
