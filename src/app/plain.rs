@@ -222,6 +222,8 @@ mod tests {
             down_bytes_per_s: 10 << 20,
             up_bytes_per_s: 0,
             peers: 3,
+            peers_encrypted: 0,
+            peers_obfuscated: 0,
             peers_known: 7,
             pieces_have: 0,
             pieces: 1,

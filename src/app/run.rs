@@ -16,7 +16,7 @@ use super::fetch::Route;
 use super::render::{Mode, Renderer};
 use super::{escape, info, json, output, plain, select, signals, size, source, verify};
 use crate::session::{
-    self, BindTo, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
+    self, BindTo, CheckMode, Encryption, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
     SessionConfig, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::SeedChoker;
@@ -238,6 +238,11 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
             cli::SendEngine::Auto => SendEngine::Auto,
             cli::SendEngine::Mapped => SendEngine::Mapped,
             cli::SendEngine::Copy => SendEngine::Copy,
+        },
+        encryption: match args.encryption {
+            cli::Encryption::Prefer => Encryption::Prefer,
+            cli::Encryption::Require => Encryption::Require,
+            cli::Encryption::Off => Encryption::Off,
         },
         write_engine: match args.write_engine {
             cli::WriteEngine::Auto => WriteEngine::Auto,

@@ -9,6 +9,7 @@ use crate::base::{Bitfield, InfoHash};
 pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
 use crate::swarm::choker::{SeedChoker, UploadSlots};
 use crate::wire::metainfo::Metainfo;
+use crate::wire::mse::Payloads;
 
 /// Which port to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,30 @@ pub enum BindTo {
     Addr(IpAddr),
     /// A network interface by name (SO_BINDTODEVICE).
     Interface(String),
+}
+
+/// Whether connections are hidden from those who look on (`--encryption`, Message Stream Encryption).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// Dialed with a hidden handshake, and in the open where that is refused; taken either way. The payload is encrypted
+    /// where the other side insists.
+    #[default]
+    Prefer,
+    /// Encrypted from the first byte to the last, or not at all.
+    Require,
+    /// In the open.
+    Off,
+}
+
+impl Encryption {
+    /// What may follow a hidden handshake; `None` when there is to be no such handshake.
+    pub const fn payloads(self) -> Option<Payloads> {
+        match self {
+            Encryption::Prefer => Some(Payloads::Both),
+            Encryption::Require => Some(Payloads::Rc4Only),
+            Encryption::Off => None,
+        }
+    }
 }
 
 /// What happens to existing data at the start (`--check`).
@@ -51,6 +76,7 @@ pub struct SessionConfig {
     pub ipv6: bool,
     pub limit_up_bytes_per_s: Option<u64>,
     pub limit_down_bytes_per_s: Option<u64>,
+    pub encryption: Encryption,
     /// Connections of the whole session, half-open ones included.
     pub peers_max: u32,
     pub upload_slots: UploadSlots,
@@ -151,6 +177,10 @@ pub struct TorrentProgress {
     pub down_bytes_per_s: u64,
     pub up_bytes_per_s: u64,
     pub peers: u32,
+    /// Of those, the ones of whose connection nothing can be read on the way.
+    pub peers_encrypted: u32,
+    /// Of those, the ones whose connection began hidden and goes on in the open.
+    pub peers_obfuscated: u32,
     pub peers_known: u32,
     pub pieces_have: u32,
     pub pieces: u32,

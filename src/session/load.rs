@@ -693,6 +693,8 @@ pub fn nothing_yet(config: &TorrentConfig, state: TorrentState) -> TorrentProgre
         down_bytes_per_s: 0,
         up_bytes_per_s: 0,
         peers: 0,
+        peers_encrypted: 0,
+        peers_obfuscated: 0,
         peers_known: 0,
         pieces_have: 0,
         pieces: geometry.piece_count(),

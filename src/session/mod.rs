@@ -24,6 +24,7 @@ mod peer;
 pub mod resume_store;
 pub mod root_lock;
 mod run;
+mod shake;
 pub mod shared;
 mod torrent;
 pub mod tracker;
@@ -31,8 +32,9 @@ mod trouble;
 pub mod udp_tracker;
 
 pub use config::{
-    BindTo, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine, SessionConfig,
-    SessionEvent, Stopper, TorrentConfig, TorrentProgress, TorrentState, WriteEngine,
+    BindTo, CheckMode, Encryption, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
+    SessionConfig, SessionEvent, Stopper, TorrentConfig, TorrentProgress, TorrentState,
+    WriteEngine,
 };
 pub use error::SessionError;
 pub use load::find_data;

@@ -15,11 +15,13 @@ use super::disk::DiskHub;
 use super::driver::Driver;
 use super::lab::Lab;
 use super::pace::Pacer;
+use super::shake::{Exchanges, OpenFirst};
 use crate::base::{InfoHash, Now, PeerId, Rng};
 use crate::swarm::{Credits, Cx, Effect};
 use crate::uring::buffers::Pool;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
+use crate::wire::mse::StreamHash;
 use crate::wire::tracker::Family;
 
 /// Dials that may be half open at once: beyond it a dead swarm would fill the connection limit (HOSTILE.md H4).
@@ -40,6 +42,11 @@ pub struct Shared {
     pub our_id: PeerId,
     pub credits: RefCell<Credits>,
     pub torrents: RefCell<BTreeMap<InfoHash, Rc<Driver>>>,
+    /// By what a hidden handshake asks for them.
+    streams: RefCell<BTreeMap<StreamHash, InfoHash>>,
+    /// Key exchanges with strangers.
+    pub exchanges: Exchanges,
+    pub open_first: RefCell<OpenFirst>,
     pub up: Pacer,
     pub down: Pacer,
     /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
@@ -105,6 +112,9 @@ impl Shared {
                 dials: DIALS_PER_S / 10,
             }),
             torrents: RefCell::default(),
+            streams: RefCell::default(),
+            exchanges: Exchanges::new(),
+            open_first: RefCell::default(),
             banned: RefCell::default(),
             half_open: Cell::new(0),
             panics: Cell::new(0),
@@ -150,6 +160,27 @@ impl Shared {
     /// The torrent of that info_hash, if it is running.
     pub fn torrent(&self, info_hash: &InfoHash) -> Option<Rc<Driver>> {
         self.torrents.borrow().get(info_hash).cloned()
+    }
+
+    /// The torrent that a hidden handshake asks for, if it is running.
+    pub fn torrent_of_stream(&self, wanted: &StreamHash) -> Option<Rc<Driver>> {
+        let info_hash = *self.streams.borrow().get(wanted)?;
+        self.torrent(&info_hash)
+    }
+
+    /// It runs from now on.
+    pub fn add_torrent(&self, driver: Rc<Driver>) {
+        let info_hash = driver.info_hash();
+        let of_stream = StreamHash::of(&info_hash);
+        self.streams.borrow_mut().insert(of_stream, info_hash);
+        self.torrents.borrow_mut().insert(info_hash, driver);
+    }
+
+    /// It runs no more.
+    pub fn remove_torrent(&self, info_hash: &InfoHash) {
+        let of_stream = StreamHash::of(info_hash);
+        self.streams.borrow_mut().remove(&of_stream);
+        self.torrents.borrow_mut().remove(info_hash);
     }
 
     /// True when the address sent corrupt data before.

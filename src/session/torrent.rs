@@ -157,10 +157,7 @@ impl<'c> Running<'c> {
             span,
         );
         driver.trouble.made_progress(shared.now());
-        shared
-            .torrents
-            .borrow_mut()
-            .insert(driver.info_hash(), driver.clone());
+        shared.add_torrent(driver.clone());
         let timed = driver.clone();
         let timer = tokio_uring::spawn(async move {
             if caught(timed.clone().timer_loop()).await.is_err() {
@@ -419,6 +416,7 @@ impl<'c> Running<'c> {
     fn progress(&self) -> TorrentProgress {
         let stats = self.driver.read(|core| core.stats(self.shared.now()));
         let (total_down, total_up) = self.checkpointer.totals(&self.driver);
+        let covers = self.driver.covers();
         // Without peers nothing moves: what the meters remember is over.
         let rate_of = |bytes_per_s| match stats.peers_connected {
             0 => 0,
@@ -439,6 +437,8 @@ impl<'c> Running<'c> {
             down_bytes_per_s: rate_of(stats.down_bytes_per_s),
             up_bytes_per_s: rate_of(stats.up_bytes_per_s),
             peers: stats.peers_connected,
+            peers_encrypted: covers.encrypted,
+            peers_obfuscated: covers.obfuscated,
             peers_known: stats.peers_known,
             pieces_have: stats.pieces_have,
             pieces: self.config.metainfo.info.geometry.piece_count(),
@@ -486,16 +486,13 @@ impl<'c> Running<'c> {
             _ => outcome,
         };
         self.timer.abort();
-        self.shared
-            .torrents
-            .borrow_mut()
-            .remove(&self.driver.info_hash());
+        self.shared.remove_torrent(&self.driver.info_hash());
         if outcome != Outcome::Failed {
             let is_complete = self.driver.read(swarm::Torrent::is_complete);
             self.driver.state.set(self.state(is_complete));
         }
         let mut last = self.progress();
-        last.peers = 0;
+        (last.peers, last.peers_encrypted, last.peers_obfuscated) = (0, 0, 0);
         self.shared.emit(SessionEvent::Progress(last));
         outcome
     }
@@ -505,8 +502,7 @@ impl<'c> Running<'c> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.timer.abort();
-        let info_hash = self.driver.info_hash();
-        self.shared.torrents.borrow_mut().remove(&info_hash);
+        self.shared.remove_torrent(&self.driver.info_hash());
         self.driver.end_dials();
         if std::thread::panicking() {
             // Its end was not run: what it holds goes back to the others.

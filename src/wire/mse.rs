@@ -61,7 +61,7 @@ impl std::fmt::Debug for StreamHash {
 /// What follows the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// BEP 3 as it is: the handshake alone was hidden.
+    /// BEP 3 as it is: what the initiator said first was all that was hidden.
     Plain,
     /// All of it through RC4.
     Rc4,
@@ -187,6 +187,8 @@ impl Agreed {
 pub enum MseError {
     #[error("a public key that would give the secret away")]
     BadKey,
+    #[error("a BEP 3 handshake in the open")]
+    InTheOpen,
     #[error("our own public key came back")]
     Reflected,
     #[error("no synchronisation within {searched_bytes} bytes")]

@@ -6,6 +6,7 @@ use super::{
     StreamHash, VC, hash, pad_length,
 };
 use crate::base::InfoHash;
+use crate::wire::handshake::PROTOCOL;
 
 /// Field lengths of what the responder sends behind VC.
 const SELECT_BYTES: usize = 4 + 2;
@@ -103,6 +104,9 @@ impl Initiator {
     /// One step, if the bytes for it are there; else true beside the same stage.
     fn step(&mut self, stage: Stage) -> Result<(Stage, bool), MseError> {
         let next = match stage {
+            Stage::Key if self.inbox.rest().starts_with(PROTOCOL) => {
+                return Err(MseError::InTheOpen);
+            }
             Stage::Key => match self.inbox.take_array::<KEY_BYTES>() {
                 Some(theirs) => self.on_key(&theirs)?,
                 None => return Ok((Stage::Key, true)),

@@ -430,6 +430,14 @@ fn an_unknown_torrent_is_an_error_before_anything_is_decrypted() {
 }
 
 #[test]
+fn an_answer_in_the_open_ends_the_handshake_before_a_key_could_be_there() {
+    let mut initiator = initiator(Payloads::Both, b"", 1);
+    let open = b"\x13BitTorrent protocol";
+    assert_eq!(initiator.feed(&open[..19]), Ok(false));
+    assert_eq!(initiator.feed(&open[19..]), Err(MseError::InTheOpen));
+}
+
+#[test]
 fn a_reflected_handshake_ends_at_once() {
     let mut initiator = initiator(Payloads::Both, b"ia", 1);
     let begin = initiator.take_out();
