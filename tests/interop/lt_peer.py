@@ -11,6 +11,9 @@ import libtorrent as lt
 POLL_SECONDS = 0.1
 
 
+ENCRYPTED = {"out_enc_policy": 0, "in_enc_policy": 0, "allowed_enc_level": 2, "prefer_rc4": True}
+
+
 def settings(port):
     """libtorrent's own, with all that would look for peers elsewhere than at trackers turned off."""
     return {
@@ -56,10 +59,11 @@ def main():
     parser.add_argument("torrent")
     parser.add_argument("folder")
     parser.add_argument("--port", type=int, default=6881)
+    parser.add_argument("--encrypted", action="store_true", help="talk to nobody who does not encrypt")
     arguments = parser.parse_args()
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-    session = lt.session(settings(arguments.port))
+    session = lt.session(settings(arguments.port) | (ENCRYPTED if arguments.encrypted else {}))
     wanted = lt.add_torrent_params()
     wanted.ti = lt.torrent_info(arguments.torrent)
     wanted.save_path = arguments.folder

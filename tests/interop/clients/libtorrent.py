@@ -27,6 +27,7 @@ class Libtorrent(Client):
 
     def _start(self, torrent, folder):
         argv = [sys.executable, PEER, torrent, folder, "--port", str(self.port)]
+        argv += ["--encrypted"] if self.is_encrypted else []
         self.running = JsonProgram(self.host, self.name, argv, self.folder)
 
     def is_complete(self):
