@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use gyre::base::InfoHash;
 use gyre::session::{
-    self, CheckMode, Job, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine, SessionConfig,
-    SessionEvent, SessionSummary, Stopper, TorrentConfig, WriteEngine,
+    self, CheckMode, Encryption, Job, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
+    SessionConfig, SessionEvent, SessionSummary, Stopper, TorrentConfig, WriteEngine,
 };
 use gyre::swarm::choker::{SeedChoker, UploadSlots};
 use gyre::uring::ring::{self, RingConfig};
@@ -260,6 +260,7 @@ fn session_config(sample: &Sample, peers_max: u32) -> SessionConfig {
         lsd: false,
         limit_up_bytes_per_s: None,
         limit_down_bytes_per_s: None,
+        encryption: Encryption::Prefer,
         peers_max,
         upload_slots: UploadSlots::Auto,
         exchanges_peers: true,

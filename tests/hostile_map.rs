@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rows by letter, counted from 1.
-const ROWS: [(char, u32); 8] = [
+const ROWS: [(char, u32); 9] = [
     ('T', 13),
     ('H', 4),
+    ('E', 8),
     ('W', 16),
     ('C', 6),
     ('K', 9),

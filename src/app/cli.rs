@@ -236,6 +236,12 @@ pub struct SessionArgs {
     /// Use IPv4 only
     #[arg(long)]
     pub no_ipv6: bool,
+    /// Whether connections are hidden from those who look on
+    ///
+    /// prefer dials with an encrypted handshake, in the open where that is refused, takes both, and encrypts the rest for
+    /// peers that insist; require encrypts everything and leaves other peers alone; off is in the open only.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Encryption::Prefer)]
+    pub encryption: Encryption,
     /// Folder of the resume records [default: $XDG_STATE_HOME/gyre]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -434,6 +440,14 @@ pub enum Preallocate {
     Full,
 }
 
+/// `--encryption`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Encryption {
+    Prefer,
+    Require,
+    Off,
+}
+
 /// `--send-engine`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum SendEngine {
@@ -584,7 +598,7 @@ mod tests {
             let line = format!(
                 "gyre {verb} x.torrent --port 0 --bind 127.0.0.1 --peer 127.0.0.1:1 --peer [::1]:2 --limit-up 1MiB \
                  --limit-down 2MB --max-peers 9 --upload-slots auto --seed --seed-ratio 1.5 --seed-time 2h --no-trackers \
-                 --no-dht --no-pex --no-lsd --no-ipv6 --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
+                 --no-dht --no-pex --no-lsd --no-ipv6 --encryption require --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
                  --write-engine direct --json --check full -vv --log-file l"
             );
             let cli = parsed(&line).unwrap();
@@ -609,6 +623,7 @@ mod tests {
             "--peer 1.2.3.4",
             "--port 65536",
             "--bind ../x",
+            "--encryption yes",
         ] {
             assert!(
                 parsed(&format!("gyre download x {options}")).is_err(),

@@ -12,6 +12,7 @@ use super::fetch::Route;
 use super::metadata::{self, Asking};
 use super::source::{self, Given};
 use super::{json, magnet, output, size};
+use crate::session::Encryption;
 use crate::storage::safe_path::safe_paths;
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::{FileEntry, Kind, Metainfo};
@@ -57,6 +58,7 @@ fn show_link(args: &InfoArgs, link: &Magnet, route: Route) -> Result<Exit, Failu
         trackers: !args.no_trackers,
         exchanges_peers: !args.no_pex,
         searches_locally: !args.no_lsd,
+        encryption: Encryption::Prefer,
         give_up: Some(args.give_up),
         announce_interval_min: ANNOUNCE_INTERVAL_MIN,
         route,

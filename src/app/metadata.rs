@@ -11,8 +11,8 @@ use super::exit::{Exit, Failure};
 use super::fetch::Route;
 use super::{create, escape, run, select, signals, source};
 use crate::session::{
-    self, Job, MagnetConfig, OnMetadata, PortChoice, SendEngine, SessionConfig, SessionError,
-    SessionEvent, Stopper, TorrentConfig, WriteEngine,
+    self, Encryption, Job, MagnetConfig, OnMetadata, PortChoice, SendEngine, SessionConfig,
+    SessionError, SessionEvent, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::{SeedChoker, UploadSlots};
 use crate::wire::magnet::Magnet;
@@ -30,6 +30,7 @@ pub struct Asking {
     pub trackers: bool,
     pub exchanges_peers: bool,
     pub searches_locally: bool,
+    pub encryption: Encryption,
     pub give_up: Option<Duration>,
     pub announce_interval_min: Duration,
     pub route: Route,
@@ -131,6 +132,7 @@ fn session_config(asking: &Asking) -> SessionConfig {
         bind: asking.route.bind.clone(),
         ipv6: asking.route.ipv6,
         lsd: asking.searches_locally,
+        encryption: asking.encryption,
         limit_up_bytes_per_s: None,
         limit_down_bytes_per_s: None,
         peers_max: PEERS_MAX,

@@ -255,6 +255,8 @@ mod tests {
             peers: 3,
             peers_by_source: SourceCounts::new(),
             connections_by_source: SourceCounts::new(),
+            peers_encrypted: 0,
+            peers_obfuscated: 0,
             peers_known: 7,
             pieces_have: 0,
             pieces: 1,

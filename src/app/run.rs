@@ -18,8 +18,8 @@ use super::render::{Mode, Renderer};
 use super::source::Given;
 use super::{escape, info, json, output, plain, select, signals, size, source, verify};
 use crate::session::{
-    self, BindTo, CheckMode, Job, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
-    SessionConfig, Stopper, TorrentConfig, WriteEngine,
+    self, BindTo, CheckMode, Encryption, Job, Outcome, PortChoice, Preallocate, SeedAfter,
+    SendEngine, SessionConfig, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::SeedChoker;
 use crate::uring::{files, limits, ring};
@@ -85,6 +85,7 @@ fn asking(args: &SessionArgs) -> Result<Asking, Failure> {
         trackers: !args.no_trackers,
         exchanges_peers: !args.no_pex,
         searches_locally: !args.no_lsd,
+        encryption: encryption(args.encryption),
         give_up: args.give_up,
         announce_interval_min: args.announce_interval_min,
         route: route(args)?,
@@ -380,6 +381,7 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
             cli::SendEngine::Mapped => SendEngine::Mapped,
             cli::SendEngine::Copy => SendEngine::Copy,
         },
+        encryption: encryption(args.encryption),
         write_engine: match args.write_engine {
             cli::WriteEngine::Auto => WriteEngine::Auto,
             cli::WriteEngine::Direct => WriteEngine::Direct,
@@ -391,6 +393,14 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         announce_interval_min: args.announce_interval_min,
         tells_delays: args.lab,
     })
+}
+
+const fn encryption(asked: cli::Encryption) -> Encryption {
+    match asked {
+        cli::Encryption::Prefer => Encryption::Prefer,
+        cli::Encryption::Require => Encryption::Require,
+        cli::Encryption::Off => Encryption::Off,
+    }
 }
 
 /// The first of these environment variables that is set and not empty.

@@ -12,6 +12,7 @@ use crate::swarm::SourceCounts;
 use crate::swarm::choker::{SeedChoker, UploadSlots};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
+use crate::wire::mse::Payloads;
 
 /// Which port to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,30 @@ pub enum BindTo {
     Addr(IpAddr),
     /// A network interface by name (SO_BINDTODEVICE).
     Interface(String),
+}
+
+/// Whether connections are hidden from those who look on (`--encryption`, Message Stream Encryption).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// Dialed with a hidden handshake, and in the open where that is refused; taken either way. The payload is encrypted
+    /// where the other side insists.
+    #[default]
+    Prefer,
+    /// Encrypted from the first byte to the last, or not at all.
+    Require,
+    /// In the open.
+    Off,
+}
+
+impl Encryption {
+    /// What may follow a hidden handshake; `None` when there is to be no such handshake.
+    pub const fn payloads(self) -> Option<Payloads> {
+        match self {
+            Encryption::Prefer => Some(Payloads::Both),
+            Encryption::Require => Some(Payloads::Rc4Only),
+            Encryption::Off => None,
+        }
+    }
 }
 
 /// What happens to existing data at the start (`--check`).
@@ -56,6 +81,7 @@ pub struct SessionConfig {
     pub lsd: bool,
     pub limit_up_bytes_per_s: Option<u64>,
     pub limit_down_bytes_per_s: Option<u64>,
+    pub encryption: Encryption,
     /// Connections of the whole session, half-open ones included.
     pub peers_max: u32,
     pub upload_slots: UploadSlots,
@@ -194,6 +220,10 @@ pub struct TorrentProgress {
     /// Those by who named their address, and all connections of this run so far.
     pub peers_by_source: SourceCounts,
     pub connections_by_source: SourceCounts,
+    /// Of those, the ones of whose connection nothing can be read on the way.
+    pub peers_encrypted: u32,
+    /// Of those, the ones whose connection began hidden and goes on in the open.
+    pub peers_obfuscated: u32,
     pub peers_known: u32,
     pub pieces_have: u32,
     pub pieces: u32,
@@ -225,6 +255,8 @@ impl TorrentProgress {
             down_bytes_per_s: 0,
             up_bytes_per_s: 0,
             peers: 0,
+            peers_encrypted: 0,
+            peers_obfuscated: 0,
             peers_by_source: SourceCounts::new(),
             connections_by_source: SourceCounts::new(),
             peers_known: 0,

@@ -1,4 +1,4 @@
-//! Making and taking connections up to the end of the handshake (BEP 3). Layer 5.
+//! Making and taking connections up to the end of the handshake. Layer 5.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::config::Encryption;
 use super::contain;
 use super::door::Door;
+use super::shake::{self, Attempt, Cover, Shaken, Unanswered};
 use super::shared::Shared;
-use crate::base::InfoHash;
 use crate::swarm::torrent::Connected;
 use crate::uring::listener::Listener;
 use crate::uring::stream::Stream;
-use crate::wire::handshake::{HANDSHAKE_BYTES, Handshake, Prefix, Reserved, parse_prefix};
 
 /// The whole handshake, not each read of it (HOSTILE.md H1).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,10 +38,11 @@ pub async fn dial(door: Door, addr: SocketAddr) {
     let outcome = outcome.unwrap_or_else(|panicked| Err(panicked.into()));
     drop(half_open);
     match outcome {
-        Ok((stream, conn, early)) => {
+        Ok((stream, shaken)) => {
+            let conn = connected(addr, false, &shaken);
             // Its own task: a connection is not disk work that a shutdown waits for as such.
             tokio_uring::spawn(async move {
-                contain::connection(&shared, door.run(stream, conn, early)).await
+                contain::connection(&shared, door.run(stream, conn, shaken)).await
             });
         }
         Err(error) => {
@@ -68,32 +69,47 @@ impl Drop for HalfOpen {
     }
 }
 
-async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Connected, Vec<u8>)> {
+/// Dials and shakes hands, hidden or in the open; where one is refused before any answer and the other is allowed, with
+/// that on a second connection.
+async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Shaken)> {
     let shared = door.shared();
-    let stream = tokio::select! {
-        stream = Stream::connect(addr, &shared.socket_options) => stream?,
-        () = door.ending() => return Err(io::ErrorKind::ConnectionAborted.into()),
+    let is_open_first = shared.open_first.borrow().has(addr);
+    let ways: &[bool] = match shared.config.encryption {
+        Encryption::Off => &[false],
+        Encryption::Require => &[true],
+        Encryption::Prefer if is_open_first => &[false, true],
+        Encryption::Prefer => &[true, false],
     };
-    let info_hash = door.info_hash();
-    let ours = our_handshake(shared, info_hash);
-    let shaken = within(HANDSHAKE_TIMEOUT, door.ending(), &stream, async {
-        let (sent, _) = stream.send_all(ours).await;
-        sent?;
-        let mut wire = HandshakeReader::default();
-        let handshake = wire.finish(&stream, shared).await?;
-        if handshake.info_hash != info_hash {
-            return Err(io::Error::other("the peer answered for another torrent"));
+    let mut last = io::Error::from(io::ErrorKind::ConnectionAborted);
+    for &is_hidden in ways {
+        let stream = tokio::select! {
+            stream = Stream::connect(addr, &shared.socket_options) => stream?,
+            () = door.ending() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        let attempt = Attempt::new(stream.clone());
+        let shaking = shake::outbound(door, &attempt, is_hidden);
+        match within(HANDSHAKE_TIMEOUT, door.ending(), &attempt, shaking).await {
+            Ok(shaken) => {
+                let is_open = shaken.cover == Cover::Open;
+                shared.open_first.borrow_mut().set(addr, is_open);
+                return Ok((stream, shaken));
+            }
+            Err(failed) => {
+                stream.shutdown();
+                // Who was refused or not answered begins the other way next time.
+                let is_late = failed.error.kind() == io::ErrorKind::TimedOut;
+                if ways.len() > 1 && (failed.is_refused || is_late) {
+                    shared.open_first.borrow_mut().set(addr, is_hidden);
+                }
+                if !failed.is_refused {
+                    return Err(failed.error);
+                }
+                debug!(%addr, is_hidden, error = %failed.error, "handshake refused");
+                last = failed.error;
+            }
         }
-        Ok((handshake, wire.early()))
-    });
-    let (handshake, early) = shaken.await?;
-    let conn = Connected {
-        addr,
-        is_inbound: false,
-        peer_id: handshake.peer_id,
-        reserved: *handshake.reserved.as_bytes(),
-    };
-    Ok((stream, conn, early))
+    }
+    Err(last)
 }
 
 /// Takes connections from one socket as long as the session runs.
@@ -118,18 +134,24 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
         if pending.count() >= shared.pending_max as usize {
             pending.drop_oldest();
         }
-        let guard = PendingGuard::new(&pending, addr.ip(), &stream);
+        let attempt = Attempt::new(stream);
+        let guard = PendingGuard::new(&pending, addr.ip(), &attempt);
         let shared = shared.clone();
         let of_panic = shared.clone();
         let work = async move {
-            match shake_inbound(&shared, &stream, addr).await {
-                Ok((door, conn, early)) => {
+            let shaking = async {
+                let shaken = shake::inbound(&shared, &attempt).await;
+                shaken.map_err(Unanswered::other)
+            };
+            match within(HANDSHAKE_TIMEOUT, shared.stopping(), &attempt, shaking).await {
+                Ok((door, shaken)) => {
                     drop(guard);
-                    door.run(stream, conn, early).await;
+                    let conn = connected(addr, true, &shaken);
+                    door.run(attempt.stream.clone(), conn, shaken).await;
                 }
                 Err(error) => {
                     debug!(%addr, %error, "inbound handshake failed");
-                    stream.shutdown();
+                    attempt.stream.shutdown();
                 }
             }
         };
@@ -144,14 +166,14 @@ fn is_closed(error: &io::Error) -> bool {
 /// Inbound connections in handshake, oldest first.
 #[derive(Default)]
 struct Pending {
-    streams: RefCell<BTreeMap<u64, (IpAddr, Stream)>>,
+    attempts: RefCell<BTreeMap<u64, (IpAddr, Rc<Attempt>)>>,
     by_ip: RefCell<BTreeMap<IpAddr, usize>>,
     next: Cell<u64>,
 }
 
 impl Pending {
     fn count(&self) -> usize {
-        self.streams.borrow().len()
+        self.attempts.borrow().len()
     }
 
     fn of(&self, ip: IpAddr) -> usize {
@@ -160,14 +182,14 @@ impl Pending {
 
     /// Makes room: an honest handshake takes a few round trips, so the oldest is the least likely to be one.
     fn drop_oldest(&self) {
-        let oldest = self.streams.borrow().keys().next().copied();
-        if let Some((_, stream)) = oldest.and_then(|number| self.remove(number)) {
-            stream.shutdown();
+        let oldest = self.attempts.borrow().keys().next().copied();
+        if let Some((_, attempt)) = oldest.and_then(|number| self.remove(number)) {
+            attempt.give_up();
         }
     }
 
-    fn remove(&self, number: u64) -> Option<(IpAddr, Stream)> {
-        let removed = self.streams.borrow_mut().remove(&number)?;
+    fn remove(&self, number: u64) -> Option<(IpAddr, Rc<Attempt>)> {
+        let removed = self.attempts.borrow_mut().remove(&number)?;
         let mut by_ip = self.by_ip.borrow_mut();
         if let Some(count) = by_ip.get_mut(&removed.0) {
             *count -= 1;
@@ -185,10 +207,10 @@ struct PendingGuard {
 }
 
 impl PendingGuard {
-    fn new(pending: &Rc<Pending>, ip: IpAddr, stream: &Stream) -> Self {
+    fn new(pending: &Rc<Pending>, ip: IpAddr, attempt: &Rc<Attempt>) -> Self {
         let number = pending.next.replace(pending.next.get() + 1);
-        let mut streams = pending.streams.borrow_mut();
-        streams.insert(number, (ip, stream.clone()));
+        let mut attempts = pending.attempts.borrow_mut();
+        attempts.insert(number, (ip, attempt.clone()));
         *pending.by_ip.borrow_mut().entry(ip).or_default() += 1;
         PendingGuard {
             pending: pending.clone(),
@@ -204,50 +226,24 @@ impl Drop for PendingGuard {
     }
 }
 
-async fn shake_inbound(
-    shared: &Rc<Shared>,
-    stream: &Stream,
-    addr: SocketAddr,
-) -> io::Result<(Door, Connected, Vec<u8>)> {
-    within(HANDSHAKE_TIMEOUT, shared.stopping(), stream, async {
-        let mut wire = HandshakeReader::default();
-        // Some dialers wait for our half before they send their peer id: answer as soon as the torrent is known.
-        let info_hash = wire.info_hash(stream, shared).await?;
-        let door = shared
-            .door(&info_hash)
-            .ok_or_else(|| io::Error::other("a torrent that is not here"))?;
-        let (sent, _) = stream.send_all(our_handshake(shared, info_hash)).await;
-        sent?;
-        let handshake = wire.finish(stream, shared).await?;
-        let conn = Connected {
-            addr,
-            is_inbound: true,
-            peer_id: handshake.peer_id,
-            reserved: *handshake.reserved.as_bytes(),
-        };
-        Ok((door, conn, wire.early()))
-    })
-    .await
-}
-
-fn our_handshake(shared: &Shared, info_hash: InfoHash) -> Vec<u8> {
-    Handshake {
-        reserved: Reserved::OURS,
-        info_hash,
-        peer_id: shared.our_id,
+/// The core's view of a connection.
+fn connected(addr: SocketAddr, is_inbound: bool, shaken: &Shaken) -> Connected {
+    Connected {
+        addr,
+        is_inbound,
+        peer_id: shaken.handshake.peer_id,
+        reserved: *shaken.handshake.reserved.as_bytes(),
     }
-    .encode()
-    .to_vec()
 }
 
-/// Runs `work` with a total deadline, or until `ended`: then the stream is shut down, which ends the pending operation,
-/// and `work` is awaited to its end; it is never dropped with an operation in flight.
+/// Runs `work` with a total deadline, or until `ended`: then the attempt is given up, which ends what it waits for, and
+/// `work` is awaited to its end; it is never dropped with an operation in flight.
 async fn within<T>(
     limit: Duration,
     ended: impl Future<Output = ()>,
-    stream: &Stream,
-    work: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
+    attempt: &Attempt,
+    work: impl Future<Output = Result<T, Unanswered>>,
+) -> Result<T, Unanswered> {
     let mut work = std::pin::pin!(work);
     let error = tokio::select! {
         result = &mut work => return result,
@@ -256,63 +252,7 @@ async fn within<T>(
         }
         () = ended => io::ErrorKind::ConnectionAborted.into(),
     };
-    stream.shutdown();
+    attempt.give_up();
     let _ = work.await;
-    Err(error)
+    Err(Unanswered::other(error))
 }
-
-/// Gathers the 68 bytes of a handshake; what comes behind them is kept.
-#[derive(Default)]
-struct HandshakeReader {
-    bytes: Vec<u8>,
-}
-
-impl HandshakeReader {
-    async fn info_hash(&mut self, stream: &Stream, shared: &Shared) -> io::Result<InfoHash> {
-        loop {
-            match parse_prefix(&self.bytes).map_err(io::Error::other)? {
-                Prefix::NeedsMore => self.read(stream, shared).await?,
-                Prefix::InfoHashKnown { info_hash, .. } => return Ok(info_hash),
-                Prefix::Complete(handshake) => return Ok(handshake.info_hash),
-            }
-        }
-    }
-
-    async fn finish(&mut self, stream: &Stream, shared: &Shared) -> io::Result<Handshake> {
-        loop {
-            match parse_prefix(&self.bytes).map_err(io::Error::other)? {
-                Prefix::Complete(handshake) => return Ok(handshake),
-                Prefix::NeedsMore | Prefix::InfoHashKnown { .. } => {
-                    self.read(stream, shared).await?
-                }
-            }
-        }
-    }
-
-    fn early(&self) -> Vec<u8> {
-        self.bytes
-            .get(HANDSHAKE_BYTES..)
-            .unwrap_or_default()
-            .to_vec()
-    }
-
-    async fn read(&mut self, stream: &Stream, shared: &Shared) -> io::Result<()> {
-        // Waiting costs no buffer: silent connections must stay cheap.
-        stream.readable().await?;
-        let segment = shared.pool.alloc_or_heap(HANDSHAKE_RECV_BYTES);
-        let (result, segment) = stream.recv_now(segment, 0..HANDSHAKE_RECV_BYTES).await;
-        match result {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(received) => {
-                self.bytes
-                    .extend_from_slice(segment.as_slice().get(..received).unwrap_or_default());
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Enough for a handshake and the first messages behind it.
-const HANDSHAKE_RECV_BYTES: usize = 16 * 1024;

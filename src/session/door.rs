@@ -9,6 +9,7 @@ use std::rc::Rc;
 use super::driver::Driver;
 use super::metadata::Search;
 use super::peer;
+use super::shake::Shaken;
 use super::shared::Shared;
 use crate::base::InfoHash;
 use crate::swarm::candidates::Source;
@@ -68,11 +69,11 @@ impl Door {
         }
     }
 
-    /// Runs a connection whose handshake is done; `early` holds bytes that came behind the handshake.
-    pub async fn run(self, stream: Stream, conn: Connected, early: Vec<u8>) {
+    /// Runs a connection whose handshakes are done.
+    pub async fn run(self, stream: Stream, conn: Connected, shaken: Shaken) {
         match self {
-            Door::Torrent(driver) => peer::run(driver, stream, conn, early).await,
-            Door::Metadata(search) => search.run_link(stream, conn, early).await,
+            Door::Torrent(driver) => peer::run(driver, stream, conn, shaken).await,
+            Door::Metadata(search) => search.run_link(stream, conn, shaken).await,
         }
     }
 

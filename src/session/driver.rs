@@ -20,6 +20,7 @@ use super::disk::{Changed, DiskError, DiskTorrent, ReadError, SyncError};
 use super::door::Door;
 use super::lost::LostPieces;
 use super::peer::PeerHandle;
+use super::shake::Cover;
 use super::shared::Shared;
 use super::trouble::Trouble;
 use crate::base::{InfoHash, Now, PieceIndex};
@@ -30,6 +31,13 @@ use crate::wire::metainfo::Metainfo;
 
 /// A connection in its slot.
 type Seat = (PeerKey, Rc<PeerHandle>);
+
+/// Connections by what can be read of them on the way.
+pub struct Covers {
+    pub encrypted: u32,
+    /// Those that began hidden and go on in the open.
+    pub obfuscated: u32,
+}
 
 /// A torrent on the ring thread.
 pub struct Driver {
@@ -241,6 +249,19 @@ impl Driver {
     /// Number of connections whose tasks still run.
     pub fn peer_count(&self) -> usize {
         self.peers.borrow().iter().flatten().count()
+    }
+
+    /// How many connections are hidden.
+    pub fn covers(&self) -> Covers {
+        let peers = self.peers.borrow();
+        let count = |cover| {
+            let covered = peers.iter().flatten();
+            covered.filter(|(_, peer)| peer.cover == cover).count() as u32
+        };
+        Covers {
+            encrypted: count(Cover::Encrypted),
+            obfuscated: count(Cover::Obfuscated),
+        }
     }
 
     /// Ends every connection from that address.

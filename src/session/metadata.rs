@@ -122,11 +122,7 @@ impl Search {
             shared,
             span,
         });
-        let searches = &search.shared.searches;
-        searches
-            .borrow_mut()
-            .insert(search.info_hash, search.clone());
-        search.shared.torrents_changed.notify_one();
+        search.shared.add_search(search.clone());
         if config.trackers {
             let tiers = config.link.trackers.iter();
             let tiers = tiers.map(|url| vec![url.clone()]).collect();
@@ -435,7 +431,7 @@ impl Search {
 
     /// No more connections: those of strangers are refused until the torrent runs.
     fn end(self: &Rc<Self>) {
-        self.shared.searches.borrow_mut().remove(&self.info_hash);
+        self.shared.remove_search(&self.info_hash);
         self.is_ending.set(true);
         self.ending.notify_waiters();
         if !self.has_panicked.get() {

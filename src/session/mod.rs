@@ -27,6 +27,7 @@ mod peer;
 pub mod resume_store;
 pub mod root_lock;
 mod run;
+mod shake;
 pub mod shared;
 mod torrent;
 pub mod tracker;
@@ -34,9 +35,9 @@ mod trouble;
 pub mod udp_tracker;
 
 pub use config::{
-    BindTo, CheckMode, Job, MagnetConfig, OnMetadata, Outcome, PortChoice, Preallocate, SeedAfter,
-    SendEngine, SessionConfig, SessionEvent, Stopper, TorrentConfig, TorrentProgress, TorrentState,
-    WriteEngine,
+    BindTo, CheckMode, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice, Preallocate,
+    SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper, TorrentConfig, TorrentProgress,
+    TorrentState, WriteEngine,
 };
 pub use error::SessionError;
 pub use load::find_data;

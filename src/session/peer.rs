@@ -16,6 +16,7 @@ use tracing::{Instrument, debug, debug_span};
 use super::contain::{self, Panicked};
 use super::driver::Driver;
 use super::lab::Followed;
+use super::shake::{Cover, Shaken};
 use super::shared::Shared;
 use crate::swarm::CloseReason;
 use crate::swarm::peer::PeerFault;
@@ -27,6 +28,7 @@ use crate::wire::decoder::DecodeError;
 pub struct PeerHandle {
     pub stream: Stream,
     pub wake: Notify,
+    pub cover: Cover,
     /// The request whose delays are told, if any are.
     followed: Rc<Followed>,
     closing: Cell<Option<CloseReason>>,
@@ -69,8 +71,8 @@ enum ReadEnd {
     Panicked(#[from] Panicked),
 }
 
-/// Runs one connection whose handshake is done; `early` holds bytes that came behind the handshake.
-pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, early: Vec<u8>) {
+/// Runs one connection whose handshake is done.
+pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, shaken: Shaken) {
     let mut taken = driver.call(|core, cx| core.on_connected(conn, cx));
     if taken == Err(Refusal::Full) && conn.is_inbound && make_room_elsewhere(&driver, &conn) {
         taken = driver.call(|core, cx| core.on_connected(conn, cx));
@@ -88,6 +90,7 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, early: Vec
     let handle = Rc::new(PeerHandle {
         stream,
         wake: Notify::new(),
+        cover: shaken.cover,
         followed: Rc::default(),
         closing: Cell::new(None),
         up_client: shared.up.client(),
@@ -96,11 +99,17 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, early: Vec
     });
     driver.add_peer(key, handle.clone());
     handle.wake.notify_one();
-    let writing = writer::run(driver.clone(), key, handle.clone()).instrument(span.clone());
+    span.in_scope(|| debug!(cover = ?shaken.cover, is_inbound = conn.is_inbound, "connected"));
+    let (outbound, inbound) = match shaken.ciphers {
+        Some(ciphers) => (Some(ciphers.outbound), Some(ciphers.inbound)),
+        None => (None, None),
+    };
+    let writing = writer::run(driver.clone(), key, handle.clone(), outbound);
+    let writing = writing.instrument(span.clone());
     let of_panic = handle.shared.clone();
     let writer = tokio_uring::spawn(async move { contain::connection(&of_panic, writing).await });
-    let mut reader = reader::Reader::new(driver.clone(), key, handle.followed.clone());
-    let reading = reader.run(&handle, &early).instrument(span.clone());
+    let mut reader = reader::Reader::new(driver.clone(), key, handle.followed.clone(), inbound);
+    let reading = reader.run(&handle, &shaken.early).instrument(span.clone());
     let end = contain::connection(&handle.shared, reading).await;
     let end = end.unwrap_or_else(|panicked| Err(panicked.into()));
     span.in_scope(|| debug!(reason = ?handle.closing.get(), end = end.as_ref().err().map(tracing::field::display), "disconnected"));

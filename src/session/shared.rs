@@ -17,11 +17,13 @@ use super::driver::Driver;
 use super::lab::Lab;
 use super::metadata::Search;
 use super::pace::Pacer;
+use super::shake::{Exchanges, OpenFirst};
 use crate::base::{InfoHash, Now, PeerId, Rng};
 use crate::swarm::{Credits, Cx, Effect};
 use crate::uring::buffers::Pool;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
+use crate::wire::mse::StreamHash;
 use crate::wire::tracker::Family;
 
 /// Dials that may be half open at once: beyond it a dead swarm would fill the connection limit (HOSTILE.md H4).
@@ -44,6 +46,11 @@ pub struct Shared {
     pub torrents: RefCell<BTreeMap<InfoHash, Rc<Driver>>>,
     /// Info_hashes whose metadata is looked for.
     pub searches: RefCell<BTreeMap<InfoHash, Rc<Search>>>,
+    /// By what a hidden handshake asks for them.
+    streams: RefCell<BTreeMap<StreamHash, InfoHash>>,
+    /// Key exchanges with strangers.
+    pub exchanges: Exchanges,
+    pub open_first: RefCell<OpenFirst>,
     pub up: Pacer,
     pub down: Pacer,
     /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
@@ -112,6 +119,9 @@ impl Shared {
             }),
             torrents: RefCell::default(),
             searches: RefCell::default(),
+            streams: RefCell::default(),
+            exchanges: Exchanges::new(),
+            open_first: RefCell::default(),
             banned: RefCell::default(),
             half_open: Cell::new(0),
             panics: Cell::new(0),
@@ -162,6 +172,51 @@ impl Shared {
         torrent
             .map(Door::Torrent)
             .or_else(|| search().map(Door::Metadata))
+    }
+
+    /// Who takes the connection of a hidden handshake, if anybody does.
+    pub fn door_of_stream(&self, wanted: &StreamHash) -> Option<Door> {
+        let info_hash = *self.streams.borrow().get(wanted)?;
+        self.door(&info_hash)
+    }
+
+    /// It runs from now on.
+    pub fn add_torrent(&self, driver: Rc<Driver>) {
+        let info_hash = driver.info_hash();
+        self.torrents.borrow_mut().insert(info_hash, driver);
+        self.on_added(info_hash);
+    }
+
+    /// It runs no more.
+    pub fn remove_torrent(&self, info_hash: &InfoHash) {
+        self.torrents.borrow_mut().remove(info_hash);
+        self.on_removed(info_hash);
+    }
+
+    /// Its metadata is looked for from now on.
+    pub fn add_search(&self, search: Rc<Search>) {
+        let info_hash = search.info_hash();
+        self.searches.borrow_mut().insert(info_hash, search);
+        self.on_added(info_hash);
+    }
+
+    /// It is looked for no more.
+    pub fn remove_search(&self, info_hash: &InfoHash) {
+        self.searches.borrow_mut().remove(info_hash);
+        self.on_removed(info_hash);
+    }
+
+    fn on_added(&self, info_hash: InfoHash) {
+        let of_stream = StreamHash::of(&info_hash);
+        self.streams.borrow_mut().insert(of_stream, info_hash);
+        self.torrents_changed.notify_one();
+    }
+
+    fn on_removed(&self, info_hash: &InfoHash) {
+        if self.door(info_hash).is_none() {
+            let of_stream = StreamHash::of(info_hash);
+            self.streams.borrow_mut().remove(&of_stream);
+        }
     }
 
     /// True when the address sent corrupt data before.

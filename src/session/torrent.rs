@@ -179,11 +179,7 @@ impl<'c> Running<'c> {
             span,
         );
         driver.trouble.made_progress(shared.now());
-        shared
-            .torrents
-            .borrow_mut()
-            .insert(driver.info_hash(), driver.clone());
-        shared.torrents_changed.notify_one();
+        shared.add_torrent(driver.clone());
         let timed = driver.clone();
         let timer = tokio_uring::spawn(async move {
             if caught(timed.clone().timer_loop()).await.is_err() {
@@ -455,6 +451,7 @@ impl<'c> Running<'c> {
     fn progress(&self) -> TorrentProgress {
         let stats = self.driver.read(|core| core.stats(self.shared.now()));
         let (total_down, total_up) = self.checkpointer.totals(&self.driver);
+        let covers = self.driver.covers();
         // Without peers nothing moves: what the meters remember is over.
         let rate_of = |bytes_per_s| match stats.peers_connected {
             0 => 0,
@@ -477,6 +474,8 @@ impl<'c> Running<'c> {
             peers: stats.peers_connected,
             peers_by_source: stats.peers_by_source,
             connections_by_source: stats.connections_by_source,
+            peers_encrypted: covers.encrypted,
+            peers_obfuscated: covers.obfuscated,
             peers_known: stats.peers_known,
             pieces_have: stats.pieces_have,
             pieces: self.config.metainfo.info.geometry.piece_count(),
@@ -526,16 +525,13 @@ impl<'c> Running<'c> {
             _ => outcome,
         };
         self.timer.abort();
-        self.shared
-            .torrents
-            .borrow_mut()
-            .remove(&self.driver.info_hash());
+        self.shared.remove_torrent(&self.driver.info_hash());
         if outcome != Outcome::Failed {
             let is_complete = self.driver.read(swarm::Torrent::is_complete);
             self.driver.state.set(self.state(is_complete));
         }
         let mut last = self.progress();
-        last.peers = 0;
+        (last.peers, last.peers_encrypted, last.peers_obfuscated) = (0, 0, 0);
         last.peers_by_source = swarm::SourceCounts::new();
         self.shared.emit(SessionEvent::Progress(last));
         outcome
@@ -546,8 +542,7 @@ impl<'c> Running<'c> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.timer.abort();
-        let info_hash = self.driver.info_hash();
-        self.shared.torrents.borrow_mut().remove(&info_hash);
+        self.shared.remove_torrent(&self.driver.info_hash());
         self.driver.end_dials();
         if std::thread::panicking() {
             // Its end was not run: what it holds goes back to the others.

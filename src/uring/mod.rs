@@ -10,6 +10,7 @@ pub mod listener;
 pub mod map;
 pub mod op;
 pub mod probe;
+pub mod random;
 pub mod readahead;
 pub mod resolve;
 pub mod ring;

@@ -11,6 +11,7 @@ pub mod lsd;
 pub mod magnet;
 pub mod message;
 pub mod metainfo;
+pub mod mse;
 pub mod tracker;
 pub mod tracker_http;
 pub mod tracker_udp;

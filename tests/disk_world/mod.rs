@@ -10,7 +10,7 @@ use gyre::base::{Bitfield, BlockRef, Geometry, InfoHash, PieceIndex, Rng};
 use gyre::session::check::{CheckJob, CheckResult, check};
 use gyre::session::disk::{
     DiskConfig, DiskError, DiskHub, DiskTorrent, Engines, FileBudget, Preallocate, ReadError,
-    SendEngine, WriteEngine,
+    SendEngine, Via, WriteEngine,
 };
 use gyre::storage::layout::FileLayout;
 use gyre::storage::parts::PartsMap;
@@ -265,7 +265,7 @@ pub async fn read(torrent: &DiskTorrent, blocks: &[BlockRef]) -> Result<Vec<u8>,
     let run = UploadRun {
         blocks: blocks.to_vec(),
     };
-    let read = torrent.read_run(&run).await?.out;
+    let read = torrent.read_run(&run, Via::Engine).await?.out;
     let mut payload = Vec::new();
     let mut headers = Vec::new();
     for part in &read.parts {

@@ -7,6 +7,7 @@ macro_rules! every_target {
             damaged_bencode_is_read_or_refused: targets::bencode / 1;
             damaged_torrents_are_read_or_refused_and_lead_nowhere: targets::metainfo / 1;
             damaged_handshakes_are_read_or_refused: targets::handshake / 1;
+            damaged_hidden_handshakes_end_the_same_however_they_are_cut: targets::mse / 20;
             damaged_messages_are_the_same_events_however_they_are_cut: targets::decoder / 1;
             damaged_extension_handshakes_are_read_or_refused: targets::extended / 1;
             damaged_peer_exchange_is_read_or_refused: targets::pex / 1;

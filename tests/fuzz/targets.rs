@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use gyre::base::{BLOCK_BYTES, Bitfield, Geometry, Now, PeerId, PieceIndex};
+use gyre::base::{BLOCK_BYTES, Bitfield, Geometry, InfoHash, Now, PeerId, PieceIndex};
 use gyre::storage::layout::FileLayout;
 use gyre::storage::resume::Record;
 use gyre::storage::safe_path::{root_name, safe_paths};
@@ -23,6 +23,9 @@ use gyre::wire::lsd::{self, Search};
 use gyre::wire::magnet::Magnet;
 use gyre::wire::message::{Message, RawBlock};
 use gyre::wire::metainfo::Metainfo;
+use gyre::wire::mse::{
+    Agreed, Initiator, MseError, Payloads, RANDOM_BYTES, Random, Responder, Step,
+};
 use gyre::wire::tracker::{Family, PEERS_MAX, TEXT_CHARS_MAX, clean_text};
 use gyre::wire::tracker_http::{parse_announce, serve};
 use gyre::wire::tracker_udp::{UdpRequest, parse_answer, parse_request, peek_transaction_id};
@@ -106,6 +109,74 @@ pub fn handshake(data: &[u8]) {
     if let Ok(Prefix::Complete(handshake)) = whole {
         assert_eq!(handshake.encode()[..], data[..68]);
     }
+}
+
+/// Message Stream Encryption, both sides, with keys that are always the same: one outcome however the bytes are cut.
+pub fn mse(data: &[u8]) {
+    let [how, cut, data @ ..] = data else { return };
+    let payloads = match how & 2 {
+        0 => Payloads::Both,
+        _ => Payloads::Rc4Only,
+    };
+    let side = match how & 1 {
+        0 => hidden_inbound,
+        _ => hidden_outbound,
+    };
+    let whole = side(data, payloads, data.len().max(1));
+    let step = usize::from(*cut) + 1;
+    assert_eq!(side(data, payloads, step), whole, "in steps of {step}");
+}
+
+/// The torrent, and the randomness of the one that dials and of the other, of [`mse`].
+pub const HIDDEN: (InfoHash, [u8; RANDOM_BYTES], [u8; RANDOM_BYTES]) =
+    (InfoHash::new([9; 20]), [3; RANDOM_BYTES], [4; RANDOM_BYTES]);
+
+/// What it came to: nothing yet, an error, or the payload.
+type Hidden = Result<Option<(bool, Vec<u8>)>, MseError>;
+
+fn agreed(agreed: Option<Agreed>, more: &[u8]) -> Option<(bool, Vec<u8>)> {
+    let Agreed { ciphers, mut early } = agreed.expect("done");
+    let mut more = more.to_vec();
+    let is_encrypted = ciphers.is_some();
+    if let Some(mut ciphers) = ciphers {
+        ciphers.inbound.apply(&mut more);
+    }
+    early.append(&mut more);
+    Some((is_encrypted, early))
+}
+
+fn hidden_inbound(data: &[u8], accepts: Payloads, step: usize) -> Hidden {
+    let (info_hash, _, random) = HIDDEN;
+    let mut responder = Responder::new(accepts);
+    let mut used = 0;
+    for part in data.chunks(step) {
+        used += part.len();
+        responder.feed(part);
+        loop {
+            match responder.advance()? {
+                Step::Bytes => break,
+                Step::Exchange => responder.exchange(Random::new(random))?,
+                Step::Torrent(_) => responder.set_torrent(Some(info_hash))?,
+                Step::Done => return Ok(agreed(responder.finish(), &data[used..])),
+            }
+        }
+        assert!(responder.take_out().len() <= 96 + 512);
+    }
+    Ok(None)
+}
+
+fn hidden_outbound(data: &[u8], offers: Payloads, step: usize) -> Hidden {
+    let (info_hash, random, _) = HIDDEN;
+    let mut initiator = Initiator::new(info_hash, offers, &[7; 68], Random::new(random));
+    let mut used = 0;
+    for part in data.chunks(step) {
+        used += part.len();
+        if initiator.feed(part)? {
+            return Ok(agreed(initiator.finish(), &data[used..]));
+        }
+        assert!(initiator.take_out().len() <= 2 * (96 + 512) + 40 + 16 + 68);
+    }
+    Ok(None)
 }
 
 /// The messages of the peer protocol: the same events however the bytes are cut.

@@ -10,15 +10,15 @@ use crate::support::program::PATIENCE;
 use crate::support::raw_peer::*;
 
 /// The whole handshake must be there by then (HOSTILE.md H1), and a busy machine may be late.
-const DEADLINE: Duration = Duration::from_secs(10);
-const SLACK: Duration = Duration::from_secs(3);
+pub const DEADLINE: Duration = Duration::from_secs(10);
+pub const SLACK: Duration = Duration::from_secs(3);
 
 fn sample() -> Sample {
     Sample::file(100_000, 16_384, &[])
 }
 
 /// Reads until the end; what came before it.
-fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+pub fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
@@ -94,7 +94,8 @@ fn a_dialed_peer_that_does_not_answer_is_given_up_on_the_same_deadline() {
 
 #[test]
 fn a_wrong_protocol_or_torrent_is_closed_without_an_answer() {
-    let mut world = World::seed(sample(), &[]);
+    // Where hidden handshakes are taken, any bytes may be the start of one (HOSTILE.md E5).
+    let mut world = World::seed(sample(), &["--encryption", "off"]);
     let good = Hello::new(world.sample.info_hash).encode();
     let mut cases = vec![
         ("another torrent", Hello::new([7; 20]).encode()),

@@ -6,6 +6,7 @@ mod support;
 
 mod common;
 mod crowds;
+mod encryption;
 mod extensions;
 mod flood;
 mod handshake;

@@ -26,7 +26,7 @@ pub fn settled_bytes(world: &World) -> u64 {
 }
 
 /// Asks for far more than its socket takes, of the pieces that it is offered although choked, or of any.
-fn ask_for_all(peer: &mut RawPeer) {
+pub fn ask_for_all(peer: &mut RawPeer) {
     peer.send(&message(HAVE_NONE, &[]));
     peer.send(&message(INTERESTED, &[]));
     let mut pieces = Vec::new();

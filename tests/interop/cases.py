@@ -25,10 +25,13 @@ class Case:
     shape: str
     piece: str
     family: int
+    # Both sides leave alone whoever does not encrypt.
+    is_encrypted: bool = False
 
     @property
     def name(self):
-        return "-".join([*astuple(self)[:-1], f"ipv{self.family}"])
+        words = [*astuple(self)[:-2], f"ipv{self.family}"]
+        return "-".join([*words, "encrypted"] if self.is_encrypted else words)
 
     @property
     def tracker(self):
@@ -56,18 +59,29 @@ def impossible(case):
 
 def all_cases():
     """Every combination that can be."""
+    return [*open_cases(), *encrypted_cases()]
+
+
+def open_cases():
+    """Those in which both sides do as they are used to."""
     whole = itertools.product(DIRECTIONS, CLIENTS, DISCOVERIES, SHAPES, PIECES, FAMILIES)
     return [case for case in itertools.starmap(Case, whole) if not impossible(case)]
 
 
+def encrypted_cases():
+    """Each client, dialed by Gyre and dialing it."""
+    ways = (("download", "direct"), ("seed", "gyre-http"))
+    return [Case(way, client, found, "single", "256KiB", 4, True) for client in CLIENTS for way, found in ways]
+
+
 def quick_cases():
     """A selection in which every two values of different factors meet, and every client meets every way of discovery in
-    both directions.
+    both directions; and the encrypted ones.
 
     Greedy: always the case that covers most of what is not covered yet; of equals the one whose values were taken
     least.
     """
-    left = {case: _covers(case) for case in all_cases()}
+    left = {case: _covers(case) for case in open_cases()}
     uncovered = set().union(*left.values())
     chosen, taken = [], Counter()
     while uncovered:
@@ -75,11 +89,12 @@ def quick_cases():
         chosen.append(best)
         taken.update(_values(best))
         uncovered -= left.pop(best)
-    return chosen
+    return [*chosen, *encrypted_cases()]
 
 
 def _values(case):
-    return [(field.name, getattr(case, field.name)) for field in fields(case)]
+    """Of a case in the open."""
+    return [(field.name, getattr(case, field.name)) for field in fields(case)[:-1]]
 
 
 def _covers(case):

@@ -11,6 +11,9 @@ import libtorrent as lt
 POLL_SECONDS = 0.1
 
 
+ENCRYPTED = {"out_enc_policy": 0, "in_enc_policy": 0, "allowed_enc_level": 2, "prefer_rc4": True}
+
+
 def settings(port):
     """libtorrent's own, with all that would look for peers elsewhere than at trackers turned off."""
     return {
@@ -58,11 +61,12 @@ def main():
     parser.add_argument("--port", type=int, default=6881)
     parser.add_argument("--peer", help="HOST:PORT to connect to")
     parser.add_argument("--down-kib", type=int, default=0, help="KiB a second at most")
+    parser.add_argument("--encrypted", action="store_true", help="talk to nobody who does not encrypt")
     arguments = parser.parse_args()
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     limit = {"download_rate_limit": arguments.down_kib * 1024}
-    session = lt.session({**settings(arguments.port), **limit})
+    session = lt.session({**settings(arguments.port), **limit, **(ENCRYPTED if arguments.encrypted else {})})
     if arguments.torrent.startswith("magnet:"):
         wanted = lt.parse_magnet_uri(arguments.torrent)
     else:

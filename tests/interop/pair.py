@@ -25,6 +25,7 @@ class Pair:
         self.folder = folder
         self.host, other_host, tracker_host = bench.hosts()
         self.other = CLIENTS[case.client](other_host, folder)
+        self.other.is_encrypted = case.is_encrypted
         self.tracker = None
         if case.tracker:
             self.tracker = Tracker(case.tracker, case.scheme, case.family, tracker_host, folder)
@@ -48,6 +49,7 @@ class Pair:
             else:
                 self._seed(torrent, info_hash, content)
             self._went_by_family(before, content)
+            self._went_encrypted()
         finally:
             self.kill()
 
@@ -90,6 +92,8 @@ class Pair:
 
     def _start_gyre(self, verb, torrent, where):
         options = [] if self.tracker else ["--peer", self.other.endpoint(self.case.family)]
+        if self.case.is_encrypted:
+            options += ["--encryption", "require"]
         self.gyre = Gyre(self.bench.gyre, self.host, self.folder, verb, torrent, where, *options)
 
     def _same(self, content, output, may_miss_empty):
@@ -113,6 +117,10 @@ class Pair:
                 raise Failed(f"only {came} bytes came by IPv{family}")
             if family != self.case.family and came > size // 2:
                 raise Failed(f"{came} bytes came by IPv{family}")
+
+    def _went_encrypted(self):
+        if self.case.is_encrypted and "cover=Encrypted" not in self.gyre.err.read_text(errors="replace"):
+            raise Failed("Gyre's log tells of no encrypted connection")
 
     def kill(self):
         for program in (self.gyre, self.other, self.tracker):

@@ -10,10 +10,13 @@ use gyre::wire::extended::{Extension, OurExtensionHandshake};
 use gyre::wire::handshake::{Handshake, Reserved};
 use gyre::wire::message::{Message, RawBlock, encode, piece_header};
 use gyre::wire::metainfo::MetainfoBuilder;
+use gyre::wire::mse::{Initiator, Payloads, Random, Responder, Step};
 use gyre::wire::tracker::{AnnounceRequest, Counters as Announced, Event};
 use gyre::wire::tracker_udp;
 use gyre::wire::ut_metadata::MetadataMessage;
 use gyre::wire::ut_pex::{PexFlags, PexMessage, PexPeer};
+
+use crate::targets::HIDDEN;
 
 type Corpus = (Vec<Vec<u8>>, &'static [&'static [u8]]);
 
@@ -108,6 +111,37 @@ pub fn handshake() -> Corpus {
         peer_id: PeerId::new([2; 20]),
     };
     (vec![good.encode().to_vec()], &[b"\x13BitTorrent protocol"])
+}
+
+pub fn mse() -> Corpus {
+    let (info_hash, of_a, of_b) = HIDDEN;
+    let mut corpus = Vec::new();
+    for (how, payloads) in [(0, Payloads::Both), (2, Payloads::Rc4Only)] {
+        let mut a = Initiator::new(info_hash, payloads, &[7; 68], Random::new(of_a));
+        let mut b = Responder::new(payloads);
+        let (mut said_a, mut said_b) = (a.take_out(), Vec::new());
+        b.feed(&said_a);
+        loop {
+            match b.advance().expect("a good handshake") {
+                Step::Bytes => {
+                    let (to_a, is_done) = (b.take_out(), a.feed(&said_b));
+                    assert!(!is_done.expect("a good handshake"));
+                    a.feed(&to_a).expect("a good handshake");
+                    said_b.extend(to_a);
+                    let to_b = a.take_out();
+                    b.feed(&to_b);
+                    said_a.extend(to_b);
+                }
+                Step::Exchange => b.exchange(Random::new(of_b)).expect("a good key"),
+                Step::Torrent(_) => b.set_torrent(Some(info_hash)).expect("it is here"),
+                Step::Done => break,
+            }
+        }
+        said_b.extend(b.take_out());
+        corpus.push([&[how, 3], &said_a[..], b"behind"].concat());
+        corpus.push([&[how | 1, 3], &said_b[..], b"behind"].concat());
+    }
+    (corpus, &[b"\x13BitTorrent protocol", &[0; 96], &[0xff; 96]])
 }
 
 pub fn decoder() -> Corpus {

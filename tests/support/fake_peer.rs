@@ -198,7 +198,6 @@ impl Seeder {
             return;
         };
         self.open.lock().unwrap().push(clone);
-        self.counts.connections.fetch_add(1, Ordering::SeqCst);
         // An error is the other side's end; there is nobody to tell.
         let _ = self.talk(stream);
     }
@@ -207,6 +206,11 @@ impl Seeder {
         stream.set_nodelay(true)?;
         let mut theirs = [0; 68];
         stream.read_exact(&mut theirs)?;
+        if !theirs.starts_with(b"\x13BitTorrent protocol") {
+            // It knows no encryption.
+            return Ok(());
+        }
+        self.counts.connections.fetch_add(1, Ordering::SeqCst);
         stream.write_all(&Hello::plain(self.content.info_hash).encode())?;
         stream.write_all(&message(
             BITFIELD,

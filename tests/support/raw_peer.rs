@@ -11,6 +11,9 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use gyre::base::InfoHash;
+use gyre::wire::mse::{Ciphers, Initiator, Payloads, RANDOM_BYTES, Random};
+
 use super::program::PATIENCE;
 
 /// Reserved bytes of a peer that speaks BEP 6 and BEP 10.
@@ -159,6 +162,8 @@ pub struct RawPeer {
     /// The other side's handshake.
     pub theirs: Vec<u8>,
     buffer: Vec<u8>,
+    /// With an encrypted connection.
+    ciphers: Option<Ciphers>,
 }
 
 impl RawPeer {
@@ -195,7 +200,62 @@ impl RawPeer {
             stream,
             theirs,
             buffer: Vec::new(),
+            ciphers: None,
         })
+    }
+
+    /// Shakes hands with Message Stream Encryption; `payloads` are offered.
+    pub fn hide(
+        mut stream: TcpStream,
+        hello: &Hello,
+        payloads: Payloads,
+    ) -> std::io::Result<RawPeer> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let random = Random::new(hello.encode()[68 - RANDOM_BYTES..].try_into().unwrap());
+        let info_hash = InfoHash::new(hello.info_hash);
+        let mut initiator = Initiator::new(info_hash, payloads, &hello.encode(), random);
+        loop {
+            stream.write_all(&initiator.take_out())?;
+            let mut part = [0; 4096];
+            let got = stream.read(&mut part)?;
+            if got == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            let is_done = initiator.feed(&part[..got]);
+            if is_done.map_err(std::io::Error::other)? {
+                break;
+            }
+        }
+        let agreed = initiator.finish().unwrap();
+        let mut peer = RawPeer {
+            stream,
+            theirs: Vec::new(),
+            buffer: agreed.early,
+            ciphers: agreed.ciphers,
+        };
+        while peer.buffer.len() < 68 {
+            peer.read_more()?;
+        }
+        peer.theirs = peer.buffer.drain(..68).collect();
+        Ok(peer)
+    }
+
+    /// Whether the connection is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.ciphers.is_some()
+    }
+
+    /// Takes what comes next; false at the end.
+    fn read_more(&mut self) -> std::io::Result<bool> {
+        let mut part = [0; 65_536];
+        let got = self.stream.read(&mut part)?;
+        let part = &mut part[..got];
+        if let Some(ciphers) = &mut self.ciphers {
+            ciphers.inbound.apply(part);
+        }
+        self.buffer.extend_from_slice(part);
+        Ok(got > 0)
     }
 
     /// A connection on which the handshake of this side is sent by the caller.
@@ -205,6 +265,7 @@ impl RawPeer {
             stream,
             theirs: Vec::new(),
             buffer: Vec::new(),
+            ciphers: None,
         }
     }
 
@@ -223,7 +284,11 @@ impl RawPeer {
 
     /// Sends bytes; the other side may have closed, which the next read will tell.
     pub fn send(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes);
+        let mut bytes = bytes.to_vec();
+        if let Some(ciphers) = &mut self.ciphers {
+            ciphers.outbound.apply(&mut bytes);
+        }
+        let _ = self.stream.write_all(&bytes);
     }
 
     /// The next message; `None` when the connection has ended.
@@ -244,10 +309,9 @@ impl RawPeer {
                 return Err(ErrorKind::TimedOut);
             }
             self.stream.set_read_timeout(Some(left)).unwrap();
-            let mut part = [0; 65_536];
-            match self.stream.read(&mut part) {
-                Ok(0) => return Ok(None),
-                Ok(got) => self.buffer.extend_from_slice(&part[..got]),
+            match self.read_more() {
+                Ok(false) => return Ok(None),
+                Ok(true) => {}
                 Err(error) if is_end(error.kind()) => return Ok(None),
                 // A read with a time limit is not resumed by itself when the test was stopped and continued.
                 Err(error)
@@ -323,9 +387,16 @@ pub fn listener() -> TcpListener {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
 }
 
-/// The next connection.
+/// The next connection that begins in the open. One with a hidden handshake is closed, as by a peer that knows none.
 pub fn accept(listener: &TcpListener) -> TcpStream {
-    accept_within(listener, PATIENCE).expect("nobody dialed in time")
+    loop {
+        let stream = accept_within(listener, PATIENCE).expect("nobody dialed in time");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut first = [0];
+        if stream.peek(&mut first).unwrap() == 1 && first == [0x13] {
+            return stream;
+        }
+    }
 }
 
 /// The next connection, if one comes in time.

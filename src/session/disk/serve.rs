@@ -20,7 +20,17 @@ use crate::storage::layout::Span;
 use crate::swarm::effects::UploadRun;
 use crate::uring::files::{File, FsKind};
 use crate::uring::map::{self, FileMap};
-use crate::uring::stream::{Outgoing, Stream};
+use crate::uring::stream::{Outgoing, SendData, Stream};
+use crate::wire::mse::Rc4;
+
+/// How a run is had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// As the send engine says.
+    Engine,
+    /// All of it in memory of ours, that may be changed.
+    Memory,
+}
 
 /// A run ready to be sent, and its share of the memory for reads if it has one.
 #[derive(Debug, Default)]
@@ -34,6 +44,31 @@ impl ReadRun {
     /// True when the run was read into memory of ours.
     pub fn is_copy(&self) -> bool {
         !self.out.segments.is_empty()
+    }
+
+    /// Encrypts it in place from byte `first` of the wire on.
+    ///
+    /// # Errors
+    /// Some of it does not lie in memory of ours.
+    pub fn encrypt(&mut self, first: usize, cipher: &mut Rc4) -> io::Result<()> {
+        let mut skipped = first;
+        let out = &mut self.out;
+        let mut apply = |bytes: &mut [u8]| {
+            let skip = skipped.min(bytes.len());
+            skipped -= skip;
+            cipher.apply(&mut bytes[skip..]);
+        };
+        for part in &out.parts {
+            let header = out.headers.get_mut(part.header.clone());
+            apply(header.unwrap_or_default());
+            let SendData::Segment { index, range } = &part.data else {
+                return Err(io::ErrorKind::Unsupported.into());
+            };
+            let segment = out.segments.get_mut(*index);
+            let bytes = segment.and_then(|it| it.as_mut_slice().get_mut(range.clone()));
+            apply(bytes.unwrap_or_default());
+        }
+        Ok(())
     }
 
     /// Sends what the socket takes at once, from byte `first` on; returns up to which byte it came. The memory is free
@@ -79,7 +114,7 @@ impl DiskTorrent {
     ///
     /// # Errors
     /// The disk's; or [`super::Changed`], told once a change.
-    pub async fn read_run(&self, run: &UploadRun) -> Result<ReadRun, ReadError> {
+    pub async fn read_run(&self, run: &UploadRun, via: Via) -> Result<ReadRun, ReadError> {
         let Some(place) = self.place_of(run) else {
             return Ok(ReadRun::default());
         };
@@ -88,13 +123,14 @@ impl DiskTorrent {
         let is_resident = stretches
             .iter()
             .all(|it| it.target.is_none() || it.map.is_some());
-        if is_resident && self.hub.engines.send != SendEngine::Copy {
+        let may_map = via == Via::Engine && self.hub.engines.send != SendEngine::Copy;
+        if is_resident && may_map {
             let out = map_run(run, stretches);
             return Ok(ReadRun { out, _memory: None });
         }
         let memory = self.lane.read_memory(place.length).await;
         let is_direct = !is_resident && self.kind == FsKind::Local;
-        let sources = self.copy_run(place, &stretches, is_direct).await;
+        let sources = self.copy_run(place, &stretches, via, is_direct).await;
         let sources = sources.map_err(|error| {
             self.read_failed(place.piece, place.start, place.length as u64, error)
         })?;
@@ -164,12 +200,20 @@ impl DiskTorrent {
         &self,
         place: RunPlace,
         stretches: &[Stretch],
+        via: Via,
         may_be_direct: bool,
     ) -> Result<Sources, DiskError> {
         let mut sources = Sources::default();
         for Stretch { span, target, .. } in stretches {
+            let length = usize::try_from(span.length).unwrap_or(usize::MAX);
             let Some((file, offset)) = *target else {
-                sources.zeros(span.length);
+                if via == Via::Engine {
+                    sources.zeros(span.length);
+                    continue;
+                }
+                let mut zeros = self.hub.pool.alloc_or_heap(length);
+                zeros.as_mut_slice().fill(0);
+                sources.segment(zeros, 0, span.length);
                 continue;
             };
             let is_direct = may_be_direct && self.hub.recent.is_first(self.id, file, offset);
@@ -178,7 +222,6 @@ impl DiskTorrent {
                     .await?;
                 continue;
             }
-            let length = usize::try_from(span.length).unwrap_or(usize::MAX);
             let buffer = self.hub.pool.alloc_or_heap(length);
             let (read, buffer) = self
                 .read_range(place.piece, span.stream_offset, 0..length, buffer)

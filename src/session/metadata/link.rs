@@ -9,11 +9,13 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::{DRAIN_TIMEOUT, Search};
 use crate::session::contain;
+use crate::session::shake::Shaken;
 use crate::swarm::PeerKey;
 use crate::swarm::torrent::Connected;
 use crate::uring::stream::Stream;
 use crate::wire::decoder::{Decoder, Event, Limits};
 use crate::wire::message::Message;
+use crate::wire::mse::Rc4;
 
 /// One receive: a piece of metadata with its header fits twice.
 const RECV_BYTES: usize = 32 * 1024;
@@ -49,8 +51,12 @@ impl Link {
 }
 
 impl Search {
-    /// Runs one connection whose handshake is done; `early` holds bytes that came behind the handshake.
-    pub async fn run_link(self: Rc<Self>, stream: Stream, conn: Connected, early: Vec<u8>) {
+    /// Runs one connection whose handshakes are done.
+    pub async fn run_link(self: Rc<Self>, stream: Stream, conn: Connected, shaken: Shaken) {
+        let (outbound, inbound) = match shaken.ciphers {
+            Some(ciphers) => (Some(ciphers.outbound), Some(ciphers.inbound)),
+            None => (None, None),
+        };
         let key = match self.call(|core, cx| core.on_connected(conn, cx)) {
             Ok(key) => key,
             Err(refusal) => {
@@ -70,7 +76,7 @@ impl Search {
         let (search, of_panic) = (self.clone(), self.shared.clone());
         let written = link.clone();
         let writing = async move {
-            if let Err(error) = search.write(key, &written).await {
+            if let Err(error) = search.write(key, &written, outbound).await {
                 debug!(%error, "send failed");
             }
             // While it closes gently the reader waits for the other side.
@@ -81,7 +87,9 @@ impl Search {
         let writing = writing.instrument(span.clone());
         let writer =
             tokio_uring::spawn(async move { contain::connection(&of_panic, writing).await });
-        let reading = self.read(key, &link, &early).instrument(span.clone());
+        let reading = self
+            .read(key, &link, &shaken.early, inbound)
+            .instrument(span.clone());
         let end = contain::connection(&self.shared, reading).await;
         let end = end.unwrap_or_else(|panicked| Err(panicked.into()));
         span.in_scope(|| {
@@ -120,21 +128,33 @@ impl Search {
         self.idle.notify_waiters();
     }
 
-    async fn read(self: &Rc<Self>, key: PeerKey, link: &Link, early: &[u8]) -> io::Result<()> {
+    async fn read(
+        self: &Rc<Self>,
+        key: PeerKey,
+        link: &Link,
+        early: &[u8],
+        mut cipher: Option<Rc4>,
+    ) -> io::Result<()> {
         let mut decoder = Decoder::new(Limits::before_metadata());
         self.feed(key, &mut decoder, early)?;
         loop {
             // The buffer is borrowed only while data keeps coming: an idle peer pins none.
             link.stream.readable().await?;
             let segment = self.shared.pool.alloc_or_heap(RECV_BYTES);
-            let (result, segment) = link.stream.recv_now(segment, 0..RECV_BYTES).await;
+            let (result, mut segment) = link.stream.recv_now(segment, 0..RECV_BYTES).await;
             let received = match result {
                 Ok(0) => return Ok(()),
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error),
             };
-            let bytes = segment.as_slice().get(..received).unwrap_or_default();
+            let bytes = segment
+                .as_mut_slice()
+                .get_mut(..received)
+                .unwrap_or_default();
+            if let Some(cipher) = &mut cipher {
+                cipher.apply(bytes);
+            }
             self.feed(key, &mut decoder, bytes)?;
         }
     }
@@ -156,7 +176,12 @@ impl Search {
         })
     }
 
-    async fn write(self: &Rc<Self>, key: PeerKey, link: &Link) -> io::Result<()> {
+    async fn write(
+        self: &Rc<Self>,
+        key: PeerKey,
+        link: &Link,
+        mut cipher: Option<Rc4>,
+    ) -> io::Result<()> {
         let mut out = Vec::new();
         while !link.is_closing.get() {
             out.clear();
@@ -164,6 +189,9 @@ impl Search {
             if taken == 0 {
                 link.wake.notified().await;
                 continue;
+            }
+            if let Some(cipher) = &mut cipher {
+                cipher.apply(&mut out);
             }
             let (result, back) = link.stream.send_all(std::mem::take(&mut out)).await;
             result?;

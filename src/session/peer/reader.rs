@@ -13,6 +13,7 @@ use crate::swarm::{Effect, PeerKey};
 use crate::uring::buffers::{Pool, Segment};
 use crate::wire::decoder::{Decoder, Event};
 use crate::wire::message::{Message, RawBlock};
+use crate::wire::mse::Rc4;
 
 /// One receive takes at most this much; large receives cost the least a byte.
 const RECV_BYTES_MAX: usize = 256 * 1024;
@@ -26,6 +27,8 @@ pub(super) struct Reader {
     driver: Rc<Driver>,
     key: PeerKey,
     decoder: Decoder,
+    /// Undoes what the peer encrypted.
+    cipher: Option<Box<Rc4>>,
     followed: Rc<Followed>,
     /// Where the payload now arriving goes, and how much of it came.
     payload: Option<(RawBlock, Placement, u32)>,
@@ -35,7 +38,12 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Before the first byte.
-    pub fn new(driver: Rc<Driver>, key: PeerKey, followed: Rc<Followed>) -> Self {
+    pub fn new(
+        driver: Rc<Driver>,
+        key: PeerKey,
+        followed: Rc<Followed>,
+        cipher: Option<Rc4>,
+    ) -> Self {
         let decoder = Decoder::new(driver.decoder_limits());
         let is_limited = driver.shared().down.is_limited();
         let allowance_bytes = if is_limited { 0 } else { usize::MAX };
@@ -43,13 +51,14 @@ impl Reader {
             driver,
             key,
             decoder,
+            cipher: cipher.map(Box::new),
             followed,
             payload: None,
             allowance_bytes,
         }
     }
 
-    /// Receives until the connection ends; `early` came with the handshake.
+    /// Receives until the connection ends; `early` came with the handshake and is decrypted.
     pub async fn run(&mut self, handle: &PeerHandle, early: &[u8]) -> Result<(), ReadEnd> {
         self.feed(early)?;
         let shared = self.driver.shared().clone();
@@ -85,7 +94,12 @@ impl Reader {
             if self.allowance_bytes != usize::MAX {
                 self.allowance_bytes -= received;
             }
-            self.feed(segment.as_slice().get(..received).unwrap_or_default())?;
+            let bytes = segment.as_mut_slice().get_mut(..received);
+            let bytes = bytes.unwrap_or_default();
+            if let Some(cipher) = &mut self.cipher {
+                cipher.apply(bytes);
+            }
+            self.feed(bytes)?;
             let is_full = received == room;
             if is_full && room == segment.len() && room < RECV_BYTES_MAX {
                 return Ok(RECV_BYTES_MAX.min(4 * room));

@@ -14,11 +14,12 @@ use tracing::debug;
 
 use super::PeerHandle;
 use crate::base::{BLOCK_BYTES, BlockRef};
-use crate::session::disk::{ReadError, ReadRun};
+use crate::session::disk::{ReadError, ReadRun, Via};
 use crate::session::driver::Driver;
 use crate::session::lab::Stage;
 use crate::swarm::{CloseReason, PeerKey, UploadRun};
 use crate::wire::message::PIECE_HEADER_BYTES;
+use crate::wire::mse::Rc4;
 
 /// Control messages put into one send.
 const MESSAGES_BYTES: usize = 64 * 1024;
@@ -36,7 +37,12 @@ const RUN_QUICK: Duration = Duration::from_millis(50);
 const AHEAD_MAX: usize = 3;
 
 /// Sends until the connection closes.
-pub(super) async fn run(driver: Rc<Driver>, key: PeerKey, handle: Rc<PeerHandle>) {
+pub(super) async fn run(
+    driver: Rc<Driver>,
+    key: PeerKey,
+    handle: Rc<PeerHandle>,
+    cipher: Option<Rc4>,
+) {
     let _guard = CloseAtEnd(handle.clone());
     let is_limited = driver.shared().up.is_limited();
     let run_bytes_max = if is_limited {
@@ -50,6 +56,7 @@ pub(super) async fn run(driver: Rc<Driver>, key: PeerKey, handle: Rc<PeerHandle>
         handle: handle.clone(),
         run_bytes: RUN_BYTES_START.min(run_bytes_max),
         run_bytes_max,
+        cipher: cipher.map(Box::new),
         was_read: false,
         ahead: VecDeque::new(),
     };
@@ -74,6 +81,8 @@ struct Writer {
     handle: Rc<PeerHandle>,
     run_bytes: u32,
     run_bytes_max: u32,
+    /// Encrypts what is sent.
+    cipher: Option<Box<Rc4>>,
     /// The last run had to be read from disk.
     was_read: bool,
     /// Runs that come next, in sending order, with the reads under way for them.
@@ -92,6 +101,9 @@ impl Writer {
                 .driver
                 .call(|core, cx| core.take_messages(key, &mut out, MESSAGES_BYTES, cx));
             if taken > 0 {
+                if let Some(cipher) = &mut self.cipher {
+                    cipher.apply(&mut out);
+                }
                 let (result, back) = self.handle.stream.send_all(std::mem::take(&mut out)).await;
                 result?;
                 out = back;
@@ -127,7 +139,7 @@ impl Writer {
         }
         let read = match reading {
             Some(reading) => self.wait_for(reading).await,
-            None => self.driver.disk().read_run(&run).await,
+            None => self.driver.disk().read_run(&run, self.via()).await,
         };
         self.handle.followed.on_stage(&shared, &run, Stage::Read);
         match read {
@@ -135,6 +147,14 @@ impl Writer {
             Err(error) => self.on_read_failed(&run, &error),
         }
         Ok(true)
+    }
+
+    /// Bytes of a mapping are not ours to encrypt.
+    const fn via(&self) -> Via {
+        match self.cipher {
+            None => Via::Engine,
+            Some(_) => Via::Memory,
+        }
     }
 
     fn next_run(&self) -> Option<UploadRun> {
@@ -148,7 +168,8 @@ impl Writer {
         while self.ahead.len() < AHEAD_MAX && self.driver.disk().may_read_ahead(self.run_bytes) {
             let Some(run) = self.next_run() else { return };
             let (disk, of) = (self.driver.disk().clone(), run.clone());
-            let reading = tokio_uring::spawn(async move { disk.read_run(&of).await });
+            let via = self.via();
+            let reading = tokio_uring::spawn(async move { disk.read_run(&of, via).await });
             self.ahead.push_back((run, Some(reading)));
         }
     }
@@ -206,16 +227,26 @@ impl Writer {
         let wire_bytes: usize = run.blocks.iter().map(wire_bytes).sum();
         let mut sent = 0;
         loop {
-            sent = read.send_now(&stream, sent).await?;
+            // What the socket does not take is read and encrypted anew: the cipher goes on from the first byte of that.
+            let at_first = self.cipher.clone();
+            if let Some(cipher) = &mut self.cipher {
+                read.encrypt(sent, cipher)?;
+            }
+            let first = sent;
+            sent = read.send_now(&stream, first).await?;
             if sent == wire_bytes {
                 return Ok(());
+            }
+            self.cipher = at_first;
+            if let Some(cipher) = &mut self.cipher {
+                cipher.skip(sent - first);
             }
             self.forget_ahead().await;
             stream.writable().await?;
             if self.handle.is_closing() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
-            read = match self.driver.disk().read_run(run).await {
+            read = match self.driver.disk().read_run(run, self.via()).await {
                 Ok(read) => read,
                 Err(error) => {
                     // A block half sent can be neither rejected nor finished: the connection ends.

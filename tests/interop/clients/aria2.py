@@ -27,6 +27,7 @@ class Aria2(Client):
         argv = [
             "aria2c",
             "--no-conf=true",
+            f"--bt-force-encryption={str(self.is_encrypted).lower()}",
             *options,
             f"--dir={folder}",
             f"--listen-port={self.port}",

@@ -13,6 +13,8 @@ class Client:
     program = None
     # Whether it leaves out files of zero length when it downloads.
     skips_empty_files = False
+    # Whether it insists on encrypted connections.
+    is_encrypted = False
 
     def __init__(self, host, folder):
         self.host = host

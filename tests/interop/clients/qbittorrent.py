@@ -22,6 +22,7 @@ Accepted=true
 Session\\DHTEnabled=false
 Session\\LSDEnabled=false
 Session\\PeXEnabled=false
+Session\\Encryption={encryption}
 Session\\Port={port}
 Session\\QueueingSystemEnabled=false
 Session\\AnonymousModeEnabled=false
@@ -55,7 +56,10 @@ class Qbittorrent(Client):
     def _add(self, torrent, folder):
         config = self.folder / "profile" / "qBittorrent" / "config"
         config.mkdir(parents=True)
-        (config / "qBittorrent.conf").write_text(CONFIG.format(port=self.port, web_port=WEB_PORT))
+        # Required, or allowed.
+        encryption = 1 if self.is_encrypted else 0
+        text = CONFIG.format(port=self.port, web_port=WEB_PORT, encryption=encryption)
+        (config / "qBittorrent.conf").write_text(text)
         argv = ["qbittorrent-nox", f"--profile={self.folder / 'profile'}"]
         self.running = Program(self.host, self.name, argv, self.folder)
         wait_until("answer of qBittorrent", self._answers, START_SECONDS, self.running)

@@ -63,6 +63,8 @@ class Transmission(Client):
             "utp-enabled": False,
             "port-forwarding-enabled": False,
             "blocklist-enabled": False,
+            # Required, or preferred.
+            "encryption": 2 if self.is_encrypted else 1,
         }
 
     def _call(self, method, **arguments):
