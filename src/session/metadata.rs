@@ -43,13 +43,16 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// And this long for trackers to hear `stopped`.
 const STOPPED_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection in its slot.
+type Seat = (PeerKey, Rc<Link>);
+
 /// One info_hash whose metadata is looked for.
 pub struct Search {
     shared: Rc<Shared>,
     info_hash: InfoHash,
     core: RefCell<MetadataSwarm>,
     /// By slot number of the key, with the key itself to know a stale one.
-    links: RefCell<Vec<Option<(PeerKey, Rc<Link>)>>>,
+    links: RefCell<Vec<Option<Seat>>>,
     effects: RefCell<Vec<MetadataEffect>>,
     timer_at: Cell<Option<Now>>,
     timer_wake: Notify,

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::base::{Now, Rng};
+use crate::swarm::priority::priority;
 
 /// Addresses kept: a tracker names 200 at a time, and nobody is connected to more than a few hundred.
 pub const CANDIDATES_MAX: usize = 4_000;
@@ -100,7 +101,7 @@ struct Entry {
     source: Source,
     state: State,
     failures: u32,
-    /// Decides between equals, so that a swarm does not dial everybody in the same order.
+    /// Decides between equals, so that a swarm does not dial everybody in the same order: by lot, or by BEP 40.
     lot: u64,
     is_seed: bool,
     is_useless: bool,
@@ -137,6 +138,8 @@ pub struct Candidates {
     /// Idle entries that may be thrown out.
     evictable: BTreeSet<(EvictRank, SocketAddr)>,
     own: BTreeSet<SocketAddr>,
+    /// Where others see us, by family; until it is known the lot decides between equals.
+    seen_at: [Option<SocketAddr>; 2],
     banned: BTreeSet<IpAddr>,
     banned_order: VecDeque<IpAddr>,
 }
@@ -154,6 +157,7 @@ impl Candidates {
             waiting: BTreeSet::new(),
             evictable: BTreeSet::new(),
             own: BTreeSet::new(),
+            seen_at: [None; 2],
             banned: BTreeSet::new(),
             banned_order: VecDeque::new(),
         }
@@ -265,6 +269,26 @@ impl Candidates {
         }
     }
 
+    /// Where others see us: never dialed, and from now on what orders equals (BEP 40).
+    pub fn set_seen_at(&mut self, addr: SocketAddr) {
+        let addr = normal(addr);
+        self.add_own(addr);
+        self.seen_at[usize::from(addr.is_ipv6())] = Some(addr);
+        let known: Vec<SocketAddr> = self.entries.keys().copied().collect();
+        for addr in known {
+            if let Some(priority) = self.priority(addr) {
+                self.change(addr, |entry| entry.lot = lot_of(priority));
+            }
+        }
+    }
+
+    /// The peer's priority, once our own address is known (BEP 40).
+    pub fn priority(&self, addr: SocketAddr) -> Option<u32> {
+        let addr = normal(addr);
+        let seen_at = self.seen_at[usize::from(addr.is_ipv6())]?;
+        Some(priority(seen_at, addr))
+    }
+
     /// Refuses this IP address from now on and forgets its ports; true when it was not banned before.
     pub fn ban(&mut self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
@@ -360,7 +384,10 @@ impl Candidates {
             self.upgrade(addr, source);
             return false;
         }
-        let lot = self.rng.next_u64();
+        let lot = match self.priority(addr) {
+            Some(priority) => lot_of(priority),
+            None => self.rng.next_u64(),
+        };
         let entry = Entry {
             source,
             state: State::Idle { not_before: now },
@@ -499,6 +526,11 @@ impl Candidates {
             self.waiting.insert((not_before, addr));
         }
     }
+}
+
+/// The lot of a priority: what is higher comes first.
+fn lot_of(priority: u32) -> u64 {
+    u64::from(!priority)
 }
 
 /// `first · 2^(failures − 1)`, at most `max`.

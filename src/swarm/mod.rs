@@ -17,6 +17,7 @@ pub mod picker;
 pub mod pieces;
 pub mod pipeline;
 pub mod poison;
+pub mod priority;
 pub mod registry;
 pub mod sources;
 pub mod torrent;

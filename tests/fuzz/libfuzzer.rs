@@ -10,6 +10,7 @@ mod layout;
 #[macro_use]
 mod list;
 mod registry;
+mod search;
 mod targets;
 
 use std::fmt::Write;

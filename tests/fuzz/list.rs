@@ -26,6 +26,7 @@ macro_rules! every_target {
             any_names_and_links_stay_below_the_root: layout::layout / 1;
             a_record_is_worth_no_more_than_the_disk: layout::verdict / 1;
             a_swarm_under_any_order_of_events_keeps_its_accounts: targets::swarm / 10;
+            a_search_for_metadata_under_any_order_of_events_keeps_its_accounts: search::search / 10;
             blocks_in_any_order_lie_where_they_belong: assembly::assembly / 10;
             a_tracker_under_any_announces_keeps_its_limits: registry::registry / 10;
         }

@@ -602,3 +602,17 @@ pub fn swarm() -> Corpus {
     };
     ((0..32).map(script).collect(), NONE)
 }
+
+/// Scripts of events: peers that come, say a size and send pieces, then whatever comes.
+pub fn search() -> Corpus {
+    let script = |seed: u64| {
+        let mut rng = Rng::new(seed);
+        let mut script = Vec::new();
+        for peer in 0..4 {
+            script.extend([1, peer, 1, 3, peer, 1 + (seed as u8 & 3), 4, peer, 0x1d]);
+        }
+        script.extend((0..600).map(|_| rng.below(256) as u8));
+        script
+    };
+    ((0..32).map(script).collect(), NONE)
+}

@@ -11,6 +11,8 @@ mod layout;
 mod mutate;
 #[path = "../fuzz/registry.rs"]
 mod registry;
+#[path = "../fuzz/search.rs"]
+mod search;
 #[path = "../fuzz/targets.rs"]
 mod targets;
 mod tree;

@@ -268,3 +268,22 @@ fn random_events_keep_the_lists_in_step() {
         }
     }
 }
+
+#[test]
+fn once_our_address_is_known_equals_are_dialed_by_their_priority() {
+    let mut b = book();
+    let ours = addr("9.9.9.9:6881");
+    let spread = |n: u32| SocketAddr::new(Ipv4Addr::from_bits(n * 0x0707_1111).into(), 6881);
+    let early: Vec<SocketAddr> = (1..20).map(spread).collect();
+    b.add(Source::Tracker, &early, Now::ZERO);
+    assert_eq!(b.priority(early[0]), None);
+    b.set_seen_at(ours);
+    b.check();
+    let late: Vec<SocketAddr> = (20..30).map(spread).collect();
+    b.add(Source::Tracker, &late, Now::ZERO);
+    assert_eq!(b.add(Source::Tracker, &[ours], Now::ZERO), 0, "our own");
+    let dialed = std::iter::from_fn(|| b.next_dial(Now::ZERO));
+    let order: Vec<u32> = dialed.map(|addr| priority(ours, addr)).collect();
+    assert_eq!(order.len(), 29);
+    assert!(order.is_sorted_by(|one, next| one >= next));
+}

@@ -1,5 +1,7 @@
 //! What a peer says: flags, pieces, extension messages. Blocks are in `download` and `upload`.
 
+use std::net::SocketAddr;
+
 use crate::base::{Bitfield, BitfieldError, PieceIndex};
 use crate::swarm::allowed_fast::{ALLOWED_FAST_COUNT, allowed_fast_set};
 use crate::swarm::candidates::Source;
@@ -446,6 +448,12 @@ impl Torrent {
         }
         if let Some(is_upload_only) = handshake.upload_only {
             peer.is_upload_only = is_upload_only;
+        }
+        let claimed = handshake.your_ip;
+        let seen = claimed.and_then(|ip| self.own_address.on_claim(peer.conn.addr.ip(), ip));
+        if let Some(ip) = seen {
+            let addr = SocketAddr::new(ip, self.cfg.listen_port);
+            self.candidates.set_seen_at(addr);
         }
         if let Some(prefers) = handshake.prefers_encryption {
             peer.prefers_encryption = prefers;

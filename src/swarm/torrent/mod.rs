@@ -32,6 +32,7 @@ use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey, UploadRun};
 use crate::swarm::peer::{Peer, PeerFault, raw};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::poison::{Party, Suspects};
+use crate::swarm::priority::OwnAddress;
 use crate::swarm::sources::SourceCounts;
 use crate::wire::message::{Message, RawBlock, encode};
 
@@ -80,6 +81,8 @@ pub struct Torrent {
     banned: Vec<IpAddr>,
     banned_local: Vec<Party>,
     dialing: BTreeSet<SocketAddr>,
+    /// Where peers see us.
+    own_address: OwnAddress,
     /// Connections taken in so far.
     met: SourceCounts,
     /// Pieces got since the start, in order; each peer has a cursor into it.
@@ -146,6 +149,7 @@ impl Torrent {
             banned: Vec::new(),
             banned_local: Vec::new(),
             dialing: BTreeSet::new(),
+            own_address: OwnAddress::default(),
             met: SourceCounts::new(),
             have_log: Vec::new(),
             starved: VecDeque::new(),

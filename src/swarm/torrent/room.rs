@@ -73,7 +73,11 @@ impl Torrent {
                 && (!peer.peer_interested || is_idle(peer))
         };
         let unused = self.staying().filter(|(_, peer)| is_unused(peer));
-        let least = unused.min_by_key(|(_, peer)| peer.peer_interested);
+        let worth = |peer: &Peer| {
+            let addr = peer.reachable_at().unwrap_or(peer.conn.addr);
+            (peer.peer_interested, self.candidates.priority(addr))
+        };
+        let least = unused.min_by_key(|(_, peer)| worth(peer));
         least.map(|(key, _)| key)
     }
 

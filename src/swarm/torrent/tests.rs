@@ -1,6 +1,7 @@
 //! One torrent among drawn peers, in virtual time. `world` holds the drawings; the other files a subject each.
 
 mod conduct;
+mod exchange;
 mod greet;
 mod memory;
 mod peers;
