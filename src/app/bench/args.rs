@@ -158,6 +158,9 @@ pub struct SeedBench {
     /// How the program under test sends blocks
     #[arg(long, value_name = "ENGINE", value_enum)]
     pub send_engine: Option<SendEngine>,
+    /// How the synthetic leechers hide their connections [default: off]
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub encryption: Option<Veiled>,
     /// Its upload limit
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub limit_up: Option<u64>,
@@ -258,6 +261,21 @@ pub enum Order {
     Runs,
     /// Single blocks in random order, none twice in a turn.
     Blocks,
+}
+
+/// `--encryption` of the synthetic leechers.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Veiled {
+    /// In the open.
+    #[default]
+    Off,
+    /// A hidden handshake, and a plain payload where the program chooses it.
+    Plaintext,
+    /// All through RC4.
+    Rc4,
 }
 
 /// `--verify`.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::args::{LeechBench, Order};
+use super::args::{LeechBench, Order, Veiled};
 use super::figures::{Costs, Figures, Surroundings};
 use super::load::handle::Load;
 use super::load::{Job, Role, SeedJob};
@@ -217,6 +217,7 @@ impl Lab<'_> {
             order: Order::Sequential,
             run_blocks: 16,
             once: false,
+            encryption: Veiled::Off,
             patience: SEEDERS_WAIT,
         };
         let contents = self.sample.contents();
@@ -327,6 +328,7 @@ impl Lab<'_> {
             order: Order::Sequential,
             run_blocks: 1,
             once: false,
+            encryption: Veiled::Off,
             patience: FETCHERS_PATIENCE,
         };
         Leechers::start(&orders, &self.sample.contents(), self.net, &self.cores.load)
@@ -373,6 +375,8 @@ impl Lab<'_> {
         option("--output", text(target));
         option("--state", text(&state));
         option("--port", port.to_string());
+        // The synthetic seeders know no encryption.
+        option("--encryption", "off".to_owned());
         // Fetchers give nothing back: slots for all of them, and the optimistic one.
         option("--upload-slots", (self.args.fetchers + 4).to_string());
         let engine = |value: Option<clap::builder::PossibleValue>| {

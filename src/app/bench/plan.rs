@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::args::{Order, Preset, SeedBench};
+use super::args::{Order, Preset, SeedBench, Veiled};
 use super::place::Confinement;
 use super::sample::Shape;
 use crate::app::cli::SendEngine;
@@ -32,6 +32,7 @@ pub struct Plan {
     pub idle: u32,
     pub idle_seconds: Duration,
     pub send_engine: SendEngine,
+    pub encryption: Veiled,
     pub limit_up: Option<u64>,
     pub upload_slots: String,
     pub limits: Confinement,
@@ -206,6 +207,7 @@ impl Plan {
             idle: args.idle.unwrap_or(defaults.idle),
             idle_seconds: args.idle_seconds.unwrap_or(idle_seconds),
             send_engine: args.send_engine.unwrap_or(SendEngine::Auto),
+            encryption: args.encryption.unwrap_or_default(),
             limit_up: args.limit_up.or(defaults.limit_up),
             upload_slots: slots.unwrap_or_else(|| connections.to_string()),
             limits: Confinement {
@@ -241,6 +243,7 @@ impl Plan {
             "idle": self.idle,
             "idle_seconds": self.idle_seconds.as_secs_f64(),
             "send_engine": self.engine_word(),
+            "encryption": self.encryption,
             "limit_up_bytes_per_s": self.limit_up,
             "upload_slots": self.upload_slots,
             "user": self.limits.user,
@@ -265,6 +268,11 @@ impl Plan {
             self.order_word(),
             self.engine_word(),
         );
+        match self.encryption {
+            Veiled::Off => {}
+            Veiled::Plaintext => line += ", handshakes hidden",
+            Veiled::Rc4 => line += ", encrypted",
+        }
         if self.idle > 0 {
             line += &format!(", {} idle beside", self.idle);
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::args::{SeedBench, Syscalls};
+use super::args::{SeedBench, Syscalls, Veiled};
 use super::calls::Counter;
 use super::figures::{Costs, Figures, Surroundings};
 use super::load::handle::Load;
@@ -219,6 +219,7 @@ impl Lab<'_> {
             .ok_or(io::ErrorKind::NotFound)?;
         let orders = Orders {
             once: false,
+            encryption: Veiled::Off,
             ..self.orders(addr)
         };
         let mut leechers = Leechers::start(&orders, &contents, self.net, &self.cores.load)?;
@@ -238,6 +239,7 @@ impl Lab<'_> {
             order: self.plan.order,
             run_blocks: self.plan.run_blocks,
             once: self.plan.cold,
+            encryption: self.plan.encryption,
             patience: PATIENCE,
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::args::Order;
+use super::args::{Order, Veiled};
 use super::load::handle::{Load, Ready};
 use super::load::{Connection, Content, Job, LeechJob, Report, Role};
 use super::place::Net;
@@ -25,6 +25,7 @@ pub struct Orders {
     pub order: Order,
     pub run_blocks: u32,
     pub once: bool,
+    pub encryption: Veiled,
     pub patience: Duration,
 }
 
@@ -69,6 +70,7 @@ impl Leechers {
                 order: orders.order,
                 run_blocks: orders.run_blocks,
                 once: orders.once,
+                encryption: orders.encryption,
                 seed: 1,
                 share: (process, processes),
                 patience_s: orders.patience.as_secs(),

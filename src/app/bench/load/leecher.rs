@@ -12,10 +12,12 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
 use super::peer::{Next, Peer};
+use super::veil::Veil;
 use super::work::{Shuffled, Walk, blocks_of};
 use super::{Command, Commands, Counters, LeechJob, Role, Said, say};
-use crate::app::bench::args::Order;
+use crate::app::bench::args::{Order, Veiled};
 use crate::base::Geometry;
+use crate::wire::mse::Payloads;
 
 /// Events taken at once.
 const EVENTS_MAX: usize = 256;
@@ -171,7 +173,15 @@ impl Load {
         socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(job.addr))?;
         let mut stream = TcpStream::from(fd);
         stream.set_nodelay(true)?;
-        stream.write_all(&super::peer::opening(torrent.info_hash, connection.id))?;
+        let opening = super::peer::opening(torrent.info_hash, connection.id);
+        let veil = match job.encryption {
+            Veiled::Off => {
+                stream.write_all(&opening)?;
+                Veil::default()
+            }
+            Veiled::Plaintext => Veil::hide(&mut stream, &opening, Payloads::Both)?,
+            Veiled::Rc4 => Veil::hide(&mut stream, &opening, Payloads::Rc4Only)?,
+        };
         stream.set_nonblocking(true)?;
         let interest = EpollEvent::new(EpollFlags::EPOLLIN, at as u64);
         self.epoll.add(stream.as_fd(), interest)?;
@@ -182,7 +192,7 @@ impl Load {
             }
             _ => Walk::shuffled(geometry),
         };
-        Ok(Peer::new(stream, at, connection.torrent, walk))
+        Ok(Peer::new(stream, at, connection.torrent, walk, veil))
     }
 
     /// Reads and asks on one connection.

@@ -8,6 +8,7 @@ pub mod handle;
 mod leecher;
 mod peer;
 mod seeder;
+mod veil;
 mod work;
 
 use std::io::{self, BufRead, Write};
@@ -17,7 +18,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::args::Order;
+use super::args::{Order, Veiled};
 use crate::app::exit::{Exit, Failure};
 use crate::base::Geometry;
 use crate::base::Histogram;
@@ -45,6 +46,7 @@ pub struct LeechJob {
     pub run_blocks: u32,
     /// Ask for each block once, and for none before [`Command::Measure`].
     pub once: bool,
+    pub encryption: Veiled,
     pub seed: u64,
     /// This process asks for every `share.1`-th run, from the `share.0`-th on.
     pub share: (u32, u32),
@@ -235,6 +237,13 @@ impl Counters {
         self.report.payload_bytes += bytes;
         self.report.blocks += 1;
         self.last = now;
+    }
+
+    /// The answer to what was asked for then has begun to come.
+    fn waited(&mut self, since: Instant) {
+        let waited = since.elapsed().as_micros();
+        let waited = u64::try_from(waited).unwrap_or(u64::MAX);
+        self.report.latency_us.add(waited);
     }
 
     fn restart(&mut self) {

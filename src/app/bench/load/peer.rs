@@ -3,19 +3,15 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::TcpStream;
-use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use nix::sys::socket::{MsgFlags, recv};
-
 use super::leecher::Shared;
+use super::veil::Veil;
 use super::work::Walk;
 use super::{Content, Role};
 use crate::base::{InfoHash, PeerId};
 use crate::wire::handshake::{HANDSHAKE_BYTES, Handshake, Reserved};
-use crate::wire::message::{
-    Message, PIECE_HEADER_BYTES, PIECE_OVERHEAD_BYTES, RawBlock, encode, id,
-};
+use crate::wire::message::{Message, PIECE_HEADER_BYTES, PIECE_OVERHEAD_BYTES, RawBlock, id};
 
 /// Receives in one turn, so that no connection starves the others.
 const RECEIVES_PER_TURN: u32 = 256;
@@ -71,6 +67,10 @@ pub struct Peer {
     is_served: bool,
     is_dry: bool,
     is_checked: bool,
+    veil: Veil,
+    /// Of an encrypted connection the first block is read; of the others only the bytes are counted, in the order in
+    /// which they were asked for.
+    is_blind: bool,
 }
 
 /// The handshake. More than that may not go out before the answer: aria2 closes such a connection.
@@ -85,6 +85,11 @@ pub fn opening(info_hash: [u8; 20], number: u32) -> [u8; HANDSHAKE_BYTES] {
         peer_id: PeerId::new(peer_id),
     };
     handshake.encode()
+}
+
+/// The torrent that an opening is for.
+pub fn info_hash_of(opening: &[u8; HANDSHAKE_BYTES]) -> InfoHash {
+    InfoHash::new(std::array::from_fn(|at| opening[28 + at]))
 }
 
 fn digits(mut number: u32) -> impl Iterator<Item = u8> {
@@ -108,7 +113,7 @@ fn bad(what: &str) -> io::Error {
 }
 
 impl Peer {
-    pub fn new(stream: TcpStream, number: usize, torrent: usize, walk: Walk) -> Peer {
+    pub fn new(stream: TcpStream, number: usize, torrent: usize, walk: Walk, veil: Veil) -> Peer {
         Peer {
             stream,
             number,
@@ -123,6 +128,8 @@ impl Peer {
             is_served: false,
             is_dry: false,
             is_checked: false,
+            veil,
+            is_blind: false,
         }
     }
 
@@ -147,11 +154,12 @@ impl Peer {
 
     /// Everything it may ask for has come.
     pub fn is_exhausted(&self) -> bool {
-        self.is_dry && self.asked.is_empty()
+        let is_coming = self.is_blind && matches!(self.reading, Reading::Skip { .. });
+        self.is_dry && self.asked.is_empty() && !is_coming
     }
 
     pub fn keep_alive(&mut self) {
-        encode(&Message::KeepAlive, &mut self.out);
+        self.veil.say(&Message::KeepAlive, &mut self.out);
         let _ = self.flush();
     }
 
@@ -175,14 +183,11 @@ impl Peer {
     }
 
     fn receive(&mut self, shared: &mut Shared) -> io::Result<()> {
-        let fd = self.stream.as_raw_fd();
-        let flags = MsgFlags::MSG_DONTWAIT;
+        let (fd, veil) = (&self.stream, &mut self.veil);
         match &mut self.reading {
             Reading::Skip { left, block_bytes } => {
                 let want = usize::try_from(*left).map_or(usize::MAX, |left| left);
-                let want = want.min(shared.sink.len());
-                let sink = shared.sink.get_mut(..want).unwrap_or_default();
-                let got = some(recv(fd, sink, flags | MsgFlags::MSG_TRUNC))?;
+                let got = veil.pass_over(fd, &mut shared.sink, want)?;
                 *left -= got as u64;
                 if *left == 0 {
                     let block_bytes = *block_bytes;
@@ -190,19 +195,27 @@ impl Peer {
                     self.block_came(block_bytes, shared);
                 }
             }
+            Reading::Head if self.is_blind => {
+                let (block, since) = self.asked.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
+                shared.counters.waited(since);
+                self.reading = Reading::Skip {
+                    left: PIECE_HEADER_BYTES as u64 + u64::from(block.length),
+                    block_bytes: block.length,
+                };
+            }
             Reading::Head => {
                 let place = self.head.get_mut(self.filled..).unwrap_or_default();
-                self.filled += some(recv(fd, place, flags))?;
+                self.filled += veil.receive(fd, place)?;
                 self.parse(shared)?;
             }
             Reading::Handshake { got } => {
                 let mut bytes = [0; HANDSHAKE_BYTES];
                 let place = bytes.get_mut(*got..).unwrap_or_default();
-                *got += some(recv(fd, place, flags))?;
+                *got += veil.receive(fd, place)?;
                 if *got == HANDSHAKE_BYTES {
                     self.reading = Reading::Head;
                     if shared.job.role != Role::Idle {
-                        encode(&Message::Interested, &mut self.out);
+                        veil.say(&Message::Interested, &mut self.out);
                     }
                     if shared.job.role != Role::Fetch {
                         self.serve(shared);
@@ -211,7 +224,7 @@ impl Peer {
             }
             Reading::Bitfield { bytes, got } => {
                 let place = bytes.get_mut(*got..).unwrap_or_default();
-                *got += some(recv(fd, place, flags))?;
+                *got += veil.receive(fd, place)?;
                 if *got == bytes.len() {
                     let bytes = std::mem::take(bytes);
                     self.reading = Reading::Head;
@@ -220,13 +233,14 @@ impl Peer {
             }
             Reading::Check { block, bytes, got } => {
                 let place = bytes.get_mut(*got..).unwrap_or_default();
-                *got += some(recv(fd, place, flags))?;
+                *got += veil.receive(fd, place)?;
                 if *got == bytes.len() {
                     let (block, bytes) = (*block, std::mem::take(bytes));
                     self.reading = Reading::Head;
                     let content = shared.job.torrents.get(self.torrent);
                     content.map_or(Ok(()), |content| check(content, block, &bytes))?;
                     shared.checked_blocks += 1;
+                    self.close_eyes();
                     self.block_came(block.length, shared);
                 }
             }
@@ -335,15 +349,16 @@ impl Peer {
         self.filled = 0;
         let at = self.asked.iter().position(|(asked, _)| *asked == block);
         if let Some((_, since)) = at.and_then(|at| self.asked.remove(at)) {
-            let waited = since.elapsed().as_micros();
-            let waited = u64::try_from(waited).unwrap_or(u64::MAX);
-            shared.counters.report.latency_us.add(waited);
+            shared.counters.waited(since);
         }
         let is_looked_at = !self.is_checked
             && self.number < CHECKED_CONNECTIONS
             && shared.job.role == Role::Fetch
             && !shared.job.once;
         self.is_checked = true;
+        if !is_looked_at {
+            self.close_eyes();
+        }
         self.reading = match is_looked_at {
             true => Reading::Check {
                 block,
@@ -356,6 +371,14 @@ impl Peer {
             },
         };
         Ok(())
+    }
+
+    /// Reads no more of an encrypted connection.
+    fn close_eyes(&mut self) {
+        if self.veil.hides() {
+            self.veil.shut();
+            self.is_blind = true;
+        }
     }
 
     fn bitfield(&mut self, bytes: &[u8]) {
@@ -382,7 +405,7 @@ impl Peer {
                 self.is_dry = shared.job.once;
                 return;
             };
-            encode(&Message::Request(block), &mut self.out);
+            self.veil.say(&Message::Request(block), &mut self.out);
             self.asked.push_back((block, now));
         }
     }
@@ -398,15 +421,6 @@ impl Peer {
             }
         }
         Ok(())
-    }
-}
-
-/// Bytes received; the end of the stream is an error.
-fn some(result: nix::Result<usize>) -> io::Result<usize> {
-    match result {
-        Ok(0) => Err(io::ErrorKind::ConnectionAborted.into()),
-        Ok(got) => Ok(got),
-        Err(error) => Err(error.into()),
     }
 }
 
