@@ -123,7 +123,7 @@ impl Pair {
         }
     }
 
-    fn is_done(mut self, fate: Fate) {
+    fn ends(mut self, fate: Fate) {
         let wanted = match fate {
             Open => (0, 0),
             Obfuscated => (0, 1),
@@ -171,29 +171,29 @@ impl Pair {
 
 #[test]
 fn two_that_prefer_it_hide_the_beginning_alone() {
-    Pair::new("prefer", "prefer").is_done(Obfuscated);
+    Pair::new("prefer", "prefer").ends(Obfuscated);
 }
 
 #[test]
 fn who_requires_it_encrypts_all_of_a_connection_with_one_that_prefers_it() {
-    Pair::new("prefer", "require").is_done(Encrypted);
-    Pair::new("require", "prefer").is_done(Encrypted);
+    Pair::new("prefer", "require").ends(Encrypted);
+    Pair::new("require", "prefer").ends(Encrypted);
 }
 
 #[test]
 fn two_that_require_it_encrypt_everything() {
-    Pair::new("require", "require").is_done(Encrypted);
+    Pair::new("require", "require").ends(Encrypted);
 }
 
 #[test]
 fn who_prefers_it_goes_on_in_the_open_with_one_that_has_it_off() {
-    Pair::new("prefer", "off").is_done(Open);
-    Pair::new("off", "prefer").is_done(Open);
-    Pair::new("off", "off").is_done(Open);
+    Pair::new("prefer", "off").ends(Open);
+    Pair::new("off", "prefer").ends(Open);
+    Pair::new("off", "off").ends(Open);
 }
 
 #[test]
 fn who_requires_it_and_who_has_it_off_stay_apart() {
-    Pair::new("require", "off").is_done(Apart);
-    Pair::new("off", "require").is_done(Apart);
+    Pair::new("require", "off").ends(Apart);
+    Pair::new("off", "require").ends(Apart);
 }

@@ -15,6 +15,7 @@ use clap::{
 
 use super::bench::args::BenchArgs;
 use super::size::{parse_duration, parse_rate, parse_size};
+pub use super::values::{Check, Encryption, Preallocate, SendEngine, WriteEngine};
 use super::values::{
     parse_addr, parse_bind, parse_peer, parse_peers_max, parse_port, parse_ratio, parse_slots,
     parse_verbosity,
@@ -422,46 +423,6 @@ pub struct DemoArgs {
 pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,
-}
-
-/// `--check`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Check {
-    Auto,
-    Full,
-    None,
-}
-
-/// `--preallocate`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Preallocate {
-    None,
-    Sparse,
-    Full,
-}
-
-/// `--encryption`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Encryption {
-    Prefer,
-    Require,
-    Off,
-}
-
-/// `--send-engine`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum SendEngine {
-    Auto,
-    Mapped,
-    Copy,
-}
-
-/// `--write-engine`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum WriteEngine {
-    Auto,
-    Direct,
-    Buffered,
 }
 
 /// `--bind`.

@@ -1,4 +1,4 @@
-//! Values of options that are neither sizes nor times: ports, addresses, interfaces, slots, ratios. Layer 6.
+//! Values of options that are neither sizes nor times: ports, addresses, interfaces, slots, ratios, words. Layer 6.
 //!
 //! What a parser here refuses with is a sentence that says what to write instead: it becomes the hint.
 
@@ -6,6 +6,46 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::session::BindTo;
 use crate::swarm::choker::UploadSlots;
+
+/// `--check`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Check {
+    Auto,
+    Full,
+    None,
+}
+
+/// `--preallocate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Preallocate {
+    None,
+    Sparse,
+    Full,
+}
+
+/// `--encryption`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Encryption {
+    Prefer,
+    Require,
+    Off,
+}
+
+/// `--send-engine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SendEngine {
+    Auto,
+    Mapped,
+    Copy,
+}
+
+/// `--write-engine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum WriteEngine {
+    Auto,
+    Direct,
+    Buffered,
+}
 
 /// `--port`: 0 to 65535.
 ///
