@@ -272,6 +272,7 @@ fn session_config(sample: &Sample, peers_max: u32) -> SessionConfig {
         http_proxy: None,
         no_proxy: Vec::new(),
         announce_interval_min: Duration::from_secs(60),
+        dht: None,
         tells_delays: false,
     }
 }

@@ -17,8 +17,8 @@ use super::bench::args::BenchArgs;
 use super::size::{parse_duration, parse_rate, parse_size};
 pub use super::values::{Check, Encryption, Preallocate, SendEngine, WriteEngine};
 use super::values::{
-    parse_addr, parse_bind, parse_peer, parse_peers_max, parse_port, parse_ratio, parse_slots,
-    parse_verbosity,
+    parse_addr, parse_bind, parse_host_port, parse_peer, parse_peers_max, parse_port, parse_ratio,
+    parse_slots, parse_verbosity,
 };
 use crate::session;
 use crate::swarm::choker::UploadSlots;
@@ -228,6 +228,9 @@ pub struct SessionArgs {
     /// Leave the DHT alone
     #[arg(long)]
     pub no_dht: bool,
+    /// Enter the DHT through this node instead of the well-known ones (repeat)
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_host_port)]
+    pub dht_bootstrap: Vec<(String, u16)>,
     /// Exchange no peer addresses with peers
     #[arg(long)]
     pub no_pex: bool,

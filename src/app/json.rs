@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::base::in_sentence;
 use crate::session::{Outcome, SessionEvent, TorrentProgress};
 use crate::swarm::SourceCounts;
+use crate::swarm::dht::DhtStats;
 
 /// The object of one event. Field names are an interface: they only grow.
 pub fn event(event: &SessionEvent) -> Value {
@@ -21,6 +22,7 @@ pub fn event(event: &SessionEvent) -> Value {
             "pieces": pieces, "files": files,
         }),
         SessionEvent::Progress(figures) => progress(figures),
+        SessionEvent::Dht(figures) => dht(figures),
         SessionEvent::Lab(figures) => {
             let lab: Map<String, Value> = figures
                 .iter()
@@ -111,6 +113,25 @@ fn by_source(counts: &SourceCounts) -> Value {
         .map(|(word, count)| (word.to_owned(), count.into()))
         .collect();
     counts.into()
+}
+
+fn dht(figures: &DhtStats) -> Value {
+    json!({
+        "event": "dht",
+        "nodes": figures.nodes_v4,
+        "nodes6": figures.nodes_v6,
+        "searches": figures.searches,
+        "searched": figures.searched,
+        "peers_found": figures.peers_found,
+        "queries_sent": figures.queries_sent,
+        "answers_heard": figures.answers_heard,
+        "queries_heard": figures.queries_heard,
+        "answers_sent": figures.answers_sent,
+        "queries_dropped": figures.queries_dropped,
+        "stored_torrents": figures.stored_torrents,
+        "stored_peers": figures.stored_peers,
+        "read_only": figures.is_read_only,
+    })
 }
 
 const fn outcome_word(outcome: Outcome) -> &'static str {

@@ -18,7 +18,7 @@ use super::render::{Mode, Renderer};
 use super::source::Given;
 use super::{escape, info, json, output, plain, select, signals, size, source, verify};
 use crate::session::{
-    self, BindTo, CheckMode, Encryption, Job, Outcome, PortChoice, Preallocate, SeedAfter,
+    self, BindTo, CheckMode, DhtSettings, Encryption, Job, Outcome, PortChoice, Preallocate, SeedAfter,
     SendEngine, SessionConfig, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::SeedChoker;
@@ -391,6 +391,9 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         http_proxy: variable(&["http_proxy"]),
         no_proxy: no_proxy(),
         announce_interval_min: args.announce_interval_min,
+        dht: (!args.no_dht).then(|| DhtSettings {
+            bootstrap: args.dht_bootstrap.clone(),
+        }),
         tells_delays: args.lab,
     })
 }

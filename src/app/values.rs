@@ -77,6 +77,27 @@ pub fn parse_peer(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// `--dht-bootstrap`: a host name or address, and a port.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_host_port(text: &str) -> Result<(String, u16), String> {
+    let wrong = || "give HOST:PORT or [IPv6]:PORT, such as node.example:6881".to_owned();
+    if let Ok(addr) = text.parse::<SocketAddr>() {
+        return match addr.port() {
+            0 => Err(wrong()),
+            port => Ok((addr.ip().to_string(), port)),
+        };
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    match !host.is_empty() && host.len() <= 253 && host.bytes().all(is_name) && port != 0 {
+        true => Ok((host.to_owned(), port)),
+        false => Err(wrong()),
+    }
+}
+
 /// `--bind`: an IP address, or the name of a network interface.
 ///
 /// # Errors
@@ -162,6 +183,29 @@ mod tests {
         );
         for text in ["", "../x", "a b", "127.0.0.1:80", "sixteen-letters-x"] {
             assert!(parse_bind(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_a_name_or_an_address_with_a_port() {
+        let good = |text: &str, host: &str, port| {
+            assert_eq!(parse_host_port(text), Ok((host.to_owned(), port)));
+        };
+        good("router.example:6881", "router.example", 6881);
+        good("127.0.0.1:1", "127.0.0.1", 1);
+        good("[::1]:7", "::1", 7);
+        for text in [
+            "",
+            "host",
+            "host:",
+            ":1",
+            "host:0",
+            "host:65536",
+            "::1",
+            "a b:1",
+            "1.2.3.4:0",
+        ] {
+            assert!(parse_host_port(text).is_err(), "{text}");
         }
     }
 

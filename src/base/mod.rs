@@ -5,6 +5,7 @@ mod bitfield;
 mod geometry;
 mod histogram;
 mod ids;
+mod node_id;
 mod rate;
 mod rng;
 mod slots;
@@ -18,6 +19,7 @@ pub use geometry::{
 };
 pub use histogram::Histogram;
 pub use ids::{InfoHash, PeerId};
+pub use node_id::{Distance, NodeId};
 pub use rate::{RateMeter, TokenBucket};
 pub use rng::Rng;
 pub use slots::{Key, Slots};

@@ -11,6 +11,7 @@ pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
 use crate::swarm::SourceCounts;
 use crate::swarm::choker::{SeedChoker, UploadSlots};
 use crate::wire::magnet::Magnet;
+use crate::swarm::dht::DhtStats;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::mse::Payloads;
 
@@ -68,6 +69,13 @@ pub enum CheckMode {
     None,
 }
 
+/// Settings of the DHT node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DhtSettings {
+    /// Nodes to enter through, host and port; none are the well-known ones.
+    pub bootstrap: Vec<(String, u16)>,
+}
+
 /// Settings of a whole session.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
@@ -100,6 +108,8 @@ pub struct SessionConfig {
     pub no_proxy: Vec<String>,
     /// Shortest announce interval accepted from a tracker; 60 s outside of tests and private swarms.
     pub announce_interval_min: Duration,
+    /// `None` leaves the DHT alone (`--no-dht`).
+    pub dht: Option<DhtSettings>,
     /// The session tells its own delays, once a second ([`SessionEvent::Lab`]).
     pub tells_delays: bool,
 }
@@ -292,6 +302,8 @@ pub enum SessionEvent {
         files: usize,
     },
     Progress(TorrentProgress),
+    /// The DHT node's figures, when they changed.
+    Dht(DhtStats),
     /// Delays since the start, in µs, by name.
     Lab(Vec<(String, u64)>),
     /// All wanted pieces are verified and written.

@@ -45,6 +45,17 @@ impl Door {
         }
     }
 
+    /// Whether peers are told where our DHT node is: not those of a private torrent (BEP 27), nor before it is known
+    /// whether it is one.
+    pub fn tells_dht_port(&self) -> bool {
+        match self {
+            Door::Torrent(driver) => {
+                driver.shared().dht().is_some() && !driver.metainfo().info.is_private
+            }
+            Door::Metadata(_) => false,
+        }
+    }
+
     /// Completes once dials are to be given up.
     pub async fn ending(&self) {
         match self {

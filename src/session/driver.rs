@@ -388,7 +388,12 @@ impl Driver {
             Effect::Ban { ip } => self.ban(ip),
             Effect::Have { piece } => self.on_have(piece),
             Effect::Complete => self.changed.notify_one(),
-            Effect::WantPeers => self.announcers.want_peers(),
+            Effect::WantPeers => self.want_peers(),
+            Effect::DhtNode { addr } => {
+                if let Some(dht) = self.shared.dht() {
+                    dht.add_node(addr);
+                }
+            }
         }
     }
 
@@ -397,6 +402,13 @@ impl Driver {
             && *present == key
         {
             act(handle);
+        }
+    }
+
+    fn want_peers(&self) {
+        self.announcers.want_peers();
+        if let Some(dht) = self.shared.dht() {
+            dht.want_peers(&self.info_hash());
         }
     }
 

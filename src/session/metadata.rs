@@ -19,6 +19,7 @@ use super::announce::Announcers;
 use super::config::{MagnetConfig, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
 use super::connect;
 use super::contain::{caught, count_panic};
+use super::dht::DhtSearch;
 use super::door::Door;
 use super::error::SessionError;
 use super::shared::Shared;
@@ -67,6 +68,7 @@ pub struct Search {
     told: RefCell<Option<String>>,
     has_panicked: Cell<bool>,
     announcers: Rc<Announcers>,
+    dht: RefCell<Option<DhtSearch>>,
     span: Span,
 }
 
@@ -90,6 +92,7 @@ pub async fn search(shared: Rc<Shared>, config: MagnetConfig) -> Result<Searched
     let result = search.clone().run(&config).instrument(span).await;
     search.end();
     if !matches!(result, Ok(Searched::Torrent(..))) {
+        search.end_dht();
         search.announcers.stop(STOPPED_TIMEOUT).await;
     }
     result
@@ -122,6 +125,7 @@ impl Search {
             told: RefCell::default(),
             has_panicked: Cell::new(false),
             announcers: Rc::default(),
+            dht: RefCell::default(),
             shared,
             span,
         });
@@ -132,11 +136,29 @@ impl Search {
             let door = Door::Metadata(search.clone());
             Announcers::start(&search.announcers, door, tiers);
         }
+        search.search_dht();
         search.add_candidates(Source::User, &config.peers);
         for peer in &config.link.peers {
             search.add_named(peer.clone());
         }
         search
+    }
+
+    /// Peers of the DHT are asked for, and none is told of us before it is known that the torrent is public.
+    fn search_dht(self: &Rc<Self>) {
+        let Some(dht) = self.shared.dht() else { return };
+        let of_peers = Rc::downgrade(self);
+        let search = dht.search(self.info_hash, None, move |source, addrs| {
+            if let Some(search) = of_peers.upgrade() {
+                search.add_candidates(source, addrs);
+            }
+        });
+        *self.dht.borrow_mut() = Some(search);
+    }
+
+    /// The DHT is searched for it no longer: the torrent does so itself, if it is public.
+    pub fn end_dht(&self) {
+        self.dht.take();
     }
 
     async fn run(self: Rc<Self>, config: &MagnetConfig) -> Result<Searched, SessionError> {
@@ -334,7 +356,12 @@ impl Search {
                 let info_hash = self.info_hash;
                 self.shared.emit(SessionEvent::Banned { info_hash, ip });
             }
-            MetadataEffect::WantPeers => self.announcers.want_peers(),
+            MetadataEffect::WantPeers => {
+                self.announcers.want_peers();
+                if let Some(dht) = self.shared.dht() {
+                    dht.want_peers(&self.info_hash);
+                }
+            }
         }
     }
 

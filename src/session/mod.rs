@@ -10,6 +10,7 @@ pub mod config;
 mod connect;
 pub mod contain;
 pub mod deadline;
+pub mod dht;
 pub mod disk;
 pub mod door;
 pub mod driver;
@@ -32,10 +33,11 @@ pub mod shared;
 mod torrent;
 pub mod tracker;
 mod trouble;
+pub mod udp_port;
 pub mod udp_tracker;
 
 pub use config::{
-    BindTo, CheckMode, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice, Preallocate,
+    BindTo, CheckMode, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice, Preallocate,
     SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper, TorrentConfig, TorrentProgress,
     TorrentState, WriteEngine,
 };

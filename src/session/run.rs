@@ -14,6 +14,7 @@ use super::config::{
     TorrentState,
 };
 use super::contain::{caught, count_panic};
+use super::dht::DhtService;
 use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
 use super::handles::Handles;
@@ -22,6 +23,7 @@ use super::lab;
 use super::lsd::Lsd;
 use super::metadata::{self, Searched};
 use super::shared::{Opened, Shared};
+use super::udp_port::{self, UdpPort};
 use super::udp_tracker::OwnSockets;
 use super::{connect, torrent};
 use crate::base::{Bitfield, InfoHash};
@@ -34,7 +36,6 @@ use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
 use crate::uring::udp::Udp;
 use crate::wire::tracker::Family;
-use crate::wire::utp;
 
 /// The port of `PortChoice::Default`.
 pub const PORT_DEFAULT: u16 = 6881;
@@ -53,9 +54,6 @@ const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the kernel holds for a peer beyond what is on the wire: a reader that takes nothing costs no more, and a seeder
 /// is not slower for it (measured from 128 KiB to 1 MiB).
 const NOTSENT_BYTES_MAX: u32 = 512 * 1024;
-
-/// After an error of the port's UDP socket.
-const UDP_PAUSE: Duration = Duration::from_millis(100);
 
 /// How each torrent ended, in the order they were given.
 #[derive(Clone, Debug, Default)]
@@ -89,8 +87,15 @@ pub async fn run(
             listener.clone(),
         )));
     }
-    for udp in &sockets.udp {
-        background.push(tokio_uring::spawn(refuse_utp(shared.clone(), udp.clone())));
+    let udp_port = UdpPort::new(sockets.udp);
+    for udp in udp_port.sockets().cloned() {
+        let receiving = udp_port::receive(shared.clone(), udp_port.clone(), udp);
+        background.push(tokio_uring::spawn(receiving));
+    }
+    if let Some(settings) = shared.config.dht.clone() {
+        let dht = DhtService::new(&shared, udp_port.clone(), settings);
+        shared.set_dht(dht.clone());
+        background.push(tokio_uring::spawn(dht.run()));
     }
     let lsd = shared.config.lsd.then(|| Lsd::open(&shared)).flatten();
     if let Some(lsd) = &lsd {
@@ -127,12 +132,13 @@ pub async fn run(
     for listener in &sockets.listeners {
         listener.close();
     }
-    for udp in &sockets.udp {
-        udp.close();
+    if let Some(dht) = shared.dht() {
+        dht.save().await;
     }
     if let Some(lsd) = &lsd {
         lsd.close();
     }
+    udp_port.close();
     for task in background {
         task.abort();
     }
@@ -197,27 +203,6 @@ async fn run_job(shared: Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
         have: Bitfield::new(0),
     });
     (info_hash, outcome)
-}
-
-/// Turns down every uTP connection that is tried at our port, so that its peer goes on to TCP at once.
-async fn refuse_utp(shared: Rc<Shared>, udp: Udp) {
-    let mut buf = vec![0; utp::HEADER_BYTES];
-    loop {
-        let result;
-        (result, buf) = udp.recv_from(buf).await;
-        match result {
-            Ok(received) => {
-                let datagram = buf.get(..received.length).unwrap_or_default();
-                if let Some(answer) = utp::refuse(datagram, shared.random() as u16) {
-                    // Nobody misses an answer that cannot be sent.
-                    let _ = udp.answer(answer.to_vec(), &received).await;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
-            // An ICMP error of an earlier answer, or memory is short: never a busy loop.
-            Err(_) => tokio::time::sleep(UDP_PAUSE).await,
-        }
-    }
 }
 
 async fn pace(shared: Rc<Shared>, is_up: bool) {
@@ -318,7 +303,8 @@ fn buffers_default() -> u64 {
     lockable.min((limits::memory_bytes() / 2).max(BUFFERS_MIN_BYTES))
 }
 
-fn seed() -> u64 {
+/// 64 of the system's random bits.
+pub(super) fn seed() -> u64 {
     use std::hash::{BuildHasher, Hasher as _};
     // The standard library's hash keys are the system's random bytes.
     std::collections::hash_map::RandomState::new()
@@ -343,8 +329,7 @@ fn socket_options(config: &SessionConfig) -> SocketOptions {
 
 struct Sockets {
     listeners: Vec<Rc<Listener>>,
-    /// Held so that the port is ours in UDP too.
-    udp: Vec<Udp>,
+    udp: Vec<(Family, Udp)>,
     port: u16,
 }
 
@@ -441,9 +426,12 @@ fn bind_port(ips: &[IpAddr], port: u16, options: &SocketOptions) -> io::Result<S
             Err(error) => return Err(error),
         };
         sockets.port = listener.local_addr()?.port();
-        sockets
-            .udp
-            .push(Udp::bind(SocketAddr::new(*ip, sockets.port), options)?);
+        let family = match ip.is_ipv4() {
+            true => Family::V4,
+            false => Family::V6,
+        };
+        let udp = Udp::bind(SocketAddr::new(*ip, sockets.port), options)?;
+        sockets.udp.push((family, udp));
         sockets.listeners.push(Rc::new(listener));
     }
     Ok(sockets)

@@ -180,7 +180,7 @@ pub async fn outbound(
     is_hidden: bool,
 ) -> Result<Shaken, Unanswered> {
     let (shared, info_hash) = (door.shared(), door.info_hash());
-    let ours = our_handshake(shared, info_hash);
+    let ours = our_handshake(door);
     let mut wire = match is_hidden {
         true => hide(shared, attempt, info_hash, &ours)
             .await
@@ -248,7 +248,7 @@ pub async fn inbound(shared: &Rc<Shared>, attempt: &Attempt) -> io::Result<(Door
     let door = shared.door(&info_hash).ok_or_else(not_here)?;
     let (sent, _) = attempt
         .stream
-        .send_all(our_handshake(shared, info_hash))
+        .send_all(our_handshake(&door))
         .await;
     sent?;
     let handshake = wire.finish(&attempt.stream, shared).await?;
@@ -290,7 +290,7 @@ async fn unhide(
     let mut out = responder.take_out();
     let agreed = responder.finish().ok_or(io::ErrorKind::InvalidData)?;
     let mut wire = Wire::hidden(agreed);
-    let mut ours = our_handshake(shared, door.info_hash());
+    let mut ours = our_handshake(&door);
     if let Some(outbound) = &mut wire.outbound {
         outbound.apply(&mut ours);
     }
@@ -312,11 +312,14 @@ fn fresh() -> io::Result<Random> {
     Ok(Random::new(random::<RANDOM_BYTES>()?))
 }
 
-fn our_handshake(shared: &Shared, info_hash: InfoHash) -> Vec<u8> {
+fn our_handshake(door: &Door) -> Vec<u8> {
     Handshake {
-        reserved: Reserved::OURS,
-        info_hash,
-        peer_id: shared.our_id,
+        reserved: match door.tells_dht_port() {
+            true => Reserved::OURS.with_dht(),
+            false => Reserved::OURS,
+        },
+        info_hash: door.info_hash(),
+        peer_id: door.shared().our_id,
     }
     .encode()
     .to_vec()

@@ -1,6 +1,6 @@
 //! What all torrents of a session share: clock, buffers, credits, limits, and the way to tell the user. Layer 5.
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::announce_task::TrackerClients;
 use super::clock::Clock;
 use super::config::{SessionConfig, SessionEvent};
+use super::dht::DhtService;
 use super::disk::DiskHub;
 use super::door::Door;
 use super::driver::Driver;
@@ -70,6 +71,7 @@ pub struct Shared {
     pub lab: Option<Lab>,
     /// Assembly memory of the whole session, in bytes.
     pub assembly_bytes: u64,
+    dht: OnceCell<Rc<DhtService>>,
     is_stopping: Cell<bool>,
     stopping: Notify,
     rng: RefCell<Rng>,
@@ -129,6 +131,7 @@ impl Shared {
             credits_back: Notify::new(),
             port: Cell::new(0),
             assembly_bytes,
+            dht: OnceCell::new(),
             is_stopping: Cell::new(false),
             stopping: Notify::new(),
             rng: RefCell::new(rng),
@@ -217,6 +220,16 @@ impl Shared {
             let of_stream = StreamHash::of(info_hash);
             self.streams.borrow_mut().remove(&of_stream);
         }
+    }
+
+    /// The session's DHT node, unless it is turned off.
+    pub fn dht(&self) -> Option<&Rc<DhtService>> {
+        self.dht.get()
+    }
+
+    /// Takes the DHT node; done once, before any torrent starts.
+    pub fn set_dht(&self, dht: Rc<DhtService>) {
+        let _ = self.dht.set(dht);
     }
 
     /// True when the address sent corrupt data before.

@@ -12,6 +12,7 @@ use super::checkpoint::Checkpointer;
 use super::config::{Outcome, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
 use super::contain::caught;
 use super::door::Door;
+use super::dht::DhtSearch;
 use super::driver::Driver;
 use super::error::SessionError;
 use super::load::{self, Loaded};
@@ -22,6 +23,7 @@ use super::trouble::SILENT_AFTER;
 use crate::base::{Bitfield, InfoHash, Now};
 use crate::swarm;
 use crate::swarm::candidates::Source;
+use crate::swarm::dht::Announce;
 
 /// Progress is told this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -150,6 +152,8 @@ struct Running<'c> {
     is_old_news: bool,
     /// The most payload that ever counted as downloaded in this run.
     downloaded_bytes: u64,
+    /// Peers from the DHT, never of a private torrent.
+    dht: Option<DhtSearch>,
     /// Held to the end.
     _lock: RootLock,
 }
@@ -203,6 +207,10 @@ impl<'c> Running<'c> {
             None => {}
         }
         driver.add_candidates(Source::User, &config.peers);
+        let dht = search_dht(&driver, config);
+        if let Some(search) = search {
+            search.end_dht();
+        }
         let checkpointer = Rc::new(Checkpointer::new(&shared, loaded.store, loaded.record));
         Running {
             started_at: shared.now(),
@@ -217,6 +225,7 @@ impl<'c> Running<'c> {
             look: Rc::default(),
             is_old_news: driver.read(swarm::Torrent::is_complete),
             downloaded_bytes: 0,
+            dht,
             driver,
             _lock: loaded.lock,
         }
@@ -269,6 +278,9 @@ impl<'c> Running<'c> {
                     self.driver.announcers.completed();
                 }
                 info!(seconds, "complete");
+            }
+            if let Some(dht) = &self.dht {
+                dht.set_announce(dht_announce(&self.driver));
             }
             self.checkpointer.spawn_save(&self.driver);
         }
@@ -552,6 +564,33 @@ impl Drop for Running<'_> {
     }
 }
 
+/// Looks for the torrent's peers in the DHT, if it is public (BEP 27) and there is a DHT.
+fn search_dht(driver: &Rc<Driver>, config: &TorrentConfig) -> Option<DhtSearch> {
+    let shared = driver.shared();
+    let dht = shared.dht()?;
+    if config.metainfo.info.is_private {
+        return None;
+    }
+    dht.add_hosts(&config.metainfo.nodes);
+    let of_peers = Rc::downgrade(driver);
+    let announce = Some(dht_announce(driver));
+    Some(
+        dht.search(driver.info_hash(), announce, move |source, addrs| {
+            if let Some(driver) = of_peers.upgrade() {
+                driver.add_candidates(source, addrs);
+            }
+        }),
+    )
+}
+
+/// What others are told of us.
+fn dht_announce(driver: &Driver) -> Announce {
+    Announce {
+        port: Some(driver.shared().port.get()),
+        is_seed: driver.read(swarm::Torrent::is_complete),
+    }
+}
+
 fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swarm::TorrentConfig {
     let info = &config.metainfo.info;
     swarm::TorrentConfig {
@@ -568,6 +607,10 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         listen_port: shared.port.get(),
         metadata: Some(config.metainfo.info_bytes.clone()),
         exchanges_peers: shared.config.exchanges_peers,
+        dht_port: shared
+            .dht()
+            .filter(|_| !info.is_private)
+            .map(|_| shared.port.get()),
         limit_up_bytes_per_s: shared.config.limit_up_bytes_per_s,
         ..swarm::TorrentConfig::new(info.geometry, shared.our_id, shared.random())
     }

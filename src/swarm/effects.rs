@@ -75,6 +75,8 @@ pub enum Effect {
     Complete,
     /// Candidates have run low: announce soon if the tracker allows. No answer.
     WantPeers,
+    /// A peer has a DHT node there (BEP 5, `port`). No answer.
+    DhtNode { addr: SocketAddr },
 }
 
 /// Blocks of one piece, contiguous, handed out for sending. Answer: `on_sent` or `on_upload_failed`.

@@ -9,6 +9,7 @@ pub mod bandwidth;
 pub mod candidates;
 pub mod choker;
 pub mod claims;
+pub mod dht;
 pub mod effects;
 pub mod metadata;
 pub mod peer;

@@ -178,6 +178,8 @@ pub(super) struct Peer {
     pub connected_at: Now,
     pub is_fast: bool,
     pub is_extended: bool,
+    /// It has a DHT node, and has not said where yet (BEP 5).
+    pub owes_dht_port: bool,
     /// A message other than keep-alives and extension messages came: a bitfield that follows only adds.
     pub has_spoken: bool,
     pub is_closing: bool,
@@ -266,6 +268,7 @@ impl Peer {
             connected_at: now,
             is_fast: reserved.has_fast(),
             is_extended: reserved.has_extended(),
+            owes_dht_port: reserved.has_dht(),
             has_spoken: false,
             is_closing: false,
             parting: Parting::Broken,

@@ -29,6 +29,12 @@ impl Reserved {
         Reserved(bytes)
     }
 
+    /// The same with the bit that says that we have a DHT node (BEP 5).
+    pub const fn with_dht(mut self) -> Self {
+        self.0[7] |= DHT_BIT;
+        self
+    }
+
     /// The raw bytes.
     pub const fn as_bytes(&self) -> &[u8; 8] {
         &self.0
@@ -198,6 +204,7 @@ mod tests {
     fn reserved_bits_are_where_their_beps_put_them() {
         assert!(Reserved::OURS.has_fast() && Reserved::OURS.has_extended());
         assert!(!Reserved::OURS.has_dht());
+        assert!(Reserved::OURS.with_dht().has_dht() && Reserved::OURS.with_dht().has_fast());
         assert!(!Reserved::NONE.has_fast() && !Reserved::NONE.has_extended());
         assert!(Reserved::new([0, 0, 0, 0, 0, 0, 0, 1]).has_dht());
         let inverse = Reserved::new([0xff, 0xff, 0xff, 0xff, 0xff, 0xef, 0xff, 0xfb]);

@@ -7,6 +7,7 @@ pub mod dns;
 pub mod extended;
 pub mod handshake;
 pub mod http;
+pub mod krpc;
 pub mod lsd;
 pub mod magnet;
 pub mod message;

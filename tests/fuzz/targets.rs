@@ -451,6 +451,7 @@ impl Swarm {
                 Effect::Close { peer, .. } => self.gone(peer),
                 Effect::Discard { .. } | Effect::WakeWriter(_) | Effect::Ban { .. } => {}
                 Effect::Have { .. } | Effect::Complete | Effect::WantPeers => {}
+                Effect::DhtNode { .. } => {}
                 other => self.owed.push(other),
             }
         }

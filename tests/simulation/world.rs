@@ -472,6 +472,7 @@ impl World {
             Effect::Have { piece } => self.on_have(node, piece),
             Effect::Complete => self.on_complete(node),
             Effect::WantPeers => self.want_peers(node),
+            Effect::DhtNode { .. } => {}
         }
     }
 }

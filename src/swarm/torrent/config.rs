@@ -39,6 +39,8 @@ pub struct TorrentConfig {
     pub assembly_budget_bytes: u64,
     /// Advertised as `p` in the extension handshake; 0 when nobody can dial us.
     pub listen_port: u16,
+    /// The UDP port of our DHT node, told to peers that have one too; `None` without one, and for a private torrent.
+    pub dht_port: Option<u16>,
     /// Advertised as `v` in the extension handshake.
     pub client_version: String,
     /// The raw info dictionary, for peers that have none (BEP 9); `None` serves nobody.
@@ -84,6 +86,8 @@ impl TorrentConfig {
             client_version: client_version(),
             metadata: None,
             exchanges_peers: true,
+            dht_port: None,
+            client_version: format!("Gyre {}", env!("CARGO_PKG_VERSION")),
             limit_up_bytes_per_s: None,
         }
     }

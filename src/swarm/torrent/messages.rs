@@ -6,7 +6,7 @@ use crate::base::{Bitfield, BitfieldError, PieceIndex};
 use crate::swarm::allowed_fast::{ALLOWED_FAST_COUNT, allowed_fast_set};
 use crate::swarm::candidates::Source;
 use crate::swarm::choker::UploadSlots;
-use crate::swarm::effects::{Cx, PeerKey};
+use crate::swarm::effects::{Cx, Effect, PeerKey};
 use crate::swarm::peer::{ALLOWED_FAST_MAX, Peer, PeerFault, PeerHave, limit};
 use crate::swarm::torrent::Torrent;
 use crate::wire::extended::{
@@ -46,9 +46,8 @@ impl Torrent {
         cx: &mut Cx<'_>,
     ) -> Result<(), PeerFault> {
         match *message {
-            Message::KeepAlive | Message::Port { .. } | Message::Unknown { .. } => {
-                self.on_useless(key, cx)
-            }
+            Message::KeepAlive | Message::Unknown { .. } => self.on_useless(key, cx),
+            Message::Port { port } => self.on_dht_port(key, port, cx),
             Message::SuggestPiece { piece } => self.on_suggest(key, piece, cx),
             Message::Choke => self.on_choke(key, cx),
             Message::Unchoke => self.on_unchoke(key, cx),
@@ -95,6 +94,22 @@ impl Torrent {
             let payload = payload.as_slice();
             peer.send(key, &Message::Extended { id, payload }, cx);
         }
+        if let Some(port) = self.cfg.dht_port.filter(|_| peer.owes_dht_port) {
+            peer.send(key, &Message::Port { port }, cx);
+        }
+    }
+
+    /// A peer says where its DHT node is. It says so once: whoever repeats it sends us nowhere (HOSTILE.md D8).
+    fn on_dht_port(&mut self, key: PeerKey, port: u16, cx: &mut Cx<'_>) -> Result<(), PeerFault> {
+        let Some(peer) = self.peers.get_mut(key.0) else {
+            return Ok(());
+        };
+        peer.count_useless(cx.now)?;
+        if std::mem::take(&mut peer.owes_dht_port) && port != 0 && self.cfg.dht_port.is_some() {
+            let addr = SocketAddr::new(peer.conn.addr.ip(), port);
+            cx.fx.push(Effect::DhtNode { addr });
+        }
+        Ok(())
     }
 
     /// What we take of extension messages.

@@ -155,6 +155,7 @@ impl World {
             Effect::Have { piece } => format!("have {}", piece.get()),
             Effect::Complete => "complete".to_owned(),
             Effect::WantPeers => "want_peers".to_owned(),
+            Effect::DhtNode { addr } => format!("dht_node {addr}"),
         };
         self.effects.push(text);
         match effect {

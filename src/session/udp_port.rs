@@ -1,0 +1,197 @@
+//! The UDP socket of the peer port, one a family, and who its datagrams are for. Layer 5.
+//!
+//! The first byte tells: a dictionary is the DHT's (BEP 5), the types of BEP 29 are uTP's, anything else is nobody's.
+//! Datagrams of strangers are looked at so many times a second and no oftener: a flood waits in the kernel, where what is
+//! too much of it is dropped (HOSTILE.md D2).
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::shared::Shared;
+use crate::uring::udp::{Received, Udp};
+use crate::wire::krpc;
+use crate::wire::tracker::Family;
+use crate::wire::utp;
+
+/// Room for one datagram: one byte more than the longest that is read, so that a longer one shows.
+const RECV_BYTES: usize = krpc::DATAGRAM_BYTES_MAX + 1;
+/// Datagrams that may wait for the kernel to take them; more are lost, as on any line.
+pub const SENDS_MAX: usize = 512;
+/// Datagrams of strangers that one socket takes in a [`WINDOW`]: a busy node hears a few hundred a second.
+pub const STRANGERS_MAX: u32 = 300;
+const WINDOW: Duration = Duration::from_millis(100);
+/// After an error of the socket.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Whom a datagram is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum For {
+    Dht,
+    Utp,
+    Nobody,
+}
+
+impl For {
+    fn of(datagram: &[u8]) -> For {
+        match datagram.first() {
+            Some(b'd') => For::Dht,
+            // Version 1 in the low bits, one of five types above (BEP 29).
+            Some(first) if first & 0x0f == 1 && first >> 4 <= 4 => For::Utp,
+            _ => For::Nobody,
+        }
+    }
+}
+
+/// The sockets of the port.
+pub struct UdpPort {
+    sockets: Vec<(Family, Udp)>,
+    sends: Cell<usize>,
+}
+
+impl UdpPort {
+    /// Takes bound sockets, one a family.
+    pub fn new(sockets: Vec<(Family, Udp)>) -> Rc<Self> {
+        Rc::new(UdpPort {
+            sockets,
+            sends: Cell::new(0),
+        })
+    }
+
+    /// The families there is a socket of.
+    pub fn families(&self) -> Vec<Family> {
+        self.sockets.iter().map(|(family, _)| *family).collect()
+    }
+
+    /// The sockets.
+    pub fn sockets(&self) -> impl Iterator<Item = &Udp> {
+        self.sockets.iter().map(|(_, udp)| udp)
+    }
+
+    /// Sends a datagram, or loses it. The answer to one that came goes out from where that came to.
+    pub fn send(self: &Rc<Self>, bytes: Vec<u8>, to: SocketAddr, answers: Option<&Received>) {
+        let socket = self.sockets.iter().find(|(family, _)| family.has(to.ip()));
+        let Some((_, udp)) = socket.filter(|_| self.sends.get() < SENDS_MAX) else {
+            return;
+        };
+        self.sends.set(self.sends.get() + 1);
+        let (udp, port, answers) = (udp.clone(), self.clone(), answers.copied());
+        tokio_uring::spawn(async move {
+            let (sent, _) = match answers {
+                Some(received) => udp.answer(bytes, &received).await,
+                None => udp.send_to(bytes, to).await,
+            };
+            port.sends.set(port.sends.get().saturating_sub(1));
+            if let Err(error) = sent {
+                tracing::trace!(%to, %error, "datagram not sent");
+            }
+        });
+    }
+
+    /// Ends the sockets.
+    pub fn close(&self) {
+        self.sockets().for_each(Udp::close);
+    }
+}
+
+/// Hands on what comes to one socket, as long as the session runs.
+pub async fn receive(shared: Rc<Shared>, port: Rc<UdpPort>, udp: Udp) {
+    let mut buf = vec![0; RECV_BYTES];
+    let mut window = Window::start();
+    loop {
+        let result;
+        (result, buf) = udp.recv_from(buf).await;
+        match result {
+            Ok(received) => {
+                let datagram = buf.get(..received.length).unwrap_or_default();
+                take(&shared, &port, &received, datagram);
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
+            // An ICMP error of an earlier datagram, or memory is short: never a busy loop.
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+        if let Some(rest) = window.count() {
+            tokio::time::sleep(rest).await;
+        }
+    }
+}
+
+fn take(shared: &Rc<Shared>, port: &Rc<UdpPort>, received: &Received, datagram: &[u8]) {
+    match For::of(datagram) {
+        For::Dht => {
+            if let Some(dht) = shared.dht() {
+                dht.on_datagram(received, datagram);
+            }
+        }
+        For::Utp => {
+            // A peer that is turned down goes on to TCP at once.
+            if let Some(answer) = utp::refuse(datagram, shared.random() as u16) {
+                port.send(answer.to_vec(), received.from, Some(received));
+            }
+        }
+        For::Nobody => {}
+    }
+}
+
+/// Counts datagrams of strangers.
+struct Window {
+    since: Instant,
+    count: u32,
+}
+
+impl Window {
+    fn start() -> Self {
+        Window {
+            since: Instant::now(),
+            count: 0,
+        }
+    }
+
+    /// One more; how long to rest when there were too many.
+    fn count(&mut self) -> Option<Duration> {
+        let elapsed = self.since.elapsed();
+        if elapsed >= WINDOW {
+            *self = Window::start();
+        }
+        self.count += 1;
+        match self.count > STRANGERS_MAX {
+            true => Some(WINDOW.saturating_sub(elapsed)),
+            false => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_tells_whom_a_datagram_is_for() {
+        assert_eq!(For::of(b"d1:ad2:id20:"), For::Dht);
+        for kind in [0x01, 0x11, 0x21, 0x31, 0x41] {
+            assert_eq!(For::of(&[kind, 0, 0, 0]), For::Utp, "{kind:#x}");
+        }
+        for other in [
+            &[][..],
+            &[0x51],
+            &[0x42],
+            &[0x00],
+            b"\x13BitTorrent protocol",
+            b"i1e",
+        ] {
+            assert_eq!(For::of(other), For::Nobody, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_flood_is_looked_at_so_many_times_in_a_window() {
+        let mut window = Window::start();
+        let taken = (0..STRANGERS_MAX)
+            .filter(|_| window.count().is_none())
+            .count();
+        assert_eq!(taken, STRANGERS_MAX as usize);
+        assert!(window.count().is_some_and(|rest| rest <= WINDOW));
+    }
+}
