@@ -133,6 +133,7 @@ fn session_config(asking: &Asking) -> SessionConfig {
         ipv6: asking.route.ipv6,
         lsd: asking.searches_locally,
         encryption: asking.encryption,
+        dht: None,
         limit_up_bytes_per_s: None,
         limit_down_bytes_per_s: None,
         peers_max: PEERS_MAX,
