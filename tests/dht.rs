@@ -14,7 +14,15 @@ use support::{Gyre, Sample};
 fn start(arguments: &[&str], state: &Path, doors: &[u16]) -> Gyre {
     let mut command = command();
     command.env_remove("GYRE_NO_DHT").args(arguments);
-    command.args(["--bind", "127.0.0.1", "--port", "0", "--no-lsd", "--no-pex", "--json"]);
+    command.args([
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--no-lsd",
+        "--no-pex",
+        "--json",
+    ]);
     command.arg("--state").arg(state);
     for door in doors {
         command.args(["--dht-bootstrap", &format!("127.0.0.1:{door}")]);
@@ -31,4 +39,40 @@ fn port_of(gyre: &mut Gyre) -> u16 {
 
 fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
+}
+
+fn seed(sample: &Sample, state: &str, doors: &[u16]) -> Gyre {
+    let data = text(&sample.data);
+    let arguments = ["seed", &text(&sample.torrent), "--data", &data];
+    start(&arguments, &sample.dir(state), doors)
+}
+
+fn download(sample: &Sample, out: &Path, state: &str, doors: &[u16]) -> Gyre {
+    let arguments = ["download", &text(&sample.torrent), "-o", &text(out)];
+    start(&arguments, &sample.dir(state), doors)
+}
+
+fn knows_nodes(event: &Value) -> bool {
+    event["event"] == "dht" && event["nodes"].as_u64() > Some(0)
+}
+
+#[test]
+fn a_download_finds_its_seeder_through_the_dht_alone() {
+    let sample = Sample::file(300_000, 16_384, &[]);
+    let other = Sample::file(50_000, 16_384, &[]);
+    let out = sample.dir("out");
+    // A node that has nothing to do with the torrent.
+    let mut door = seed(&other, "door", &[1]);
+    let port = port_of(&mut door);
+    let mut seeder = seed(&sample, "seeder", &[port]);
+    seeder.wait_for("an announce", |event| {
+        knows_nodes(event) && event["searched"].as_u64() > Some(0)
+    });
+    let begun = Instant::now();
+    let mut leech = download(&sample, &out, "leech", &[port]);
+    let first = leech.wait_for("a peer", |event| event["peers"].as_u64() > Some(0));
+    println!("first peer after {:?}", begun.elapsed());
+    assert_eq!(first["peers_by_source"]["dht"], 1, "{first}");
+    leech.event("complete");
+    assert!(sample.is_same_in(&out));
 }
