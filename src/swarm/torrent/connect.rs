@@ -38,7 +38,9 @@ impl Torrent {
         self.candidates.on_connected(conn.addr);
         let key = PeerKey(self.peers.insert(peer));
         self.greet(key, cx);
-        self.on_pex_news(cx.now);
+        if !conn.is_inbound {
+            self.on_pex_news(cx.now);
+        }
         self.tick_by(cx.now + ACTIVE_TICK);
         self.after_event();
         Ok(key)
@@ -83,7 +85,9 @@ impl Torrent {
         {
             self.candidates.on_disconnected(addr, parting, cx.now);
         }
-        self.on_pex_news(cx.now);
+        if peer.reachable_at().is_some() {
+            self.on_pex_news(cx.now);
+        }
         self.dial(cx);
         self.after_event();
     }

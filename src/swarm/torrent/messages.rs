@@ -486,8 +486,9 @@ impl Torrent {
             self.candidates.add(Source::Inbound, &[addr], cx.now);
             self.candidates.on_connected(addr);
             self.candidates.mark_seed(addr, is_seed);
+            self.on_pex_news(cx.now);
         }
-        self.on_pex_news(cx.now);
+        self.on_pex_taker(cx.now);
     }
 
     fn check_piece(&self, got: u32) -> Result<PieceIndex, PeerFault> {

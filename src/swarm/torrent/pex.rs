@@ -17,13 +17,19 @@ use crate::wire::ut_pex::{PexFlags, PexMessage};
 const GATHER: Duration = Duration::from_secs(1);
 
 impl Torrent {
-    /// Somebody came or went, or said where it listens or what it takes.
+    /// Somebody whom others can reach came or went.
     pub(super) fn on_pex_news(&mut self, now: Now) {
-        if !self.cfg.has_pex() {
-            return;
+        if self.cfg.has_pex() {
+            self.pex_epoch += 1;
+            self.pex_by(now + GATHER);
         }
-        self.pex_epoch += 1;
-        self.pex_by(now + GATHER);
+    }
+
+    /// A peer takes peer exchange from now on: it has heard of nobody. However often it says so, others are not looked at.
+    pub(super) fn on_pex_taker(&mut self, now: Now) {
+        if self.cfg.has_pex() {
+            self.pex_by(now + GATHER);
+        }
     }
 
     fn pex_by(&mut self, at: Now) {
