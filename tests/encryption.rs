@@ -106,7 +106,7 @@ impl Pair {
         let sample = Sample::file(BYTES, 65_536, &[]);
         let (state, out) = (text(&sample.dir("state")), text(&sample.dir("out")));
         let (torrent, data) = (text(&sample.torrent), text(&sample.data));
-        let common = ["--state", &state, "--port", "0", "--no-ipv6"];
+        let common = ["--state", &state, "--port", "0", "--no-lsd", "--no-ipv6"];
         let seed = ["seed", &torrent, "--data", &data, "--limit-up", "1MiB"];
         let of_seed = ["--encryption", dialed, "-vv"];
         let mut seed = Gyre::start(&[&seed[..], &common, &of_seed].concat());
@@ -136,7 +136,7 @@ impl Pair {
             });
             let count = |name: &str| progress[name].as_u64().unwrap();
             let counts = (count("peers_encrypted"), count("peers_obfuscated"));
-            assert_eq!(counts, wanted);
+            assert_eq!(counts, wanted, "{}", gyre.stderr());
         }
         self.leech.event("complete");
         assert_eq!(self.leech.wait_exit(Duration::from_secs(20)), 0);

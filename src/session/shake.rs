@@ -182,7 +182,7 @@ pub async fn outbound(
     let (shared, info_hash) = (door.shared(), door.info_hash());
     let ours = our_handshake(door);
     let mut wire = match is_hidden {
-        true => hide(shared, attempt, info_hash, &ours)
+        true => Box::pin(hide(shared, attempt, info_hash, &ours))
             .await
             .map_err(Unanswered::refused)?,
         false => {
@@ -234,7 +234,8 @@ pub async fn inbound(shared: &Rc<Shared>, attempt: &Attempt) -> io::Result<(Door
     let info_hash = loop {
         match parse_prefix(&wire.bytes) {
             Err(_) if policy.payloads().is_some() => {
-                return unhide(shared, attempt, wire.bytes).await;
+                // Its future is large, and most connections never need it.
+                return Box::pin(unhide(shared, attempt, wire.bytes)).await;
             }
             Err(error) => return Err(io::Error::other(error)),
             Ok(_) if policy == Encryption::Require && wire.bytes.len() >= PROTOCOL.len() => {
@@ -328,8 +329,8 @@ struct Wire {
     /// Decrypted.
     bytes: Vec<u8>,
     is_hidden: bool,
-    inbound: Option<Rc4>,
-    outbound: Option<Rc4>,
+    inbound: Option<Box<Rc4>>,
+    outbound: Option<Box<Rc4>>,
 }
 
 impl Wire {

@@ -130,18 +130,18 @@ impl Random {
     }
 }
 
-/// The ciphers of one connection.
+/// The ciphers of one connection. Their tables are a KiB each, too much for what moves them about.
 #[derive(Debug)]
 pub struct Ciphers {
     /// For what is sent.
-    pub outbound: Rc4,
+    pub outbound: Box<Rc4>,
     /// For what is received.
-    pub inbound: Rc4,
+    pub inbound: Box<Rc4>,
 }
 
 impl Ciphers {
     fn new(secret: &[u8; KEY_BYTES], info_hash: &InfoHash, is_initiator: bool) -> Ciphers {
-        let key = |name: &[u8]| Rc4::new(&hash(&[name, secret, info_hash.as_bytes()]));
+        let key = |name: &[u8]| Box::new(Rc4::new(&hash(&[name, secret, info_hash.as_bytes()])));
         let (a, b) = (key(b"keyA"), key(b"keyB"));
         let (outbound, inbound) = if is_initiator { (a, b) } else { (b, a) };
         Ciphers { outbound, inbound }

@@ -208,7 +208,7 @@ impl Seeder {
         stream.read_exact(&mut theirs)?;
         if !theirs.starts_with(b"\x13BitTorrent protocol") {
             // It knows no encryption.
-            return Ok(());
+            return stream.shutdown(Shutdown::Both);
         }
         self.counts.connections.fetch_add(1, Ordering::SeqCst);
         stream.write_all(&Hello::plain(self.content.info_hash).encode())?;

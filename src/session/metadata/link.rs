@@ -133,7 +133,7 @@ impl Search {
         key: PeerKey,
         link: &Link,
         early: &[u8],
-        mut cipher: Option<Rc4>,
+        mut cipher: Option<Box<Rc4>>,
     ) -> io::Result<()> {
         let mut decoder = Decoder::new(Limits::before_metadata());
         self.feed(key, &mut decoder, early)?;
@@ -180,7 +180,7 @@ impl Search {
         self: &Rc<Self>,
         key: PeerKey,
         link: &Link,
-        mut cipher: Option<Rc4>,
+        mut cipher: Option<Box<Rc4>>,
     ) -> io::Result<()> {
         let mut out = Vec::new();
         while !link.is_closing.get() {

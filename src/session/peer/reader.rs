@@ -42,7 +42,7 @@ impl Reader {
         driver: Rc<Driver>,
         key: PeerKey,
         followed: Rc<Followed>,
-        cipher: Option<Rc4>,
+        cipher: Option<Box<Rc4>>,
     ) -> Self {
         let decoder = Decoder::new(driver.decoder_limits());
         let is_limited = driver.shared().down.is_limited();
@@ -51,7 +51,7 @@ impl Reader {
             driver,
             key,
             decoder,
-            cipher: cipher.map(Box::new),
+            cipher,
             followed,
             payload: None,
             allowance_bytes,

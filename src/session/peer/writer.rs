@@ -41,7 +41,7 @@ pub(super) async fn run(
     driver: Rc<Driver>,
     key: PeerKey,
     handle: Rc<PeerHandle>,
-    cipher: Option<Rc4>,
+    cipher: Option<Box<Rc4>>,
 ) {
     let _guard = CloseAtEnd(handle.clone());
     let is_limited = driver.shared().up.is_limited();
@@ -56,7 +56,7 @@ pub(super) async fn run(
         handle: handle.clone(),
         run_bytes: RUN_BYTES_START.min(run_bytes_max),
         run_bytes_max,
-        cipher: cipher.map(Box::new),
+        cipher,
         was_read: false,
         ahead: VecDeque::new(),
     };

@@ -49,10 +49,7 @@ impl Veil {
         }
         let agreed = initiator.finish().ok_or(io::ErrorKind::InvalidData)?;
         let (outbound, inbound) = match agreed.ciphers {
-            Some(ciphers) => (
-                Some(Box::new(ciphers.outbound)),
-                Some(Box::new(ciphers.inbound)),
-            ),
+            Some(ciphers) => (Some(ciphers.outbound), Some(ciphers.inbound)),
             None => (None, None),
         };
         Ok(Veil {
