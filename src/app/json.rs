@@ -33,6 +33,9 @@ pub fn event(event: &SessionEvent) -> Value {
         SessionEvent::Banned { info_hash, ip } => {
             json!({"event": "banned", "info_hash": info_hash.to_string(), "ip": ip.to_string()})
         }
+        SessionEvent::WebSeedBanned { info_hash, url } => {
+            json!({"event": "banned", "info_hash": info_hash.to_string(), "web_seed": url})
+        }
         SessionEvent::Warning {
             info_hash,
             message,
@@ -81,6 +84,7 @@ fn progress(p: &TorrentProgress) -> Value {
         "total_bytes": p.total_bytes,
         "checked_bytes": p.checked_bytes,
         "downloaded_bytes": p.downloaded_bytes,
+        "downloaded_web_bytes": p.downloaded_web_bytes,
         "uploaded_bytes": p.uploaded_bytes,
         "wasted_bytes": p.wasted_bytes,
         "total_downloaded_bytes": p.total_downloaded_bytes,
@@ -89,6 +93,7 @@ fn progress(p: &TorrentProgress) -> Value {
         "up_bytes_per_s": p.up_bytes_per_s,
         "peers": p.peers,
         "peers_known": p.peers_known,
+        "web_seeds": p.web_seeds,
         "pieces_have": p.pieces_have,
         "pieces": p.pieces,
         "pieces_checked": p.pieces_checked,
@@ -125,6 +130,7 @@ mod tests {
             total_bytes: 2,
             checked_bytes: 0,
             downloaded_bytes: 3,
+            downloaded_web_bytes: 0,
             uploaded_bytes: 4,
             wasted_bytes: 5,
             total_downloaded_bytes: 6,
@@ -133,6 +139,7 @@ mod tests {
             up_bytes_per_s: 9,
             peers: 10,
             peers_known: 11,
+            web_seeds: 0,
             pieces_have: 12,
             pieces: 13,
             pieces_checked: 0,
@@ -156,6 +163,8 @@ mod tests {
             "down_bytes_per_s",
             "up_bytes_per_s",
             "peers",
+            "web_seeds",
+            "downloaded_web_bytes",
             "pieces_have",
             "pieces",
             "total_downloaded_bytes",

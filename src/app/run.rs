@@ -155,6 +155,10 @@ fn torrent_config(
     args: &SessionArgs,
 ) -> Result<TorrentConfig, Failure> {
     verify::layout(&metainfo)?;
+    let web_seeds = match args.no_web_seeds {
+        true => Vec::new(),
+        false => metainfo.web_seeds.clone(),
+    };
     Ok(TorrentConfig {
         metainfo: Arc::new(metainfo),
         folder: folder.to_owned(),
@@ -169,6 +173,7 @@ fn torrent_config(
         selected_files: None,
         peers: args.peer.clone(),
         trackers: !args.no_trackers,
+        web_seeds,
         seed_after: SeedAfter {
             seeds: args.seed || args.seed_ratio.is_some() || args.seed_time.is_some(),
             ratio: args.seed_ratio,

@@ -90,6 +90,8 @@ pub struct TorrentConfig {
     pub peers: Vec<SocketAddr>,
     /// False leaves the trackers alone (`--no-trackers`).
     pub trackers: bool,
+    /// URLs of web seeds (BEP 19), whether the .torrent or a magnet link named them; empty with `--no-web-seeds`.
+    pub web_seeds: Vec<String>,
     pub seed_after: SeedAfter,
 }
 
@@ -146,6 +148,8 @@ pub struct TorrentProgress {
     /// While checking: bytes hashed so far.
     pub checked_bytes: u64,
     pub downloaded_bytes: u64,
+    /// The part of `downloaded_bytes` that came from web seeds.
+    pub downloaded_web_bytes: u64,
     pub uploaded_bytes: u64,
     pub wasted_bytes: u64,
     pub total_downloaded_bytes: u64,
@@ -154,6 +158,8 @@ pub struct TorrentProgress {
     pub up_bytes_per_s: u64,
     pub peers: u32,
     pub peers_known: u32,
+    /// Web seeds in use.
+    pub web_seeds: u32,
     pub pieces_have: u32,
     pub pieces: u32,
     /// Pieces hashed from disk by this run's check.
@@ -197,6 +203,12 @@ pub enum SessionEvent {
     Banned {
         info_hash: InfoHash,
         ip: IpAddr,
+    },
+    /// A web seed sent corrupt data and is used no more.
+    WebSeedBanned {
+        info_hash: InfoHash,
+        /// Without a password.
+        url: String,
     },
     /// Something the user should know that does not stop the torrent.
     Warning {

@@ -21,6 +21,7 @@ use super::lost::LostPieces;
 use super::peer::PeerHandle;
 use super::shared::Shared;
 use super::trouble::Trouble;
+use super::web_seed::{WebHandle, WebSeeds};
 use crate::base::{InfoHash, Now, PieceIndex};
 use crate::swarm::candidates::Source;
 use crate::swarm::{self, CloseReason, Cx, Effect, PeerKey, UploadRun};
@@ -28,7 +29,38 @@ use crate::wire::decoder::Limits;
 use crate::wire::metainfo::Metainfo;
 
 /// A connection in its slot.
-type Seat = (PeerKey, Rc<PeerHandle>);
+type Seat = (PeerKey, Line);
+
+/// What a connection is reached by.
+#[derive(Clone)]
+enum Line {
+    Peer(Rc<PeerHandle>),
+    Web(Rc<WebHandle>),
+}
+
+impl Line {
+    fn wake(&self) {
+        match self {
+            Line::Peer(handle) => handle.wake.notify_one(),
+            Line::Web(handle) => handle.wake.notify_one(),
+        }
+    }
+
+    fn close(&self, reason: CloseReason) {
+        match self {
+            Line::Peer(handle) => handle.close(reason),
+            Line::Web(handle) => handle.close(),
+        }
+    }
+
+    /// The peer's address; none of a web seed, which is judged by itself.
+    fn ip(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Line::Peer(handle) => handle.stream.peer_addr().ok().map(|addr| addr.ip()),
+            Line::Web(_) => None,
+        }
+    }
+}
 
 /// A torrent on the ring thread.
 pub struct Driver {
@@ -51,6 +83,7 @@ pub struct Driver {
     unrecorded_bytes: Cell<u64>,
     pub(super) changed: Notify,
     pub(super) announcers: Announcers,
+    pub(super) web_seeds: WebSeeds,
     pub(super) trouble: Trouble,
     pub(super) lost: LostPieces,
     pub(super) state: Cell<TorrentState>,
@@ -85,6 +118,7 @@ impl Driver {
             unrecorded_bytes: Cell::new(0),
             changed: Notify::new(),
             announcers: Announcers::default(),
+            web_seeds: WebSeeds::default(),
             trouble: Trouble::default(),
             lost: LostPieces::default(),
             state: Cell::new(TorrentState::Stalled),
@@ -218,12 +252,21 @@ impl Driver {
 
     /// Makes a connection reachable for effects.
     pub fn add_peer(&self, key: PeerKey, handle: Rc<PeerHandle>) {
+        self.seat(key, Line::Peer(handle));
+    }
+
+    /// The same for a connection to a web seed.
+    pub fn add_web_seed(&self, key: PeerKey, handle: Rc<WebHandle>) {
+        self.seat(key, Line::Web(handle));
+    }
+
+    fn seat(&self, key: PeerKey, line: Line) {
         let mut peers = self.peers.borrow_mut();
         let slot = key.0.index();
         if peers.len() <= slot {
             peers.resize_with(slot + 1, || None);
         }
-        peers[slot] = Some((key, handle));
+        peers[slot] = Some((key, line));
     }
 
     /// Forgets a connection.
@@ -248,10 +291,10 @@ impl Driver {
             .borrow()
             .iter()
             .flatten()
-            .map(|(_, handle)| handle.clone())
+            .map(|(_, line)| line.clone())
             .collect();
         for handle in handles {
-            if handle.stream.peer_addr().is_ok_and(|addr| addr.ip() == ip) {
+            if handle.ip() == Some(ip) {
                 handle.close(CloseReason::Banned);
             }
         }
@@ -354,8 +397,8 @@ impl Driver {
 
     fn execute(self: &Rc<Self>, effect: Effect) {
         match effect {
-            Effect::WakeWriter(peer) => self.with_peer(peer, |handle| handle.wake.notify_one()),
-            Effect::Close { peer, reason } => self.with_peer(peer, |handle| handle.close(reason)),
+            Effect::WakeWriter(peer) => self.with_peer(peer, Line::wake),
+            Effect::Close { peer, reason } => self.with_peer(peer, |line| line.close(reason)),
             Effect::Dial { addr } => self.dial(addr),
             Effect::Hash { piece } => self.hash(piece),
             Effect::Write { piece } => self.write(piece),
@@ -363,17 +406,18 @@ impl Driver {
             Effect::Discard { piece } => self.disk.discard(piece),
             Effect::DigestBlocks { piece } => self.digest(piece),
             Effect::Ban { ip } => self.ban(ip),
+            Effect::BanWebSeed { seed } => self.web_seeds.ban(self, seed),
             Effect::Have { piece } => self.on_have(piece),
             Effect::Complete => self.changed.notify_one(),
             Effect::WantPeers => self.announcers.want_peers(),
         }
     }
 
-    fn with_peer(&self, key: PeerKey, act: impl FnOnce(&PeerHandle)) {
-        if let Some(Some((present, handle))) = self.peers.borrow().get(key.0.index())
+    fn with_peer(&self, key: PeerKey, act: impl FnOnce(&Line)) {
+        if let Some(Some((present, line))) = self.peers.borrow().get(key.0.index())
             && *present == key
         {
-            act(handle);
+            act(line);
         }
     }
 

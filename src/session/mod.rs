@@ -30,6 +30,7 @@ mod torrent;
 pub mod tracker;
 mod trouble;
 pub mod udp_tracker;
+mod web_seed;
 
 pub use config::{
     BindTo, CheckMode, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine, SessionConfig,

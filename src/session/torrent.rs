@@ -171,6 +171,9 @@ impl<'c> Running<'c> {
         if config.trackers {
             Announcers::start(&driver, config);
         }
+        if config.fetches {
+            driver.web_seeds.start(&driver, config);
+        }
         driver.add_candidates(Source::User, &config.peers);
         let checkpointer = Rc::new(Checkpointer::new(&shared, loaded.store, loaded.record));
         Running {
@@ -343,7 +346,7 @@ impl<'c> Running<'c> {
         let silent = self.driver.trouble.silent_for(now);
         let stats = self.driver.read(|core| core.stats(now));
         if silent >= SILENT_AFTER
-            && stats.peers_connected == 0
+            && stats.peers_connected + stats.web_seeds == 0
             && !self.driver.trouble.is_disk_waiting()
         {
             let message = format!("no peers found for {}", quoted(self.config));
@@ -410,7 +413,8 @@ impl<'c> Running<'c> {
         }
         let stats = self.driver.read(|core| core.stats(self.shared.now()));
         // What remains of the rate after the last peer is of the past.
-        if stats.peers_connected == 0 || stats.down_bytes_per_s == 0 {
+        let sources = stats.peers_connected + stats.web_seeds;
+        if sources == 0 || stats.down_bytes_per_s == 0 {
             TorrentState::Stalled
         } else {
             TorrentState::Downloading
@@ -421,7 +425,7 @@ impl<'c> Running<'c> {
         let stats = self.driver.read(|core| core.stats(self.shared.now()));
         let (total_down, total_up) = self.checkpointer.totals(&self.driver);
         // Without peers nothing moves: what the meters remember is over.
-        let rate_of = |bytes_per_s| match stats.peers_connected {
+        let rate_of = |bytes_per_s| match stats.peers_connected + stats.web_seeds {
             0 => 0,
             _ => bytes_per_s,
         };
@@ -433,6 +437,7 @@ impl<'c> Running<'c> {
             total_bytes: self.wanted_bytes,
             checked_bytes: 0,
             downloaded_bytes: stats.downloaded_bytes,
+            downloaded_web_bytes: stats.downloaded_web_bytes,
             uploaded_bytes: stats.uploaded_bytes,
             wasted_bytes: stats.wasted_bytes,
             total_downloaded_bytes: total_down,
@@ -441,6 +446,7 @@ impl<'c> Running<'c> {
             up_bytes_per_s: rate_of(stats.up_bytes_per_s),
             peers: stats.peers_connected,
             peers_known: stats.peers_known,
+            web_seeds: stats.web_seeds,
             pieces_have: stats.pieces_have,
             pieces: self.config.metainfo.info.geometry.piece_count(),
             pieces_checked: self.pieces_checked,
@@ -497,6 +503,7 @@ impl<'c> Running<'c> {
         }
         let mut last = self.progress();
         last.peers = 0;
+        last.web_seeds = 0;
         self.shared.emit(SessionEvent::Progress(last));
         outcome
     }

@@ -21,6 +21,6 @@ pub mod uploads;
 
 pub use candidates::Source;
 pub use choker::{SeedChoker, UploadSlots};
-pub use effects::{CloseReason, Credits, Cx, Effect, PeerKey, UploadRun};
+pub use effects::{CloseReason, Credits, Cx, Effect, PeerKey, UploadRun, WebSeedId};
 pub use peer::PeerFault;
 pub use torrent::{Connected, PeerStats, Placement, Refusal, Torrent, TorrentConfig, TorrentStats};

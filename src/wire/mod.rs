@@ -18,3 +18,4 @@ pub mod url;
 pub mod ut_metadata;
 pub mod ut_pex;
 pub mod utp;
+pub mod web_seed;

@@ -378,7 +378,10 @@ impl Swarm {
         for effect in std::mem::take(&mut self.fx) {
             match effect {
                 Effect::Close { peer, .. } => self.gone(peer),
-                Effect::Discard { .. } | Effect::WakeWriter(_) | Effect::Ban { .. } => {}
+                Effect::Discard { .. }
+                | Effect::WakeWriter(_)
+                | Effect::Ban { .. }
+                | Effect::BanWebSeed { .. } => {}
                 Effect::Have { .. } | Effect::Complete | Effect::WantPeers => {}
                 other => self.owed.push(other),
             }
