@@ -49,7 +49,7 @@ impl Line {
     fn close(&self, reason: CloseReason) {
         match self {
             Line::Peer(handle) => handle.close(reason),
-            Line::Web(handle) => handle.close(),
+            Line::Web(handle) => handle.close(reason),
         }
     }
 

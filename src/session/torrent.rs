@@ -382,6 +382,9 @@ impl<'c> Running<'c> {
             count => format!("the {count} pieces that are missing"),
         };
         match peers.len() {
+            0 if !self.config.web_seeds.is_empty() => {
+                "no peer was found, and no web seed sends anything".to_owned()
+            }
             0 => "no peer was found".to_owned(),
             _ if peers.iter().any(|peer| peer.am_interested) => "no data arrived".to_owned(),
             1 => format!("the one connected peer has none of {missing}"),

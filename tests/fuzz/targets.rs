@@ -22,7 +22,7 @@ use gyre::wire::http::{BodyDecoder, RequestHead, ResponseHead};
 use gyre::wire::lsd::{self, Search};
 use gyre::wire::magnet::Magnet;
 use gyre::wire::message::{Message, RawBlock};
-use gyre::wire::metainfo::Metainfo;
+use gyre::wire::metainfo::{Metainfo, MetainfoBuilder};
 use gyre::wire::tracker::{Family, PEERS_MAX, TEXT_CHARS_MAX, clean_text};
 use gyre::wire::tracker_http::{parse_announce, serve};
 use gyre::wire::tracker_udp::{UdpRequest, parse_answer, parse_request, peek_transaction_id};
@@ -30,6 +30,7 @@ use gyre::wire::url::Url;
 use gyre::wire::ut_metadata::MetadataMessage;
 use gyre::wire::ut_pex::{PEX_ENTRIES_MAX, PexMessage};
 use gyre::wire::utp;
+use gyre::wire::web_seed::WebSeed;
 use sha1::{Digest, Sha1};
 
 /// The longest body that a target takes.
@@ -190,6 +191,11 @@ pub fn http_response(data: &[u8]) {
         return;
     };
     assert!(used <= data.len());
+    if let Some(Ok(range)) = &head.content_range
+        && let (Some((first, last)), total) = (range.bytes, range.total_bytes)
+    {
+        assert!(first <= last && total.is_none_or(|total| last < total));
+    }
     let body = |step: usize| {
         let mut decoder = BodyDecoder::new(&head, BODY_BYTES_MAX);
         for chunk in data[used..].chunks(step) {
@@ -281,6 +287,22 @@ pub fn url(data: &[u8]) {
     if let Ok(url) = Url::parse(text) {
         assert!(!url.target().contains(['\r', '\n', ' ']));
         assert!(!url.authority().contains(['\r', '\n', ' ', '/']));
+    }
+    if let Ok(seed) = WebSeed::parse(text) {
+        let name = text.get(..20).unwrap_or("x");
+        let builder = MetainfoBuilder::new(name, 16_384).files(vec![(vec![data.to_vec()], 1)]);
+        let Ok((_, metainfo)) = builder.pieces(vec![0; 20]).build() else {
+            return;
+        };
+        if let Ok(of_file) = seed.url_of(&metainfo.info, 0) {
+            let alone = Url::parse(text).expect("parsed before");
+            assert_eq!(
+                of_file.authority(),
+                alone.authority(),
+                "no name leads elsewhere"
+            );
+            assert!(!of_file.target().contains(['\r', '\n', ' ', '#']));
+        }
     }
 }
 

@@ -5,6 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::sample::text;
+use super::{Gyre, Sample};
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +26,19 @@ pub struct Ask {
     pub headers: Vec<String>,
 }
 
+/// Changes the bytes of a file.
+pub type Change = Box<dyn Fn(&mut [u8]) + Send>;
+
 /// What is done about a request.
 pub enum Reply {
     /// The file or the part of it that was asked for; 404 when there is none.
     File,
-    /// The same, but for these bytes of the file.
-    Changed(Box<dyn Fn(u64, &mut [u8]) + Send>),
+    /// That file, whatever was asked for.
+    FileAt(String),
+    /// The whole file with status 200, as servers without ranges do.
+    Whole,
+    /// The same as `File`, but for these bytes of the file.
+    Changed(Change),
     /// A status with these header lines and no body; the connection stays open.
     Status(&'static str, Vec<String>),
     /// These bytes, then the end of the connection.
@@ -34,6 +47,27 @@ pub enum Reply {
     Write(Box<dyn FnOnce(&mut TcpStream) + Send>),
     /// Nothing, until the other side closes.
     Silence,
+}
+
+/// A download of the sample, from these web seeds and whatever else the arguments name.
+pub fn start(sample: &Sample, urls: &[String], more: &[&str]) -> Gyre {
+    let torrent = sample.with_web_seeds(urls);
+    let mut arguments = vec!["download".to_owned(), text(&torrent)];
+    arguments.extend(["-o".to_owned(), text(&sample.dir("out"))]);
+    arguments.extend(["--state".to_owned(), text(&sample.dir("state"))]);
+    arguments.extend(["--port", "0", "--no-trackers", "--no-lsd"].map(String::from));
+    arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+    Gyre::start(&arguments)
+}
+
+/// Waits for a good end and returns the last figures.
+pub fn finish(sample: &Sample, gyre: &mut Gyre) -> Value {
+    gyre.event("complete");
+    assert_eq!(gyre.wait_exit(Duration::from_secs(20)), 0);
+    assert!(sample.is_same_in(&sample.dir("out")), "the copy differs");
+    let mut events = gyre.seen().iter().rev();
+    let last = events.find(|event| event["event"] == "progress");
+    last.unwrap().clone()
 }
 
 type Answer = dyn Fn(&Ask) -> Reply + Send + Sync;
@@ -131,7 +165,9 @@ fn serve(
             ask
         };
         match answer(&ask) {
-            Reply::File => send_file(&mut out, root, &ask, &|_, _| {})?,
+            Reply::File => send_file(&mut out, root, &ask, &|_| {})?,
+            Reply::FileAt(target) => send_file(&mut out, root, &Ask { target, ..ask }, &|_| {})?,
+            Reply::Whole => send_file(&mut out, root, &Ask { range: None, ..ask }, &|_| {})?,
             Reply::Changed(change) => send_file(&mut out, root, &ask, &*change)?,
             Reply::Status(status, headers) => {
                 let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
@@ -169,12 +205,12 @@ fn send_file(
     out: &mut impl Write,
     root: &Path,
     ask: &Ask,
-    change: &dyn Fn(u64, &mut [u8]),
+    change: &dyn Fn(&mut [u8]),
 ) -> std::io::Result<()> {
     let Ok(mut bytes) = std::fs::read(file_of(root, &ask.target)) else {
         return out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno");
     };
-    change(0, &mut bytes);
+    change(&mut bytes);
     let total = bytes.len() as u64;
     let Some((first, last)) = ask.range else {
         write!(out, "HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n\r\n")?;

@@ -18,7 +18,7 @@ use crate::session::http::{Answer, Kept, Place};
 use crate::session::peer::reader::{RECV_BYTES_MAX, RECV_LIMITED_BYTES, recv_memory};
 use crate::session::shared::Shared;
 use crate::storage::layout::Span;
-use crate::swarm::Refusal;
+use crate::swarm::{CloseReason, PeerKey, Refusal};
 use crate::uring::stream::Stream;
 use crate::wire::http::Unframer;
 use crate::wire::tracker::Family;
@@ -29,7 +29,7 @@ const IDLE_MAX: Duration = Duration::from_secs(15);
 /// The driver's way to a connection.
 pub struct WebHandle {
     pub wake: Notify,
-    is_closing: Cell<bool>,
+    closing: Cell<Option<CloseReason>>,
     /// Of the operation under way.
     deadline: RefCell<Deadline>,
     down_client: u64,
@@ -40,7 +40,7 @@ impl WebHandle {
     fn new(shared: &Rc<Shared>) -> Rc<WebHandle> {
         Rc::new(WebHandle {
             wake: Notify::new(),
-            is_closing: Cell::new(false),
+            closing: Cell::new(None),
             deadline: RefCell::new(Deadline::after(Duration::ZERO)),
             down_client: shared.down.client(),
             shared: shared.clone(),
@@ -48,18 +48,30 @@ impl WebHandle {
     }
 
     /// Ends the connection: what it waits for ends at once.
-    pub fn close(&self) {
-        if !self.is_closing.replace(true) {
+    pub fn close(&self, reason: CloseReason) {
+        if !self.is_closing() {
+            self.closing.set(Some(reason));
             self.deadline.borrow().shorten_to(Duration::ZERO);
             self.wake.notify_one();
             self.shared.down.forget(self.down_client);
         }
     }
 
+    fn is_closing(&self) -> bool {
+        self.closing.get().is_some()
+    }
+
+    /// The failure that an end by [`WebHandle::close`] is.
+    fn closed(&self) -> Failure {
+        match self.closing.get() {
+            Some(CloseReason::Silent) => Failure::Slow,
+            _ => Failure::Closed,
+        }
+    }
+
     /// A deadline that [`WebHandle::close`] brings about.
     fn deadline(&self) -> Deadline {
-        let is_closing = self.is_closing.get();
-        let wait = if is_closing {
+        let wait = if self.is_closing() {
             Duration::ZERO
         } else {
             SILENT_AFTER
@@ -79,7 +91,10 @@ pub(super) async fn run(driver: &Rc<Driver>, seed: &Rc<Seed>) -> Result<(), Fail
     let entered = driver.call(|core, cx| core.on_web_seed(seed.id, &gone, cx));
     let key = match entered {
         Ok(key) => key,
-        Err(Refusal::Banned) => return Ok(seed.give_up()),
+        Err(Refusal::Banned) => {
+            seed.give_up();
+            return Ok(());
+        }
         Err(_) => return Err(Failure::Closed),
     };
     let shared = driver.shared().clone();
@@ -96,7 +111,7 @@ pub(super) async fn run(driver: &Rc<Driver>, seed: &Rc<Seed>) -> Result<(), Fail
     };
     let result = contain::connection(&shared, connection.serve(key)).await;
     let result = result.unwrap_or(Err(Failure::Panicked));
-    handle.close();
+    handle.close(CloseReason::Stopping);
     connection.feeder.end();
     driver.remove_peer(key);
     driver.call(|core, cx| core.on_disconnected(key, cx));
@@ -116,13 +131,13 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(&mut self, key: crate::swarm::PeerKey) -> Result<(), Failure> {
+    async fn serve(&mut self, key: PeerKey) -> Result<(), Failure> {
         if self.driver.read(|core| core.is_web_seed_useless(key)) {
             return Ok(());
         }
         loop {
-            if self.handle.is_closing.get() {
-                return Err(Failure::Closed);
+            if self.handle.is_closing() {
+                return Err(self.handle.closed());
             }
             let run = self.driver.call(|core, cx| core.next_web_run(key, cx));
             if !run.is_empty() {
@@ -153,8 +168,8 @@ impl Connection {
         let length = run.iter().map(|block| u64::from(block.length())).sum();
         self.feeder.begin(run);
         for span in disk.layout().spans(offset, length) {
-            if self.handle.is_closing.get() {
-                return Err(Failure::Closed);
+            if self.handle.is_closing() {
+                return Err(self.handle.closed());
             }
             let file = disk.layout().files().get(span.file);
             if file.is_some_and(|file| file.is_pad) {
@@ -162,8 +177,8 @@ impl Connection {
                 continue;
             }
             let result = self.fetch_span(span).await;
-            if self.handle.is_closing.get() {
-                return Err(Failure::Closed);
+            if self.handle.is_closing() {
+                return Err(self.handle.closed());
             }
             if let Err(failure) = result {
                 self.seed.on_file_failure(span.file, &failure);
@@ -221,8 +236,8 @@ impl Connection {
                 shared.down.acquire(client, bytes, &shared.clock).await;
                 self.allowance_bytes = RECV_LIMITED_BYTES;
             }
-            if self.handle.is_closing.get() {
-                return Err(Failure::Closed);
+            if self.handle.is_closing() {
+                return Err(self.handle.closed());
             }
             let deadline = self.handle.deadline();
             deadline
@@ -272,7 +287,7 @@ impl Connection {
             }
             let bytes = segment.as_slice().get(..received).unwrap_or_default();
             body.take(bytes, &mut self.feeder)?;
-            if body.is_over() || self.handle.is_closing.get() || received < room {
+            if body.is_over() || self.handle.is_closing() || received < room {
                 return Ok(want);
             }
             if is_limited && self.allowance_bytes == 0 {

@@ -27,6 +27,9 @@ pub enum Failure {
     Http(#[from] HttpError),
     #[error("nothing came for {} s", SILENT_AFTER.as_secs())]
     Silent,
+    /// It dripped: the core would rather have the blocks from others.
+    #[error("it sends too slowly")]
+    Slow,
     #[error("the connection broke: {0}")]
     Io(std::io::Error),
     #[error("the connection closed {left_bytes} bytes too early")]
@@ -103,15 +106,14 @@ impl Failure {
             | Failure::Packed
             | Failure::Refused { .. }
             | Failure::Panicked => Consequence::GiveUp,
-            Failure::Fetch(error) => match error {
+            Failure::Fetch(
                 FetchError::HttpsUnsupported
                 | FetchError::NotHttp
                 | FetchError::BadRedirect(_)
                 | FetchError::NoLocation
                 | FetchError::TooManyRedirects
-                | FetchError::RedirectInward { .. } => Consequence::GiveUp,
-                _ => Consequence::Pause(None),
-            },
+                | FetchError::RedirectInward { .. },
+            ) => Consequence::GiveUp,
             _ => Consequence::Pause(None),
         }
     }
