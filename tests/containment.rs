@@ -244,6 +244,7 @@ fn torrent_config(sample: &Sample) -> TorrentConfig {
         selected_files: None,
         peers: Vec::new(),
         trackers: false,
+        web_seeds: Vec::new(),
         seed_after: SeedAfter {
             seeds: true,
             ..SeedAfter::default()

@@ -225,6 +225,9 @@ pub struct SessionArgs {
     /// Leave the trackers alone
     #[arg(long)]
     pub no_trackers: bool,
+    /// Fetch nothing from web seeds, the web servers that a .torrent names beside peers
+    #[arg(long)]
+    pub no_web_seeds: bool,
     /// Leave the DHT alone
     #[arg(long)]
     pub no_dht: bool,

@@ -36,6 +36,9 @@ pub fn event(event: &SessionEvent) -> Value {
         SessionEvent::Banned { info_hash, ip } => {
             json!({"event": "banned", "info_hash": info_hash.to_string(), "ip": ip.to_string()})
         }
+        SessionEvent::WebSeedBanned { info_hash, url } => {
+            json!({"event": "banned", "info_hash": info_hash.to_string(), "web_seed": url})
+        }
         SessionEvent::Warning {
             info_hash,
             message,
@@ -84,6 +87,7 @@ fn progress(p: &TorrentProgress) -> Value {
         "total_bytes": p.total_bytes,
         "checked_bytes": p.checked_bytes,
         "downloaded_bytes": p.downloaded_bytes,
+        "downloaded_web_bytes": p.downloaded_web_bytes,
         "uploaded_bytes": p.uploaded_bytes,
         "wasted_bytes": p.wasted_bytes,
         "total_downloaded_bytes": p.total_downloaded_bytes,
@@ -96,6 +100,7 @@ fn progress(p: &TorrentProgress) -> Value {
         "peers_known": p.peers_known,
         "peers_by_source": by_source(&p.peers_by_source),
         "connections_by_source": by_source(&p.connections_by_source),
+        "web_seeds": p.web_seeds,
         "pieces_have": p.pieces_have,
         "pieces": p.pieces,
         "pieces_checked": p.pieces_checked,
@@ -162,6 +167,7 @@ mod tests {
             total_bytes: 2,
             checked_bytes: 0,
             downloaded_bytes: 3,
+            downloaded_web_bytes: 0,
             uploaded_bytes: 4,
             wasted_bytes: 5,
             total_downloaded_bytes: 6,
@@ -174,6 +180,7 @@ mod tests {
             peers_encrypted: 3,
             peers_obfuscated: 2,
             peers_known: 11,
+            web_seeds: 0,
             pieces_have: 12,
             pieces: 13,
             pieces_checked: 0,
@@ -199,6 +206,8 @@ mod tests {
             "down_bytes_per_s",
             "up_bytes_per_s",
             "peers",
+            "web_seeds",
+            "downloaded_web_bytes",
             "pieces_have",
             "pieces",
             "total_downloaded_bytes",

@@ -70,8 +70,12 @@ pub fn figures(p: &TorrentProgress) -> String {
             p.state.as_str()
         );
     }
+    let web = match p.web_seeds {
+        0 => String::new(),
+        count => format!(" web {count}"),
+    };
     let mut line = format!(
-        "{}/{} ↓ {} ↑ {} peers {}/{}",
+        "{}/{} ↓ {} ↑ {} peers {}/{}{web}",
         size::bytes(shown_bytes(p)),
         size::bytes(p.total_bytes),
         size::rate(p.down_bytes_per_s),
@@ -196,8 +200,13 @@ pub fn summary(p: &TorrentProgress, seconds: f64) -> String {
         false => format!(": {}% of {}", percent(p), size::bytes(p.total_bytes)),
     };
     if p.downloaded_bytes > 0 {
+        let fetched = match p.downloaded_web_bytes {
+            0 => "fetched".to_owned(),
+            bytes if bytes >= p.downloaded_bytes => "fetched from web seeds".to_owned(),
+            bytes => format!("fetched ({} from web seeds)", size::bytes(bytes)),
+        };
         line += &format!(
-            ", {} fetched in {}",
+            ", {} {fetched} in {}",
             size::bytes(p.downloaded_bytes),
             took(seconds)
         );
@@ -246,6 +255,7 @@ mod tests {
             total_bytes: 1000 << 20,
             checked_bytes: 500 << 20,
             downloaded_bytes: have_bytes,
+            downloaded_web_bytes: 0,
             uploaded_bytes: 0,
             wasted_bytes: 0,
             total_downloaded_bytes: 0,
@@ -258,6 +268,7 @@ mod tests {
             peers_encrypted: 0,
             peers_obfuscated: 0,
             peers_known: 7,
+            web_seeds: 0,
             pieces_have: 0,
             pieces: 1,
             pieces_checked: 0,
@@ -275,6 +286,13 @@ mod tests {
             line,
             "x\\u{1b}[31m: 40% 400.0 MiB/1000.0 MiB ↓ 10.0 MiB/s ↑ 0 B/s peers 3/7 ETA 1m00s downloading"
         );
+    }
+
+    #[test]
+    fn web_seeds_in_use_stand_beside_the_peers() {
+        let mut p = figures_of(TorrentState::Downloading, 400 << 20);
+        p.web_seeds = 2;
+        assert!(line(&p).contains(" peers 3/7 web 2 ETA "), "{}", line(&p));
     }
 
     #[test]
@@ -341,7 +359,19 @@ mod tests {
             summary(&done, 20.0),
             "x\\u{1b}[31m: complete, 1000.0 MiB, 1000.0 MiB fetched in 20s at 50.0 MiB/s, 0 B uploaded"
         );
-        done.downloaded_bytes = 0;
+        done.downloaded_web_bytes = 250 << 20;
+        let mixed = summary(&done, 20.0);
+        assert!(
+            mixed.contains("1000.0 MiB fetched (250.0 MiB from web seeds) in 20s"),
+            "{mixed}"
+        );
+        done.downloaded_web_bytes = done.downloaded_bytes;
+        let all = summary(&done, 20.0);
+        assert!(
+            all.contains("1000.0 MiB fetched from web seeds in 20s"),
+            "{all}"
+        );
+        (done.downloaded_bytes, done.downloaded_web_bytes) = (0, 0);
         done.wasted_bytes = 1024;
         assert_eq!(
             summary(&done, 20.0),

@@ -98,6 +98,11 @@ impl Renderer {
             SessionEvent::Banned { ip, .. } => {
                 tracing::info!(%ip, "peer sent corrupt data and is refused");
             }
+            SessionEvent::WebSeedBanned { url, .. } => self.on_trouble(
+                "warning",
+                &format!("web seed {url} sent corrupt data and is used no more"),
+                "the data on that server differs from the torrent's; what is missing is fetched from others",
+            ),
             SessionEvent::Warning { message, hint, .. } => {
                 self.on_trouble("warning", message, hint)
             }

@@ -292,6 +292,10 @@ fn torrent_config(
     args: &SessionArgs,
 ) -> Result<TorrentConfig, Failure> {
     verify::layout(&metainfo)?;
+    let web_seeds = match args.no_web_seeds {
+        true => Vec::new(),
+        false => metainfo.web_seeds.clone(),
+    };
     Ok(TorrentConfig {
         metainfo: Arc::new(metainfo),
         folder: folder.to_owned(),
@@ -306,6 +310,7 @@ fn torrent_config(
         selected_files: None,
         peers: args.peer.clone(),
         trackers: !args.no_trackers,
+        web_seeds,
         seed_after: seed_after(args),
     })
 }

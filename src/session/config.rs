@@ -131,6 +131,8 @@ pub struct TorrentConfig {
     pub peers: Vec<SocketAddr>,
     /// False leaves the trackers alone (`--no-trackers`).
     pub trackers: bool,
+    /// URLs of web seeds (BEP 19), whether the .torrent or a magnet link named them; empty with `--no-web-seeds`.
+    pub web_seeds: Vec<String>,
     pub seed_after: SeedAfter,
 }
 
@@ -220,6 +222,8 @@ pub struct TorrentProgress {
     /// While checking: bytes hashed so far.
     pub checked_bytes: u64,
     pub downloaded_bytes: u64,
+    /// The part of `downloaded_bytes` that came from web seeds.
+    pub downloaded_web_bytes: u64,
     pub uploaded_bytes: u64,
     pub wasted_bytes: u64,
     pub total_downloaded_bytes: u64,
@@ -235,6 +239,8 @@ pub struct TorrentProgress {
     /// Of those, the ones whose connection began hidden and goes on in the open.
     pub peers_obfuscated: u32,
     pub peers_known: u32,
+    /// Web seeds in use.
+    pub web_seeds: u32,
     pub pieces_have: u32,
     pub pieces: u32,
     /// Pieces hashed from disk by this run's check.
@@ -267,6 +273,8 @@ impl TorrentProgress {
             peers: 0,
             peers_encrypted: 0,
             peers_obfuscated: 0,
+            downloaded_web_bytes: 0,
+            web_seeds: 0,
             peers_by_source: SourceCounts::new(),
             connections_by_source: SourceCounts::new(),
             peers_known: 0,
@@ -315,6 +323,12 @@ pub enum SessionEvent {
     Banned {
         info_hash: InfoHash,
         ip: IpAddr,
+    },
+    /// A web seed sent corrupt data and is used no more.
+    WebSeedBanned {
+        info_hash: InfoHash,
+        /// Without a password.
+        url: String,
     },
     /// Something the user should know that does not stop the torrent.
     Warning {

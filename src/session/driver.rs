@@ -23,6 +23,7 @@ use super::peer::PeerHandle;
 use super::shake::Cover;
 use super::shared::Shared;
 use super::trouble::Trouble;
+use super::web_seed::{WebHandle, WebSeeds};
 use crate::base::{InfoHash, Now, PieceIndex};
 use crate::swarm::candidates::Source;
 use crate::swarm::{self, CloseReason, Cx, Effect, PeerKey, UploadRun};
@@ -30,7 +31,38 @@ use crate::wire::decoder::Limits;
 use crate::wire::metainfo::Metainfo;
 
 /// A connection in its slot.
-type Seat = (PeerKey, Rc<PeerHandle>);
+type Seat = (PeerKey, Line);
+
+/// What a connection is reached by.
+#[derive(Clone)]
+enum Line {
+    Peer(Rc<PeerHandle>),
+    Web(Rc<WebHandle>),
+}
+
+impl Line {
+    fn wake(&self) {
+        match self {
+            Line::Peer(handle) => handle.wake.notify_one(),
+            Line::Web(handle) => handle.wake.notify_one(),
+        }
+    }
+
+    fn close(&self, reason: CloseReason) {
+        match self {
+            Line::Peer(handle) => handle.close(reason),
+            Line::Web(handle) => handle.close(reason),
+        }
+    }
+
+    /// The peer's address; none of a web seed, which is judged by itself.
+    fn ip(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Line::Peer(handle) => handle.stream.peer_addr().ok().map(|addr| addr.ip()),
+            Line::Web(_) => None,
+        }
+    }
+}
 
 /// Connections by what can be read of them on the way.
 pub struct Covers {
@@ -60,6 +92,7 @@ pub struct Driver {
     unrecorded_bytes: Cell<u64>,
     pub(super) changed: Notify,
     pub(super) announcers: Rc<Announcers>,
+    pub(super) web_seeds: WebSeeds,
     pub(super) trouble: Trouble,
     pub(super) lost: LostPieces,
     pub(super) state: Cell<TorrentState>,
@@ -95,6 +128,7 @@ impl Driver {
             unrecorded_bytes: Cell::new(0),
             changed: Notify::new(),
             announcers,
+            web_seeds: WebSeeds::default(),
             trouble: Trouble::default(),
             lost: LostPieces::default(),
             state: Cell::new(TorrentState::Stalled),
@@ -228,12 +262,21 @@ impl Driver {
 
     /// Makes a connection reachable for effects.
     pub fn add_peer(&self, key: PeerKey, handle: Rc<PeerHandle>) {
+        self.seat(key, Line::Peer(handle));
+    }
+
+    /// The same for a connection to a web seed.
+    pub fn add_web_seed(&self, key: PeerKey, handle: Rc<WebHandle>) {
+        self.seat(key, Line::Web(handle));
+    }
+
+    fn seat(&self, key: PeerKey, line: Line) {
         let mut peers = self.peers.borrow_mut();
         let slot = key.0.index();
         if peers.len() <= slot {
             peers.resize_with(slot + 1, || None);
         }
-        peers[slot] = Some((key, handle));
+        peers[slot] = Some((key, line));
     }
 
     /// Forgets a connection.
@@ -255,8 +298,9 @@ impl Driver {
     pub fn covers(&self) -> Covers {
         let peers = self.peers.borrow();
         let count = |cover| {
-            let covered = peers.iter().flatten();
-            covered.filter(|(_, peer)| peer.cover == cover).count() as u32
+            let is_covered = |line: &Line| matches!(line, Line::Peer(peer) if peer.cover == cover);
+            let lines = peers.iter().flatten();
+            lines.filter(|(_, line)| is_covered(line)).count() as u32
         };
         Covers {
             encrypted: count(Cover::Encrypted),
@@ -271,10 +315,10 @@ impl Driver {
             .borrow()
             .iter()
             .flatten()
-            .map(|(_, handle)| handle.clone())
+            .map(|(_, line)| line.clone())
             .collect();
         for handle in handles {
-            if handle.stream.peer_addr().is_ok_and(|addr| addr.ip() == ip) {
+            if handle.ip() == Some(ip) {
                 handle.close(CloseReason::Banned);
             }
         }
@@ -377,8 +421,8 @@ impl Driver {
 
     fn execute(self: &Rc<Self>, effect: Effect) {
         match effect {
-            Effect::WakeWriter(peer) => self.with_peer(peer, |handle| handle.wake.notify_one()),
-            Effect::Close { peer, reason } => self.with_peer(peer, |handle| handle.close(reason)),
+            Effect::WakeWriter(peer) => self.with_peer(peer, Line::wake),
+            Effect::Close { peer, reason } => self.with_peer(peer, |line| line.close(reason)),
             Effect::Dial { addr } => self.dial(addr),
             Effect::Hash { piece } => self.hash(piece),
             Effect::Write { piece } => self.write(piece),
@@ -386,6 +430,7 @@ impl Driver {
             Effect::Discard { piece } => self.disk.discard(piece),
             Effect::DigestBlocks { piece } => self.digest(piece),
             Effect::Ban { ip } => self.ban(ip),
+            Effect::BanWebSeed { seed } => self.web_seeds.ban(self, seed),
             Effect::Have { piece } => self.on_have(piece),
             Effect::Complete => self.changed.notify_one(),
             Effect::WantPeers => self.want_peers(),
@@ -397,11 +442,11 @@ impl Driver {
         }
     }
 
-    fn with_peer(&self, key: PeerKey, act: impl FnOnce(&PeerHandle)) {
-        if let Some(Some((present, handle))) = self.peers.borrow().get(key.0.index())
+    fn with_peer(&self, key: PeerKey, act: impl FnOnce(&Line)) {
+        if let Some(Some((present, line))) = self.peers.borrow().get(key.0.index())
             && *present == key
         {
-            act(handle);
+            act(line);
         }
     }
 

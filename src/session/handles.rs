@@ -9,6 +9,9 @@ pub const OPERATIONS_MAX: usize = 64;
 /// Inbound connections in handshake at once; further ones are closed at once (HOSTILE.md H4).
 const PENDING_MAX: u64 = 512;
 
+/// Connections to web seeds at once: a few torrents' worth.
+const WEB_MAX: u64 = 64;
+
 /// The shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handles {
@@ -18,6 +21,8 @@ pub struct Handles {
     pub operations: usize,
     /// Connections, those being dialed included.
     pub connections: u32,
+    /// Connections to web seeds.
+    pub web: usize,
     /// Inbound connections whose handshake is not done.
     pub pending: u32,
 }
@@ -31,11 +36,13 @@ impl Handles {
         let files = free / 4;
         let operations = (free / 16).clamp(2, OPERATIONS_MAX as u64);
         let pending = (free / 8).clamp(1, PENDING_MAX);
-        let connections = free.saturating_sub(files + 2 * operations + pending);
+        let web = (free / 32).clamp(1, WEB_MAX);
+        let connections = free.saturating_sub(files + 2 * operations + pending + web);
         Handles {
             files: usize::try_from(files).unwrap_or(usize::MAX),
             operations: operations as usize,
             connections: narrow(connections.max(2)),
+            web: web as usize,
             pending: narrow(pending),
         }
     }
@@ -52,6 +59,7 @@ mod tests {
             let open = shares.files as u64
                 + 2 * shares.operations as u64
                 + u64::from(shares.connections)
+                + shares.web as u64
                 + u64::from(shares.pending);
             assert!(open + RESERVED <= limit, "{limit}: {shares:?}");
         }
@@ -59,7 +67,7 @@ mod tests {
 
     #[test]
     fn what_files_and_handshakes_cannot_use_is_for_connections() {
-        assert_eq!(Handles::divide(1_024).connections, 496);
+        assert_eq!(Handles::divide(1_024).connections, 465);
         assert!(Handles::divide(20_000).connections > 14_000);
     }
 

@@ -1,9 +1,10 @@
-//! A small HTTP/1.1 client over the ring: GET for trackers and .torrent files. Layer 5.
+//! A small HTTP/1.1 client over the ring: GET for trackers, .torrent files and web seeds. Layer 5.
 //!
 //! Total deadlines, capped bodies, a few redirects, idle connections kept for reuse, and the environment's proxy. No
-//! TLS. Bytes are read by `wire::http`.
+//! TLS. Bytes are read by `wire::http`. Ranges of files, whose bodies are not gathered, are in `http/range.rs`.
 
 mod proxy;
+mod range;
 mod redirect;
 
 use std::cell::RefCell;
@@ -13,6 +14,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 pub use self::proxy::Proxy;
+pub use self::range::{Answer, Kept, Place};
 use super::deadline::Deadline;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
@@ -222,25 +224,14 @@ impl HttpClient {
         from: Option<redirect::Origin>,
         options: &GetOptions,
     ) -> Result<Hop, FetchError> {
-        match url.scheme() {
-            Scheme::Http => {}
-            Scheme::Https => return Err(FetchError::HttpsUnsupported),
-            Scheme::Udp => return Err(FetchError::NotHttp),
-        }
-        let proxy = self
-            .inner
-            .config
-            .proxy
-            .as_ref()
-            .filter(|proxy| proxy.is_for(url.host()));
-        let route = route(url, proxy, options.family);
-        if let Some(from) = from
-            && !from.may_lead_to_host(url.host())
-        {
-            let host = url.host().to_string();
-            return Err(FetchError::RedirectInward { host });
-        }
-        let request = self.request(url, proxy, options.is_last);
+        let (route, proxy) = self.route(url, from, options.family)?;
+        let ending = if options.is_last {
+            "Connection: close\r\n"
+        } else {
+            ""
+        };
+        let fields = format!("Accept-Encoding: gzip\r\n{ending}");
+        let request = self.request(url, proxy, &fields);
         // A redirect's target is looked up again: an idle connection's address was judged for another origin.
         if from.is_none()
             && let Some(connection) = self.take_idle(&route)
@@ -253,8 +244,31 @@ impl HttpClient {
                 result => return result,
             }
         }
-        let connection = self.connect(&route, from, options).await?;
+        let connection = self.connect(&route, from, &options.deadline).await?;
         self.exchange(&route, connection, request, options).await
+    }
+
+    /// Where a connection for the URL must lead, and the proxy it goes through.
+    fn route(
+        &self,
+        url: &Url,
+        from: Option<redirect::Origin>,
+        family: Option<Family>,
+    ) -> Result<(Route, Option<&Proxy>), FetchError> {
+        match url.scheme() {
+            Scheme::Http => {}
+            Scheme::Https => return Err(FetchError::HttpsUnsupported),
+            Scheme::Udp => return Err(FetchError::NotHttp),
+        }
+        if let Some(from) = from
+            && !from.may_lead_to_host(url.host())
+        {
+            let host = url.host().to_string();
+            return Err(FetchError::RedirectInward { host });
+        }
+        let proxy = self.inner.config.proxy.as_ref();
+        let proxy = proxy.filter(|proxy| proxy.is_for(url.host()));
+        Ok((route(url, proxy, family), proxy))
     }
 
     fn take_idle(&self, route: &Route) -> Option<Connection> {
@@ -282,9 +296,8 @@ impl HttpClient {
         &self,
         route: &Route,
         from: Option<redirect::Origin>,
-        options: &GetOptions,
+        deadline: &Deadline,
     ) -> Result<Connection, FetchError> {
-        let deadline = &options.deadline;
         let bind = self.inner.config.socket.bind;
         let found = lookup(&self.inner.resolver, &route.host, route.port, deadline).await?;
         let fits = |addr: &SocketAddr| {
@@ -345,7 +358,7 @@ impl HttpClient {
             local_ip: local_ip.filter(|_| !route.is_proxy),
             origin: redirect::Origin::new(peer_ip.filter(|_| !route.is_proxy)),
         };
-        if matches!(head.status, 301 | 302 | 303 | 307 | 308) {
+        if is_redirect(head.status) {
             hop.redirect = Some(head.location.ok_or(FetchError::NoLocation)?);
             return Ok(hop);
         }
@@ -368,7 +381,7 @@ impl HttpClient {
         Ok(hop)
     }
 
-    fn request(&self, url: &Url, proxy: Option<&Proxy>, is_last: bool) -> Vec<u8> {
+    fn request(&self, url: &Url, proxy: Option<&Proxy>, fields: &str) -> Vec<u8> {
         let authority = url.authority();
         let mut head = String::from("GET ");
         if proxy.is_some() {
@@ -376,7 +389,7 @@ impl HttpClient {
             head.push_str(&format!("http://{authority}"));
         }
         head.push_str(&format!(
-            "{} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {}\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n",
+            "{} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {}\r\nAccept: */*\r\n",
             url.target(),
             self.inner.config.user_agent,
         ));
@@ -387,9 +400,7 @@ impl HttpClient {
         if let Some(credentials) = proxy.and_then(Proxy::credentials) {
             head.push_str(&format!("Proxy-Authorization: Basic {credentials}\r\n"));
         }
-        if is_last {
-            head.push_str("Connection: close\r\n");
-        }
+        head.push_str(fields);
         head.push_str("\r\n");
         head.into_bytes()
     }
@@ -402,6 +413,10 @@ struct Hop {
     redirect: Option<String>,
     local_ip: Option<IpAddr>,
     origin: redirect::Origin,
+}
+
+const fn is_redirect(status: u16) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
 fn route(url: &Url, proxy: Option<&Proxy>, family: Option<Family>) -> Route {

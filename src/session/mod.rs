@@ -35,6 +35,7 @@ pub mod tracker;
 mod trouble;
 pub mod udp_port;
 pub mod udp_tracker;
+mod web_seed;
 
 pub use config::{
     BindTo, CheckMode, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice,

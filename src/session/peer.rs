@@ -3,7 +3,8 @@
 //! The reader feeds the decoder and moves payload into its place; the writer pulls control messages and uploads from
 //! the core, so a slow peer never piles up reads. Both end before the connection's slot is given back.
 
-mod reader;
+pub(super) mod payload;
+pub(super) mod reader;
 mod writer;
 
 use std::cell::Cell;

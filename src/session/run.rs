@@ -284,6 +284,7 @@ fn open(
         families,
         socket_options,
         pending_max: handles.pending,
+        web_connections_max: handles.web,
         seed: seed(),
     };
     Ok((

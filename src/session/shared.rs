@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::announce_task::TrackerClients;
 use super::clock::Clock;
@@ -57,6 +57,8 @@ pub struct Shared {
     /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
     pub banned: RefCell<BTreeSet<IpAddr>>,
     pub half_open: Cell<u32>,
+    /// Connections to web seeds that may still be made.
+    pub web_connections: Semaphore,
     /// Tasks that ended by a panic.
     pub panics: Cell<u64>,
     /// Woken when a torrent was added.
@@ -87,6 +89,8 @@ pub struct Opened {
     pub families: Vec<Family>,
     pub socket_options: SocketOptions,
     pub pending_max: u32,
+    /// Connections to web seeds at once.
+    pub web_connections_max: usize,
     pub seed: u64,
 }
 
@@ -126,6 +130,7 @@ impl Shared {
             open_first: RefCell::default(),
             banned: RefCell::default(),
             half_open: Cell::new(0),
+            web_connections: Semaphore::new(opened.web_connections_max),
             panics: Cell::new(0),
             torrents_changed: Notify::new(),
             credits_back: Notify::new(),

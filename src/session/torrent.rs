@@ -206,6 +206,9 @@ impl<'c> Running<'c> {
             }
             None => {}
         }
+        if config.fetches {
+            driver.web_seeds.start(&driver, config);
+        }
         driver.add_candidates(Source::User, &config.peers);
         let dht = search_dht(&driver, config);
         if let Some(search) = search {
@@ -386,7 +389,7 @@ impl<'c> Running<'c> {
         let silent = self.driver.trouble.silent_for(now);
         let stats = self.driver.read(|core| core.stats(now));
         if silent >= SILENT_AFTER
-            && stats.peers_connected == 0
+            && stats.peers_connected + stats.web_seeds == 0
             && !self.driver.trouble.is_disk_waiting()
         {
             let message = format!("no peers found for {}", quoted(self.config));
@@ -422,6 +425,9 @@ impl<'c> Running<'c> {
             count => format!("the {count} pieces that are missing"),
         };
         match peers.len() {
+            0 if !self.config.web_seeds.is_empty() => {
+                "no peer was found, and no web seed sends anything".to_owned()
+            }
             0 => "no peer was found".to_owned(),
             _ if peers.iter().any(|peer| peer.am_interested) => "no data arrived".to_owned(),
             1 => format!("the one connected peer has none of {missing}"),
@@ -453,7 +459,8 @@ impl<'c> Running<'c> {
         }
         let stats = self.driver.read(|core| core.stats(self.shared.now()));
         // What remains of the rate after the last peer is of the past.
-        if stats.peers_connected == 0 || stats.down_bytes_per_s == 0 {
+        let sources = stats.peers_connected + stats.web_seeds;
+        if sources == 0 || stats.down_bytes_per_s == 0 {
             TorrentState::Stalled
         } else {
             TorrentState::Downloading
@@ -465,7 +472,7 @@ impl<'c> Running<'c> {
         let (total_down, total_up) = self.checkpointer.totals(&self.driver);
         let covers = self.driver.covers();
         // Without peers nothing moves: what the meters remember is over.
-        let rate_of = |bytes_per_s| match stats.peers_connected {
+        let rate_of = |bytes_per_s| match stats.peers_connected + stats.web_seeds {
             0 => 0,
             _ => bytes_per_s,
         };
@@ -477,6 +484,7 @@ impl<'c> Running<'c> {
             total_bytes: self.wanted_bytes,
             checked_bytes: 0,
             downloaded_bytes: stats.downloaded_bytes,
+            downloaded_web_bytes: stats.downloaded_web_bytes,
             uploaded_bytes: stats.uploaded_bytes,
             wasted_bytes: stats.wasted_bytes,
             total_downloaded_bytes: total_down,
@@ -489,6 +497,7 @@ impl<'c> Running<'c> {
             peers_encrypted: covers.encrypted,
             peers_obfuscated: covers.obfuscated,
             peers_known: stats.peers_known,
+            web_seeds: stats.web_seeds,
             pieces_have: stats.pieces_have,
             pieces: self.config.metainfo.info.geometry.piece_count(),
             pieces_checked: self.pieces_checked,
@@ -545,6 +554,7 @@ impl<'c> Running<'c> {
         let mut last = self.progress();
         (last.peers, last.peers_encrypted, last.peers_obfuscated) = (0, 0, 0);
         last.peers_by_source = swarm::SourceCounts::new();
+        last.web_seeds = 0;
         self.shared.emit(SessionEvent::Progress(last));
         outcome
     }

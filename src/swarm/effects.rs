@@ -8,6 +8,10 @@ use crate::base::{BlockRef, Key, Now, PieceIndex};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerKey(pub Key);
 
+/// Names one web seed of one torrent: its position in the list of those in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WebSeedId(pub u16);
+
 /// Scarce things of the whole session. The core deducts before it emits an effect that needs one, and gives back
 /// when the event arrives that ends the need; the runtime only passes the same account into every call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +54,8 @@ pub enum CloseReason {
 /// One thing the runtime must do. Every variant names the event that answers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// The peer has messages to take (`take_messages`) or uploads to pull (`next_upload`).
+    /// The peer has messages to take (`take_messages`) or uploads to pull (`next_upload`), the connection to a web seed
+    /// blocks to ask for (`next_web_run`).
     WakeWriter(PeerKey),
     /// Shut the connection down. Answer: `on_disconnected`.
     Close { peer: PeerKey, reason: CloseReason },
@@ -69,6 +74,8 @@ pub enum Effect {
     DigestBlocks { piece: PieceIndex },
     /// Disconnect this address everywhere and refuse it from now on. No answer.
     Ban { ip: IpAddr },
+    /// The web seed sent corrupt data: use it no more. Its connections are closed. No answer.
+    BanWebSeed { seed: WebSeedId },
     /// The piece is verified and written: checkpoint it. No answer.
     Have { piece: PieceIndex },
     /// Every wanted piece is here. No answer.

@@ -399,7 +399,8 @@ impl MetadataSwarm {
             Party::Local(..) if self.banned_local.len() < BANNED_LOCAL_MAX => {
                 self.banned_local.push(liar);
             }
-            Party::Local(..) => {}
+            // No web seed sends metadata.
+            Party::Local(..) | Party::Web(_) => {}
         }
         for key in self.peers.keys() {
             let is_behind = |peer: &Holder| liar.is_behind(peer.conn.addr, peer.conn.peer_id);

@@ -26,7 +26,7 @@ pub mod uploads;
 
 pub use candidates::Source;
 pub use choker::{SeedChoker, UploadSlots};
-pub use effects::{CloseReason, Credits, Cx, Effect, PeerKey, UploadRun};
+pub use effects::{CloseReason, Credits, Cx, Effect, PeerKey, UploadRun, WebSeedId};
 pub use peer::PeerFault;
 pub use sources::SourceCounts;
 pub use torrent::{Connected, PeerStats, Placement, Refusal, Torrent, TorrentConfig, TorrentStats};

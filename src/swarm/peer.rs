@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::base::{Bitfield, BlockRef, Now, PieceIndex, RateMeter};
+use crate::base::{Bitfield, BlockRef, Now, PeerId, PieceIndex, RateMeter};
 use crate::swarm::candidates::{Parting, Source};
-use crate::swarm::effects::{Cx, Effect, PeerKey};
+use crate::swarm::effects::{Cx, Effect, PeerKey, WebSeedId};
 use crate::swarm::metadata::serve::MetadataQueue;
 use crate::swarm::pex::{PexIn, PexOut};
-use crate::swarm::pipeline::Pipeline;
+use crate::swarm::pipeline::{PEER_PACE, Pipeline, WEB_PACE};
 use crate::swarm::poison::Party;
 use crate::swarm::torrent::Connected;
 use crate::swarm::uploads::Uploads;
@@ -171,6 +171,7 @@ pub(super) enum Incoming {
 /// One connection after its handshake.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
+    /// Nowhere for a web seed: nothing may be concluded from it.
     pub conn: Connected,
     /// Who named its address.
     pub source: Source,
@@ -286,7 +287,7 @@ impl Peer {
             allowed_out: Vec::new(),
             allowed_out_bytes: 0,
             has_been_offered_fast: false,
-            pipeline: Pipeline::new(now),
+            pipeline: Pipeline::new(&PEER_PACE, now),
             incoming: None,
             incoming_at: now,
             current: None,
@@ -322,6 +323,45 @@ impl Peer {
             metadata: MetadataQueue::default(),
             pex_out: PexOut::default(),
             pex_in: PexIn::new(now),
+        }
+    }
+
+    /// A connection to a web seed: nothing is said to it, it takes no place, and it sends whatever it is asked for.
+    pub fn web(seed: WebSeedId, have: PeerHave, have_cursor: usize, now: Now) -> Self {
+        let nowhere = Connected {
+            addr: SocketAddr::from(([0, 0, 0, 0], 0)),
+            is_inbound: false,
+            peer_id: PeerId::new([0; 20]),
+            reserved: [0; 8],
+        };
+        Peer {
+            party: Party::Web(seed),
+            holds_credit: false,
+            peer_choking: false,
+            have,
+            pipeline: Pipeline::new(&WEB_PACE, now),
+            ..Peer::new(nowhere, Source::User, have_cursor, now)
+        }
+    }
+
+    /// The web seed it is a connection to, if it is one.
+    pub const fn web_seed(&self) -> Option<WebSeedId> {
+        match self.party {
+            Party::Web(seed) => Some(seed),
+            _ => None,
+        }
+    }
+
+    /// True for a connection to a web seed.
+    pub const fn is_web(&self) -> bool {
+        self.web_seed().is_some()
+    }
+
+    /// True when it belongs to this party.
+    pub fn is_of(&self, party: &Party) -> bool {
+        match self.is_web() {
+            true => self.party == *party,
+            false => party.is_behind(self.conn.addr, self.conn.peer_id),
         }
     }
 
@@ -382,9 +422,9 @@ impl Peer {
         self.have.clear(piece, pieces);
     }
 
-    /// Queues a message and wakes the writer.
+    /// Queues a message and wakes the writer. A web seed understands none.
     pub fn send(&mut self, key: PeerKey, message: &Message<'_>, cx: &mut Cx<'_>) {
-        if self.is_closing {
+        if self.is_closing || self.is_web() {
             return;
         }
         tracing::trace!(addr = %self.conn.addr, "to peer: {message}");
@@ -446,6 +486,7 @@ impl Peer {
     pub fn reachable_at(&self) -> Option<SocketAddr> {
         match self.conn.is_inbound {
             true => self.listen_addr,
+            false if self.is_web() => None,
             false => Some(self.conn.addr),
         }
     }

@@ -14,6 +14,9 @@ const WALK_MAX: u32 = 256;
 /// Candidates among which the rarest is taken after a comparison of bitfields.
 const SAMPLE_MAX: u32 = 32;
 
+/// Pieces among which a stretch is looked for: 64 GiB of usual ones, and no more than 0.1 ms.
+const STRETCH_PIECES_MAX: u32 = 65_536;
+
 /// Marks a piece that is in no bucket.
 const NOWHERE: u32 = u32::MAX;
 
@@ -135,6 +138,28 @@ impl Picker {
                 self.scan(have, start, 1)
             }
             PickOrder::Sequential => self.pick_first(have),
+        }
+    }
+
+    /// The longest stretch of openable pieces that the peer has: its first piece and its length. Of a large torrent only
+    /// a part is looked at, another one each time.
+    pub fn longest_stretch(&mut self, have: &PeerHave) -> Option<(PieceIndex, u32)> {
+        let pieces = self.copies.len() as u32;
+        let last = pieces.saturating_sub(STRETCH_PIECES_MAX);
+        let start = self.rng.below(u64::from(last) + 1) as u32;
+        let mut best: Option<(PieceIndex, u32)> = None;
+        let mut run = 0;
+        for index in start..pieces.min(start + STRETCH_PIECES_MAX) {
+            let piece = PieceIndex::new(index);
+            let is_in = self.openable.has(piece) && have.has(piece);
+            run = if is_in { run + 1 } else { 0 };
+            if run > best.map_or(0, |(_, longest)| longest) {
+                best = Some((PieceIndex::new(index + 1 - run), run));
+            }
+        }
+        match best {
+            None if last > 0 => self.pick_first(have).map(|piece| (piece, 1)),
+            best => best,
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::base::{BLOCK_BYTES, BlockRef, Now, PieceIndex, RateMeter};
+use crate::base::{BLOCK_BYTES, BlockRef, Geometry, Now, PieceIndex, RateMeter};
 use crate::wire::message::RawBlock;
 
 /// Requests in flight at most: 8 MiB of blocks keep a gigabyte a second busy over 8 ms.
@@ -15,13 +15,37 @@ pub const PIPELINE_MAX: u32 = 512;
 const PEER_REQQ_DEFAULT: u32 = 250;
 /// A peer's `reqq` is not filled to the last: Transmission refuses the one that would fill its queue.
 const REQQ_SPARED: u32 = 2;
-/// Depth before anything is known.
-const DEPTH_START: u32 = 16;
-/// Depth of a slow peer: one block under way and a few behind it.
-const DEPTH_MIN: u32 = 4;
-/// Work that should lie with the peer beyond what its answering time needs: its scheduler, its disk and our reader
-/// each look away for some tenths of a second now and then.
-const RESERVE: Duration = Duration::from_secs(1);
+/// How deep a pipeline is.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Before anything is known.
+    depth_start: u32,
+    /// However slow it is.
+    depth_min: u32,
+    /// However fast it is.
+    depth_max: u32,
+    /// Work that should lie with it beyond what its answering time needs.
+    reserve: Duration,
+}
+
+/// For peers. A slow one has one block under way and a few behind it. Its scheduler, its disk and our reader each look
+/// away for some tenths of a second now and then.
+pub const PEER_PACE: Pace = Pace {
+    depth_start: 16,
+    depth_min: 4,
+    depth_max: PEER_REQQ_DEFAULT,
+    reserve: Duration::from_secs(1),
+};
+
+/// For connections to web seeds, where what waits becomes one HTTP request: 1 MiB to 4 MiB, so that the pause between
+/// two requests is short against the answer, and a few connections leave assembly memory to peers.
+pub const WEB_PACE: Pace = Pace {
+    depth_start: 64,
+    depth_min: 64,
+    depth_max: 256,
+    reserve: Duration::from_secs(4),
+};
+
 /// A peer that takes longer than this to begin answering gets no more requests for it.
 const LATENCY_MAX: Duration = Duration::from_secs(4);
 /// How often the rate is looked at.
@@ -81,6 +105,7 @@ pub struct Pipeline {
     late: VecDeque<BlockRef>,
     depth: u32,
     depth_max: u32,
+    pace: Pace,
     is_slow_start: bool,
     is_snubbed: bool,
     rate: RateMeter,
@@ -102,13 +127,14 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// No requests yet.
-    pub fn new(now: Now) -> Self {
+    pub fn new(pace: &Pace, now: Now) -> Self {
         Pipeline {
             sent: VecDeque::new(),
             unsent: VecDeque::new(),
             late: VecDeque::new(),
-            depth: DEPTH_START,
-            depth_max: PEER_REQQ_DEFAULT,
+            depth: pace.depth_start,
+            depth_max: pace.depth_max,
+            pace: *pace,
             is_slow_start: true,
             is_snubbed: false,
             rate: RateMeter::new(now),
@@ -170,6 +196,11 @@ impl Pipeline {
         self.iter().any(|other| other == block)
     }
 
+    /// True when this very block is outstanding and the peer has not heard of it.
+    pub fn is_unsent(&self, block: BlockRef) -> bool {
+        self.unsent.contains(&block)
+    }
+
     /// Peer that owes blocks and stays silent.
     pub const fn is_snubbed(&self) -> bool {
         self.is_snubbed
@@ -212,6 +243,30 @@ impl Pipeline {
         self.timed.get_or_insert((block, now));
         self.sent.push_back(block);
         Some(block)
+    }
+
+    /// Takes requests that wait and follow each other in the torrent, those around the oldest, to be sent as one.
+    pub fn next_run_to_send(&mut self, geometry: &Geometry, now: Now) -> Vec<BlockRef> {
+        let Some(oldest) = self.unsent.front().copied() else {
+            return Vec::new();
+        };
+        let follows = |block: &BlockRef, next: &BlockRef| {
+            let is_last = block.end() == geometry.piece_bytes(block.piece());
+            let is_next = block.piece().get() + 1 == next.piece().get();
+            match block.piece() == next.piece() {
+                true => block.end() == next.begin(),
+                false => is_last && is_next && next.begin() == 0,
+            }
+        };
+        let mut waiting: Vec<BlockRef> = self.unsent.drain(..).collect();
+        waiting.sort_unstable();
+        let mut runs: Vec<Vec<BlockRef>> = waiting.chunk_by(follows).map(<[_]>::to_vec).collect();
+        let at = runs.iter().position(|run| run.contains(&oldest));
+        let run = at.map(|at| runs.remove(at)).unwrap_or_default();
+        self.unsent.extend(run.iter().copied());
+        while self.next_to_send(now).is_some() {}
+        self.unsent.extend(runs.into_iter().flatten());
+        run
     }
 
     /// A block arrives: finds and removes its request. In order, as peers answer, this is O(1).
@@ -330,7 +385,7 @@ impl Pipeline {
         }
         self.is_snubbed = true;
         self.is_slow_start = false;
-        self.depth = DEPTH_MIN.min(self.depth_max);
+        self.depth = self.pace.depth_min.min(self.depth_max);
         Silence::Snubbed
     }
 
@@ -368,9 +423,9 @@ impl Pipeline {
         if !self.is_slow_start {
             // The smoothed rate bridges a pause, the last second's follows a rise at once.
             let rate = rate.max(self.rate.bytes_per_s(now));
-            let covered = RESERVE + self.latency.unwrap_or_default();
+            let covered = self.pace.reserve + self.latency.unwrap_or_default();
             let blocks = rate as f64 * covered.as_secs_f64() / f64::from(BLOCK_BYTES);
-            self.depth = (blocks as u32).max(DEPTH_MIN).min(self.depth_max);
+            self.depth = (blocks as u32).max(self.pace.depth_min).min(self.depth_max);
         }
     }
 

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::base::{PeerId, PieceIndex};
+use crate::swarm::effects::WebSeedId;
 
 /// Blocks remembered at most (16 bytes each): 2 GiB of suspected pieces, far above what is in flight at once.
 const SUSPECT_BLOCKS_MAX: usize = 131_072;
@@ -18,6 +19,8 @@ const SUSPECT_BLOCKS_MAX: usize = 131_072;
 pub enum Party {
     Ip(IpAddr),
     Local(SocketAddr, PeerId),
+    /// All connections to one web seed: whoever else answers at its address is not to blame.
+    Web(WebSeedId),
 }
 
 impl Party {
@@ -35,6 +38,7 @@ impl Party {
         match self {
             Party::Ip(ip) => addr.ip().to_canonical() == *ip,
             Party::Local(own, id) => *own == addr || *id == peer_id,
+            Party::Web(_) => false,
         }
     }
 }
@@ -116,10 +120,12 @@ impl Suspects {
         parties
     }
 
-    /// True when the connection's party has a block in a bad copy that waits.
-    pub fn suspects(&self, addr: SocketAddr, peer_id: PeerId) -> bool {
-        let mut parties = self.copies.iter().flat_map(|copy| &copy.parties);
-        parties.any(|party| party.is_behind(addr, peer_id))
+    /// True when a party of this kind has a block in a bad copy that waits.
+    pub fn suspects(&self, is_meant: impl Fn(&Party) -> bool) -> bool {
+        self.copies
+            .iter()
+            .flat_map(|copy| &copy.parties)
+            .any(is_meant)
     }
 }
 

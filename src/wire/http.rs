@@ -1,24 +1,22 @@
-//! HTTP/1.1 messages as bytes: request and response heads, body framing, gzip. Layer 1.
+//! HTTP/1.1 messages as bytes: request and response heads. Layer 1.
 //!
-//! Heads go through `httparse`. Holds no sockets and no deadlines; those are `session::http`'s.
+//! Heads go through `httparse`; bodies are in `http/body.rs`, ranges in `http/range.rs`. Holds no sockets and no
+//! deadlines; those are `session::http`'s.
 
-use std::io::Write;
+mod body;
+mod range;
 
-use flate2::write::MultiGzDecoder;
+use std::time::Duration;
 
 use super::tracker::clean_text;
+pub use body::{BodyDecoder, Unframer};
+pub use range::ContentRange;
 
 /// Longest head accepted, in bytes; common servers send under 1 KiB and refuse to take more than 8 KiB themselves.
 pub const HEAD_BYTES_MAX: usize = 16_384;
 
 /// Most header lines accepted in one head, several times what any tracker or browser sends.
 pub const HEADERS_MAX: usize = 100;
-
-/// Longest chunk-size line, extensions included; they are legal but nobody sends them.
-const CHUNK_LINE_BYTES_MAX: usize = 256;
-
-/// All trailer lines after a chunked body together; they are read only to be skipped.
-const TRAILER_BYTES_MAX: usize = 8_192;
 
 /// Why bytes are no acceptable HTTP message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +27,8 @@ pub enum HttpError {
     BadHead { reason: String },
     #[error("the content-length `{got}` is not a number, or there are several")]
     BadContentLength { got: String },
+    #[error("the content-range `{got}` is no range of bytes")]
+    BadContentRange { got: String },
     #[error("the transfer coding `{got}` is not supported")]
     UnsupportedTransferCoding { got: String },
     #[error("the content coding `{got}` is not supported")]
@@ -61,6 +61,10 @@ pub struct ResponseHead {
     pub is_keep_alive: bool,
     /// The `Location` header, as UTF-8.
     pub location: Option<String>,
+    /// The `Content-Range` header; `None` without one, and an error where there are several or it is none.
+    pub content_range: Option<Result<ContentRange, HttpError>>,
+    /// How long the server wishes to be left alone (`Retry-After` in seconds; a date is passed over: clocks differ).
+    pub retry_after: Option<Duration>,
 }
 
 impl ResponseHead {
@@ -95,6 +99,8 @@ impl ResponseHead {
                 && framing != Framing::UntilClose
                 && !is_ambiguous,
             location: facts.location,
+            content_range: facts.content_range,
+            retry_after: facts.retry_after,
         };
         Ok(Some((head, head_bytes)))
     }
@@ -144,6 +150,8 @@ struct Facts {
     says_close: bool,
     says_keep_alive: bool,
     location: Option<String>,
+    content_range: Option<Result<ContentRange, HttpError>>,
+    retry_after: Option<Duration>,
 }
 
 impl Facts {
@@ -157,10 +165,23 @@ impl Facts {
                 "content-encoding" => facts.set_content_coding(value)?,
                 "connection" | "proxy-connection" => facts.set_connection(value),
                 "location" => facts.location = Some(String::from_utf8_lossy(value).into_owned()),
+                "content-range" => facts.set_content_range(value),
+                "retry-after" => facts.retry_after = parse_seconds(value),
                 _ => {}
             }
         }
         Ok(facts)
+    }
+
+    /// Kept as an error: it matters only to whoever asked for a range.
+    fn set_content_range(&mut self, value: &[u8]) {
+        let range = ContentRange::parse(value);
+        self.content_range = Some(match self.content_range.take() {
+            None => range,
+            Some(_) => Err(HttpError::BadContentRange {
+                got: "several".to_owned(),
+            }),
+        });
     }
 
     fn set_length(&mut self, value: &[u8]) -> Result<(), HttpError> {
@@ -218,6 +239,12 @@ impl Facts {
     }
 }
 
+fn parse_seconds(value: &[u8]) -> Option<Duration> {
+    let is_number = value.iter().all(u8::is_ascii_digit);
+    let seconds = std::str::from_utf8(value).ok()?.parse().ok()?;
+    is_number.then_some(Duration::from_secs(seconds))
+}
+
 fn bad_head(error: httparse::Error) -> HttpError {
     HttpError::BadHead {
         reason: error.to_string(),
@@ -232,269 +259,11 @@ fn incomplete<T>(bytes: &[u8]) -> Result<Option<T>, HttpError> {
     }
 }
 
-/// Turns the bytes after a head into the body, never holding more than its cap.
-#[derive(Debug)]
-pub struct BodyDecoder {
-    state: BodyState,
-    sink: Sink,
-    /// Bytes still accepted before unpacking, so that empty gzip blocks do not flow for ever.
-    packed_left: usize,
-    body_bytes_max: usize,
-}
-
-#[derive(Debug)]
-enum BodyState {
-    Length {
-        left: u64,
-    },
-    UntilClose,
-    ChunkLine {
-        line: Vec<u8>,
-    },
-    ChunkData {
-        left: u64,
-    },
-    ChunkEnd {
-        seen: usize,
-    },
-    Trailer {
-        line_bytes: usize,
-        total_bytes: usize,
-    },
-    Done,
-}
-
-#[derive(Debug)]
-enum Sink {
-    Plain(Capped),
-    Gzip(Box<MultiGzDecoder<Capped>>),
-}
-
-/// A `Vec` that refuses to grow past its cap.
-#[derive(Debug)]
-struct Capped {
-    bytes: Vec<u8>,
-    max: usize,
-    is_over: bool,
-}
-
-impl Write for Capped {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if bytes.len() > self.max - self.bytes.len() {
-            self.is_over = true;
-            return Err(std::io::ErrorKind::FileTooLarge.into());
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl BodyDecoder {
-    /// Ready for the first byte after `head`; the body may have up to `body_bytes_max` bytes, packed and unpacked.
-    pub fn new(head: &ResponseHead, body_bytes_max: usize) -> Self {
-        let capped = Capped {
-            bytes: Vec::new(),
-            max: body_bytes_max,
-            is_over: false,
-        };
-        BodyDecoder {
-            state: match head.framing {
-                Framing::Length(0) => BodyState::Done,
-                Framing::Length(left) => BodyState::Length { left },
-                Framing::Chunked => BodyState::ChunkLine { line: Vec::new() },
-                Framing::UntilClose => BodyState::UntilClose,
-            },
-            sink: if head.is_gzip {
-                Sink::Gzip(Box::new(MultiGzDecoder::new(capped)))
-            } else {
-                Sink::Plain(capped)
-            },
-            packed_left: body_bytes_max,
-            body_bytes_max,
-        }
-    }
-
-    /// True once the whole body is in.
-    pub fn is_done(&self) -> bool {
-        matches!(self.state, BodyState::Done)
-    }
-
-    /// Takes bytes as they came and tells how many belong to this body.
-    ///
-    /// # Errors
-    /// Over the cap (a declared length over it fails at once), bad chunks, corrupt gzip.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<usize, HttpError> {
-        let mut rest = bytes;
-        while !rest.is_empty() && !self.is_done() {
-            let used = self.step(rest)?;
-            rest = rest.get(used..).unwrap_or_default();
-        }
-        Ok(bytes.len() - rest.len())
-    }
-
-    /// The connection closed: the body, if that is a proper end of it or it was complete before.
-    ///
-    /// # Errors
-    /// The body or its gzip data is cut off.
-    pub fn finish(self) -> Result<Vec<u8>, HttpError> {
-        if !matches!(self.state, BodyState::Done | BodyState::UntilClose) {
-            return Err(HttpError::Truncated);
-        }
-        match self.sink {
-            Sink::Plain(capped) => Ok(capped.bytes),
-            // No byte at all is an empty body whatever its coding.
-            Sink::Gzip(_) if self.packed_left == self.body_bytes_max => Ok(Vec::new()),
-            Sink::Gzip(decoder) => decoder
-                .finish()
-                .map(|capped| capped.bytes)
-                .map_err(|_| HttpError::BadGzip),
-        }
-    }
-
-    fn step(&mut self, bytes: &[u8]) -> Result<usize, HttpError> {
-        match self.state {
-            BodyState::Length { left } => {
-                let (used, left) = self.take_data(bytes, left)?;
-                self.state = match left {
-                    0 => BodyState::Done,
-                    left => BodyState::Length { left },
-                };
-                Ok(used)
-            }
-            BodyState::ChunkData { left } => {
-                let (used, left) = self.take_data(bytes, left)?;
-                self.state = match left {
-                    0 => BodyState::ChunkEnd { seen: 0 },
-                    left => BodyState::ChunkData { left },
-                };
-                Ok(used)
-            }
-            BodyState::UntilClose => self.keep(bytes).map(|()| bytes.len()),
-            BodyState::ChunkLine { .. } => self.take_chunk_line(bytes),
-            BodyState::ChunkEnd { .. } => self.take_chunk_end(bytes),
-            BodyState::Trailer { .. } => self.take_trailer(bytes),
-            BodyState::Done => Ok(0),
-        }
-    }
-
-    fn take_data(&mut self, bytes: &[u8], left: u64) -> Result<(usize, u64), HttpError> {
-        if usize::try_from(left).map_or(true, |left| left > self.packed_left) {
-            return Err(self.too_long());
-        }
-        let used = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
-        self.keep(bytes.get(..used).unwrap_or_default())?;
-        Ok((used, left.saturating_sub(used as u64)))
-    }
-
-    fn keep(&mut self, bytes: &[u8]) -> Result<(), HttpError> {
-        self.packed_left = self
-            .packed_left
-            .checked_sub(bytes.len())
-            .ok_or_else(|| self.too_long())?;
-        match &mut self.sink {
-            Sink::Plain(capped) => capped.write_all(bytes).map_err(|_| self.too_long()),
-            Sink::Gzip(decoder) => match decoder.write_all(bytes) {
-                Ok(()) => Ok(()),
-                Err(_) if decoder.get_ref().is_over => Err(self.too_long()),
-                Err(_) => Err(HttpError::BadGzip),
-            },
-        }
-    }
-
-    fn too_long(&self) -> HttpError {
-        HttpError::BodyTooLong {
-            max_bytes: self.body_bytes_max,
-        }
-    }
-
-    fn take_chunk_line(&mut self, bytes: &[u8]) -> Result<usize, HttpError> {
-        let BodyState::ChunkLine { line } = &mut self.state else {
-            return Ok(0);
-        };
-        let end = bytes.iter().position(|&byte| byte == b'\n');
-        let used = end.map_or(bytes.len(), |end| end + 1);
-        line.extend_from_slice(bytes.get(..used).unwrap_or_default());
-        if line.len() > CHUNK_LINE_BYTES_MAX {
-            return Err(HttpError::BadChunk);
-        }
-        if end.is_some() {
-            self.state = match parse_chunk_size(line)? {
-                0 => BodyState::Trailer {
-                    line_bytes: 0,
-                    total_bytes: 0,
-                },
-                left => BodyState::ChunkData { left },
-            };
-        }
-        Ok(used)
-    }
-
-    fn take_chunk_end(&mut self, bytes: &[u8]) -> Result<usize, HttpError> {
-        let BodyState::ChunkEnd { seen } = self.state else {
-            return Ok(0);
-        };
-        self.state = match (seen, bytes.first()) {
-            (_, Some(b'\n')) => BodyState::ChunkLine { line: Vec::new() },
-            (0, Some(b'\r')) => BodyState::ChunkEnd { seen: 1 },
-            _ => return Err(HttpError::BadChunk),
-        };
-        Ok(1)
-    }
-
-    fn take_trailer(&mut self, bytes: &[u8]) -> Result<usize, HttpError> {
-        let BodyState::Trailer {
-            line_bytes,
-            total_bytes,
-        } = self.state
-        else {
-            return Ok(0);
-        };
-        if total_bytes >= TRAILER_BYTES_MAX {
-            return Err(HttpError::BadChunk);
-        }
-        self.state = match bytes.first() {
-            Some(b'\n') if line_bytes == 0 => BodyState::Done,
-            Some(b'\n') => BodyState::Trailer {
-                line_bytes: 0,
-                total_bytes: total_bytes + 1,
-            },
-            Some(b'\r') => BodyState::Trailer {
-                line_bytes,
-                total_bytes: total_bytes + 1,
-            },
-            _ => BodyState::Trailer {
-                line_bytes: line_bytes + 1,
-                total_bytes: total_bytes + 1,
-            },
-        };
-        Ok(1)
-    }
-}
-
-fn parse_chunk_size(line: &[u8]) -> Result<u64, HttpError> {
-    let digits = line
-        .split(|&byte| byte == b';')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii();
-    // 16 digits fill a u64; an empty size or a sign is no size.
-    if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return Err(HttpError::BadChunk);
-    }
-    std::str::from_utf8(digits)
-        .ok()
-        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-        .ok_or(HttpError::BadChunk)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use flate2::{Compression, write::GzEncoder};
+    use std::io::Write;
 
     /// Decodes a whole response given in pieces of `step` bytes.
     fn decode(bytes: &[u8], step: usize, max: usize) -> Result<Vec<u8>, HttpError> {

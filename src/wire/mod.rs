@@ -20,3 +20,4 @@ pub mod url;
 pub mod ut_metadata;
 pub mod ut_pex;
 pub mod utp;
+pub mod web_seed;

@@ -22,7 +22,7 @@ use gyre::wire::http::{BodyDecoder, RequestHead, ResponseHead};
 use gyre::wire::lsd::{self, Search};
 use gyre::wire::magnet::Magnet;
 use gyre::wire::message::{Message, RawBlock};
-use gyre::wire::metainfo::Metainfo;
+use gyre::wire::metainfo::{Metainfo, MetainfoBuilder};
 use gyre::wire::mse::{
     Agreed, Initiator, MseError, Payloads, RANDOM_BYTES, Random, Responder, Step,
 };
@@ -33,6 +33,7 @@ use gyre::wire::url::Url;
 use gyre::wire::ut_metadata::MetadataMessage;
 use gyre::wire::ut_pex::{PEX_ENTRIES_MAX, PexMessage};
 use gyre::wire::utp;
+use gyre::wire::web_seed::WebSeed;
 use sha1::{Digest, Sha1};
 
 /// The longest body that a target takes.
@@ -261,6 +262,11 @@ pub fn http_response(data: &[u8]) {
         return;
     };
     assert!(used <= data.len());
+    if let Some(Ok(range)) = &head.content_range
+        && let (Some((first, last)), total) = (range.bytes, range.total_bytes)
+    {
+        assert!(first <= last && total.is_none_or(|total| last < total));
+    }
     let body = |step: usize| {
         let mut decoder = BodyDecoder::new(&head, BODY_BYTES_MAX);
         for chunk in data[used..].chunks(step) {
@@ -352,6 +358,22 @@ pub fn url(data: &[u8]) {
     if let Ok(url) = Url::parse(text) {
         assert!(!url.target().contains(['\r', '\n', ' ']));
         assert!(!url.authority().contains(['\r', '\n', ' ', '/']));
+    }
+    if let Ok(seed) = WebSeed::parse(text) {
+        let name = text.get(..20).unwrap_or("x");
+        let builder = MetainfoBuilder::new(name, 16_384).files(vec![(vec![data.to_vec()], 1)]);
+        let Ok((_, metainfo)) = builder.pieces(vec![0; 20]).build() else {
+            return;
+        };
+        if let Ok(of_file) = seed.url_of(&metainfo.info, 0) {
+            let alone = Url::parse(text).expect("parsed before");
+            assert_eq!(
+                of_file.authority(),
+                alone.authority(),
+                "no name leads elsewhere"
+            );
+            assert!(!of_file.target().contains(['\r', '\n', ' ', '#']));
+        }
     }
 }
 
@@ -449,7 +471,10 @@ impl Swarm {
         for effect in std::mem::take(&mut self.fx) {
             match effect {
                 Effect::Close { peer, .. } => self.gone(peer),
-                Effect::Discard { .. } | Effect::WakeWriter(_) | Effect::Ban { .. } => {}
+                Effect::Discard { .. }
+                | Effect::WakeWriter(_)
+                | Effect::Ban { .. }
+                | Effect::BanWebSeed { .. } => {}
                 Effect::Have { .. } | Effect::Complete | Effect::WantPeers => {}
                 Effect::DhtNode { .. } => {}
                 other => self.owed.push(other),

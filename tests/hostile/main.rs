@@ -20,4 +20,5 @@ mod torrent_file;
 mod torrents;
 mod trackers;
 mod udp_trackers;
+mod web_seeds;
 mod wire;

@@ -289,6 +289,7 @@ pub fn http_response() -> Corpus {
     let mut corpus = texts(&[
         "\x07HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\nd8:intervali1800ee",
         "\x03HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nA: b\r\n\r\n",
+        "\x02HTTP/1.1 206 Partial\r\nContent-Range: bytes 5-9/20\r\nRetry-After: 7\r\nContent-Length: 5\r\n\r\nhello",
         "\x01HTTP/1.0 302 Found\r\nLocation: http://other.example/x\r\nConnection: keep-alive\r\n\r\nrest",
     ]);
     corpus.push(packed);

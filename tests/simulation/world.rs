@@ -469,6 +469,7 @@ impl World {
             Effect::Discard { piece } => self.discard(node, piece),
             Effect::DigestBlocks { piece } => self.start_digest(node, piece),
             Effect::Ban { ip } => self.ban(node, ip),
+            Effect::BanWebSeed { .. } => {}
             Effect::Have { piece } => self.on_have(node, piece),
             Effect::Complete => self.on_complete(node),
             Effect::WantPeers => self.want_peers(node),

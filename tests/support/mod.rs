@@ -10,6 +10,8 @@ pub mod machine;
 pub mod program;
 pub mod raw_peer;
 pub mod sample;
+pub mod web_server;
 
 pub use program::Gyre;
 pub use sample::Sample;
+pub use web_server::WebServer;

@@ -68,6 +68,26 @@ impl Sample {
         }
     }
 
+    /// Another .torrent of the same content, with these web seeds.
+    pub fn with_web_seeds(&self, urls: &[String]) -> PathBuf {
+        let torrent = self.folder.path().join("web.torrent");
+        let mut command = program::command();
+        command.args([
+            "create",
+            "--force",
+            "--piece-length",
+            &self.piece_length.to_string(),
+        ]);
+        urls.iter().for_each(|url| {
+            command.args(["-w", url]);
+        });
+        let output = command.arg("-o").arg(&torrent).arg(&self.content).output();
+        let output = output.unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        torrent
+    }
+
     /// A fresh folder beside the data.
     pub fn dir(&self, name: &str) -> PathBuf {
         let dir = self.folder.path().join(name);

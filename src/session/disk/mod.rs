@@ -287,6 +287,11 @@ impl DiskTorrent {
         self.kind == FsKind::Remote
     }
 
+    /// Which bytes lie in which file.
+    pub fn layout(&self) -> &FileLayout {
+        &self.config.layout
+    }
+
     /// How long the file system has left an operation unanswered.
     pub fn stuck_for(&self) -> Duration {
         self.lane.stuck_for()

@@ -14,7 +14,7 @@ enum Scope {
 }
 
 /// Where the answer with the redirect came from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin(Scope);
 
 impl Origin {

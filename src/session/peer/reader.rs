@@ -5,22 +5,22 @@ use std::rc::Rc;
 
 use tracing::trace;
 
+use super::payload::Payload;
 use super::{PeerHandle, ReadEnd};
 use crate::session::driver::Driver;
 use crate::session::lab::Followed;
-use crate::swarm::torrent::Placement;
 use crate::swarm::{Effect, PeerKey};
 use crate::uring::buffers::{Pool, Segment};
 use crate::wire::decoder::{Decoder, Event};
-use crate::wire::message::{Message, RawBlock};
+use crate::wire::message::Message;
 use crate::wire::mse::Rc4;
 
 /// One receive takes at most this much; large receives cost the least a byte.
-const RECV_BYTES_MAX: usize = 256 * 1024;
+pub(in crate::session) const RECV_BYTES_MAX: usize = 256 * 1024;
 /// And at least this much: a peer that only asks needs no more.
 const RECV_BYTES_MIN: usize = 16 * 1024;
 /// One receive under a rate limit, so that the limit is kept smoothly.
-const RECV_LIMITED_BYTES: usize = 32 * 1024;
+pub(in crate::session) const RECV_LIMITED_BYTES: usize = 32 * 1024;
 
 /// One connection's receiving side.
 pub(super) struct Reader {
@@ -30,8 +30,8 @@ pub(super) struct Reader {
     /// Undoes what the peer encrypted.
     cipher: Option<Box<Rc4>>,
     followed: Rc<Followed>,
-    /// Where the payload now arriving goes, and how much of it came.
-    payload: Option<(RawBlock, Placement, u32)>,
+    /// The payload now arriving.
+    payload: Option<Payload>,
     /// What may still be received before asking for more; `usize::MAX` without a rate limit.
     allowance_bytes: usize,
 }
@@ -114,8 +114,8 @@ impl Reader {
 
     /// Gives back what a connection that ended in the middle of a block held.
     pub fn end(&mut self) {
-        if let Some((_, Placement::Store(block), _)) = self.payload.take() {
-            self.driver.disk().block_abandoned(block);
+        if let Some(payload) = self.payload.take() {
+            payload.abandon(self.driver.disk());
         }
     }
 
@@ -147,31 +147,19 @@ impl Reader {
                     }
                     Event::PieceHeader(header) => {
                         trace!("from peer: piece {header:?}");
-                        let placement = core.on_piece_header(key, header, cx)?;
-                        *payload = Some((header, placement, 0));
+                        *payload = Some(Payload::begin(core, key, header, cx)?);
                     }
                     Event::Payload {
                         bytes: part,
                         remaining_bytes,
                     } => {
-                        let Some((header, placement, done)) = payload.as_mut() else {
-                            continue;
-                        };
-                        let part_bytes = u32::try_from(part.len()).unwrap_or(u32::MAX);
-                        core.on_block_bytes(key, part_bytes, cx);
-                        if let Placement::Store(block) = *placement {
-                            driver.disk().copy_in(block, *done, part);
+                        if let Some(payload) = payload.as_mut() {
+                            payload.take(core, driver.disk(), key, part, cx);
                         }
-                        *done = done.saturating_add(part_bytes);
-                        if remaining_bytes == 0 {
-                            match *placement {
-                                Placement::Store(block) => {
-                                    driver.disk().block_done(block);
-                                    core.on_block_stored(key, block, cx);
-                                }
-                                Placement::Scratch => core.on_block_discarded(key, *header, cx),
-                            }
-                            *payload = None;
+                        if remaining_bytes == 0
+                            && let Some(payload) = payload.take()
+                        {
+                            payload.finish(core, driver.disk(), key, cx);
                         }
                     }
                 }
@@ -189,7 +177,7 @@ impl Reader {
 }
 
 /// Memory for a receive: of the wanted size if the pool has it, else smaller; outside the pool only the smallest.
-fn recv_memory(pool: &Pool, want: usize) -> Segment {
+pub(in crate::session) fn recv_memory(pool: &Pool, want: usize) -> Segment {
     let mut bytes = want;
     while bytes > RECV_BYTES_MIN {
         if let Some(segment) = pool.alloc(bytes) {

@@ -2,6 +2,9 @@
 //!
 //! In this order: the piece it is at; a piece whose peer left it; a new piece; a piece of another peer; at the very
 //! end a block that other peers owe already. Pieces stay with one peer where possible, so that a bad one has one source.
+//!
+//! A web seed goes on with the piece behind the one it is at, so that one request of HTTP covers many blocks, and takes
+//! nothing that somebody owes already: what it was asked for cannot be cancelled.
 
 use std::time::Duration;
 
@@ -40,6 +43,8 @@ pub struct Asker<'a> {
     pub current: Option<PieceIndex>,
     /// It sent blocks of a bad piece: it shares no piece with anybody until that is cleared up.
     pub is_suspect: bool,
+    /// A web seed (BEP 19): its requests are to follow each other in the torrent.
+    pub is_web: bool,
     pub order: PickOrder,
     pub pipeline: &'a Pipeline,
 }
@@ -93,6 +98,11 @@ impl Pieces {
                 .next_in_order(asker, now, credits, is_starved)
                 .or_else(|| self.open_next(asker, now, credits, is_starved));
         }
+        if asker.is_web
+            && let Some(block) = self.follow_on(asker, now, credits, is_starved)
+        {
+            return Some(block);
+        }
         self.adopt(asker, now, credits, is_starved)
             .or_else(|| self.open_next(asker, now, credits, is_starved))
             .or_else(|| self.join(asker, now, credits, is_starved))
@@ -144,6 +154,43 @@ impl Pieces {
         }
     }
 
+    /// The piece behind the one the web seed is at, if nobody else is at it.
+    fn follow_on(
+        &mut self,
+        asker: &Asker<'_>,
+        now: Now,
+        credits: &mut Credits,
+        is_starved: &mut bool,
+    ) -> Option<BlockRef> {
+        let next = self.geometry.piece(asker.current?.get().checked_add(1)?)?;
+        if !asker.have.has(next) || self.is_avoided(next, asker, now) {
+            return None;
+        }
+        if self.picker.is_openable(next)
+            && !self.open(next, asker.peer, asker.is_suspect, now, credits)
+        {
+            *is_starved = true;
+            return None;
+        }
+        if self.orphans.contains(&next) {
+            self.own(next, asker);
+        }
+        let is_own = self.owner(next) == Some(asker.peer);
+        is_own
+            .then(|| self.free_block(next, credits, is_starved))
+            .flatten()
+    }
+
+    /// Where a web seed begins: at the longest stretch of missing pieces, in its middle when somebody is coming up to
+    /// it.
+    fn pick_stretch(&mut self, have: &PeerHave) -> Option<PieceIndex> {
+        let (first, pieces) = self.picker.longest_stretch(have)?;
+        let before = first.get().checked_sub(1).map(PieceIndex::new);
+        let is_come_up_to = before.is_some_and(|before| self.get(before).is_some());
+        let skipped = if is_come_up_to { pieces / 2 } else { 0 };
+        Some(PieceIndex::new(first.get() + skipped))
+    }
+
     /// Takes over a piece that its peer left.
     fn adopt(
         &mut self,
@@ -185,7 +232,10 @@ impl Pieces {
         let is_next =
             |piece: &&PieceIndex| self.picker.is_openable(**piece) && asker.have.has(**piece);
         let alone = self.alone.iter().find(is_next).copied();
-        let piece = alone.or_else(|| self.picker.pick(asker.have, asker.order))?;
+        let piece = alone.or_else(|| match (asker.is_web, asker.order) {
+            (true, PickOrder::Rarest | PickOrder::Random) => self.pick_stretch(asker.have),
+            _ => self.picker.pick(asker.have, asker.order),
+        })?;
         if !self.open(piece, asker.peer, asker.is_suspect, now, credits) {
             *is_starved = true;
             return None;
@@ -245,7 +295,7 @@ impl Pieces {
     fn duplicate(&self, asker: &Asker<'_>, now: Now) -> Option<BlockRef> {
         let is_busy = asker.pipeline.len() >= ENDGAME_DEPTH_MAX
             || asker.pipeline.owes_since(now) >= ENDGAME_PATIENCE;
-        if asker.is_suspect || is_busy || !self.is_endgame() {
+        if asker.is_suspect || asker.is_web || is_busy || !self.is_endgame() {
             return None;
         }
         let shared = self

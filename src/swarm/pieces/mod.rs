@@ -208,6 +208,23 @@ impl Pieces {
         u64::from(active.here) * u64::from(BLOCK_BYTES) - u64::from(short_bytes)
     }
 
+    /// The part of [`Pieces::here_bytes`] that web seeds sent.
+    pub fn here_web_bytes(&self, piece: PieceIndex) -> u64 {
+        let Some(active) = self.get(piece) else {
+            return 0;
+        };
+        let is_web = |source: u16| {
+            let party = active.sources.get(usize::from(source));
+            matches!(party, Some(Party::Web(_)))
+        };
+        let blocks = (0u32..).zip(&active.blocks);
+        let from_web = blocks.filter(|(at, block)| active.is_here(*at) && is_web(block.source));
+        from_web
+            .filter_map(|(at, _)| self.geometry.block(piece, at))
+            .map(|block| u64::from(block.length()))
+            .sum()
+    }
+
     /// When an active piece was opened.
     pub fn opened_at(&self, piece: PieceIndex) -> Option<Now> {
         self.get(piece).map(|active| active.opened_at)

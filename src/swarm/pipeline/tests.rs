@@ -21,7 +21,7 @@ fn send(p: &mut Pipeline, block: BlockRef, now: Now) {
 
 #[test]
 fn what_was_not_sent_is_withdrawn_without_a_trace() {
-    let mut p = Pipeline::new(Now::ZERO);
+    let mut p = Pipeline::new(&PEER_PACE, Now::ZERO);
     p.push(block(0));
     p.push(block(1));
     assert_eq!(p.next_to_send(Now::ZERO), Some(block(0)));
@@ -34,7 +34,7 @@ fn what_was_not_sent_is_withdrawn_without_a_trace() {
 
 #[test]
 fn a_late_block_answers_the_request_that_was_about_to_be_made_again() {
-    let mut p = Pipeline::new(Now::ZERO);
+    let mut p = Pipeline::new(&PEER_PACE, Now::ZERO);
     send(&mut p, block(0), Now::ZERO);
     p.withdraw(block(0));
     p.push(block(0));
@@ -47,7 +47,7 @@ fn a_late_block_answers_the_request_that_was_about_to_be_made_again() {
 
 #[test]
 fn depth_doubles_each_round_trip_up_to_what_the_peer_bears() {
-    let mut p = Pipeline::new(Now::ZERO);
+    let mut p = Pipeline::new(&PEER_PACE, Now::ZERO);
     p.set_peer_reqq(402);
     let mut rounds = 0;
     while p.depth() < 400 {
@@ -62,7 +62,7 @@ fn depth_doubles_each_round_trip_up_to_what_the_peer_bears() {
 
 /// Answers each request `latency_ms` after it was sent, at most `blocks_per_s` of them, for 20 s.
 fn depth_after_20_s(latency_ms: u64, blocks_per_s: u64) -> u32 {
-    let mut p = Pipeline::new(Now::ZERO);
+    let mut p = Pipeline::new(&PEER_PACE, Now::ZERO);
     p.set_peer_reqq(PIPELINE_MAX);
     let mut sent: VecDeque<(BlockRef, u64)> = VecDeque::new();
     let mut next = 0;
@@ -99,26 +99,26 @@ fn depth_follows_the_rate_times_the_time_to_cover() {
 
 #[test]
 fn a_slow_peer_gets_a_short_queue() {
-    let mut p = Pipeline::new(Now::ZERO);
+    let mut p = Pipeline::new(&PEER_PACE, Now::ZERO);
     for second in 1..20 {
         p.on_bytes(BLOCK_BYTES, Now::from_secs(second));
         p.on_block(Now::from_secs(second));
     }
-    assert_eq!(p.depth(), DEPTH_MIN);
+    assert_eq!(p.depth(), PEER_PACE.depth_min);
 }
 
 #[test]
 fn a_peer_that_unchokes_late_still_gets_its_slow_start() {
-    let mut p = Pipeline::new(Now::ZERO);
+    let mut p = Pipeline::new(&PEER_PACE, Now::ZERO);
     send(&mut p, block(0), Now::from_secs(20));
     p.on_bytes(BLOCK_BYTES, Now::from_millis(20_050));
     p.on_block(Now::from_millis(20_050));
-    assert_eq!(p.depth(), DEPTH_START + 1);
+    assert_eq!(p.depth(), PEER_PACE.depth_start + 1);
 }
 
 #[test]
 fn withdrawn_requests_are_late_not_unasked() {
-    let mut p = Pipeline::new(Now::ZERO);
+    let mut p = Pipeline::new(&PEER_PACE, Now::ZERO);
     send(&mut p, block(0), Now::ZERO);
     send(&mut p, block(1), Now::ZERO);
     assert_eq!(p.withdraw(block(1)).sent, [block(1)]);
@@ -131,7 +131,7 @@ fn withdrawn_requests_are_late_not_unasked() {
 
 #[test]
 fn a_reject_answers_the_cancelled_request_not_the_new_one() {
-    let mut p = Pipeline::new(Now::ZERO);
+    let mut p = Pipeline::new(&PEER_PACE, Now::ZERO);
     send(&mut p, block(0), Now::ZERO);
     p.withdraw(block(0));
     send(&mut p, block(0), Now::ZERO);
@@ -142,7 +142,7 @@ fn a_reject_answers_the_cancelled_request_not_the_new_one() {
 
 #[test]
 fn silence_snubs_and_a_block_ends_it() {
-    let mut p = Pipeline::new(Now::ZERO);
+    let mut p = Pipeline::new(&PEER_PACE, Now::ZERO);
     let quiet = |p: &mut Pipeline, secs| p.check_silence(Now::from_secs(secs));
     assert_eq!(quiet(&mut p, 100), Silence::None, "nothing is owed");
     p.push(block(0));
@@ -171,7 +171,7 @@ fn silence_snubs_and_a_block_ends_it() {
 
 #[test]
 fn absurd_reqq_is_clamped() {
-    let mut p = Pipeline::new(Now::ZERO);
+    let mut p = Pipeline::new(&PEER_PACE, Now::ZERO);
     p.set_peer_reqq(0);
     assert_eq!(p.room(), 1);
     p.set_peer_reqq(1 << 31);
@@ -181,7 +181,7 @@ fn absurd_reqq_is_clamped() {
 /// Transmission unchokes at its ten-second mark and answers what has come every half second.
 #[test]
 fn a_peer_that_answers_in_bursts_long_after_connecting_is_soon_asked_for_much() {
-    let mut p = Pipeline::new(Now::ZERO);
+    let mut p = Pipeline::new(&PEER_PACE, Now::ZERO);
     let mut next = 0;
     for half_second in 20..26 {
         let now = Now::from_millis(half_second * 500);

@@ -34,7 +34,7 @@ impl Torrent {
         };
         self.met.add(source);
         let mut peer = Peer::new(conn, source, self.have_log.len(), cx.now);
-        peer.is_suspect = self.suspects.suspects(conn.addr, conn.peer_id);
+        peer.is_suspect = self.suspects.suspects(|party| peer.is_of(party));
         self.candidates.on_connected(conn.addr);
         let key = PeerKey(self.peers.insert(peer));
         self.greet(key, cx);
@@ -74,6 +74,15 @@ impl Torrent {
             self.starved.retain(|starved| *starved != key);
         }
         cx.credits.connections += u32::from(peer.holds_credit);
+        if !peer.is_web() {
+            self.remember_parting(&peer, cx);
+        }
+        self.dial(cx);
+        self.after_event();
+    }
+
+    /// The address book hears how the connection went.
+    fn remember_parting(&mut self, peer: &Peer, cx: &Cx<'_>) {
         let has_moved = peer.up.total_bytes() > 0 || peer.pipeline.total_bytes() > 0;
         let parting = match peer.parting {
             Parting::Broken if has_moved => Parting::Useful,
@@ -88,8 +97,6 @@ impl Torrent {
         if peer.reachable_at().is_some() {
             self.on_pex_news(cx.now);
         }
-        self.dial(cx);
-        self.after_event();
     }
 
     fn admit(&mut self, conn: &Connected, cx: &mut Cx<'_>) -> Result<(), Refusal> {

@@ -99,11 +99,15 @@ impl Torrent {
                 self.banned_local.push(party);
             }
             Party::Local(..) => {}
+            Party::Web(seed) => {
+                if self.banned_web.insert(seed) {
+                    cx.fx.push(Effect::BanWebSeed { seed });
+                }
+            }
         }
         for key in self.peers.keys() {
             let key = PeerKey(key);
-            let conn = self.peers.get(key.0).map(|peer| peer.conn);
-            if conn.is_some_and(|conn| party.is_behind(conn.addr, conn.peer_id)) {
+            if self.peers.get(key.0).is_some_and(|peer| peer.is_of(&party)) {
                 self.close(key, CloseReason::Banned, cx);
             }
         }
@@ -180,6 +184,11 @@ impl Torrent {
         self.news_from = cx.now + NEWS_PAUSE;
         let (log, pieces) = (&self.have_log, &self.pieces);
         for (key, peer) in self.peers.iter_mut() {
+            if peer.is_web() {
+                // It is told nothing.
+                peer.have_cursor = log.len();
+                continue;
+            }
             if peer.skip_old_news(log, pieces.have()) {
                 peer.wake(PeerKey(key), cx);
             }
@@ -219,7 +228,7 @@ impl Torrent {
 
     fn review_suspects(&mut self) {
         for (_, peer) in self.peers.iter_mut() {
-            peer.is_suspect = self.suspects.suspects(peer.conn.addr, peer.conn.peer_id);
+            peer.is_suspect = self.suspects.suspects(|party| peer.is_of(party));
         }
         self.pieces.set_suspects(self.suspects.parties());
     }

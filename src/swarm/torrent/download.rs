@@ -164,7 +164,9 @@ impl Torrent {
         }
         peer.incoming = None;
         peer.on_block(key, cx);
-        self.downloaded_bytes += u64::from(block.length());
+        let bytes = u64::from(block.length());
+        self.downloaded_bytes += bytes;
+        self.downloaded_web_bytes += bytes * u64::from(peer.is_web());
         let (completes, has_rivals) = self.pieces.finish_receive(block, peer.party, cx.now);
         if has_rivals {
             self.cancel_rivals(key, block, cx);
@@ -402,6 +404,7 @@ impl Torrent {
         let bytes = self.pieces.here_bytes(piece);
         self.wasted_bytes += bytes;
         self.downloaded_bytes -= bytes;
+        self.downloaded_web_bytes -= self.pieces.here_web_bytes(piece);
     }
 
     fn order(&self) -> PickOrder {
@@ -428,6 +431,7 @@ fn asker(key: PeerKey, peer: &Peer, order: PickOrder) -> Asker<'_> {
         only: peer.peer_choking.then_some(&peer.allowed_in),
         current: peer.current,
         is_suspect: peer.is_suspect,
+        is_web: peer.is_web(),
         order,
         pipeline: &peer.pipeline,
     }

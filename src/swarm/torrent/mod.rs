@@ -16,6 +16,7 @@ mod stats;
 mod takeover;
 mod timers;
 mod upload;
+mod web;
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use crate::base::{Bitfield, BlockRef, Now, PieceIndex, RateMeter, Rng, Slots};
 use crate::swarm::candidates::{Candidates, Parting, Source};
 use crate::swarm::choker::{Choker, ChokerConfig};
 use crate::swarm::claims::Claims;
-use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey, UploadRun};
+use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey, UploadRun, WebSeedId};
 use crate::swarm::peer::{Peer, PeerFault, raw};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::poison::{Party, Suspects};
@@ -80,6 +81,7 @@ pub struct Torrent {
     suspects: Suspects,
     banned: Vec<IpAddr>,
     banned_local: Vec<Party>,
+    banned_web: BTreeSet<WebSeedId>,
     dialing: BTreeSet<SocketAddr>,
     /// Where peers see us.
     own_address: OwnAddress,
@@ -92,6 +94,8 @@ pub struct Torrent {
     down: RateMeter,
     up: RateMeter,
     downloaded_bytes: u64,
+    /// The part of it that came from web seeds.
+    downloaded_web_bytes: u64,
     wasted_bytes: u64,
     bad_pieces: u32,
     is_paused: bool,
@@ -148,6 +152,7 @@ impl Torrent {
             suspects: Suspects::new(),
             banned: Vec::new(),
             banned_local: Vec::new(),
+            banned_web: BTreeSet::new(),
             dialing: BTreeSet::new(),
             own_address: OwnAddress::default(),
             met: SourceCounts::new(),
@@ -156,6 +161,7 @@ impl Torrent {
             down: RateMeter::new(now),
             up: RateMeter::new(now),
             downloaded_bytes: 0,
+            downloaded_web_bytes: 0,
             wasted_bytes: 0,
             bad_pieces: 0,
             is_paused: false,
@@ -475,9 +481,10 @@ impl Torrent {
         self.pieces.is_complete()
     }
 
-    /// The connected peer's address.
+    /// The connected peer's address; web seeds have none here.
     pub fn peer_addr(&self, key: PeerKey) -> Option<SocketAddr> {
-        self.peers.get(key.0).map(|peer| peer.conn.addr)
+        let peer = self.peers.get(key.0).filter(|peer| !peer.is_web());
+        peer.map(|peer| peer.conn.addr)
     }
 
     /// The IP addresses banned so far, in order of their ban.

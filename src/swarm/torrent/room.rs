@@ -81,8 +81,12 @@ impl Torrent {
         least.map(|(key, _)| key)
     }
 
+    /// The peers that take up places: no web seeds, and none that is being closed.
     pub(super) fn staying(&self) -> impl Iterator<Item = (PeerKey, &Peer)> {
-        let staying = self.peers.iter().filter(|(_, peer)| !peer.is_closing);
+        let staying = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| !peer.is_closing && !peer.is_web());
         staying.map(|(key, peer)| (PeerKey(key), peer))
     }
 }

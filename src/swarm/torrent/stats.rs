@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::base::{Now, PeerId, PieceIndex};
 use crate::swarm::PeerKey;
 use crate::swarm::candidates::Source;
-use crate::swarm::peer::Incoming;
+use crate::swarm::peer::{Incoming, Peer};
 use crate::swarm::pipeline::PIPELINE_MAX;
 use crate::swarm::sources::SourceCounts;
 use crate::swarm::torrent::Torrent;
@@ -15,6 +15,8 @@ use crate::swarm::torrent::Torrent;
 pub struct TorrentStats {
     /// Payload stored in its place, in bytes, of this run; a piece that proves bad moves to `wasted_bytes`.
     pub downloaded_bytes: u64,
+    /// The part of `downloaded_bytes` that came from web seeds.
+    pub downloaded_web_bytes: u64,
     /// Payload sent, in bytes, of this run.
     pub uploaded_bytes: u64,
     /// Payload received for nothing, in bytes: duplicates, never requested, of bad pieces.
@@ -32,6 +34,8 @@ pub struct TorrentStats {
     pub peers_known: u32,
     /// Connected peers that have everything.
     pub seeds_connected: u32,
+    /// Web seeds that may be asked for something that is missing.
+    pub web_seeds: u32,
     pub pieces_have: u32,
     pub pieces_wanted: u32,
     pub pieces_wanted_have: u32,
@@ -78,9 +82,11 @@ impl Torrent {
     pub fn stats(&self, now: Now) -> TorrentStats {
         let pieces = &self.pieces;
         let placed = self.peers.iter().filter(|(_, peer)| peer.holds_credit);
-        let seeds = self.peers.iter().filter(|(_, peer)| peer.have.is_all());
+        let is_seed = |peer: &Peer| peer.have.is_all() && !peer.is_web();
+        let seeds = self.peers.iter().filter(|(_, peer)| is_seed(peer));
         TorrentStats {
             downloaded_bytes: self.downloaded_bytes,
+            downloaded_web_bytes: self.downloaded_web_bytes,
             uploaded_bytes: self.up.total_bytes(),
             wasted_bytes: self.wasted_bytes,
             down_bytes_per_s: self.down.clone().bytes_per_s(now),
@@ -91,6 +97,7 @@ impl Torrent {
             connections_by_source: self.met,
             peers_known: self.candidates.known_count() as u32,
             seeds_connected: seeds.count() as u32,
+            web_seeds: self.web_seeds_in_use(),
             pieces_have: pieces.have().count(),
             pieces_wanted: pieces.wanted().count(),
             pieces_wanted_have: pieces.wanted_have_count(),
@@ -102,10 +109,11 @@ impl Torrent {
         }
     }
 
-    /// A snapshot of every peer, in slot order.
+    /// A snapshot of every peer, in slot order, web seeds left out.
     pub fn peers(&self, now: Now) -> Vec<PeerStats> {
         let pieces = self.cfg.geometry.piece_count();
-        let peers = self.peers.iter().map(|(key, peer)| PeerStats {
+        let peers = self.peers.iter().filter(|(_, peer)| !peer.is_web());
+        let peers = peers.map(|(key, peer)| PeerStats {
             key: PeerKey(key),
             addr: peer.conn.addr,
             peer_id: peer.conn.peer_id,
@@ -180,9 +188,8 @@ impl Torrent {
             self.pieces.receiving_count(),
             "each receive has its peer"
         );
-        let staying = self.peers.iter().filter(|(_, peer)| !peer.is_closing);
         assert!(
-            staying.count() <= self.cfg.peers_max as usize,
+            self.staying().count() <= self.cfg.peers_max as usize,
             "peers that stay"
         );
     }

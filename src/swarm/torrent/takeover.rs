@@ -103,6 +103,8 @@ impl Torrent {
                 return None;
             }
         }
+        // What a web seed was asked for it sends all the same: only of a silent one it goes to others.
+        let is_bound = victim.is_web() && victim.pipeline.owes_since(now) < SILENT_MIN;
         let own_wait = wait(peer, peer.pipeline.len() + 1, now);
         let mut ahead = victim.pipeline.len();
         for block in victim.pipeline.iter_back() {
@@ -112,7 +114,9 @@ impl Torrent {
             ahead -= 1;
             let piece = block.piece();
             let is_meant = only.is_none_or(|only| only == piece);
-            let is_fit = peer.offers().has(piece) && self.pieces.is_movable(block);
+            let is_fit = peer.offers().has(piece)
+                && self.pieces.is_movable(block)
+                && (!is_bound || victim.pipeline.is_unsent(block));
             if is_meant && is_fit && !peer.pipeline.contains(block) {
                 return Some(block);
             }

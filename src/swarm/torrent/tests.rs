@@ -11,4 +11,5 @@ mod selection;
 mod sharing;
 mod silence;
 mod uploads;
+mod web;
 mod world;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::base::Now;
+use crate::base::{Key, Now};
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey};
 use crate::swarm::peer::{Incoming, KEEP_ALIVE_AFTER, Peer, SILENT_AFTER};
 use crate::swarm::pipeline::{SNUB_AFTER, Silence};
@@ -76,7 +76,7 @@ impl Torrent {
             return;
         }
         let peers_max = self.cfg.peers_max as usize;
-        while self.peers.len() + self.dialing.len() < peers_max {
+        while self.places_taken() < peers_max {
             if self
                 .candidates
                 .next_deadline(cx.now)
@@ -99,7 +99,7 @@ impl Torrent {
             cx.credits.connections -= 1;
             cx.fx.push(Effect::Dial { addr });
         }
-        let used = self.peers.len() + self.dialing.len();
+        let used = self.places_taken();
         if used >= peers_max {
             return;
         }
@@ -112,6 +112,12 @@ impl Torrent {
         if is_short && !is_idle {
             self.want_peers(cx);
         }
+    }
+
+    /// Connections and dials, those that are being closed included.
+    fn places_taken(&self) -> usize {
+        let peers = self.peers.iter().filter(|(_, peer)| !peer.is_web());
+        peers.count() + self.dialing.len()
     }
 
     fn want_peers(&mut self, cx: &mut Cx<'_>) {
@@ -149,6 +155,10 @@ impl Torrent {
             is_active |= !peer.uploads.is_empty();
             is_active |= peer.rests_until > cx.now || !peer.withheld.is_empty();
             peer.review_withheld(pieces, cx.now);
+            if peer.is_web() {
+                // Its runtime ends it when it falls silent: it cannot be told to send nothing more.
+                continue;
+            }
             match peer.pipeline.check_silence(cx.now) {
                 Silence::None => {}
                 Silence::Snubbed => self.snub(key, cx),
@@ -183,15 +193,15 @@ impl Torrent {
         let Some(Incoming::Block(block)) = peer.incoming else {
             return false;
         };
-        let would_send = |(other, peer): (PeerKey, &Peer)| {
-            let is_asked = !peer.peer_choking && !peer.pipeline.is_snubbed();
-            other != key && is_asked && peer.offers().has(block.piece())
+        let would_send = |(other, peer): (Key, &Peer)| {
+            let is_asked = !peer.peer_choking && !peer.pipeline.is_snubbed() && !peer.is_closing;
+            other != key.0 && is_asked && peer.offers().has(block.piece())
         };
         let limit = match self.pieces.is_endgame() {
             true => HELD_UP_LAST_AFTER,
             false => HELD_UP_AFTER,
         };
-        now.since(peer.incoming_at) >= limit && self.staying().any(would_send)
+        now.since(peer.incoming_at) >= limit && self.peers.iter().any(would_send)
     }
 
     /// All places are taken while somebody waits to be dialed who may have what is missing.
@@ -230,6 +240,9 @@ fn why_close(peer: &mut Peer, is_done: bool, now: Now) -> Option<CloseReason> {
         is_receiving && now.since(peer.incoming_at) >= SNUB_AFTER && peer.pipeline.is_silent(now);
     if is_dripping || is_dead {
         return Some(CloseReason::Silent);
+    }
+    if peer.is_web() {
+        return None;
     }
     // Blocks that wait count too: the writer takes none while the socket is full.
     let owes_upload = peer.uploads.in_flight_blocks() > 0 || !peer.uploads.is_empty();

@@ -152,6 +152,7 @@ impl World {
             Effect::Discard { piece } => format!("discard {}", piece.get()),
             Effect::DigestBlocks { piece } => format!("digest {}", piece.get()),
             Effect::Ban { ip } => format!("ban {ip}"),
+            Effect::BanWebSeed { seed } => format!("ban web seed {}", seed.0),
             Effect::Have { piece } => format!("have {}", piece.get()),
             Effect::Complete => "complete".to_owned(),
             Effect::WantPeers => "want_peers".to_owned(),

@@ -1,0 +1,361 @@
+//! One connection to a web seed: takes runs of blocks from the core and asks for them as ranges of files. Layer 5.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tracing::{debug, trace};
+
+use super::Seed;
+use super::feed::Feeder;
+use super::verdict::{Failure, Part, SILENT_AFTER, judge};
+use crate::base::BlockRef;
+use crate::session::contain;
+use crate::session::deadline::Deadline;
+use crate::session::driver::Driver;
+use crate::session::http::{Answer, Kept, Place};
+use crate::session::peer::reader::{RECV_BYTES_MAX, RECV_LIMITED_BYTES, recv_memory};
+use crate::session::shared::Shared;
+use crate::storage::layout::Span;
+use crate::swarm::{CloseReason, PeerKey, Refusal};
+use crate::uring::stream::Stream;
+use crate::wire::http::Unframer;
+use crate::wire::tracker::Family;
+
+/// A connection without work is closed after this time: most servers close it then themselves.
+const IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// The driver's way to a connection.
+pub struct WebHandle {
+    pub wake: Notify,
+    closing: Cell<Option<CloseReason>>,
+    /// Of the operation under way.
+    deadline: RefCell<Deadline>,
+    down_client: u64,
+    shared: Rc<Shared>,
+}
+
+impl WebHandle {
+    fn new(shared: &Rc<Shared>) -> Rc<WebHandle> {
+        Rc::new(WebHandle {
+            wake: Notify::new(),
+            closing: Cell::new(None),
+            deadline: RefCell::new(Deadline::after(Duration::ZERO)),
+            down_client: shared.down.client(),
+            shared: shared.clone(),
+        })
+    }
+
+    /// Ends the connection: what it waits for ends at once.
+    pub fn close(&self, reason: CloseReason) {
+        if !self.is_closing() {
+            self.closing.set(Some(reason));
+            self.deadline.borrow().shorten_to(Duration::ZERO);
+            self.wake.notify_one();
+            self.shared.down.forget(self.down_client);
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.get().is_some()
+    }
+
+    /// The failure that an end by [`WebHandle::close`] is.
+    fn closed(&self) -> Failure {
+        match self.closing.get() {
+            Some(CloseReason::Silent) => Failure::Slow,
+            _ => Failure::Closed,
+        }
+    }
+
+    /// A deadline that [`WebHandle::close`] brings about.
+    fn deadline(&self) -> Deadline {
+        let wait = if self.is_closing() {
+            Duration::ZERO
+        } else {
+            SILENT_AFTER
+        };
+        let deadline = Deadline::after(wait);
+        *self.deadline.borrow_mut() = deadline.clone();
+        deadline
+    }
+}
+
+/// Serves the torrent until something ends it: at best that nothing is missing any more.
+///
+/// # Errors
+/// Why it ended before.
+pub(super) async fn run(driver: &Rc<Driver>, seed: &Rc<Seed>) -> Result<(), Failure> {
+    let gone = seed.gone_pieces(driver);
+    let entered = driver.call(|core, cx| core.on_web_seed(seed.id, &gone, cx));
+    let key = match entered {
+        Ok(key) => key,
+        Err(Refusal::Banned) => {
+            seed.give_up();
+            return Ok(());
+        }
+        Err(_) => return Err(Failure::Closed),
+    };
+    let shared = driver.shared().clone();
+    let handle = WebHandle::new(&shared);
+    driver.add_web_seed(key, handle.clone());
+    let mut connection = Connection {
+        driver: driver.clone(),
+        seed: seed.clone(),
+        handle: handle.clone(),
+        feeder: Feeder::new(driver.clone(), key),
+        kept: None,
+        place: None,
+        allowance_bytes: 0,
+    };
+    let result = contain::connection(&shared, connection.serve(key)).await;
+    let result = result.unwrap_or(Err(Failure::Panicked));
+    handle.close(CloseReason::Stopping);
+    connection.feeder.end();
+    driver.remove_peer(key);
+    driver.call(|core, cx| core.on_disconnected(key, cx));
+    result
+}
+
+struct Connection {
+    driver: Rc<Driver>,
+    seed: Rc<Seed>,
+    handle: Rc<WebHandle>,
+    feeder: Feeder,
+    kept: Option<Kept>,
+    /// Where redirects led to for a file; asked there again until it fails.
+    place: Option<(usize, Place)>,
+    /// What may still be received before asking for more, under a rate limit.
+    allowance_bytes: usize,
+}
+
+impl Connection {
+    async fn serve(&mut self, key: PeerKey) -> Result<(), Failure> {
+        if self.driver.read(|core| core.is_web_seed_useless(key)) {
+            return Ok(());
+        }
+        loop {
+            if self.handle.is_closing() {
+                return Err(self.handle.closed());
+            }
+            let run = self.driver.call(|core, cx| core.next_web_run(key, cx));
+            if !run.is_empty() {
+                self.fetch(run).await?;
+                self.seed.on_success();
+                continue;
+            }
+            tokio::select! {
+                () = self.handle.wake.notified() => {}
+                () = tokio::time::sleep(IDLE_MAX) => {
+                    self.kept = None;
+                    if self.driver.read(|core| core.is_web_seed_useless(key)) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fetches a run of blocks, file by file.
+    async fn fetch(&mut self, run: Vec<BlockRef>) -> Result<(), Failure> {
+        let disk = self.driver.disk().clone();
+        let geometry = *disk.layout().geometry();
+        let Some(first) = run.first() else {
+            return Ok(());
+        };
+        let offset = geometry.piece_offset(first.piece()) + u64::from(first.begin());
+        let length = run.iter().map(|block| u64::from(block.length())).sum();
+        self.feeder.begin(run);
+        for span in disk.layout().spans(offset, length) {
+            if self.handle.is_closing() {
+                return Err(self.handle.closed());
+            }
+            let file = disk.layout().files().get(span.file);
+            if file.is_some_and(|file| file.is_pad) {
+                self.feeder.feed_zeros(span.length)?;
+                continue;
+            }
+            let result = self.fetch_span(span).await;
+            if self.handle.is_closing() {
+                return Err(self.handle.closed());
+            }
+            if let Err(failure) = result {
+                self.seed.on_file_failure(span.file, &failure);
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// One request and its answer.
+    async fn fetch_span(&mut self, span: Span) -> Result<(), Failure> {
+        let info = &self.driver.metainfo().info;
+        let place = match self.place.take() {
+            Some((file, place)) if file == span.file => place,
+            _ => {
+                let url = self.seed.url.url_of(info, span.file);
+                Place::new(url.map_err(Failure::NoUrl)?)
+            }
+        };
+        let file_bytes = info
+            .files
+            .get(span.file)
+            .map_or(0, |file| file.length_bytes);
+        let part = Part {
+            first: span.file_offset,
+            bytes: span.length,
+            file_bytes,
+        };
+        let shared = self.driver.shared().clone();
+        let family = match shared.families.as_slice() {
+            [family] => Some(*family),
+            _ => None::<Family>,
+        };
+        let range = part.first..=part.first + part.bytes - 1;
+        trace!(url = %place.url, ?range, "to web seed");
+        let (kept, deadline) = (self.kept.take(), self.handle.deadline());
+        let http = &shared.trackers.http;
+        let asked = http.get_range(&place, range, kept, family, &deadline);
+        let answer = asked.await?;
+        judge(&answer.head, part, &name_of(info, span.file))?;
+        self.take_body(answer, span).await
+    }
+
+    async fn take_body(&mut self, answer: Answer, span: Span) -> Result<(), Failure> {
+        let mut body = Body {
+            framing: Unframer::new(answer.head.framing),
+            left_bytes: span.length,
+        };
+        body.take(&answer.early, &mut self.feeder)?;
+        let shared = self.driver.shared().clone();
+        let mut want = RECV_LIMITED_BYTES;
+        while !body.is_over() {
+            if shared.down.is_limited() && self.allowance_bytes == 0 {
+                let (client, bytes) = (self.handle.down_client, RECV_LIMITED_BYTES as u64);
+                shared.down.acquire(client, bytes, &shared.clock).await;
+                self.allowance_bytes = RECV_LIMITED_BYTES;
+            }
+            if self.handle.is_closing() {
+                return Err(self.handle.closed());
+            }
+            let deadline = self.handle.deadline();
+            deadline
+                .readable(answer.stream())
+                .await
+                .map_err(|error| match error.kind() {
+                    std::io::ErrorKind::TimedOut => Failure::Silent,
+                    _ => Failure::Io(error),
+                })?;
+            want = self.receive(answer.stream(), &mut body, want).await?;
+        }
+        if answer.head.is_keep_alive && body.framing.is_done() {
+            self.place = Some((span.file, answer.place.clone()));
+            self.kept = Some(answer.keep());
+        }
+        Ok(())
+    }
+
+    /// Takes what is there; returns how much to make room for next.
+    async fn receive(
+        &mut self,
+        stream: &Stream,
+        body: &mut Body,
+        want: usize,
+    ) -> Result<usize, Failure> {
+        let shared = self.driver.shared().clone();
+        let is_limited = shared.down.is_limited();
+        let mut segment = recv_memory(&shared.pool, want);
+        loop {
+            let room = match is_limited {
+                true => segment.len().min(self.allowance_bytes),
+                false => segment.len(),
+            };
+            let (result, back) = stream.recv_now(segment, 0..room).await;
+            segment = back;
+            let received = match result {
+                Ok(0) => {
+                    body.on_end()?;
+                    return Ok(want);
+                }
+                Ok(received) => received,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(want),
+                Err(error) => return Err(Failure::Io(error)),
+            };
+            if is_limited {
+                self.allowance_bytes -= received;
+            }
+            let bytes = segment.as_slice().get(..received).unwrap_or_default();
+            body.take(bytes, &mut self.feeder)?;
+            if body.is_over() || self.handle.is_closing() || received < room {
+                return Ok(want);
+            }
+            if is_limited && self.allowance_bytes == 0 {
+                return Ok(want);
+            }
+            if want < RECV_BYTES_MAX {
+                return Ok(RECV_BYTES_MAX.min(4 * want));
+            }
+        }
+    }
+}
+
+/// An answer's body on its way.
+struct Body {
+    framing: Unframer,
+    /// Of the part that was asked for.
+    left_bytes: u64,
+}
+
+impl Body {
+    /// All that was asked for is here, and the end of the body was seen, where it has one of its own.
+    fn is_over(&self) -> bool {
+        self.left_bytes == 0 && self.framing.may_end()
+    }
+
+    fn take(&mut self, bytes: &[u8], feeder: &mut Feeder) -> Result<(), Failure> {
+        let mut input = bytes;
+        while let Some(data) = self.framing.next(&mut input)? {
+            let length = data.len() as u64;
+            if length > self.left_bytes {
+                let left = usize::try_from(self.left_bytes).unwrap_or(usize::MAX);
+                self.left_bytes = 0;
+                feeder.feed(data.get(..left).unwrap_or_default())?;
+                return Err(Failure::TooLong);
+            }
+            self.left_bytes -= length;
+            feeder.feed(data)?;
+        }
+        match input.is_empty() {
+            true => Ok(()),
+            // Bytes behind the body: nobody asked for another answer.
+            false => Err(Failure::TooLong),
+        }
+    }
+
+    /// The connection has ended.
+    fn on_end(&mut self) -> Result<(), Failure> {
+        let left_bytes = self.left_bytes;
+        debug!(left_bytes, "the web seed closed the connection");
+        match left_bytes {
+            0 => {
+                // The end of the last chunk may be missing; its bytes are all here.
+                self.framing = Unframer::new(crate::wire::http::Framing::UntilClose);
+                Ok(())
+            }
+            _ => Err(Failure::Short { left_bytes }),
+        }
+    }
+}
+
+/// The file as messages name it.
+fn name_of(info: &crate::wire::metainfo::Info, file: usize) -> String {
+    let path = info.files.get(file).map(|file| file.path.as_slice());
+    let elements = path.unwrap_or_default().iter();
+    let names: Vec<_> = elements.map(|name| String::from_utf8_lossy(name)).collect();
+    let name = match names.is_empty() {
+        true => info.name.clone(),
+        false => names.join("/"),
+    };
+    name.escape_debug().take(200).collect()
+}
