@@ -102,10 +102,11 @@ fn a_web_seed_duplicates_nothing_that_a_peer_owes() {
     assert_eq!(w.hear_only(a, "request").len(), 4);
     let key = web(&mut w);
     // What it takes over the peer is told not to send.
-    let taken = run(&mut w, key).len();
-    assert_eq!(w.hear_only(a, "cancel").len(), taken);
-    w.pass_secs(1);
-    assert!(run(&mut w, key).is_empty());
+    for _ in 0..2 {
+        let taken = run(&mut w, key).len();
+        assert_eq!(w.hear_only(a, "cancel").len(), taken);
+        w.pass_secs(1);
+    }
 }
 
 #[test]
