@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tracing::{debug, warn};
+use tracing::{debug, trace, warn};
 
 use super::contain;
 use super::driver::Driver;
@@ -100,9 +100,8 @@ async fn shake_outbound(
     Ok((stream, conn, early))
 }
 
-/// Takes connections from one socket as long as the session runs.
-pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
-    let pending: Rc<Pending> = Rc::default();
+/// Takes connections from one socket as long as the session runs. `pending` is that socket's.
+pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>, pending: Rc<Pending>) {
     loop {
         let (stream, addr) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -114,6 +113,7 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
             }
         };
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        trace!(%addr, "connection taken");
         let from_here_max = INBOUND_PENDING_PER_IP_MAX.min(shared.pending_max.div_ceil(2) as usize);
         if shared.is_banned(addr.ip()) || pending.of(addr.ip()) >= from_here_max {
             stream.shutdown();
@@ -147,7 +147,7 @@ fn is_closed(error: &io::Error) -> bool {
 
 /// Inbound connections in handshake, oldest first.
 #[derive(Default)]
-struct Pending {
+pub struct Pending {
     streams: RefCell<BTreeMap<u64, (IpAddr, Stream)>>,
     by_ip: RefCell<BTreeMap<IpAddr, usize>>,
     next: Cell<u64>,

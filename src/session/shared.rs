@@ -45,7 +45,7 @@ pub struct Shared {
     /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
     pub banned: RefCell<BTreeSet<IpAddr>>,
     pub half_open: Cell<u32>,
-    /// Tasks that ended by a panic.
+    /// Panics of tasks; the hash workers count theirs.
     pub panics: Cell<u64>,
     /// Woken when credits came back, so that starved torrents are asked again.
     pub credits_back: Notify,
@@ -59,6 +59,8 @@ pub struct Shared {
     pub assembly_bytes: u64,
     is_stopping: Cell<bool>,
     stopping: Notify,
+    /// Why the session cannot go on.
+    failure: RefCell<Option<String>>,
     rng: RefCell<Rng>,
     events: RefCell<Box<dyn FnMut(SessionEvent)>>,
 }
@@ -113,6 +115,7 @@ impl Shared {
             assembly_bytes,
             is_stopping: Cell::new(false),
             stopping: Notify::new(),
+            failure: RefCell::default(),
             rng: RefCell::new(rng),
             events: RefCell::new(events),
         })
@@ -137,6 +140,17 @@ impl Shared {
     pub fn stop(&self) {
         self.is_stopping.set(true);
         self.stopping.notify_waiters();
+    }
+
+    /// Ends every torrent in order: the session cannot go on.
+    pub fn fail(&self, why: String) {
+        self.failure.borrow_mut().get_or_insert(why);
+        self.stop();
+    }
+
+    /// Why the session could not go on, if it could not.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
     }
 
     /// Completes once the session was asked to stop.

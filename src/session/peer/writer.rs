@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::PeerHandle;
 use crate::base::{BLOCK_BYTES, BlockRef};
+use crate::session::contain;
 use crate::session::disk::{ReadError, ReadRun};
 use crate::session::driver::Driver;
 use crate::session::lab::Stage;
@@ -148,7 +149,11 @@ impl Writer {
         while self.ahead.len() < AHEAD_MAX && self.driver.disk().may_read_ahead(self.run_bytes) {
             let Some(run) = self.next_run() else { return };
             let (disk, of) = (self.driver.disk().clone(), run.clone());
-            let reading = tokio_uring::spawn(async move { disk.read_run(&of).await });
+            let shared = self.driver.shared().clone();
+            let reading = tokio_uring::spawn(async move {
+                let read = contain::connection(&shared, disk.read_run(&of)).await;
+                read.unwrap_or_else(|_| Err(ReadError::lost()))
+            });
             self.ahead.push_back((run, Some(reading)));
         }
     }
