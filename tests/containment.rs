@@ -1,5 +1,5 @@
-//! A panic in a connection's task ends that connection alone, one in a torrent's task that torrent alone; both are
-//! counted and told.
+//! A panic in a connection's task ends that connection alone, one in a torrent's task that torrent alone; what serves
+//! the whole session starts anew. All are counted and told.
 //!
 //! Nothing in the program panics on demand. The tests are what it calls: its log and its listener for events.
 
@@ -15,27 +15,31 @@ use std::time::{Duration, Instant};
 use gyre::base::InfoHash;
 use gyre::session::{
     self, CheckMode, Encryption, Job, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
-    SessionConfig, SessionEvent, SessionSummary, Stopper, TorrentConfig, WriteEngine,
+    SessionConfig, SessionError, SessionEvent, SessionSummary, Stopper, TorrentConfig, WriteEngine,
 };
 use gyre::swarm::choker::{SeedChoker, UploadSlots};
 use gyre::uring::ring::{self, RingConfig};
 use gyre::wire::metainfo::Metainfo;
-use support::Sample;
+use support::fake_tracker::{HttpTracker, Then, ok, peers};
 use support::program::PATIENCE;
 use support::raw_peer::*;
+use support::sample::text;
+use support::{Gyre, Sample};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 const BLOCK: u32 = 16_384;
 
-/// Where the log panics, once.
+/// Where the log panics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Trap {
-    /// When a task of the connection with this address goes on.
+    /// Once, when a task of the connection with this address goes on.
     Goes(String),
-    /// When this is logged.
+    /// Once, when this is logged.
     Says(&'static str),
+    /// Whenever this is logged.
+    Always(&'static str),
 }
 
 static TRAP: Mutex<Option<Trap>> = Mutex::new(None);
@@ -82,11 +86,16 @@ impl Subscriber for Log {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line::default();
         event.record(&mut line);
-        let is_it = matches!(&*trap(), Some(Trap::Says(part)) if line.0.contains(*part));
-        if is_it {
-            *trap() = None;
-            panic!("told to: {}", line.0);
-        }
+        let said = |part: &str| line.0.contains(part);
+        let is_it = {
+            let mut trap = trap();
+            match *trap {
+                Some(Trap::Says(part)) if said(part) => trap.take().is_some(),
+                Some(Trap::Always(part)) => said(part),
+                _ => false,
+            }
+        };
+        assert!(!is_it, "told to: {}", line.0);
     }
 
     fn enter(&self, span: &Id) {
@@ -108,7 +117,7 @@ struct World {
     addr: SocketAddr,
     events: Receiver<SessionEvent>,
     stopper: Stopper,
-    thread: JoinHandle<SessionSummary>,
+    thread: JoinHandle<Result<SessionSummary, SessionError>>,
     /// The listener for events panics at the next figures of this torrent.
     trap: Arc<Mutex<Option<InfoHash>>>,
     _alone: MutexGuard<'static, ()>,
@@ -116,15 +125,31 @@ struct World {
 
 impl World {
     fn start(peers_max: u32) -> World {
+        let samples = [600_000, 500_000].map(|bytes| Sample::file(bytes, 65_536, &[]));
+        let torrents = samples.iter().map(torrent_config).collect();
+        let config = session_config(&samples[0], peers_max);
+        let world = World::start_with(samples, torrents, config, None);
+        for sample in &world.samples {
+            let hash = InfoHash::new(sample.info_hash);
+            world.event("a torrent that is seeded", |event| {
+                matches!(event, SessionEvent::Progress(p) if p.info_hash == hash && p.pieces_have == p.pieces)
+            });
+        }
+        world
+    }
+
+    fn start_with(
+        samples: [Sample; 2],
+        torrents: Vec<TorrentConfig>,
+        config: SessionConfig,
+        first_trap: Option<Trap>,
+    ) -> World {
         static ALONE: Mutex<()> = Mutex::new(());
         static LOG: Once = Once::new();
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         LOG.call_once(|| tracing::subscriber::set_global_default(Log::default()).unwrap());
-        *trap() = None;
-        let samples = [600_000, 500_000].map(|bytes| Sample::file(bytes, 65_536, &[]));
-        let jobs = samples.iter().map(torrent_config);
-        let jobs: Vec<Job> = jobs.map(Job::Torrent).collect();
-        let config = session_config(&samples[0], peers_max);
+        *trap() = first_trap;
+        let jobs: Vec<Job> = torrents.into_iter().map(Job::Torrent).collect();
         let (sender, events) = channel();
         let (stopper, trap) = (Stopper::default(), Arc::new(Mutex::new(None)));
         let (on_stop, on_event) = (stopper.clone(), trap.clone());
@@ -139,7 +164,7 @@ impl World {
                 }
                 let _ = sender.send(event);
             });
-            ring.block_on(run).unwrap()
+            ring.block_on(run)
         });
         let mut world = World {
             samples,
@@ -155,12 +180,6 @@ impl World {
         });
         if let SessionEvent::Listening { addr } = listening {
             world.addr.set_port(addr.port());
-        }
-        for sample in &world.samples {
-            let hash = InfoHash::new(sample.info_hash);
-            world.event("a torrent that is seeded", |event| {
-                matches!(event, SessionEvent::Progress(p) if p.info_hash == hash && p.pieces_have == p.pieces)
-            });
         }
         world
     }
@@ -228,7 +247,7 @@ impl World {
 
     fn stop(self) -> SessionSummary {
         self.stopper.stop();
-        self.thread.join().expect("the session goes on")
+        self.thread.join().unwrap().expect("the session goes on")
     }
 }
 
@@ -334,12 +353,21 @@ fn a_panic_in_the_writer_of_a_connection_ends_that_connection_alone() {
 }
 
 #[test]
+fn a_panic_in_the_decoder_of_a_connection_ends_that_connection_alone() {
+    a_panic_ends_one_connection(|mut ending| {
+        *trap() = Some(Trap::Says("from peer: Unknown"));
+        ending.send(&[request(0, 0, BLOCK), message(99, &[])].concat());
+        ending.expect_close("its decoder panicked");
+    });
+}
+
+#[test]
 fn a_panic_in_a_call_of_a_torrents_core_ends_that_torrent_alone() {
     let world = World::start(10);
     let mut ending = world.served(0, 61);
     let other = world.served(1, 62);
-    *trap() = Some(Trap::Says("from peer: Unknown"));
-    ending.send(&message(99, &[]));
+    *trap() = Some(Trap::Says("to peer: RejectRequest"));
+    ending.send(&request(99, 0, BLOCK));
     ending.expect_close("its torrent ended");
     world.expect_end_of(0, other);
 }
@@ -354,4 +382,156 @@ fn a_panic_in_the_task_of_a_torrent_ends_that_torrent_alone() {
         ending.expect_close("its torrent ended");
         world.expect_end_of(at, other);
     }
+}
+
+#[test]
+fn a_panic_in_the_loop_that_takes_connections_costs_one_connection_and_it_goes_on() {
+    let world = World::start(10);
+    let mut honest = world.served(0, 61);
+    *trap() = Some(Trap::Says("connection taken"));
+    let hello = Hello::new(world.samples[0].info_hash);
+    let lost = RawPeer::dial_at([127, 0, 0, 62], world.addr, &hello);
+    assert!(lost.is_err(), "it was taken by the loop that panicked");
+    let told = world.event("a warning", |event| {
+        matches!(event, SessionEvent::Warning { .. })
+    });
+    assert!(format!("{told:?}").contains("taking connections was broken off"));
+    drop(world.served(1, 63));
+    world.assert_served(0, &mut honest);
+    assert_eq!(world.stop().panics, 1);
+}
+
+/// A session that seeds one torrent at so many bytes a second.
+fn limited(bytes_per_s: u64) -> World {
+    let samples = [600_000, 500_000].map(|bytes| Sample::file(bytes, 65_536, &[]));
+    let torrents = vec![torrent_config(&samples[0])];
+    let mut config = session_config(&samples[0], 10);
+    config.limit_up_bytes_per_s = Some(bytes_per_s);
+    World::start_with(samples, torrents, config, None)
+}
+
+fn ask_for_all(peer: &mut RawPeer) {
+    let blocks =
+        (0..9).flat_map(|piece| (0..4).flat_map(move |at| request(piece, at * BLOCK, BLOCK)));
+    peer.send(&blocks.collect::<Vec<u8>>());
+}
+
+#[test]
+fn a_panic_of_what_keeps_to_a_rate_limit_leaves_nobody_waiting() {
+    let world = limited(200_000);
+    let mut peer = world.served(0, 61);
+    *trap() = Some(Trap::Says("bandwidth granted"));
+    ask_for_all(&mut peer);
+    for _ in 0..36 {
+        peer.wait_for(PIECE);
+    }
+    assert_eq!(*trap(), None);
+    assert_eq!(world.stop().panics, 1);
+}
+
+#[test]
+fn what_all_transfers_hang_on_ends_the_session_in_order_when_it_cannot_go_on() {
+    let world = limited(100_000);
+    let mut peer = world.served(0, 61);
+    *trap() = Some(Trap::Always("bandwidth granted"));
+    // Each new start lets through whoever waited, and fails at the next grant.
+    ask_for_all(&mut peer);
+    let ended = world.event("the end of the torrent", |event| {
+        matches!(event, SessionEvent::Ended { .. })
+    });
+    assert!(matches!(
+        ended,
+        SessionEvent::Ended {
+            outcome: Outcome::Stopped,
+            ..
+        }
+    ));
+    let error = world
+        .thread
+        .join()
+        .unwrap()
+        .expect_err("the session cannot go on");
+    assert!(
+        error
+            .to_string()
+            .contains("keeping to a rate limit is broken off again and again"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_panic_while_announcing_ends_no_torrent_and_the_tracker_is_asked_again() {
+    let tracker = HttpTracker::start(|get, stream| {
+        use std::io::Write;
+        let _ = stream.write_all(&ok(&peers(&[])));
+        match get.is_stopped() {
+            true => Then::Close,
+            false => Then::KeepOpen,
+        }
+    });
+    let sizes = [600_000, 500_000];
+    let samples = sizes.map(|bytes| Sample::file(bytes, 65_536, &[&tracker.url()]));
+    let mut torrents: Vec<TorrentConfig> = samples.iter().map(torrent_config).collect();
+    torrents[0].trackers = true;
+    let mut config = session_config(&samples[0], 10);
+    config.announce_interval_min = Duration::from_millis(300);
+    let first_trap = Some(Trap::Says("announced"));
+    let world = World::start_with(samples, torrents, config, first_trap);
+    let told = world.event("an error that is not the end", |event| {
+        matches!(
+            event,
+            SessionEvent::Error {
+                is_final: false,
+                ..
+            }
+        )
+    });
+    assert!(format!("{told:?}").contains("broken off by an error in the program"));
+    for _ in 0..2 {
+        assert_eq!(tracker.next().parameter("event"), Some("started"));
+    }
+    drop(world.served(0, 61));
+    let summary = world.stop();
+    assert_eq!(summary.panics, 1);
+    assert_eq!(summary.outcomes[0].1, Outcome::Stopped);
+}
+
+/// A session that fetches the first torrent from another process and seeds the second.
+fn fetching(first_trap: Trap) -> (World, Gyre) {
+    let samples = [600_000, 500_000].map(|bytes| Sample::file(bytes, 65_536, &[]));
+    let [torrent, data, state] = [
+        samples[0].torrent.clone(),
+        samples[0].data.clone(),
+        samples[0].dir("state-of-source"),
+    ]
+    .map(|path| text(&path));
+    let arguments = [
+        "seed", &torrent, "--data", &data, "--state", &state, "--port", "0",
+    ];
+    let mut source = Gyre::start(&arguments);
+    let mut torrents: Vec<TorrentConfig> = samples.iter().map(torrent_config).collect();
+    torrents[0].folder = samples[0].dir("out");
+    torrents[0].fetches = true;
+    torrents[0].peers = vec![source.listening()];
+    let config = session_config(&samples[0], 10);
+    let world = World::start_with(samples, torrents, config, Some(first_trap));
+    (world, source)
+}
+
+#[test]
+fn a_panic_while_hashing_a_piece_is_made_good_by_hashing_it_again() {
+    let (world, _source) = fetching(Trap::Says("hashing side by side"));
+    world.event("the whole download", |event| {
+        matches!(event, SessionEvent::Complete { .. })
+    });
+    assert_eq!(*trap(), None);
+    assert!(world.samples[0].is_same_in(&world.samples[0].dir("out")));
+    assert_eq!(world.stop().panics, 1);
+}
+
+#[test]
+fn a_piece_that_cannot_be_hashed_ends_its_torrent_alone() {
+    let (world, _source) = fetching(Trap::Always("hashing"));
+    let other = world.served(1, 61);
+    world.expect_end_of(0, other);
 }

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tracing::{Instrument, debug};
 
 use super::announce_task::{AnnounceHandle, AnnounceOutcome, AnnounceTarget, announce_loop};
-use super::contain::caught;
+use super::contain::{caught, count_panic};
 use super::door::Door;
 use crate::swarm::announce::AnnounceConfig;
 use crate::swarm::candidates::Source;
@@ -52,26 +52,25 @@ impl Announcers {
             };
             let handle = AnnounceHandle::new();
             let is_failing = Rc::new(Cell::new(false));
-            let (of_counters, of_outcome, failing) =
-                (this.clone(), this.clone(), is_failing.clone());
-            let running = announce_loop(
-                shared.trackers.clone(),
-                target,
-                tiers.clone(),
-                announce_config,
-                handle.clone(),
-                move || of_counters.counters(),
-                move |outcome| of_outcome.on_outcome(&failing, outcome),
-            );
-            let running = running.instrument(tracing::debug_span!("announce", ?family));
-            let of_panic = this.clone();
-            let task = tokio_uring::spawn(async move {
-                if caught(running).await.is_err()
-                    && let Some(door) = of_panic.door()
-                {
-                    door.on_panic();
-                }
-            });
+            let (of_loop, tiers) = (this.clone(), tiers.clone());
+            let (steered, failing) = (handle.clone(), is_failing.clone());
+            let trackers = shared.trackers.clone();
+            let start = move || {
+                let (of_counters, of_outcome) = (of_loop.clone(), of_loop.clone());
+                let failing = failing.clone();
+                announce_loop(
+                    trackers.clone(),
+                    target.clone(),
+                    tiers.clone(),
+                    announce_config.clone(),
+                    steered.clone(),
+                    move || of_counters.counters(),
+                    move |outcome| of_outcome.on_outcome(&failing, outcome),
+                )
+            };
+            let running = keep_announcing(this.clone(), handle.clone(), start);
+            let span = tracing::debug_span!("announce", ?family);
+            let task = tokio_uring::spawn(running.instrument(span));
             this.loops.borrow_mut().push(Loop {
                 handle,
                 task,
@@ -126,6 +125,30 @@ impl Announcers {
             .borrow()
             .iter()
             .all(|running| running.is_failing.get())
+    }
+}
+
+/// Announces until told to stop. A panic is one of these trackers alone: peers go on, and the trackers are asked anew
+/// after the shortest interval, so that an answer that breaks us is not fetched in a loop.
+async fn keep_announcing<W: Future<Output = ()>>(
+    announcers: Rc<Announcers>,
+    handle: AnnounceHandle,
+    start: impl Fn() -> W,
+) {
+    while caught(async { start().await }).await.is_err() {
+        let Some(door) = announcers.door() else {
+            return;
+        };
+        count_panic(door.shared(), "announcing was broken off");
+        door.tell_trouble(
+            "announcing to the trackers was broken off by an error in the program".to_owned(),
+            "it goes on later; please report it with the log (-vv)",
+        );
+        let pause = door.shared().config.announce_interval_min;
+        tokio::select! {
+            () = handle.stopping() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
     }
 }
 

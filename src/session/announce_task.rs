@@ -134,6 +134,13 @@ impl AnnounceHandle {
         self.inner.changed.notify_one();
     }
 
+    /// Completes once it was asked to stop.
+    pub async fn stopping(&self) {
+        while self.inner.stop.get().is_none() {
+            self.inner.changed.notified().await;
+        }
+    }
+
     /// How the trackers are doing.
     pub fn status(&self) -> Vec<TrackerStatus> {
         self.inner.status.borrow().clone()
@@ -165,7 +172,7 @@ pub async fn announce_loop(
         shared.status.replace(announcer.status());
         let on_silence = || on_outcome(silence(&target, &job));
         let result =
-            announce_or_stop(&clients, &target, &job, counters(), shared, on_silence).await;
+            announce_or_stop(&clients, &target, &job, counters(), &handle, on_silence).await;
         if shared.stop.get().is_some() {
             break;
         }
@@ -215,7 +222,7 @@ async fn announce_or_stop(
     target: &AnnounceTarget,
     job: &AnnounceJob,
     counters: Counters,
-    shared: &Shared,
+    handle: &AnnounceHandle,
     on_silence: impl FnMut(),
 ) -> Result<Announced, AnnounceFailure> {
     let is_udp = job
@@ -228,15 +235,10 @@ async fn announce_or_stop(
         deadline: &deadline,
     };
     let mut announce = std::pin::pin!(announce(clients, target, job, asked, on_silence));
-    let stopped = async {
-        while shared.stop.get().is_none() {
-            shared.changed.notified().await;
-        }
-    };
     tokio::select! {
         biased;
         result = &mut announce => return result,
-        () = stopped => deadline.shorten_to(Duration::ZERO),
+        () = handle.stopping() => deadline.shorten_to(Duration::ZERO),
     }
     announce.await
 }
@@ -271,7 +273,9 @@ async fn send_stopped(
         })
         .collect();
     for task in tasks {
-        let _ = task.await;
+        if let Err(error) = task.await {
+            std::panic::resume_unwind(error.into_panic());
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tracing::{debug, warn};
 
+use super::contain::{caught, count_panic, off_ring};
 use super::driver::Driver;
 use super::error::SessionError;
 use super::resume_store::ResumeStore;
@@ -164,14 +165,18 @@ impl Checkpointer {
         record.counters = self.counters(driver);
         *self.record.borrow_mut() = record.clone();
         let store = self.store.clone();
-        let saved = tokio::task::spawn_blocking(move || store.save(&record)).await;
+        let saved = caught(off_ring(move || store.save(&record))).await;
         match saved {
             Ok(Ok(())) => debug!(is_open, "resume record written"),
             Ok(Err(error)) => driver.tell_trouble(
                 format!("the resume record in {} cannot be written: {error}", self.shared.config.state_dir.display()),
                 "make room in the state folder or name another with --state; until then a restart hashes more",
             ),
-            Err(error) => warn!(%error, "the resume record was not written"),
+            Err(_) => {
+                count_panic(&self.shared, "writing a resume record was broken off");
+                let message = "the resume record was not written for an error in the program".to_owned();
+                driver.tell_trouble(message, "please report it with the log (-vv); until then a restart hashes more");
+            }
         }
         Ok(())
     }

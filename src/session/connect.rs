@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tracing::{debug, warn};
+use tracing::{debug, trace, warn};
 
 use super::config::Encryption;
 use super::contain;
@@ -112,9 +112,8 @@ async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Sh
     Err(last)
 }
 
-/// Takes connections from one socket as long as the session runs.
-pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
-    let pending: Rc<Pending> = Rc::default();
+/// Takes connections from one socket as long as the session runs. `pending` is that socket's.
+pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>, pending: Rc<Pending>) {
     loop {
         let (stream, addr) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -126,6 +125,7 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>) {
             }
         };
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        trace!(%addr, "connection taken");
         let from_here_max = INBOUND_PENDING_PER_IP_MAX.min(shared.pending_max.div_ceil(2) as usize);
         if shared.is_banned(addr.ip()) || pending.of(addr.ip()) >= from_here_max {
             stream.shutdown();
@@ -165,7 +165,7 @@ fn is_closed(error: &io::Error) -> bool {
 
 /// Inbound connections in handshake, oldest first.
 #[derive(Default)]
-struct Pending {
+pub struct Pending {
     attempts: RefCell<BTreeMap<u64, (IpAddr, Rc<Attempt>)>>,
     by_ip: RefCell<BTreeMap<IpAddr, usize>>,
     next: Cell<u64>,

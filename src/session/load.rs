@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::check::{self, CheckJob, CheckResult};
 use super::config::{CheckMode, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
+use super::contain::off_ring;
 use super::disk::{DiskConfig, DiskError, DiskOp, DiskTorrent};
 use super::error::SessionError;
 use super::resume_store::{self, ResumeStore, SetAside};
@@ -76,7 +77,7 @@ pub async fn load(
     config: &TorrentConfig,
 ) -> Result<Option<Loaded>, SessionError> {
     let (state_dir, of) = (shared.config.state_dir.clone(), config.clone());
-    let found = tokio::task::spawn_blocking(move || look(&state_dir, &of));
+    let found = off_ring(move || look(&state_dir, &of));
     let found = told_when_late(shared, config, found);
     let files_done = Arc::new(AtomicU64::new(0));
     let files_to_prepare = config.metainfo.info.files.len() as u64;
@@ -87,8 +88,7 @@ pub async fn load(
     let Some(found) = prepared(shared, found, start, &files_done).await else {
         return Ok(None);
     };
-    let mut found =
-        found.map_err(|error| SessionError::new(format!("the start failed: {error}"), ""))??;
+    let mut found = found?;
     for SetAside { path, why, kept_as } in &found.set_aside {
         let message = match kept_as {
             Some(name) => format!("{why}: kept as {}", name.display()),
@@ -613,18 +613,14 @@ async fn hash(
     let stop = Arc::new(AtomicBool::new(false));
     let mut running = {
         let (progress, stop) = (progress.clone(), stop.clone());
-        tokio::task::spawn_blocking(move || check::check(&job, &progress, &stop))
+        std::pin::pin!(off_ring(move || check::check(&job, &progress, &stop)))
     };
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let (mut before, mut moved_at) = (0, shared.now());
     let mut is_told = false;
     loop {
         tokio::select! {
-            result = &mut running => {
-                let result = result
-                    .map_err(|error| SessionError::new(format!("checking the data failed: {error}"), "run `gyre verify`"))?;
-                return Ok((!result.is_stopped).then_some(result));
-            }
+            result = &mut running => return Ok((!result.is_stopped).then_some(result)),
             () = shared.stopping() => stop.store(true, Ordering::Relaxed),
             _ = tick.tick() => {
                 let checked_bytes = progress.load(Ordering::Relaxed);

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
+use tracing::trace;
 
 use super::clock::Clock;
 use crate::swarm::bandwidth::{Bandwidth, Grant};
@@ -68,6 +69,11 @@ impl Pacer {
         let Some(bandwidth) = &self.bandwidth else {
             return;
         };
+        // Whoever waits already did so when an earlier run broke off, perhaps between its grant and hearing of it.
+        for (client, sender) in self.waiting.take() {
+            bandwidth.borrow_mut().forget(client);
+            let _ = sender.send(0);
+        }
         loop {
             let deadline = bandwidth.borrow().next_deadline();
             match deadline {
@@ -80,6 +86,7 @@ impl Pacer {
                 None => self.wake.notified().await,
             }
             let granted = bandwidth.borrow_mut().poll(clock.now());
+            trace!(clients = granted.len(), "bandwidth granted");
             for (client, bytes) in granted {
                 if let Some(sender) = self.waiting.borrow_mut().remove(&client) {
                     // A connection that stopped waiting has closed; its share is lost once.

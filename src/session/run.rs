@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::announce;
@@ -13,7 +14,7 @@ use super::config::{
     BindTo, Job, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentProgress,
     TorrentState,
 };
-use super::contain::{caught, count_panic};
+use super::contain::{Serves, caught, count_panic, kept_up};
 use super::dht::DhtService;
 use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
@@ -59,14 +60,15 @@ const NOTSENT_BYTES_MAX: u32 = 512 * 1024;
 #[derive(Clone, Debug, Default)]
 pub struct SessionSummary {
     pub outcomes: Vec<(InfoHash, Outcome)>,
-    /// Tasks that ended by a panic: each ended one connection or one torrent.
+    /// Panics: each ended one connection or one torrent, or began anew what serves all of them.
     pub panics: u64,
 }
 
 /// Runs all torrents until each has ended or `stopper` is used. Call it inside the ring's runtime.
 ///
 /// # Errors
-/// What keeps the session from starting at all: a taken port, an interface that is not there, no memory.
+/// What keeps the session from starting at all: a taken port, an interface that is not there, no memory. And an error
+/// in the program that keeps it from going on; the torrents ended in order then.
 pub async fn run(
     config: SessionConfig,
     jobs: Vec<Job>,
@@ -74,45 +76,26 @@ pub async fn run(
     events: impl FnMut(SessionEvent) + 'static,
 ) -> Result<SessionSummary, SessionError> {
     let socket_options = socket_options(&config);
-    let sockets = bind_sockets(&config, &socket_options)?;
+    let mut sockets = bind_sockets(&config, &socket_options)?;
     let families = announce::families(&sockets.addrs()?);
-    let (shared, _udp_sockets) = open(config, socket_options, families, Box::new(events))?;
+    let (shared, udp_sockets) = open(config, socket_options, families, Box::new(events))?;
     shared.port.set(sockets.port);
-    let mut background = Vec::new();
-    for (listener, addr) in sockets.listeners.iter().zip(sockets.addrs()?) {
+    for addr in sockets.addrs()? {
         info!(%addr, "listening");
         shared.emit(SessionEvent::Listening { addr });
-        background.push(tokio_uring::spawn(connect::accept_loop(
-            shared.clone(),
-            listener.clone(),
-        )));
     }
-    let udp_port = UdpPort::new(sockets.udp);
-    for udp in udp_port.sockets().cloned() {
-        let receiving = udp_port::receive(shared.clone(), udp_port.clone(), udp);
-        background.push(tokio_uring::spawn(receiving));
-    }
+    let udp_port = UdpPort::new(std::mem::take(&mut sockets.udp));
     if let Some(settings) = shared.config.dht.clone() {
-        let dht = DhtService::new(&shared, udp_port.clone(), settings);
-        shared.set_dht(dht.clone());
-        background.push(tokio_uring::spawn(dht.run()));
+        shared.set_dht(DhtService::new(&shared, udp_port.clone(), settings));
     }
     let lsd = shared.config.lsd.then(|| Lsd::open(&shared)).flatten();
-    if let Some(lsd) = &lsd {
-        background.push(tokio_uring::spawn(lsd.clone().run()));
-    }
-    background.push(tokio_uring::spawn(shared.clone().credit_loop()));
-    background.push(tokio_uring::spawn(lab::watch(shared.clone())));
-    background.push(tokio_uring::spawn(pace(shared.clone(), true)));
-    background.push(tokio_uring::spawn(pace(shared.clone(), false)));
-    let stop_watch = {
-        let shared = shared.clone();
-        tokio_uring::spawn(async move {
-            stopper.stopped().await;
-            info!("stopping");
-            shared.stop();
-        })
+    let reached = Reached {
+        listeners: &sockets.listeners,
+        trackers: &udp_sockets,
+        udp_port: &udp_port,
+        lsd: lsd.clone(),
     };
+    let background = start_background(&shared, &reached, stopper);
     let running: Vec<_> = jobs
         .into_iter()
         .map(|job| {
@@ -127,8 +110,7 @@ pub async fn run(
         let ended = task.await.unwrap_or((info_hash, Outcome::Failed));
         summary.outcomes.push(ended);
     }
-    summary.panics = shared.panics.get();
-    stop_watch.abort();
+    summary.panics = shared.panics.get() + shared.disks.hash_panics();
     for listener in &sockets.listeners {
         listener.close();
     }
@@ -142,7 +124,104 @@ pub async fn run(
     for task in background {
         task.abort();
     }
-    Ok(summary)
+    match shared.failure() {
+        None => Ok(summary),
+        Some(why) => Err(SessionError::new(
+            format!("the session ended by an error in the program: {why}"),
+            "please report it with the log (-vv); what was verified is kept: run it again to go on",
+        )),
+    }
+}
+
+/// What the world reaches a session by.
+struct Reached<'s> {
+    listeners: &'s [Rc<Listener>],
+    trackers: &'s OwnSockets,
+    udp_port: &'s Rc<UdpPort>,
+    lsd: Option<Rc<Lsd>>,
+}
+
+/// Starts what serves all torrents, each as a task of its own that starts anew after a panic.
+fn start_background(
+    shared: &Rc<Shared>,
+    reached: &Reached<'_>,
+    stopper: Stopper,
+) -> Vec<JoinHandle<()>> {
+    use Serves::{Strangers, Transfers};
+    let mut tasks = Vec::new();
+    for listener in reached.listeners {
+        let (listener, pending) = (listener.clone(), Rc::default());
+        tasks.push(start(
+            shared,
+            "taking connections",
+            Strangers,
+            move |shared| connect::accept_loop(shared, listener.clone(), Rc::clone(&pending)),
+        ));
+    }
+    for udp in reached.udp_port.sockets() {
+        let (port, udp) = (reached.udp_port.clone(), udp.clone());
+        tasks.push(start(
+            shared,
+            "hearing the UDP port",
+            Strangers,
+            move |shared| udp_port::receive(shared, port.clone(), udp.clone()),
+        ));
+    }
+    if let Some(dht) = shared.dht().cloned() {
+        tasks.push(start(shared, "the DHT", Strangers, move |_| {
+            dht.clone().run()
+        }));
+    }
+    if let Some(lsd) = reached.lsd.clone() {
+        let what = "looking for peers on the local network";
+        tasks.push(start(shared, what, Strangers, move |_| lsd.clone().run()));
+    }
+    for receiver in reached.trackers.receivers() {
+        tasks.push(start(
+            shared,
+            "hearing UDP trackers",
+            Strangers,
+            move |_| receiver.clone().run(),
+        ));
+    }
+    tasks.push(start(shared, "sharing memory out", Transfers, |shared| {
+        shared.credit_loop()
+    }));
+    for is_up in [true, false] {
+        tasks.push(start(
+            shared,
+            "keeping to a rate limit",
+            Transfers,
+            move |shared| pace(shared, is_up),
+        ));
+    }
+    tasks.push(start(shared, "watching delays", Strangers, lab::watch));
+    tasks.push(start(
+        shared,
+        "waiting for the end",
+        Transfers,
+        move |shared| {
+            let stopper = stopper.clone();
+            async move {
+                stopper.stopped().await;
+                info!("stopping");
+                shared.stop();
+            }
+        },
+    ));
+    tasks
+}
+
+fn start<W: Future<Output = ()> + 'static>(
+    shared: &Rc<Shared>,
+    what: &'static str,
+    serves: Serves,
+    mut work: impl FnMut(Rc<Shared>) -> W + 'static,
+) -> JoinHandle<()> {
+    let shared = shared.clone();
+    tokio_uring::spawn(async move {
+        kept_up(shared.clone(), what, serves, || work(shared.clone())).await;
+    })
 }
 
 /// Runs one torrent; a panic of its task ends it alone.
@@ -265,7 +344,7 @@ fn open(
         udp_options.bind.get_or_insert(Ipv4Addr::UNSPECIFIED.into());
     }
     let (udp, udp_sockets) =
-        OwnSockets::start(resolver.clone(), &udp_options, UDP_RETRANSMIT).map_err(no_socket)?;
+        OwnSockets::bind(resolver.clone(), &udp_options, UDP_RETRANSMIT).map_err(no_socket)?;
     let engines = Engines {
         send: config.send_engine,
         write: config.write_engine,

@@ -59,7 +59,7 @@ pub struct Shared {
     pub half_open: Cell<u32>,
     /// Connections to web seeds that may still be made.
     pub web_connections: Semaphore,
-    /// Tasks that ended by a panic.
+    /// Panics of tasks; the hash workers count theirs.
     pub panics: Cell<u64>,
     /// Woken when a torrent was added.
     pub torrents_changed: Notify,
@@ -76,6 +76,8 @@ pub struct Shared {
     dht: OnceCell<Rc<DhtService>>,
     is_stopping: Cell<bool>,
     stopping: Notify,
+    /// Why the session cannot go on.
+    failure: RefCell<Option<String>>,
     rng: RefCell<Rng>,
     events: RefCell<Box<dyn FnMut(SessionEvent)>>,
 }
@@ -139,6 +141,7 @@ impl Shared {
             dht: OnceCell::new(),
             is_stopping: Cell::new(false),
             stopping: Notify::new(),
+            failure: RefCell::default(),
             rng: RefCell::new(rng),
             events: RefCell::new(events),
         })
@@ -163,6 +166,17 @@ impl Shared {
     pub fn stop(&self) {
         self.is_stopping.set(true);
         self.stopping.notify_waiters();
+    }
+
+    /// Ends every torrent in order: the session cannot go on.
+    pub fn fail(&self, why: String) {
+        self.failure.borrow_mut().get_or_insert(why);
+        self.stop();
+    }
+
+    /// Why the session could not go on, if it could not.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
     }
 
     /// Completes once the session was asked to stop.

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::check::{self, CheckJob};
 use super::config::SessionEvent;
+use super::contain::{caught, off_ring};
 use super::disk::{Changed, DiskError};
 use super::driver::Driver;
 use crate::base::{Bitfield, Now, PieceIndex};
@@ -137,7 +138,8 @@ impl Driver {
         drop(retries);
         // Not a task of the torrent: a shutdown does not wait for it.
         let driver = Rc::downgrade(self);
-        tokio_uring::spawn(async move {
+        let of_panic = driver.clone();
+        let work = async move {
             loop {
                 tokio::time::sleep(wait).await;
                 let Some(driver) = driver.upgrade() else {
@@ -157,6 +159,13 @@ impl Driver {
                     driver.call(|core, cx| core.set_paused(false, cx));
                 }
                 return;
+            }
+        };
+        tokio_uring::spawn(async move {
+            if caught(work).await.is_err()
+                && let Some(driver) = of_panic.upgrade()
+            {
+                driver.on_panic();
             }
         });
     }
@@ -239,14 +248,13 @@ async fn read_again(mut job: CheckJob, cached: Cached) -> Bitfield {
     let mut good = Bitfield::new(job.layout.geometry().piece_count());
     for is_last in [false, false, true] {
         let of = job.clone();
-        let looked = tokio::task::spawn_blocking(move || {
+        let looked = off_ring(move || {
             if cached == Cached::Dropped {
                 check::drop_cached(&of);
             }
             check::check(&of, &AtomicU64::new(0), &AtomicBool::new(false))
         });
-        // A check that broke off found nothing good.
-        let Ok(looked) = looked.await else { break };
+        let looked = looked.await;
         looked.good.iter().for_each(|piece| {
             good.set(piece);
         });
@@ -268,11 +276,9 @@ enum Cached {
 
 /// Whether the disk under `folder` has room to go on; unknown counts as yes, so that it is tried.
 async fn has_space(folder: PathBuf) -> bool {
-    let look = tokio::task::spawn_blocking(move || nix::sys::statvfs::statvfs(&folder));
+    let look = off_ring(move || nix::sys::statvfs::statvfs(&folder));
     match look.await {
-        Ok(Ok(stat)) => {
-            stat.blocks_available().saturating_mul(stat.fragment_size()) >= SPACE_MIN_BYTES
-        }
+        Ok(stat) => stat.blocks_available().saturating_mul(stat.fragment_size()) >= SPACE_MIN_BYTES,
         _ => true,
     }
 }

@@ -354,6 +354,14 @@ fn is_same_endpoint(a: SocketAddr, b: SocketAddr) -> bool {
 /// UDP sockets of the trackers' own, one a family, for as long as there is no shared one. They close when dropped.
 pub struct OwnSockets {
     sockets: Vec<Udp>,
+    trackers: UdpTrackers,
+}
+
+/// Hears what comes to one of them.
+#[derive(Clone)]
+pub struct Receiver {
+    udp: Udp,
+    trackers: UdpTrackers,
 }
 
 struct OwnSink {
@@ -376,11 +384,12 @@ impl DatagramSink for OwnSink {
 }
 
 impl OwnSockets {
-    /// Binds an ephemeral port in each family (with `options.bind`, in that family only) and starts receiving.
+    /// Binds an ephemeral port in each family (with `options.bind`, in that family only). Nothing is heard before the
+    /// [`OwnSockets::receivers`] run.
     ///
     /// # Errors
     /// When no family can be bound.
-    pub fn start(
+    pub fn bind(
         resolver: Resolver,
         options: &SocketOptions,
         retransmit_first: Duration,
@@ -400,15 +409,23 @@ impl OwnSockets {
         if sockets.is_empty() {
             return Err(last);
         }
-        let own = OwnSockets {
-            sockets: sockets.iter().map(|(_, udp)| udp.clone()).collect(),
-        };
+        let own = sockets.iter().map(|(_, udp)| udp.clone()).collect();
         let sink = Box::new(OwnSink { sockets });
         let trackers = UdpTrackers::new(resolver, sink, retransmit_first);
-        for udp in &own.sockets {
-            tokio_uring::spawn(receive(udp.clone(), trackers.clone()));
-        }
+        let own = OwnSockets {
+            sockets: own,
+            trackers: trackers.clone(),
+        };
         Ok((trackers, own))
+    }
+
+    /// Who hears each socket.
+    pub fn receivers(&self) -> Vec<Receiver> {
+        let receiver = |udp: &Udp| Receiver {
+            udp: udp.clone(),
+            trackers: self.trackers.clone(),
+        };
+        self.sockets.iter().map(receiver).collect()
     }
 }
 
@@ -424,21 +441,24 @@ fn family_of(ip: IpAddr) -> Family {
     if ip.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
-async fn receive(udp: Udp, trackers: UdpTrackers) {
-    let mut buf = vec![0; DATAGRAM_BYTES_MAX];
-    loop {
-        let result;
-        (result, buf) = udp.recv_from(buf).await;
-        match result {
-            Ok(received) => {
-                let datagram = buf.get(..received.length).unwrap_or_default();
-                trackers.on_datagram(received.from, datagram);
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
-            Err(error) => {
-                // An ICMP error of an earlier datagram, or memory is short: never a busy loop.
-                tracing::debug!(%error, "receiving from trackers");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+impl Receiver {
+    /// Hands datagrams on until the socket is closed.
+    pub async fn run(self) {
+        let mut buf = vec![0; DATAGRAM_BYTES_MAX];
+        loop {
+            let result;
+            (result, buf) = self.udp.recv_from(buf).await;
+            match result {
+                Ok(received) => {
+                    let datagram = buf.get(..received.length).unwrap_or_default();
+                    self.trackers.on_datagram(received.from, datagram);
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
+                Err(error) => {
+                    // An ICMP error of an earlier datagram, or memory is short: never a busy loop.
+                    tracing::debug!(%error, "receiving from trackers");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
             }
         }
     }

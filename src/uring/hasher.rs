@@ -1,18 +1,23 @@
 //! SHA-1 on worker threads, off the ring thread (layer 4).
 //!
 //! The ring thread keeps every segment in a table until the worker's answer is back, even when the
-//! future that asked was dropped: workers see addresses only.
+//! future that asked was dropped: workers see addresses only. A panic of a worker takes no thread and no answer with
+//! it: each of the jobs it was at is tried once more, alone, and one that panics again panics in whoever asked.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use sha1::{Digest, Sha1};
 use slab::Slab;
 use tokio::sync::{Semaphore, mpsc as async_mpsc, oneshot};
+use tracing::{error, trace};
 
 use super::buffers::Segment;
 use super::ring;
@@ -80,6 +85,8 @@ enum Task {
 enum Outcome {
     State(Box<Sha1State>),
     Digests(Vec<u64>),
+    /// What the worker panicked with.
+    Panicked(Box<dyn Any + Send>),
 }
 
 struct Job {
@@ -99,6 +106,7 @@ struct Inner {
     threads: Vec<JoinHandle<()>>,
     table: RefCell<Slab<Entry>>,
     room: Semaphore,
+    panics: Arc<AtomicU64>,
 }
 
 impl Drop for Inner {
@@ -124,6 +132,10 @@ impl Hasher {
     ///
     /// When the system refuses a thread.
     pub fn new(threads: usize) -> io::Result<Hasher> {
+        Hasher::with(threads, Work::default())
+    }
+
+    fn with(threads: usize, work: Work) -> io::Result<Hasher> {
         let threads = threads.clamp(1, THREADS_MAX);
         let jobs_max = threads * JOBS_PER_THREAD_MAX;
         let (jobs, queue) = mpsc::sync_channel(jobs_max);
@@ -135,12 +147,18 @@ impl Hasher {
             threads: Vec::new(),
             table: RefCell::new(Slab::new()),
             room: Semaphore::new(jobs_max),
+            panics: Arc::default(),
         };
         for i in 0..threads {
-            let (queue, done) = (Arc::clone(&queue), done.clone());
+            let worker = Worker {
+                queue: Arc::clone(&queue),
+                done: done.clone(),
+                work,
+                panics: Arc::clone(&inner.panics),
+            };
             let thread = std::thread::Builder::new()
                 .name(format!("hash-{i}"))
-                .spawn(move || work(&queue, &done))?;
+                .spawn(move || worker.run())?;
             inner.threads.push(thread);
         }
         let inner = Rc::new(inner);
@@ -152,11 +170,11 @@ impl Hasher {
     ///
     /// # Panics
     ///
-    /// If a range leaves its segment, or a worker died.
+    /// If a range leaves its segment, or as the worker did, twice.
     pub async fn hash(&self, state: Option<Box<Sha1State>>, parts: Vec<Part>) -> HashDone {
         match self.run(Task::Hash(state.unwrap_or_default()), parts).await {
             (Outcome::State(state), parts) => HashDone { state, parts },
-            (Outcome::Digests(_), _) => unreachable!("a hash answers with a state"),
+            _ => unreachable!("a hash answers with a state"),
         }
     }
 
@@ -164,12 +182,17 @@ impl Hasher {
     ///
     /// # Panics
     ///
-    /// If a range leaves its segment, or a worker died.
+    /// If a range leaves its segment, or as the worker did, twice.
     pub async fn digest_blocks(&self, parts: Vec<Part>, key: u64) -> DigestsDone {
         match self.run(Task::Digest(key), parts).await {
             (Outcome::Digests(digests), parts) => DigestsDone { digests, parts },
-            (Outcome::State(_), _) => unreachable!("a digest answers with digests"),
+            _ => unreachable!("a digest answers with digests"),
         }
+    }
+
+    /// Panics of workers, those included that did no harm because the second try went well.
+    pub fn panics(&self) -> u64 {
+        self.inner.panics.load(Ordering::Relaxed)
     }
 
     async fn run(&self, task: Task, parts: Vec<Part>) -> (Outcome, Vec<Part>) {
@@ -185,7 +208,11 @@ impl Hasher {
         let job = Job { key, views, task };
         let jobs = self.inner.jobs.as_ref().expect("the end has not begun");
         assert!(jobs.try_send(job).is_ok(), "a place was acquired");
-        wait.await.expect("hash worker died")
+        match wait.await.expect("every job is answered") {
+            // Told on stderr where it happened.
+            (Outcome::Panicked(panic), _) => resume_unwind(panic),
+            answer => answer,
+        }
     }
 }
 
@@ -201,38 +228,103 @@ async fn collect(inner: Weak<Inner>, mut answers: async_mpsc::UnboundedReceiver<
     }
 }
 
-/// A worker thread: jobs until the queue closes. Pieces that wait are hashed side by side, and those that come meanwhile
-/// join in: the wide ways of hashing cost the same for one stream as for many.
-fn work(queue: &Mutex<mpsc::Receiver<Job>>, done: &async_mpsc::UnboundedSender<(usize, Outcome)>) {
-    let mut streams: Vec<Stream> = Vec::with_capacity(LANES);
-    let mut jobs = Vec::with_capacity(LANES);
-    loop {
-        if streams.is_empty() {
-            match queue.lock().map(|queue| queue.recv()) {
+/// What workers do with bytes; tests put a panic in its place.
+#[derive(Clone, Copy)]
+struct Work {
+    advance: fn(&mut [Stream]),
+    digests: fn(&[View], u64) -> Vec<u64>,
+}
+
+impl Default for Work {
+    fn default() -> Work {
+        Work { advance, digests }
+    }
+}
+
+/// A worker thread.
+struct Worker {
+    queue: Arc<Mutex<mpsc::Receiver<Job>>>,
+    done: async_mpsc::UnboundedSender<(usize, Outcome)>,
+    work: Work,
+    panics: Arc<AtomicU64>,
+}
+
+impl Worker {
+    /// Does jobs until the queue closes. Pieces that wait are hashed side by side, and those that come meanwhile join in:
+    /// the wide ways of hashing cost the same for one stream as for many.
+    fn run(&self) {
+        let mut streams: Vec<Stream> = Vec::with_capacity(LANES);
+        let mut jobs = Vec::with_capacity(LANES);
+        while self.take(&mut jobs, streams.len()) {
+            for job in jobs.drain(..) {
+                match job.task {
+                    Task::Hash(state) => streams.push(Stream::new(job.key, state, job.views)),
+                    Task::Digest(key) => self.answer(job.key, self.digest(&job.views, key)),
+                }
+            }
+            let all = streams.len();
+            let step = || {
+                trace!(streams = all, "hashing side by side");
+                (self.work.advance)(&mut streams);
+            };
+            if self.caught(step).is_err() {
+                // Whose bytes it was is not known: each on its own.
+                for stream in streams.drain(..) {
+                    let key = stream.key;
+                    let hashed = self.caught(|| self.hash_alone(stream));
+                    self.answer(key, hashed.map_or_else(Outcome::Panicked, Outcome::State));
+                }
+            }
+            for stream in streams.extract_if(.., |stream| stream.is_over()) {
+                self.answer(stream.key, Outcome::State(stream.state));
+            }
+        }
+    }
+
+    /// Takes what waits, as far as there is room beside so many; waits for a job where there are none. False once the
+    /// queue is closed and nothing is left to do.
+    fn take(&self, jobs: &mut Vec<Job>, busy: usize) -> bool {
+        if busy == 0 {
+            match self.queue.lock().map(|queue| queue.recv()) {
                 Ok(Ok(job)) => jobs.push(job),
-                _ => return,
+                _ => return false,
             }
         }
         // Who holds the lock waits for jobs: then there are none.
-        if let Ok(queue) = queue.try_lock() {
-            jobs.extend(queue.try_iter().take(LANES - streams.len() - jobs.len()));
+        if let Ok(queue) = self.queue.try_lock() {
+            jobs.extend(queue.try_iter().take(LANES - busy - jobs.len()));
         }
-        for job in jobs.drain(..) {
-            match job.task {
-                Task::Hash(state) => streams.push(Stream::new(job.key, state, job.views)),
-                Task::Digest(key) => {
-                    let outcome = Outcome::Digests(digests(&job.views, key));
-                    let _ = done.send((job.key, outcome));
-                }
-            }
+        true
+    }
+
+    /// Hashes all of a stream, from its start again.
+    fn hash_alone(&self, stream: Stream) -> Box<Sha1State> {
+        let mut alone = [Stream::new(stream.key, stream.start, stream.views)];
+        let [stream] = &mut alone;
+        while !stream.is_over() {
+            trace!("hashing alone");
+            (self.work.advance)(std::slice::from_mut(stream));
         }
-        advance(&mut streams);
-        for stream in streams.extract_if(.., |stream| stream.is_over()) {
-            let outcome = Outcome::State(stream.state);
-            if done.send((stream.key, outcome)).is_err() {
-                return;
-            }
-        }
+        let [stream] = alone;
+        stream.state
+    }
+
+    fn digest(&self, views: &[View], key: u64) -> Outcome {
+        let digests = || (self.work.digests)(views, key);
+        let digested = self.caught(digests).or_else(|_| self.caught(digests));
+        digested.map_or_else(Outcome::Panicked, Outcome::Digests)
+    }
+
+    fn answer(&self, key: usize, outcome: Outcome) {
+        // Nobody is there to hear it at the end of the session.
+        let _ = self.done.send((key, outcome));
+    }
+
+    fn caught<T>(&self, work: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
+        catch_unwind(AssertUnwindSafe(work)).inspect_err(|_| {
+            let panics = self.panics.fetch_add(1, Ordering::Relaxed) + 1;
+            error!(panics, "hashing was broken off by an error in the program");
+        })
     }
 }
 
@@ -240,6 +332,8 @@ fn work(queue: &Mutex<mpsc::Receiver<Job>>, done: &async_mpsc::UnboundedSender<(
 struct Stream {
     key: usize,
     state: Box<Sha1State>,
+    /// The state before the first byte.
+    start: Box<Sha1State>,
     views: Vec<View>,
     /// The view that is next, and where in it.
     view: usize,
@@ -250,6 +344,7 @@ impl Stream {
     fn new(key: usize, state: Box<Sha1State>, views: Vec<View>) -> Stream {
         Stream {
             key,
+            start: state.clone(),
             state,
             views,
             view: 0,
@@ -314,4 +409,87 @@ fn digests(views: &[View], key: u64) -> Vec<u64> {
         finish(state);
     }
     digests
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uring::buffers::Pool;
+    use crate::uring::ring::RingConfig;
+
+    /// The first byte of what makes a worker panic whenever it sees it, and of what does so beside others only.
+    const ALWAYS: u8 = 0xff;
+    const BESIDE_OTHERS: u8 = 0xfe;
+
+    fn trapped(streams: &mut [Stream]) {
+        let first = |stream: &Stream| stream.next().first().copied();
+        let is_in_company = streams.len() > 1;
+        for stream in streams.iter() {
+            assert_ne!(first(stream), Some(ALWAYS), "told to");
+            assert!(
+                !is_in_company || first(stream) != Some(BESIDE_OTHERS),
+                "told to"
+            );
+        }
+        advance(streams);
+    }
+
+    fn trapped_digests(views: &[View], key: u64) -> Vec<u64> {
+        let first = views.first().and_then(|view| view.bytes().first().copied());
+        assert_ne!(first, Some(ALWAYS), "told to");
+        digests(views, key)
+    }
+
+    fn parts(pool: &Pool, first: u8) -> Vec<Part> {
+        let mut segment = pool.alloc_or_heap(BLOCK_BYTES);
+        segment.as_mut_slice().fill(7);
+        segment.as_mut_slice()[0] = first;
+        vec![(segment, 0..BLOCK_BYTES)]
+    }
+
+    fn expected(first: u8) -> [u8; 20] {
+        let mut bytes = vec![7; BLOCK_BYTES];
+        bytes[0] = first;
+        Sha1::digest(&bytes).into()
+    }
+
+    #[test]
+    fn a_panic_of_a_worker_reaches_the_one_whose_bytes_it_was_and_no_other() {
+        let ring = ring::start(RingConfig::default()).unwrap();
+        ring.block_on(async {
+            let work = Work {
+                advance: trapped,
+                digests: trapped_digests,
+            };
+            let hasher = Hasher::with(1, work).unwrap();
+            let (pool, _) = Pool::new(1 << 20).unwrap();
+            for first in [1, BESIDE_OTHERS, ALWAYS, 2, ALWAYS, 3] {
+                // All wait before the worker sees the first of them, so that it takes several at once.
+                let jobs = [first, 4, 5, 6].map(|first| {
+                    let (hasher, parts) = (hasher.clone(), parts(&pool, first));
+                    (
+                        first,
+                        ring::spawn(async move { hasher.hash(None, parts).await }),
+                    )
+                });
+                for (first, job) in jobs {
+                    match job.await {
+                        Ok(done) => assert_eq!(done.state.finalize(), expected(first)),
+                        Err(error) => assert!(error.is_panic() && first == ALWAYS),
+                    }
+                }
+            }
+            let before = hasher.panics();
+            assert!(
+                before >= 4,
+                "twice for each of the two that cannot be hashed: {before}"
+            );
+            let (asking, bad) = (hasher.clone(), parts(&pool, ALWAYS));
+            let digesting = ring::spawn(async move { asking.digest_blocks(bad, 1).await });
+            assert!(digesting.await.is_err_and(|error| error.is_panic()));
+            assert_eq!(hasher.panics(), before + 2, "tried twice");
+            let done = hasher.digest_blocks(parts(&pool, 1), 1).await;
+            assert_eq!(done.digests.len(), 1);
+        });
+    }
 }

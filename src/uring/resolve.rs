@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -115,7 +116,10 @@ fn work(queue: &Mutex<mpsc::Receiver<Question>>, lookup: &Lookup) {
         if question.answer.is_closed() {
             continue;
         }
-        let answer = lookup(&question.host, question.port);
+        // A panic is one of this name alone, and takes no thread.
+        let asked = || lookup(&question.host, question.port);
+        let answer = catch_unwind(AssertUnwindSafe(asked))
+            .unwrap_or_else(|_| Err(io::Error::other("an error in the program")));
         let _ = question.answer.send(answer);
     }
 }

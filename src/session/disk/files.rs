@@ -153,14 +153,6 @@ impl FileBudget {
     }
 }
 
-/// Runs a blocking call on a thread of its own.
-pub(super) async fn off_ring<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
 impl DiskTorrent {
     /// The file's path, relative to the output folder.
     pub(super) fn path_of(&self, file: usize) -> PathBuf {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::READ_BYTES_MAX;
-use super::files::off_ring;
+use crate::session::contain::off_ring;
 use crate::uring::files::FsKind;
 use crate::uring::ring::HUNG_OPERATIONS_MAX;
 

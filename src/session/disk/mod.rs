@@ -34,6 +34,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::base::{BlockRef, Geometry, InfoHash, PieceIndex};
+use crate::session::contain::off_ring;
 use crate::storage::assembly::Assembly;
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
@@ -136,6 +137,11 @@ impl DiskHub {
             reads: Arc::new(Semaphore::new(READ_BYTES_MAX)),
             next_id: Cell::new(0),
         })
+    }
+
+    /// Panics of the hash workers.
+    pub fn hash_panics(&self) -> u64 {
+        self.hasher.panics()
     }
 
     /// Files open now.
@@ -249,7 +255,7 @@ impl DiskTorrent {
         files_done: Arc<AtomicU64>,
     ) -> Result<Rc<DiskTorrent>, DiskError> {
         let given = config.clone();
-        let prepared = files::off_ring(move || prepare::prepare(&given, &files_done)).await?;
+        let prepared = off_ring(move || prepare::prepare(&given, &files_done)).await?;
         let id = hub.next_id.get();
         hub.next_id.set(id + 1);
         let unsynced = Unsynced {

@@ -7,8 +7,10 @@ use tracing::trace;
 
 use super::payload::Payload;
 use super::{PeerHandle, ReadEnd};
+use crate::session::contain;
 use crate::session::driver::Driver;
 use crate::session::lab::Followed;
+use crate::session::shared::Shared;
 use crate::swarm::{Effect, PeerKey};
 use crate::uring::buffers::{Pool, Segment};
 use crate::wire::decoder::{Decoder, Event};
@@ -135,11 +137,10 @@ impl Reader {
         let (key, decoder, payload) = (self.key, &mut self.decoder, &mut self.payload);
         let followed = &self.followed;
         driver.call(|core, cx| {
-            while let Some(event) = decoder.next(input)? {
+            while let Some(event) = decode(driver.shared(), decoder, input)? {
                 let effect_count = cx.fx.len();
                 match event {
                     Event::Message(message) => {
-                        trace!("from peer: {message}");
                         if let Message::Request(request) = message {
                             followed.on_request(driver.shared(), request);
                         }
@@ -174,6 +175,23 @@ impl Reader {
             Ok(())
         })
     }
+}
+
+/// The next event. The decoder knows nothing but this peer's bytes: its panic ends this connection alone, though it
+/// happens inside of a call of the core, which has not seen any of it.
+fn decode<'d, 'i: 'd>(
+    shared: &Shared,
+    decoder: &'d mut Decoder,
+    input: &mut &'i [u8],
+) -> Result<Option<Event<'d>>, ReadEnd> {
+    let event = contain::of_connection(shared, move || {
+        let event = decoder.next(input);
+        if let Ok(Some(Event::Message(message))) = &event {
+            trace!("from peer: {message}");
+        }
+        event
+    });
+    Ok(event??)
 }
 
 /// Memory for a receive: of the wanted size if the pool has it, else smaller; outside the pool only the smallest.

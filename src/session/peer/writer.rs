@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::PeerHandle;
 use crate::base::{BLOCK_BYTES, BlockRef};
+use crate::session::contain;
 use crate::session::disk::{ReadError, ReadRun, Via};
 use crate::session::driver::Driver;
 use crate::session::lab::Stage;
@@ -169,7 +170,11 @@ impl Writer {
             let Some(run) = self.next_run() else { return };
             let (disk, of) = (self.driver.disk().clone(), run.clone());
             let via = self.via();
-            let reading = tokio_uring::spawn(async move { disk.read_run(&of, via).await });
+            let shared = self.driver.shared().clone();
+            let reading = tokio_uring::spawn(async move {
+                let read = contain::connection(&shared, disk.read_run(&of, via)).await;
+                read.unwrap_or_else(|_| Err(ReadError::lost()))
+            });
             self.ahead.push_back((run, Some(reading)));
         }
     }

@@ -15,6 +15,7 @@ use tracing::{debug, trace, warn};
 use super::page::page;
 use super::{Protocol, Tracker, count, log_announce};
 use crate::base::{InfoHash, Key, Slots};
+use crate::session::contain::caught;
 use crate::session::deadline::Deadline;
 use crate::swarm::registry::network_of;
 use crate::uring::listener::Listener;
@@ -132,8 +133,10 @@ pub async fn accept_loop(tracker: Rc<Tracker>, connections: Rc<Connections>, lis
         };
         let tracker = tracker.clone();
         tokio_uring::spawn(async move {
-            if let Err(error) = serve(&tracker, &stream, from).await {
-                trace!(%from, %error, "connection ended");
+            match caught(serve(&tracker, &stream, from)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => trace!(%from, %error, "connection ended"),
+                Err(_) => tracker.on_panic("a connection ended"),
             }
             stream.shutdown();
             drop(place);

@@ -15,10 +15,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
 use super::clock::Clock;
 use super::config::Stopper;
+use super::contain;
 use super::error::SessionError;
 use crate::swarm::registry::{Registry, RegistryConfig, Totals};
 use crate::wire::tracker_http::serve::Announced;
@@ -73,6 +74,8 @@ pub struct TrackerTotals {
     pub scrapes: u64,
     /// Announces and scrapes that were refused.
     pub refused: u64,
+    /// Panics: each ended one connection, or began anew what serves a socket.
+    pub panics: u64,
     /// Who is registered now.
     pub registered: Totals,
 }
@@ -98,12 +101,14 @@ pub async fn run(
             on_listening(Listening { addr, protocol });
         }
         let (tracker, connections) = (tracker.clone(), connections.clone());
-        serving.push(tokio_uring::spawn(http::accept_loop(
-            tracker.clone(),
-            connections,
-            listener.clone(),
-        )));
-        serving.push(tokio_uring::spawn(udp::receive_loop(tracker, udp.clone())));
+        let (listener, udp) = (listener.clone(), udp.clone());
+        let taking = tracker.clone();
+        serving.push(tokio_uring::spawn(kept_up(tracker.clone(), move || {
+            http::accept_loop(taking.clone(), connections.clone(), listener.clone())
+        })));
+        serving.push(tokio_uring::spawn(kept_up(tracker.clone(), move || {
+            udp::receive_loop(tracker.clone(), udp.clone())
+        })));
     }
     stopper.stopped().await;
     info!("stopping");
@@ -123,6 +128,15 @@ pub async fn run(
     Ok(totals)
 }
 
+/// Serves one socket until it is closed; after a panic it starts anew.
+async fn kept_up<W: Future<Output = ()>>(tracker: Rc<Tracker>, start: impl FnMut() -> W) {
+    let on_panic = || {
+        tracker.on_panic("serving a socket was broken off");
+        true
+    };
+    contain::again_after_panic(on_panic, start).await;
+}
+
 /// What all sockets share.
 struct Tracker {
     registry: RefCell<Registry>,
@@ -133,6 +147,7 @@ struct Tracker {
     udp_announces: Cell<u64>,
     scrapes: Cell<u64>,
     refused: Cell<u64>,
+    panics: Cell<u64>,
 }
 
 impl Tracker {
@@ -149,7 +164,16 @@ impl Tracker {
             udp_announces: Cell::new(0),
             scrapes: Cell::new(0),
             refused: Cell::new(0),
+            panics: Cell::new(0),
         }
+    }
+
+    fn on_panic(&self, what: &str) {
+        count(&self.panics);
+        error!(
+            panics = self.panics.get(),
+            "an error in the program: {what}"
+        );
     }
 
     /// How long clients must wait between announces, however much they want peers.
@@ -165,6 +189,7 @@ impl Tracker {
             udp_announces: self.udp_announces.get(),
             scrapes: self.scrapes.get(),
             refused: self.refused.get(),
+            panics: self.panics.get(),
             registered: self.registry.borrow_mut().totals(now),
         }
     }
