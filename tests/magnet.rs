@@ -363,7 +363,7 @@ fn bytes_behind_the_handshake_are_not_lost_before_the_metadata_is_here() {
     let door = listener();
     let link = link(&sample, &[door.local_addr().unwrap(), seed_addr]);
     let gyre = download(&sample, "out", &link, &[]);
-    let mut stream = support::raw_peer::accept(&door);
+    let mut stream = support::raw_peer::accept_peer(&door);
     let mut theirs = [0; 68];
     stream.read_exact(&mut theirs).unwrap();
     let hello = format!("\0d1:md11:ut_metadatai2ee13:metadata_sizei{}ee", info.len());

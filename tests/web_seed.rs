@@ -168,7 +168,9 @@ fn a_server_that_asks_for_patience_gets_it() {
 
 #[test]
 fn a_file_that_a_web_seed_lacks_comes_from_another() {
-    let files = [("a.bin", 400_000), ("b.bin", 400_000), ("c.bin", 400_000)];
+    // Whole pieces: one with bytes of two files is lacked by whoever lacks one of them.
+    let bytes = 25 << 14;
+    let files = [("a.bin", bytes), ("b.bin", bytes), ("c.bin", bytes)];
     let sample = Sample::tree(&files, 1 << 14, &[]);
     let lacking = WebServer::start(&sample.data, |ask| match ask.target.ends_with("b.bin") {
         true => Reply::Status("404 Not Found", Vec::new()),

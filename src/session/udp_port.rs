@@ -20,7 +20,7 @@ use crate::wire::utp;
 const RECV_BYTES: usize = krpc::DATAGRAM_BYTES_MAX + 1;
 /// Datagrams that may wait for the kernel to take them; more are lost, as on any line.
 pub const SENDS_MAX: usize = 512;
-/// Datagrams of strangers that one socket takes in a [`WINDOW`]: a busy node hears a few hundred a second.
+/// Datagrams of strangers that one socket takes in a `WINDOW`: a busy node hears a few hundred a second.
 pub const STRANGERS_MAX: u32 = 300;
 const WINDOW: Duration = Duration::from_millis(100);
 /// After an error of the socket.

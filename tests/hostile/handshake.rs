@@ -77,7 +77,7 @@ fn a_dialed_peer_that_does_not_answer_is_given_up_on_the_same_deadline() {
     let listener = listener();
     let addr = listener.local_addr().unwrap().to_string();
     let _world = World::leech(sample(), &["--peer", &addr]);
-    let mut stream = accept(&listener);
+    let mut stream = accept_peer(&listener);
     let start = Instant::now();
     let mut theirs = [0; 68];
     stream.read_exact(&mut theirs).unwrap();
@@ -129,7 +129,7 @@ fn a_dialed_peer_of_another_torrent_is_left() {
     let listener = listener();
     let addr = listener.local_addr().unwrap().to_string();
     let world = World::leech(sample(), &["--peer", &addr]);
-    let mut stream = accept(&listener);
+    let mut stream = accept_peer(&listener);
     let mut theirs = [0; 68];
     stream.read_exact(&mut theirs).unwrap();
     assert_eq!(theirs[28..48], world.sample.info_hash);
@@ -143,7 +143,7 @@ fn a_connection_to_ourselves_is_closed_and_not_dialed_again() {
     let listener = listener();
     let addr = listener.local_addr().unwrap().to_string();
     let mut world = World::leech(sample(), &["--peer", &addr]);
-    let mut stream = accept(&listener);
+    let mut stream = accept_peer(&listener);
     let mut theirs = [0; 68];
     stream.read_exact(&mut theirs).unwrap();
     stream.write_all(&theirs).unwrap();

@@ -14,7 +14,7 @@ use crate::common::{QUIET, World};
 use crate::support::Sample;
 use crate::support::fake_tracker::*;
 use crate::support::program::command;
-use crate::support::raw_peer::{Hello, RawPeer, accept, accept_within, listener};
+use crate::support::raw_peer::{Hello, RawPeer, accept_peer, accept_within, listener};
 use crate::support::sample::text;
 
 fn sample(announce: &[&str]) -> Sample {
@@ -29,7 +29,7 @@ fn leech(announce: &[&str]) -> World {
 /// Somebody comes to this listener and asks for our torrent.
 #[track_caller]
 fn expect_dial(landing: &TcpListener, world: &World) {
-    let mut stream = accept(landing);
+    let mut stream = accept_peer(landing);
     let mut theirs = [0; 68];
     stream.read_exact(&mut theirs).unwrap();
     assert_eq!(theirs[28..48], world.sample.info_hash);

@@ -18,7 +18,7 @@ use gyre::wire::url::Url;
 use crate::common::{QUIET, World};
 use crate::support::Sample;
 use crate::support::fake_tracker::*;
-use crate::support::raw_peer::{accept, accept_within, listener};
+use crate::support::raw_peer::{accept, accept_peer, accept_within, listener};
 
 fn leech(announce: &[&str], more: &[&str]) -> World {
     let more = [&["--no-ipv6"], more].concat();
@@ -31,7 +31,7 @@ fn addr_of(listener: &TcpListener) -> SocketAddr {
 
 #[track_caller]
 fn expect_dial(landing: &TcpListener, world: &World) {
-    let mut stream = accept(landing);
+    let mut stream = accept_peer(landing);
     let mut theirs = [0; 68];
     stream.read_exact(&mut theirs).unwrap();
     assert_eq!(theirs[28..48], world.sample.info_hash);

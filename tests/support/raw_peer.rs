@@ -185,7 +185,7 @@ impl RawPeer {
 
     /// Waits to be dialed, then shakes hands.
     pub fn accept(listener: &TcpListener, hello: &Hello) -> RawPeer {
-        RawPeer::greet(accept(listener), hello).unwrap()
+        RawPeer::greet(accept_peer(listener), hello).unwrap()
     }
 
     /// Shakes hands on a connection.
@@ -387,10 +387,15 @@ pub fn listener() -> TcpListener {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
 }
 
-/// The next connection that begins in the open. One with a hidden handshake is closed, as by a peer that knows none.
+/// The next connection.
 pub fn accept(listener: &TcpListener) -> TcpStream {
+    accept_within(listener, PATIENCE).expect("nobody dialed in time")
+}
+
+/// The next connection of a peer that begins in the open. One with a hidden handshake is closed, as by a peer that knows none.
+pub fn accept_peer(listener: &TcpListener) -> TcpStream {
     loop {
-        let stream = accept_within(listener, PATIENCE).expect("nobody dialed in time");
+        let stream = accept(listener);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut first = [0];
         if stream.peek(&mut first).unwrap() == 1 && first == [0x13] {

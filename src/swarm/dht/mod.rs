@@ -2,7 +2,7 @@
 //!
 //! The runtime calls [`Dht::on_datagram`], [`Dht::on_deadline`] and [`Dht::search`]; what is to be done lies in `fx` when
 //! the call returns. There is one node an address family; each has its own id, table and store. Nothing is sent before
-//! [`Dht::start`]. Every table has an end, and what strangers can cause is counted in [`limits`](self::limits).
+//! [`Dht::start`]. Every table has an end, and what strangers can cause is counted in [`limits`].
 
 mod answers;
 pub mod identity;
