@@ -84,7 +84,7 @@ def _write(path, bytes_, seed):
             bytes_ -= part
 
 
-def make_torrent(maker, gyre, content, piece, announce, name, folder):
+def make_torrent(maker, gyre, content, piece, announce, name, folder, web_seeds=()):
     """A torrent of `content`, with an info_hash of its own by `name`. Returns its path and info_hash."""
     torrent = folder / "case.torrent"
     if maker == "gyre":
@@ -93,6 +93,8 @@ def make_torrent(maker, gyre, content, piece, announce, name, folder):
         argv = [sys.executable, Path(__file__).parent / "lt_create.py", content, torrent, str(PIECE_LENGTHS[piece]), name]
     for url in announce:
         argv += ["-a", url]
+    for url in web_seeds:
+        argv += ["-w", url]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=environment(folder))
     if done.returncode != 0:
         raise Failed(f"{maker} made no torrent: {done.stderr.strip()}")
