@@ -333,6 +333,12 @@ pub struct InfoArgs {
     /// Leave the trackers alone
     #[arg(long)]
     pub no_trackers: bool,
+    /// Leave the DHT alone
+    #[arg(long)]
+    pub no_dht: bool,
+    /// Enter the DHT through this node instead of the well-known ones (repeat)
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_host_port)]
+    pub dht_bootstrap: Vec<(String, u16)>,
     /// Take no peer addresses from peers
     #[arg(long)]
     pub no_pex: bool,
@@ -601,7 +607,7 @@ mod tests {
             let line = format!(
                 "gyre {verb} x.torrent --port 0 --bind 127.0.0.1 --peer 127.0.0.1:1 --peer [::1]:2 --limit-up 1MiB \
                  --limit-down 2MB --max-peers 9 --upload-slots auto --seed --seed-ratio 1.5 --seed-time 2h --no-trackers \
-                 --no-dht --no-pex --no-lsd --no-ipv6 --encryption require --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
+                 --no-dht --dht-bootstrap n.example:6881 --no-pex --no-lsd --no-ipv6 --encryption require --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
                  --write-engine direct --json --check full -vv --log-file l"
             );
             let cli = parsed(&line).unwrap();
@@ -627,6 +633,7 @@ mod tests {
             "--port 65536",
             "--bind ../x",
             "--encryption yes",
+            "--dht-bootstrap node.example",
         ] {
             assert!(
                 parsed(&format!("gyre download x {options}")).is_err(),

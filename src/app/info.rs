@@ -11,7 +11,7 @@ use super::exit::{Exit, Failure};
 use super::fetch::Route;
 use super::metadata::{self, Asking};
 use super::source::{self, Given};
-use super::{json, magnet, output, size};
+use super::{json, magnet, output, run, size};
 use crate::session::Encryption;
 use crate::storage::safe_path::safe_paths;
 use crate::wire::magnet::Magnet;
@@ -58,6 +58,7 @@ fn show_link(args: &InfoArgs, link: &Magnet, route: Route) -> Result<Exit, Failu
         trackers: !args.no_trackers,
         exchanges_peers: !args.no_pex,
         searches_locally: !args.no_lsd,
+        dht: run::dht(args.no_dht, &args.dht_bootstrap),
         encryption: Encryption::Prefer,
         give_up: Some(args.give_up),
         announce_interval_min: ANNOUNCE_INTERVAL_MIN,

@@ -11,8 +11,8 @@ use super::exit::{Exit, Failure};
 use super::fetch::Route;
 use super::{create, escape, run, select, signals, source};
 use crate::session::{
-    self, Encryption, Job, MagnetConfig, OnMetadata, PortChoice, SendEngine, SessionConfig,
-    SessionError, SessionEvent, Stopper, TorrentConfig, WriteEngine,
+    self, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, PortChoice, SendEngine,
+    SessionConfig, SessionError, SessionEvent, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::{SeedChoker, UploadSlots};
 use crate::wire::magnet::Magnet;
@@ -30,6 +30,7 @@ pub struct Asking {
     pub trackers: bool,
     pub exchanges_peers: bool,
     pub searches_locally: bool,
+    pub dht: Option<DhtSettings>,
     pub encryption: Encryption,
     pub give_up: Option<Duration>,
     pub announce_interval_min: Duration,
@@ -40,7 +41,7 @@ impl Asking {
     /// True when anybody can be asked for the metadata of this link.
     pub fn knows_anybody(&self, link: &Magnet) -> bool {
         let has_tracker = self.trackers && !link.trackers.is_empty();
-        has_tracker || !link.peers.is_empty() || !self.peers.is_empty()
+        has_tracker || self.dht.is_some() || !link.peers.is_empty() || !self.peers.is_empty()
     }
 }
 
@@ -132,6 +133,7 @@ fn session_config(asking: &Asking) -> SessionConfig {
         bind: asking.route.bind.clone(),
         ipv6: asking.route.ipv6,
         lsd: asking.searches_locally,
+        dht: asking.dht.clone(),
         encryption: asking.encryption,
         limit_up_bytes_per_s: None,
         limit_down_bytes_per_s: None,

@@ -18,8 +18,8 @@ use super::render::{Mode, Renderer};
 use super::source::Given;
 use super::{escape, info, json, output, plain, select, signals, size, source, verify};
 use crate::session::{
-    self, BindTo, CheckMode, DhtSettings, Encryption, Job, Outcome, PortChoice, Preallocate, SeedAfter,
-    SendEngine, SessionConfig, Stopper, TorrentConfig, WriteEngine,
+    self, BindTo, CheckMode, DhtSettings, Encryption, Job, Outcome, PortChoice, Preallocate,
+    SeedAfter, SendEngine, SessionConfig, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::SeedChoker;
 use crate::uring::{files, limits, ring};
@@ -85,6 +85,7 @@ fn asking(args: &SessionArgs) -> Result<Asking, Failure> {
         trackers: !args.no_trackers,
         exchanges_peers: !args.no_pex,
         searches_locally: !args.no_lsd,
+        dht: dht(args.no_dht, &args.dht_bootstrap),
         encryption: encryption(args.encryption),
         give_up: args.give_up,
         announce_interval_min: args.announce_interval_min,
@@ -391,9 +392,7 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         http_proxy: variable(&["http_proxy"]),
         no_proxy: no_proxy(),
         announce_interval_min: args.announce_interval_min,
-        dht: (!args.no_dht).then(|| DhtSettings {
-            bootstrap: args.dht_bootstrap.clone(),
-        }),
+        dht: dht(args.no_dht, &args.dht_bootstrap),
         tells_delays: args.lab,
     })
 }
@@ -404,6 +403,13 @@ const fn encryption(asked: cli::Encryption) -> Encryption {
         cli::Encryption::Require => Encryption::Require,
         cli::Encryption::Off => Encryption::Off,
     }
+}
+
+/// Settings of the DHT node; `None` without one.
+pub fn dht(is_off: bool, bootstrap: &[(String, u16)]) -> Option<DhtSettings> {
+    (!is_off).then(|| DhtSettings {
+        bootstrap: bootstrap.to_vec(),
+    })
 }
 
 /// The first of these environment variables that is set and not empty.

@@ -10,8 +10,8 @@ use crate::base::{Bitfield, InfoHash};
 pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
 use crate::swarm::SourceCounts;
 use crate::swarm::choker::{SeedChoker, UploadSlots};
-use crate::wire::magnet::Magnet;
 use crate::swarm::dht::DhtStats;
+use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::mse::Payloads;
 

@@ -61,7 +61,8 @@ pub struct DhtService {
     shared: Weak<Shared>,
     port: Rc<UdpPort>,
     settings: DhtSettings,
-    path: PathBuf,
+    /// Where what is known is kept; nowhere for a session without a state folder.
+    path: Option<PathBuf>,
     /// There once what an earlier run knew has been read.
     node: OnceCell<RefCell<Dht>>,
     wanted: RefCell<BTreeMap<InfoHash, Wanted>>,
@@ -84,11 +85,12 @@ pub struct DhtSearch {
 impl DhtService {
     /// A node that sleeps until somebody searches; [`DhtService::run`] drives it.
     pub fn new(shared: &Rc<Shared>, port: Rc<UdpPort>, settings: DhtSettings) -> Rc<Self> {
+        let has_state = !shared.config.state_dir.as_os_str().is_empty();
         Rc::new(DhtService {
             shared: Rc::downgrade(shared),
             port,
             settings,
-            path: shared.config.state_dir.join("dht.nodes"),
+            path: has_state.then(|| shared.config.state_dir.join("dht.nodes")),
             node: OnceCell::new(),
             wanted: RefCell::default(),
             effects: RefCell::default(),
@@ -170,7 +172,10 @@ impl DhtService {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let saved = load(self.path.clone()).await;
+        let saved = match self.path.clone() {
+            Some(path) => load(path).await,
+            None => Saved::default(),
+        };
         let count = saved.contacts.len();
         info!(nodes = count, "DHT");
         let config = DhtConfig {
@@ -298,14 +303,13 @@ impl DhtService {
 
     /// Writes down what is known, if there is anything. What cannot be written is not worth a word to the user.
     pub async fn save(&self) {
-        let saved = match self.node.get() {
-            Some(node) => node.borrow().save(),
-            None => return,
+        let (Some(node), Some(path)) = (self.node.get(), self.path.clone()) else {
+            return;
         };
+        let saved = node.borrow().save();
         if saved.contacts.is_empty() {
             return;
         }
-        let path = self.path.clone();
         let writing = tokio::task::spawn_blocking(move || write(&path, &saved.encode()));
         match tokio::time::timeout(SAVE_TIMEOUT, writing).await {
             Ok(Ok(Ok(()))) => {}

@@ -37,9 +37,9 @@ pub mod udp_port;
 pub mod udp_tracker;
 
 pub use config::{
-    BindTo, CheckMode, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice, Preallocate,
-    SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper, TorrentConfig, TorrentProgress,
-    TorrentState, WriteEngine,
+    BindTo, CheckMode, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice,
+    Preallocate, SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper, TorrentConfig,
+    TorrentProgress, TorrentState, WriteEngine,
 };
 pub use error::SessionError;
 pub use load::find_data;

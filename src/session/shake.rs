@@ -241,10 +241,7 @@ pub async fn inbound(shared: &Rc<Shared>, attempt: &Attempt) -> io::Result<(Door
         }
     };
     let door = shared.door(&info_hash).ok_or_else(not_here)?;
-    let (sent, _) = attempt
-        .stream
-        .send_all(our_handshake(&door))
-        .await;
+    let (sent, _) = attempt.stream.send_all(our_handshake(&door)).await;
     sent?;
     let handshake = wire.finish(&attempt.stream, shared).await?;
     Ok((door, wire.shaken(handshake)))

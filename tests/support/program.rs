@@ -29,13 +29,10 @@ pub fn clean(mut command: Command) -> Command {
             command.env_remove(name);
         }
     }
-<<<<<<< HEAD
     // Tests run beside each other with the same samples: peers come from where a test says and from nowhere else.
     command.env("GYRE_NO_LSD", "1");
-=======
     // No test speaks to nodes of the world; those of the DHT take it out again and name their own.
     command.env("GYRE_NO_DHT", "1");
->>>>>>> eb78615 (DHT: a node of our own, and the UDP port shared by first byte)
     command
 }
 

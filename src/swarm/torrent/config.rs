@@ -87,7 +87,6 @@ impl TorrentConfig {
             metadata: None,
             exchanges_peers: true,
             dht_port: None,
-            client_version: format!("Gyre {}", env!("CARGO_PKG_VERSION")),
             limit_up_bytes_per_s: None,
         }
     }
