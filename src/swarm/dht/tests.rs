@@ -105,6 +105,7 @@ impl World {
 
     /// A node that answers pings and gets into the table.
     fn befriend(&mut self, n: u32) -> Contact {
+        self.pass(Duration::from_millis(100));
         let ip = std::net::Ipv4Addr::from(0x0900_0001 + (n << 8));
         let at = SocketAddr::new(ip.into(), 6881);
         let contact = Contact {
@@ -112,7 +113,7 @@ impl World {
             addr: at,
         };
         self.call(|dht, now, fx| dht.add_node(at, now, fx));
-        assert_eq!(self.answer(at, contact.id, &Reply::default()), 1);
+        assert!(self.answer(at, contact.id, &Reply::default()) > 0);
         contact
     }
 }
@@ -331,7 +332,7 @@ fn poisoned_answers_send_us_nowhere() {
         addr: addr(text),
     });
     // And itself, under many ids.
-    let itself = (0..100).map(|n| Contact {
+    let itself = (0..30).map(|n| Contact {
         id: NodeId::new([n; 20]),
         addr: liar.addr,
     });
