@@ -70,11 +70,229 @@ fn a_download_finds_its_seeder_through_the_dht_alone() {
     });
     let begun = Instant::now();
     let mut leech = download(&sample, &out, "leech", &[port]);
+    let first = leech.wait_for("a peer", |event| event["peers"].as_u64() > Some(0));
+    println!("first peer after {:?}", begun.elapsed());
+    assert_eq!(first["peers_by_source"]["dht"], 1, "{first}");
     leech.event("complete");
-    println!("complete after {:?}", begun.elapsed());
-    let last = leech.wait_for("figures", |event| {
-        event["connections_by_source"]["dht"].as_u64() > Some(0)
-    });
-    assert_eq!(last["have_bytes"], 300_000, "{last}");
     assert!(sample.is_same_in(&out));
+}
+
+#[test]
+fn a_private_torrent_sends_nothing_into_the_dht() {
+    // A public sample made private: the flag lies in the info dictionary.
+    let sample = Sample::file(50_000, 16_384, &[]);
+    let private = sample.folder.path().join("private.torrent");
+    let made = command()
+        .args(["create", "--private", "--quiet", "-o", &text(&private)])
+        .arg(&sample.content)
+        .output()
+        .unwrap();
+    assert!(made.status.success());
+    let door = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = door.local_addr().unwrap().port();
+    let data = text(&sample.data);
+    let mut gyre = start(
+        &["seed", &text(&private), "--data", &data],
+        &sample.dir("state"),
+        &[port],
+    );
+    gyre.wait_for("seeding", |event| event["state"] == "seeding");
+    let ours = SocketAddr::from(([127, 0, 0, 1], port_of_seen(&gyre)));
+    // Nor is a query answered: whoever asks cannot tell it from a command without a DHT.
+    let ping = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe";
+    let asker = UdpSocket::bind("127.0.0.1:0").unwrap();
+    asker.send_to(ping, ours).unwrap();
+    let mut buf = [0; 1_500];
+    for socket in [&asker, &door] {
+        socket
+            .set_read_timeout(Some(Duration::from_millis(1_500)))
+            .unwrap();
+        let heard = socket.recv(&mut buf);
+        assert!(heard.is_err(), "{:?}", String::from_utf8_lossy(&buf));
+    }
+    // A peer is greeted without the bit, and with no `port`.
+    let mut hello = vec![0; 68];
+    use std::io::{Read, Write};
+    let mut peer = std::net::TcpStream::connect(ours).unwrap();
+    hello[..20].copy_from_slice(b"\x13BitTorrent protocol");
+    hello[27] = 0x05;
+    let made: Value = serde_json::from_slice(
+        &command()
+            .args(["info", "--json", &text(&private)])
+            .output()
+            .unwrap()
+            .stdout,
+    )
+    .unwrap();
+    let hash = made["info_hash"].as_str().unwrap();
+    for at in 0..20 {
+        hello[28 + at] = u8::from_str_radix(&hash[2 * at..2 * at + 2], 16).unwrap();
+    }
+    hello[48..].copy_from_slice(b"-XX0000-000000000001");
+    peer.write_all(&hello).unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = [0; 68];
+    peer.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[27] & 1, 0);
+    let mut greeting = [0; 5];
+    peer.read_exact(&mut greeting).unwrap();
+    assert_eq!(greeting, [0, 0, 0, 1, 14], "have_all");
+    peer.set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    assert!(peer.read(&mut [0; 64]).is_err(), "no more than that");
+}
+
+fn port_of_seen(gyre: &Gyre) -> u16 {
+    let listening = gyre
+        .seen()
+        .iter()
+        .find(|event| event["event"] == "listening")
+        .unwrap();
+    let addr: SocketAddr = listening["addr"].as_str().unwrap().parse().unwrap();
+    addr.port()
+}
+
+#[test]
+fn the_nodes_of_one_run_are_the_way_in_of_the_next() {
+    let sample = Sample::file(50_000, 16_384, &[]);
+    let other = Sample::file(60_000, 16_384, &[]);
+    let mut door = seed(&other, "door", &[1]);
+    let port = port_of(&mut door);
+    let mut first = seed(&sample, "state", &[port]);
+    first.wait_for("a node", knows_nodes);
+    first.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(first.wait_exit(Duration::from_secs(20)), 143);
+    let file = sample.dir("state").join("dht.nodes");
+    assert!(std::fs::metadata(&file).unwrap().len() > 50);
+    // The door that it is told of now leads nowhere.
+    let mut second = seed(&sample, "state", &[1]);
+    second.wait_for("a node", knows_nodes);
+    second.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(second.wait_exit(Duration::from_secs(20)), 143);
+    // A damaged file is as good as none.
+    std::fs::write(&file, b"garbage").unwrap();
+    let mut third = seed(&sample, "state", &[port]);
+    third.wait_for("a node", knows_nodes);
+}
+
+#[test]
+fn a_magnet_link_without_trackers_finds_its_metadata_and_its_data() {
+    let sample = Sample::file(300_000, 16_384, &[]);
+    let out = sample.dir("out");
+    let mut seeder = seed(&sample, "seeder", &[1]);
+    let port = port_of(&mut seeder);
+    let hash: String = sample
+        .info_hash
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let link = format!("magnet:?xt=urn:btih:{hash}");
+    let arguments = ["download", &link, "-o", &text(&out)];
+    let mut leech = start(&arguments, &sample.dir("leech"), &[port]);
+    // The seeder knew nobody: it hears of the searcher when that announces itself, and is found then.
+    leech.event("complete");
+    assert!(sample.is_same_in(&out));
+}
+
+/// libtorrent's nodes, ended when dropped.
+struct Foreign(
+    std::process::Child,
+    std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+);
+
+impl Foreign {
+    fn start(arguments: &[&str]) -> Foreign {
+        use std::io::BufRead;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/lt_dht.py");
+        let mut child = std::process::Command::new("python3")
+            .arg(script)
+            .args(arguments)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        Foreign(child, lines)
+    }
+
+    fn is_there() -> bool {
+        let asked = std::process::Command::new("python3")
+            .args(["-c", "import libtorrent"])
+            .output();
+        asked.is_ok_and(|output| output.status.success())
+    }
+
+    fn wait_for(&mut self, is_it: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let line = self.1.next().expect("libtorrent runs").unwrap();
+            let value: Value = serde_json::from_str(&line).unwrap();
+            if is_it(&value) {
+                return value;
+            }
+        }
+    }
+
+    fn ports(&mut self) -> Vec<u16> {
+        let ports = self.wait_for(|event| event["event"] == "ports");
+        serde_json::from_value(ports["ports"].clone()).unwrap()
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn libtorrent_and_gyre_find_each_other_in_a_dht_of_twenty_nodes() {
+    if !Foreign::is_there() {
+        support::machine::skipped(
+            "libtorrent_and_gyre_find_each_other",
+            "needs libtorrent for python3",
+        );
+        return;
+    }
+    let sample = Sample::file(400_000, 16_384, &[]);
+    let theirs = text(&sample.torrent);
+    let mut nodes = Foreign::start(&["--nodes", "13"]);
+    let door = nodes.ports()[0];
+    let others: Vec<Sample> = (0..4)
+        .map(|n| Sample::file(20_000 + n, 16_384, &[]))
+        .collect();
+    let mut ours: Vec<Gyre> = others
+        .iter()
+        .map(|other| seed(other, "state", &[door]))
+        .collect();
+    for gyre in &mut ours {
+        gyre.wait_for("nodes", |event| {
+            event["event"] == "dht" && event["nodes"].as_u64() > Some(3)
+        });
+    }
+    let door = door.to_string();
+    let data = text(&sample.data);
+    let mut seeder = Foreign::start(&["--door", &door, "--torrent", &theirs, &data]);
+    seeder.wait_for(|event| event["complete"] == true);
+    let hash: String = sample
+        .info_hash
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    nodes.wait_for(|event| event["event"] == "announced" && event["info_hash"] == *hash);
+    let (out, begun) = (sample.dir("out"), Instant::now());
+    let mut leech = download(&sample, &out, "leech", &[door.parse().unwrap()]);
+    leech.wait_for("a peer", |event| event["peers"].as_u64() > Some(0));
+    println!("first peer after {:?}", begun.elapsed());
+    leech.event("complete");
+    assert!(sample.is_same_in(&out));
+
+    // And the other way round.
+    let mut gyre = seed(&others[0], "again", &[door.parse().unwrap()]);
+    gyre.wait_for("an announce", |event| {
+        event["event"] == "dht" && event["searched"].as_u64() > Some(0)
+    });
+    let (torrent, folder) = (text(&others[0].torrent), text(&others[0].dir("theirs")));
+    let mut leech = Foreign::start(&["--door", &door, "--torrent", &torrent, &folder]);
+    leech.wait_for(|event| event["complete"] == true);
+    assert!(others[0].is_same_in(Path::new(&folder)));
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rows by letter, counted from 1.
-const ROWS: [(char, u32); 10] = [
+const ROWS: [(char, u32); 11] = [
     ('T', 13),
     ('H', 4),
     ('E', 8),
@@ -15,6 +15,7 @@ const ROWS: [(char, u32); 10] = [
     ('A', 7),
     ('N', 2),
     ('S', 9),
+    ('D', 9),
 ];
 
 /// Row id and last column of every line of a table.

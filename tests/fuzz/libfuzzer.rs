@@ -6,6 +6,7 @@
 mod assembly;
 #[path = "../mutations/corpus.rs"]
 mod corpus;
+mod dht;
 mod layout;
 #[macro_use]
 mod list;

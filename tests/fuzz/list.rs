@@ -22,11 +22,14 @@ macro_rules! every_target {
             damaged_urls_are_read_or_refused: targets::url / 1;
             damaged_answers_of_name_servers_are_read_or_refused: targets::dns_answer / 1;
             damaged_utp_datagrams_are_refused: targets::utp_refusal / 1;
+            damaged_datagrams_of_the_dht_are_read_or_refused: dht::krpc / 1;
+            damaged_lists_of_dht_nodes_are_read_or_refused: dht::saved_nodes / 1;
             damaged_records_are_read_or_refused: targets::record / 1;
             any_names_and_links_stay_below_the_root: layout::layout / 1;
             a_record_is_worth_no_more_than_the_disk: layout::verdict / 1;
             a_swarm_under_any_order_of_events_keeps_its_accounts: targets::swarm / 10;
             a_search_for_metadata_under_any_order_of_events_keeps_its_accounts: search::search / 10;
+            a_dht_node_under_any_order_of_events_keeps_its_limits: dht::dht_node / 20;
             blocks_in_any_order_lie_where_they_belong: assembly::assembly / 10;
             a_tracker_under_any_announces_keeps_its_limits: registry::registry / 10;
         }

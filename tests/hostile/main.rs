@@ -6,6 +6,7 @@ mod support;
 
 mod common;
 mod crowds;
+mod dht;
 mod encryption;
 mod extensions;
 mod flood;

@@ -3,11 +3,13 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use gyre::base::{Bitfield, InfoHash, PeerId, Rng};
+use gyre::base::{Bitfield, InfoHash, NodeId, PeerId, Rng};
 use gyre::storage::resume::{Counters, FileStamp, Record, RootKey};
+use gyre::swarm::dht::Saved;
 use gyre::wire::dns::{self, Wanted};
 use gyre::wire::extended::{Extension, OurExtensionHandshake};
 use gyre::wire::handshake::{Handshake, Reserved};
+use gyre::wire::krpc;
 use gyre::wire::message::{Message, RawBlock, encode, piece_header};
 use gyre::wire::metainfo::MetainfoBuilder;
 use gyre::wire::mse::{Initiator, Payloads, Random, Responder, Step};
@@ -581,6 +583,92 @@ pub fn assembly() -> Corpus {
 }
 
 /// Announces of eight bytes drawn from seeds.
+/// Queries, answers and refusals of the DHT.
+pub fn krpc() -> Corpus {
+    let id = NodeId::new([7; 20]);
+    let info_hash = InfoHash::new([9; 20]);
+    let query = |method| {
+        let query = krpc::Query {
+            id,
+            method,
+            want: Some(krpc::Want::BOTH),
+            is_read_only: true,
+        };
+        krpc::encode_query(b"aa", &query)
+    };
+    let contact = krpc::Contact {
+        id,
+        addr: SocketAddr::from(([1, 2, 3, 4], 5)),
+    };
+    let reply = krpc::Reply {
+        token: b"token".to_vec(),
+        nodes_v4: Some(vec![contact; 8]),
+        nodes_v6: Some(Vec::new()),
+        values: vec![contact.addr, SocketAddr::from(([7_u16; 8], 9))],
+        ..krpc::Reply::default()
+    };
+    let corpus = vec![
+        query(krpc::Method::Ping),
+        query(krpc::Method::FindNode { target: id }),
+        query(krpc::Method::SampleInfohashes { target: id }),
+        query(krpc::Method::GetPeers {
+            info_hash,
+            no_seed: true,
+            scrape: true,
+        }),
+        query(krpc::Method::AnnouncePeer {
+            info_hash,
+            port: Some(6881),
+            token: b"token",
+            is_seed: true,
+        }),
+        reply.encode(b"aa", &id, contact.addr),
+        krpc::encode_error(b"aa", 203, "no", contact.addr),
+    ];
+    (
+        corpus,
+        &[
+            b"1:t2:aa",
+            b"1:y1:q",
+            b"1:y1:r",
+            b"1:rd",
+            b"1:ad",
+            b"5:nodes26:",
+            b"6:nodes638:",
+            b"6:valuesl6:",
+            b"2:id20:",
+            b"5:token",
+            b"4:porti0e",
+            b"4:wantl2:n4e",
+            b"e",
+            b"d",
+            b"i-1e",
+            b"0:",
+        ],
+    )
+}
+
+/// Lists of DHT nodes.
+pub fn saved_nodes() -> Corpus {
+    let contact = krpc::Contact {
+        id: NodeId::new([7; 20]),
+        addr: SocketAddr::from(([1, 2, 3, 4], 5)),
+    };
+    let saved = Saved {
+        external: vec![Ipv4Addr::new(9, 8, 7, 6).into()],
+        contacts: vec![contact; 3],
+    };
+    (
+        vec![saved.encode(), Saved::default().encode()],
+        &[b"GYRE-DHT"],
+    )
+}
+
+/// Scripts of events drawn from seeds.
+pub fn dht_node() -> Corpus {
+    registry()
+}
+
 pub fn registry() -> Corpus {
     let script = |seed: u64| {
         let mut rng = Rng::new(seed);

@@ -6,6 +6,8 @@
 #[path = "../fuzz/assembly.rs"]
 mod assembly;
 mod corpus;
+#[path = "../fuzz/dht.rs"]
+mod dht;
 #[path = "../fuzz/layout.rs"]
 mod layout;
 mod mutate;

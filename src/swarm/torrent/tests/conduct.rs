@@ -272,3 +272,28 @@ fn a_peer_that_dialed_us_is_not_dialed_while_it_is_connected() {
     w.pass_secs(60);
     assert_eq!(dials(w.effects()), 1, "but afterwards it is");
 }
+
+#[test]
+fn a_peer_tells_its_dht_node_once_and_of_a_private_torrent_never() {
+    let mut w = world_with("...", |config| config.dht_port = Some(7_000));
+    let a = w.dht_peer(1);
+    assert_eq!(w.hear_only(a, "port"), ["port 7000"]);
+    for port in [6881, 6882, 6883] {
+        w.say(a, &format!("port {port}"));
+    }
+    assert_eq!(w.effects(), ["dht_node 1.0.0.1:6881"]);
+    // Who did not say that it has a node is told nothing, and not asked.
+    let b = w.try_peer(come(2, "")).unwrap();
+    w.say(b, "port 6881");
+    assert_eq!(w.hear_only(b, "port"), [""; 0]);
+    let c = w.dht_peer(3);
+    w.say(c, "port 0");
+    assert_eq!(w.effects(), [""; 0]);
+    let mut private = world_with("...", |config| config.is_private = true);
+    let a = private.dht_peer(1);
+    private.say(a, "port 6881");
+    assert_eq!(private.hear_only(a, "port"), [""; 0]);
+    assert_eq!(private.effects(), [""; 0]);
+    let flood = (0..10_000).find_map(|_| w.try_say(c, "port 6881").err());
+    assert!(matches!(flood, Some(PeerFault::Flood { .. })), "{flood:?}");
+}

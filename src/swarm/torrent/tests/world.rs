@@ -227,6 +227,18 @@ impl World {
         Ok(key)
     }
 
+    /// Connects a peer that has a DHT node; what it was told stays to be heard.
+    pub fn dht_peer(&mut self, name: u8) -> PeerKey {
+        let conn = Connected {
+            addr: addr(name),
+            is_inbound: true,
+            peer_id: PeerId::new([name; 20]),
+            reserved: [0, 0, 0, 0, 0, 0, 0, 0x05],
+        };
+        self.call(|torrent, cx| torrent.on_connected(conn, cx))
+            .expect("the peer is taken in")
+    }
+
     /// Connects a peer and forgets what it was greeted with.
     pub fn peer(&mut self, come: Come<'_>) -> PeerKey {
         let key = self.try_peer(come).expect("the peer is taken in");
@@ -273,6 +285,9 @@ impl World {
             "cancel" => Message::Cancel(self.raw(rest)),
             "reject" => Message::RejectRequest(self.raw(rest)),
             "unknown" => Message::Unknown { id: 99 },
+            "port" => Message::Port {
+                port: number() as u16,
+            },
             "extended" => {
                 payload = rest.as_bytes().to_vec();
                 Message::Extended {
@@ -399,6 +414,7 @@ impl World {
             Message::Request(raw) => format!("request {}", short(raw)),
             Message::Cancel(raw) => format!("cancel {}", short(raw)),
             Message::RejectRequest(raw) => format!("reject {}", short(raw)),
+            Message::Port { port } => format!("port {port}"),
             Message::Extended { id: 0, .. } => "extended".to_owned(),
             Message::Extended { id, payload } => match Extension::from_our_id(id) {
                 Some(Extension::LtDonthave) => format!("donthave {}", payload[3]),
