@@ -183,10 +183,11 @@ fn an_endless_chunked_body_ends_where_the_part_does() {
             while stream.write_all(b"4\r\nmore\r\n").is_ok() {}
         }))
     });
-    let mut gyre = start(&sample, &[server.url("sample.bin")], &[]);
-    let figures = finish(&sample, &mut gyre);
+    let mut gyre = start(&sample, &[server.url("sample.bin")], &["--seed"]);
+    let figures = gyre.wait_for("seeding", |event| event["state"] == "seeding");
     assert_eq!(figures["downloaded_web_bytes"], BYTES);
     assert!(gyre.anonymous_bytes() < 200 << 20);
+    assert!(sample.is_same_in(&sample.dir("out")), "the copy differs");
 }
 
 #[test]
