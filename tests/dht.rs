@@ -2,12 +2,12 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::program::command;
+use support::program::{PATIENCE, command};
 use support::{Gyre, Sample};
 
 /// A `gyre` with a node in a DHT of its own.
