@@ -203,7 +203,8 @@ impl Announcers {
 
     /// One family without a tracker is common; the user hears only when none is left.
     fn tell_if_all_fail(&self, door: &Door, tracker: &str, message: &str) {
-        if self.is_all_failing() {
+        // Without a way out that is what the user was told.
+        if self.is_all_failing() && door.shared().way.is_open() {
             door.tell_trouble(
                 format!("no tracker answers: {tracker}: {message}"),
                 "it goes on trying; check the network, or name a peer with --peer",

@@ -85,6 +85,7 @@ async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Sh
         let stream = tokio::select! {
             stream = Stream::connect(addr, &shared.socket_options) => stream?,
             () = door.ending() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            () = shared.way.shut() => return Err(io::ErrorKind::NetworkDown.into()),
         };
         let attempt = Attempt::new(stream.clone());
         let shaking = shake::outbound(door, &attempt, is_hidden);

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tracing::error;
 
 use super::config::SessionEvent;
@@ -88,8 +89,21 @@ pub enum Serves {
     Transfers,
 }
 
+/// Starts a task that serves the session, and keeps it at work.
+pub fn keep_up<W: Future<Output = ()> + 'static>(
+    shared: &Rc<Shared>,
+    what: &'static str,
+    serves: Serves,
+    mut work: impl FnMut(Rc<Shared>) -> W + 'static,
+) -> JoinHandle<()> {
+    let shared = shared.clone();
+    tokio_uring::spawn(async move {
+        kept_up(shared.clone(), what, serves, || work(shared.clone())).await;
+    })
+}
+
 /// Keeps a task of the session at work until it ends by itself: after a panic it starts anew.
-pub async fn kept_up<W: Future<Output = ()>>(
+async fn kept_up<W: Future<Output = ()>>(
     shared: Rc<Shared>,
     what: &str,
     serves: Serves,

@@ -153,6 +153,21 @@ impl DhtService {
         }
     }
 
+    /// There is a way out again after there was none: the doors are knocked at once more unless enough nodes are known, and
+    /// what is looked for is looked for anew.
+    pub fn on_way_back(self: &Rc<Self>) {
+        if self.node.get().is_none() {
+            return;
+        }
+        for (host, port) in self.bootstrap() {
+            tokio_uring::spawn(self.clone().enter(host, port, Duration::ZERO));
+        }
+        let wanted: Vec<InfoHash> = self.wanted.borrow().keys().copied().collect();
+        wanted
+            .iter()
+            .for_each(|info_hash| self.want_peers(info_hash));
+    }
+
     /// A datagram of the DHT has come.
     pub fn on_datagram(&self, received: &Received, datagram: &[u8]) {
         self.call_for(Some(received), |node, now, fx| {
@@ -258,6 +273,8 @@ impl DhtService {
                 .get()
                 .and_then(|node| node.borrow().next_deadline());
             self.deadline.set(deadline);
+            // Questions that nobody can hear would make every node look dead.
+            shared.way.opened().await;
             match deadline {
                 Some(at) if at > shared.now() => {
                     tokio::select! {

@@ -333,6 +333,14 @@ impl Driver {
         *self.peers.borrow_mut() = seats;
     }
 
+    /// There is a way out again.
+    pub fn on_way_back(self: &Rc<Self>) {
+        self.trouble.payload_arrived(self.shared.now());
+        self.web_seeds.on_way_back();
+        // A panic ends that torrent; the others go on.
+        let _ = self.try_call(|core, cx| core.on_way_back(cx));
+    }
+
     /// Gives up the dials under way: the torrent ends.
     pub fn end_dials(&self) {
         self.is_ending.set(true);

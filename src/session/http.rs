@@ -193,6 +193,13 @@ impl HttpClient {
         &self.inner.resolver
     }
 
+    /// Gives up connections kept for reuse: what they went through is gone.
+    pub fn forget_idle(&self) {
+        for idle in self.inner.idle.borrow_mut().drain(..) {
+            idle.stream.shutdown();
+        }
+    }
+
     /// Fetches a URL. Any status counts as an answer, but redirects are followed. The future may be dropped.
     ///
     /// # Errors

@@ -257,7 +257,8 @@ impl Search {
             let hint = "name a peer with --peer, or use the .torrent file";
             return Err(SessionError::new(message, hint));
         }
-        if silent >= SILENT_AFTER && self.told.borrow().is_none() {
+        let is_heard = self.shared.way.is_open() && self.told.borrow().is_none();
+        if silent >= SILENT_AFTER && is_heard {
             let message = format!("no metadata for {name} yet: {why}");
             let hint = "it goes on looking; check the trackers, or name a peer with --peer";
             self.tell_trouble(message, hint);
@@ -449,6 +450,18 @@ impl Search {
                 Err(error) => debug!(%error, "a peer of the link has no address"),
             }
         });
+    }
+
+    /// The way out is gone: so are the connections.
+    pub fn on_way_shut(&self) {
+        for (_, link) in self.links.borrow().iter().flatten() {
+            link.close();
+        }
+    }
+
+    /// There is a way out again.
+    pub fn on_way_back(self: &Rc<Self>) {
+        self.call(MetadataSwarm::on_way_back);
     }
 
     /// Completes once dials are to be given up.

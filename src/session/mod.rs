@@ -25,6 +25,7 @@ pub mod lsd;
 pub mod metadata;
 pub mod pace;
 mod peer;
+pub mod reach;
 pub mod resume_store;
 pub mod root_lock;
 mod run;
@@ -35,6 +36,7 @@ pub mod tracker;
 mod trouble;
 pub mod udp_port;
 pub mod udp_tracker;
+pub mod way;
 mod web_seed;
 
 pub use config::{

@@ -19,6 +19,7 @@ use super::lab::Lab;
 use super::metadata::Search;
 use super::pace::Pacer;
 use super::shake::{Exchanges, OpenFirst};
+use super::way::Way;
 use crate::base::{InfoHash, Now, PeerId, Rng};
 use crate::swarm::{Credits, Cx, Effect};
 use crate::uring::buffers::Pool;
@@ -40,6 +41,8 @@ pub struct Shared {
     pub disks: Rc<DiskHub>,
     pub resolver: Resolver,
     pub trackers: TrackerClients,
+    /// Whether anything that is sent has a chance (`--bind`).
+    pub way: Rc<Way>,
     /// The families we listen on.
     pub families: Vec<Family>,
     pub our_id: PeerId,
@@ -116,6 +119,7 @@ impl Shared {
             pool: opened.pool,
             disks: opened.disks,
             resolver: opened.resolver,
+            way: opened.trackers.way.clone(),
             trackers: opened.trackers,
             families: opened.families,
             socket_options: opened.socket_options,
@@ -299,7 +303,10 @@ impl Shared {
             let had_no_dials = self.credits.borrow().dials == 0;
             if is_tick {
                 let free = HALF_OPEN_MAX.saturating_sub(self.half_open.get());
-                self.credits.borrow_mut().dials = free.min(DIALS_PER_S / 10);
+                self.credits.borrow_mut().dials = match self.way.is_open() {
+                    true => free.min(DIALS_PER_S / 10),
+                    false => 0,
+                };
             }
             let drivers: Vec<Rc<Driver>> = self.torrents.borrow().values().cloned().collect();
             for driver in drivers {

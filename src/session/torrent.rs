@@ -390,6 +390,7 @@ impl<'c> Running<'c> {
         let stats = self.driver.read(|core| core.stats(now));
         if silent >= SILENT_AFTER
             && stats.peers_connected + stats.web_seeds == 0
+            && self.shared.way.is_open()
             && !self.driver.trouble.is_disk_waiting()
         {
             let message = format!("no peers found for {}", quoted(self.config));

@@ -4,7 +4,7 @@
 //! Datagrams of strangers are looked at so many times a second and no oftener: a flood waits in the kernel, where what is
 //! too much of it is dropped (HOSTILE.md D2).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -47,7 +47,7 @@ impl For {
 
 /// The sockets of the port.
 pub struct UdpPort {
-    sockets: Vec<(Family, Udp)>,
+    sockets: RefCell<Vec<(Family, Udp)>>,
     sends: Cell<usize>,
 }
 
@@ -55,24 +55,32 @@ impl UdpPort {
     /// Takes bound sockets, one a family.
     pub fn new(sockets: Vec<(Family, Udp)>) -> Rc<Self> {
         Rc::new(UdpPort {
-            sockets,
+            sockets: RefCell::new(sockets),
             sends: Cell::new(0),
         })
     }
 
     /// The families there is a socket of.
     pub fn families(&self) -> Vec<Family> {
-        self.sockets.iter().map(|(family, _)| *family).collect()
+        let sockets = self.sockets.borrow();
+        sockets.iter().map(|(family, _)| *family).collect()
     }
 
     /// The sockets.
-    pub fn sockets(&self) -> impl Iterator<Item = &Udp> {
-        self.sockets.iter().map(|(_, udp)| udp)
+    pub fn sockets(&self) -> Vec<Udp> {
+        let sockets = self.sockets.borrow();
+        sockets.iter().map(|(_, udp)| udp.clone()).collect()
+    }
+
+    /// Takes new sockets in place of those that were closed.
+    pub fn replace(&self, sockets: Vec<(Family, Udp)>) {
+        *self.sockets.borrow_mut() = sockets;
     }
 
     /// Sends a datagram, or loses it. The answer to one that came goes out from where that came to.
     pub fn send(self: &Rc<Self>, bytes: Vec<u8>, to: SocketAddr, answers: Option<&Received>) {
-        let socket = self.sockets.iter().find(|(family, _)| family.has(to.ip()));
+        let sockets = self.sockets.borrow();
+        let socket = sockets.iter().find(|(family, _)| family.has(to.ip()));
         let Some((_, udp)) = socket.filter(|_| self.sends.get() < SENDS_MAX) else {
             return;
         };
@@ -92,7 +100,7 @@ impl UdpPort {
 
     /// Ends the sockets.
     pub fn close(&self) {
-        self.sockets().for_each(Udp::close);
+        self.sockets().iter().for_each(Udp::close);
     }
 }
 

@@ -353,9 +353,13 @@ fn is_same_endpoint(a: SocketAddr, b: SocketAddr) -> bool {
 
 /// UDP sockets of the trackers' own, one a family, for as long as there is no shared one. They close when dropped.
 pub struct OwnSockets {
-    sockets: Vec<Udp>,
+    sockets: Sockets,
+    options: SocketOptions,
     trackers: UdpTrackers,
 }
+
+/// Shared by what sends and what closes; empty while there is no way out.
+type Sockets = Rc<RefCell<Vec<(Family, Udp)>>>;
 
 /// Hears what comes to one of them.
 #[derive(Clone)]
@@ -365,12 +369,13 @@ pub struct Receiver {
 }
 
 struct OwnSink {
-    sockets: Vec<(Family, Udp)>,
+    sockets: Sockets,
 }
 
 impl DatagramSink for OwnSink {
     fn send(&self, bytes: Vec<u8>, to: SocketAddr) {
-        let Some((_, udp)) = self.sockets.iter().find(|(family, _)| family.has(to.ip())) else {
+        let sockets = self.sockets.borrow();
+        let Some((_, udp)) = sockets.iter().find(|(family, _)| family.has(to.ip())) else {
             return;
         };
         let udp = udp.clone();
@@ -394,46 +399,69 @@ impl OwnSockets {
         options: &SocketOptions,
         retransmit_first: Duration,
     ) -> io::Result<(UdpTrackers, OwnSockets)> {
-        let ips = match options.bind {
-            Some(ip) => vec![ip],
-            None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
-        };
-        let mut sockets = Vec::new();
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for ip in ips {
-            match Udp::bind(SocketAddr::new(ip, 0), options) {
-                Ok(udp) => sockets.push((family_of(ip), udp)),
-                Err(error) => last = error,
-            }
-        }
-        if sockets.is_empty() {
-            return Err(last);
-        }
-        let own = sockets.iter().map(|(_, udp)| udp.clone()).collect();
-        let sink = Box::new(OwnSink { sockets });
+        let sockets = Rc::new(RefCell::new(open_sockets(options)?));
+        let sink = Box::new(OwnSink {
+            sockets: sockets.clone(),
+        });
         let trackers = UdpTrackers::new(resolver, sink, retransmit_first);
         let own = OwnSockets {
-            sockets: own,
+            sockets,
+            options: options.clone(),
             trackers: trackers.clone(),
         };
         Ok((trackers, own))
     }
 
+    /// Opens new sockets in place of those that were closed; new [`OwnSockets::receivers`] hear them.
+    ///
+    /// # Errors
+    /// When no family can be bound.
+    pub fn reopen(&self) -> io::Result<()> {
+        let opened = open_sockets(&self.options)?;
+        *self.sockets.borrow_mut() = opened;
+        Ok(())
+    }
+
+    /// Closes the sockets; their receivers end.
+    pub fn close(&self) {
+        for (_, udp) in self.sockets.borrow_mut().drain(..) {
+            udp.close();
+        }
+    }
+
     /// Who hears each socket.
     pub fn receivers(&self) -> Vec<Receiver> {
-        let receiver = |udp: &Udp| Receiver {
+        let receiver = |(_, udp): &(Family, Udp)| Receiver {
             udp: udp.clone(),
             trackers: self.trackers.clone(),
         };
-        self.sockets.iter().map(receiver).collect()
+        self.sockets.borrow().iter().map(receiver).collect()
     }
 }
 
 impl Drop for OwnSockets {
     fn drop(&mut self) {
-        for udp in &self.sockets {
-            udp.close();
+        self.close();
+    }
+}
+
+/// One socket a family, or one in the family of `options.bind`.
+fn open_sockets(options: &SocketOptions) -> io::Result<Vec<(Family, Udp)>> {
+    let ips = match options.bind {
+        Some(ip) => vec![ip],
+        None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+    };
+    let mut sockets = Vec::new();
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for ip in ips {
+        match Udp::bind(SocketAddr::new(ip, 0), options) {
+            Ok(udp) => sockets.push((family_of(ip), udp)),
+            Err(error) => last = error,
         }
+    }
+    match sockets.is_empty() {
+        true => Err(last),
+        false => Ok(sockets),
     }
 }
 

@@ -235,6 +235,22 @@ impl Candidates {
         });
     }
 
+    /// There was no way to anybody for a while: dials that failed meanwhile say nothing about the peers, and those who
+    /// were connected are dialed again at once. Those that wait for what they did or lack wait on.
+    pub fn on_way_back(&mut self, now: Now) {
+        let is_waiting = |(addr, entry): (&SocketAddr, &Entry)| {
+            let waits = matches!(entry.state, State::Idle { not_before } if not_before > now);
+            (waits && !entry.is_useless).then_some(*addr)
+        };
+        let waiting: Vec<SocketAddr> = self.entries.iter().filter_map(is_waiting).collect();
+        for addr in waiting {
+            self.change(addr, |entry| {
+                entry.failures = 0;
+                entry.state = State::Idle { not_before: now };
+            });
+        }
+    }
+
     /// The peer has everything; while we have too, it is not dialed.
     pub fn mark_seed(&mut self, addr: SocketAddr, is_seed: bool) {
         self.change(normal(addr), |entry| entry.is_seed = is_seed);

@@ -206,6 +206,13 @@ impl MetadataSwarm {
         [self.tick_at, self.dial_at].into_iter().flatten().min()
     }
 
+    /// There is a way out again after there was none: whoever is known is dialed, without regard to failures.
+    pub fn on_way_back(&mut self, cx: &mut MetadataCx<'_>) {
+        self.candidates.on_way_back(cx.now);
+        self.dial(cx);
+        self.after_event();
+    }
+
     /// Time has passed.
     pub fn on_timer(&mut self, cx: &mut MetadataCx<'_>) {
         if self.is_stopping {

@@ -1,7 +1,7 @@
 //! The network interfaces of this machine (layer 4).
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
@@ -58,9 +58,94 @@ pub fn multicast_addresses() -> io::Result<Vec<InterfaceAddress>> {
     Ok(found)
 }
 
+/// Why nothing can leave through an interface or from an address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoWay {
+    /// There is no interface of that name.
+    #[error("network interface {0} is gone")]
+    Gone(String),
+    /// It is down, or has no carrier.
+    #[error("network interface {0} is down")]
+    Down(String),
+    /// It has no address beyond its own link.
+    #[error("network interface {0} has no address")]
+    NoAddress(String),
+    /// No interface of this machine has the address.
+    #[error("{0} is no address of this machine any more")]
+    NotOurs(IpAddr),
+}
+
+/// The number of the interface of that name, if something can leave through it. One that is made anew has another
+/// number.
+///
+/// # Errors
+///
+/// Why nothing can.
+pub fn through(name: &str) -> Result<u32, NoWay> {
+    let gone = || NoWay::Gone(name.to_owned());
+    let index = if_nametoindex(name).map_err(|_| gone())?;
+    let works = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+    let mut why = gone();
+    let addresses = getifaddrs().map_err(|_| gone())?;
+    for entry in addresses.filter(|entry| entry.interface_name == name) {
+        if !entry.flags.contains(works) {
+            return Err(NoWay::Down(name.to_owned()));
+        }
+        why = NoWay::NoAddress(name.to_owned());
+        let Some(address) = entry.address else {
+            continue;
+        };
+        let six = address.as_sockaddr_in6().map(|six| six.ip());
+        // Every interface that is up has a link-local one.
+        let is_wide = six.is_some_and(|ip| !ip.is_unicast_link_local());
+        if address.as_sockaddr_in().is_some() || is_wide {
+            return Ok(index);
+        }
+    }
+    Err(why)
+}
+
+/// Whether something can leave from that address: it can be bound, and the interface that has it, if any is listed, works.
+///
+/// # Errors
+///
+/// Why nothing can.
+pub fn from(ip: IpAddr) -> Result<(), NoWay> {
+    // What counts as ours is the kernel's to say: all of 127.0.0.0/8 does, and no list has it.
+    if let Err(error) = UdpSocket::bind(SocketAddr::new(ip, 0))
+        && error.kind() == io::ErrorKind::AddrNotAvailable
+    {
+        return Err(NoWay::NotOurs(ip));
+    }
+    let works = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+    let Ok(mut addresses) = getifaddrs() else {
+        return Ok(());
+    };
+    let holder = addresses.find(|entry| {
+        let address = entry.address.as_ref();
+        let v4 = address.and_then(|address| address.as_sockaddr_in());
+        let v6 = address.and_then(|address| address.as_sockaddr_in6());
+        let v4 = v4.map(|address| IpAddr::V4(address.ip()));
+        v4.or(v6.map(|address| IpAddr::V6(address.ip()))) == Some(ip)
+    });
+    match holder {
+        Some(entry) if !entry.flags.contains(works) => Err(NoWay::Down(entry.interface_name)),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_a_way_through_the_loopback_and_none_through_what_is_not_there() {
+        assert_eq!(through("lo"), Ok(1));
+        assert_eq!(through("nosuch0"), Err(NoWay::Gone("nosuch0".to_owned())));
+        assert_eq!(from([127, 0, 0, 9].into()), Ok(()));
+        let other = IpAddr::from([192, 0, 2, 77]);
+        assert_eq!(from(other), Err(NoWay::NotOurs(other)));
+    }
 
     #[test]
     fn loopback_is_among_them() {

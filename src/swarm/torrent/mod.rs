@@ -336,6 +336,13 @@ impl Torrent {
         !self.starved.is_empty()
     }
 
+    /// There is a way out again after there was none: whoever is known is dialed, without regard to failures.
+    pub fn on_way_back(&mut self, cx: &mut Cx<'_>) {
+        self.candidates.on_way_back(cx.now);
+        self.dial(cx);
+        self.after_event();
+    }
+
     /// Credits came back elsewhere in the session.
     pub fn on_credits(&mut self, cx: &mut Cx<'_>) {
         if !self.starved.is_empty() {
