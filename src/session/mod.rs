@@ -37,7 +37,7 @@ mod trouble;
 pub mod udp_port;
 pub mod udp_tracker;
 pub mod way;
-mod web_seed;
+pub mod web_seed;
 
 pub use config::{
     BindTo, CheckMode, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice,

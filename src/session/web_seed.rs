@@ -6,7 +6,7 @@
 
 mod connection;
 mod feed;
-mod verdict;
+pub mod verdict;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;

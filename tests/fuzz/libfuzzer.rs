@@ -13,6 +13,7 @@ mod list;
 mod registry;
 mod search;
 mod targets;
+mod web_seed;
 
 use std::fmt::Write;
 use std::path::PathBuf;

@@ -7,12 +7,13 @@ macro_rules! every_target {
             damaged_bencode_is_read_or_refused: targets::bencode / 1;
             damaged_torrents_are_read_or_refused_and_lead_nowhere: targets::metainfo / 1;
             damaged_handshakes_are_read_or_refused: targets::handshake / 1;
-            damaged_hidden_handshakes_end_the_same_however_they_are_cut: targets::mse / 20;
+            damaged_hidden_handshakes_end_the_same_however_they_are_cut: targets::mse / 1;
             damaged_messages_are_the_same_events_however_they_are_cut: targets::decoder / 1;
             damaged_extension_handshakes_are_read_or_refused: targets::extended / 1;
             damaged_peer_exchange_is_read_or_refused: targets::pex / 1;
             damaged_metadata_messages_are_read_or_refused: targets::metadata / 1;
             damaged_http_answers_are_the_same_body_however_they_are_cut: targets::http_response / 1;
+            damaged_answers_of_web_seeds_are_the_same_part_however_they_are_cut: web_seed::web_seed / 1;
             damaged_announce_answers_are_read_or_refused: targets::announce_answer / 1;
             damaged_udp_answers_are_read_or_refused: targets::udp_answer / 1;
             damaged_requests_to_the_tracker_are_read_or_refused: targets::tracker_request / 1;

@@ -140,8 +140,9 @@ pub fn mse() -> Corpus {
             }
         }
         said_b.extend(b.take_out());
-        corpus.push([&[how, 3], &said_a[..], b"behind"].concat());
-        corpus.push([&[how | 1, 3], &said_b[..], b"behind"].concat());
+        let step = if how == 0 { 3 } else { 99 };
+        corpus.push([&[how, step], &said_a[..], b"behind"].concat());
+        corpus.push([&[how | 1, step], &said_b[..], b"behind"].concat());
     }
     (corpus, &[b"\x13BitTorrent protocol", &[0; 96], &[0xff; 96]])
 }
@@ -309,6 +310,34 @@ pub fn http_response() -> Corpus {
             b"HTTP/1.1 ",
             b": ",
             b"\x1f\x8b\x08",
+        ],
+    )
+}
+
+/// Which part is asked for, a step, then an answer.
+pub fn web_seed() -> Corpus {
+    let corpus = texts(&[
+        "\0\x03HTTP/1.1 206 P\r\nContent-Range: bytes 5-9/20\r\nContent-Length: 5\r\n\r\nhello",
+        "\0\x01HTTP/1.1 206 P\r\nContent-Range: bytes 5-9/20\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+        "\0\x02HTTP/1.0 206 P\r\nContent-Range: bytes 5-9/*\r\n\r\nhello and more",
+        "\x01\x04HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nabcdefghijklmnopqrst",
+        "\x01\0HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n14\r\nabcdefghijklmnopqrst\r\n0\r\nA: b\r\n\r\n",
+        "\0\x03HTTP/1.1 416 No\r\nContent-Range: bytes */7\r\nContent-Length: 0\r\n\r\n",
+    ]);
+    (
+        corpus,
+        &[
+            b"\r\n",
+            b"\r\n\r\n",
+            b"0\r\n\r\n",
+            b"bytes 5-9/20",
+            b"bytes */20",
+            b"Content-Length: 5\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Content-Encoding: gzip\r\n",
+            b"ffffffffffffffff\r\n",
+            b"206",
+            b"200",
         ],
     )
 }

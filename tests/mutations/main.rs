@@ -18,6 +18,8 @@ mod search;
 #[path = "../fuzz/targets.rs"]
 mod targets;
 mod tree;
+#[path = "../fuzz/web_seed.rs"]
+mod web_seed;
 
 #[macro_use]
 #[path = "../fuzz/list.rs"]
