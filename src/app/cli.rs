@@ -109,6 +109,7 @@ with --offline, or when there is nobody to ask, the link itself is shown.
 
 Example:
   gyre info debian.torrent --json
+  gyre info debian.torrent --scrape
   gyre info 'magnet:?xt=urn:btih:...' --save-torrent debian.torrent")]
     Info(InfoArgs),
     /// Compare data with its torrent
@@ -325,6 +326,9 @@ pub struct InfoArgs {
     /// Show what the link itself holds and ask nobody for more
     #[arg(long)]
     pub offline: bool,
+    /// Ask the trackers how many peers they count, and show nothing else
+    #[arg(long, conflicts_with = "save_torrent")]
+    pub scrape: bool,
     /// Write the .torrent of a magnet link or info_hash to FILE
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub save_torrent: Option<PathBuf>,

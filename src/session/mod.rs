@@ -29,6 +29,7 @@ pub mod reach;
 pub mod resume_store;
 pub mod root_lock;
 mod run;
+pub mod scrape;
 mod shake;
 pub mod shared;
 mod torrent;
