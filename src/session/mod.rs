@@ -25,6 +25,7 @@ pub mod lsd;
 pub mod metadata;
 pub mod pace;
 mod peer;
+pub mod port_map;
 pub mod reach;
 pub mod resume_store;
 pub mod root_lock;
@@ -47,4 +48,5 @@ pub use config::{
 };
 pub use error::SessionError;
 pub use load::find_data;
+pub use port_map::PortMapSettings;
 pub use run::{SessionSummary, run};
