@@ -298,6 +298,7 @@ fn session_config(sample: &Sample, peers_max: u32) -> SessionConfig {
         no_proxy: Vec::new(),
         announce_interval_min: Duration::from_secs(60),
         dht: None,
+        port_map: None,
         tells_delays: false,
     }
 }

@@ -109,6 +109,7 @@ with --offline, or when there is nobody to ask, the link itself is shown.
 
 Example:
   gyre info debian.torrent --json
+  gyre info debian.torrent --scrape
   gyre info 'magnet:?xt=urn:btih:...' --save-torrent debian.torrent")]
     Info(InfoArgs),
     /// Compare data with its torrent
@@ -240,6 +241,12 @@ pub struct SessionArgs {
     /// Look for no peers on the local network
     #[arg(long)]
     pub no_lsd: bool,
+    /// Ask the gateway for no port of its own
+    #[arg(long)]
+    pub no_port_map: bool,
+    /// Ask this gateway, not that of the default route
+    #[arg(long, value_name = "ADDR", value_parser = parse_addr, hide = true)]
+    pub port_map_gateway: Option<SocketAddr>,
     /// Use IPv4 only
     #[arg(long)]
     pub no_ipv6: bool,
@@ -325,6 +332,9 @@ pub struct InfoArgs {
     /// Show what the link itself holds and ask nobody for more
     #[arg(long)]
     pub offline: bool,
+    /// Ask the trackers how many peers they count, and show nothing else
+    #[arg(long, conflicts_with = "save_torrent")]
+    pub scrape: bool,
     /// Write the .torrent of a magnet link or info_hash to FILE
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub save_torrent: Option<PathBuf>,
@@ -571,7 +581,7 @@ mod tests {
             let line = format!(
                 "gyre {verb} x.torrent --port 0 --bind 127.0.0.1 --peer 127.0.0.1:1 --peer [::1]:2 --limit-up 1MiB \
                  --limit-down 2MB --max-peers 9 --upload-slots auto --seed --seed-ratio 1.5 --seed-time 2h --no-trackers \
-                 --no-dht --dht-bootstrap n.example:6881 --no-pex --no-lsd --no-ipv6 --encryption require --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
+                 --no-dht --dht-bootstrap n.example:6881 --no-pex --no-lsd --no-port-map --no-ipv6 --encryption require --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
                  --write-engine direct --json --check full -vv --log-file l"
             );
             let cli = parsed(&line).unwrap();

@@ -35,7 +35,8 @@ impl Default for Route {
 }
 
 impl Route {
-    fn socket_options(&self) -> SocketOptions {
+    /// What sockets are given for it.
+    pub fn socket_options(&self) -> SocketOptions {
         let (bind, bind_device) = match &self.bind {
             None => (None, None),
             Some(BindTo::Addr(ip)) => (Some(*ip), None),

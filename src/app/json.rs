@@ -33,6 +33,13 @@ pub fn event(event: &SessionEvent) -> Value {
         SessionEvent::Complete { info_hash, seconds } => {
             json!({"event": "complete", "info_hash": info_hash.to_string(), "seconds": round_ms(*seconds)})
         }
+        SessionEvent::Mapped {
+            protocol,
+            external,
+            lease_secs,
+        } => json!({
+            "event": "mapped", "protocol": protocol.as_str(), "external": external.to_string(), "lease_secs": lease_secs,
+        }),
         SessionEvent::Banned { info_hash, ip } => {
             json!({"event": "banned", "info_hash": info_hash.to_string(), "ip": ip.to_string()})
         }

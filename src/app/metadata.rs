@@ -148,6 +148,7 @@ fn session_config(asking: &Asking) -> SessionConfig {
         http_proxy: run::variable(&["http_proxy"]),
         no_proxy: run::no_proxy(),
         announce_interval_min: asking.announce_interval_min,
+        port_map: None,
         tells_delays: false,
     }
 }

@@ -22,6 +22,7 @@ pub mod patience;
 pub mod plain;
 pub mod render;
 pub mod run;
+pub mod scrape;
 pub mod select;
 pub mod signals;
 pub mod size;

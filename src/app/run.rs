@@ -18,8 +18,8 @@ use super::render::{Mode, Renderer};
 use super::source::Given;
 use super::{escape, info, json, output, plain, select, signals, size, source, verify};
 use crate::session::{
-    self, BindTo, CheckMode, DhtSettings, Encryption, Job, Outcome, PortChoice, Preallocate,
-    SeedAfter, SendEngine, SessionConfig, Stopper, TorrentConfig, WriteEngine,
+    self, BindTo, CheckMode, DhtSettings, Encryption, Job, Outcome, PortChoice, PortMapSettings,
+    Preallocate, SeedAfter, SendEngine, SessionConfig, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::SeedChoker;
 use crate::uring::{files, limits, ring};
@@ -398,6 +398,9 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         no_proxy: no_proxy(),
         announce_interval_min: args.announce_interval_min,
         dht: dht(args.no_dht, &args.dht_bootstrap),
+        port_map: (!args.no_port_map).then(|| PortMapSettings {
+            gateway: args.port_map_gateway,
+        }),
         tells_delays: args.lab,
     })
 }

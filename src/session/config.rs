@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::SessionError;
+use super::port_map::PortMapSettings;
 use crate::base::{Bitfield, InfoHash};
 pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
 use crate::swarm::SourceCounts;
@@ -14,6 +15,7 @@ use crate::swarm::dht::DhtStats;
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::mse::Payloads;
+use crate::wire::natpmp::Protocol;
 
 /// Which port to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +112,8 @@ pub struct SessionConfig {
     pub announce_interval_min: Duration,
     /// `None` leaves the DHT alone (`--no-dht`).
     pub dht: Option<DhtSettings>,
+    /// `None` asks no gateway for a port (`--no-port-map`).
+    pub port_map: Option<PortMapSettings>,
     /// The session tells its own delays, once a second ([`SessionEvent::Lab`]).
     pub tells_delays: bool,
 }
@@ -300,6 +304,13 @@ pub enum SessionEvent {
     /// One listening socket is open (one event a socket).
     Listening {
         addr: SocketAddr,
+    },
+    /// The gateway passes what comes to this port of its own on to ours.
+    Mapped {
+        protocol: Protocol,
+        /// 0.0.0.0 where the gateway does not tell its address.
+        external: SocketAddr,
+        lease_secs: u32,
     },
     /// A torrent was loaded.
     Metadata {

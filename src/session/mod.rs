@@ -25,10 +25,12 @@ pub mod lsd;
 pub mod metadata;
 pub mod pace;
 mod peer;
+pub mod port_map;
 pub mod reach;
 pub mod resume_store;
 pub mod root_lock;
 mod run;
+pub mod scrape;
 mod shake;
 pub mod shared;
 mod torrent;
@@ -46,4 +48,5 @@ pub use config::{
 };
 pub use error::SessionError;
 pub use load::find_data;
+pub use port_map::PortMapSettings;
 pub use run::{SessionSummary, run};

@@ -21,6 +21,7 @@ use super::handles::Handles;
 use super::http::{HttpClient, HttpConfig};
 use super::lab;
 use super::metadata::{self, Searched};
+use super::port_map::PortMap;
 use super::reach::{Reach, Sockets};
 use super::shared::{Opened, Shared};
 use super::torrent;
@@ -81,7 +82,18 @@ pub async fn run(
     }
     let reach = Reach::new(&shared, sockets, udp_port, udp_sockets);
     reach.begin();
-    let background = start_background(&shared, &reach, stopper);
+    let settings = shared.config.port_map.clone();
+    let port_map = settings.map(|settings| PortMap::new(&shared, settings));
+    let mut background = start_background(&shared, &reach, stopper);
+    if let Some(port_map) = port_map.clone() {
+        let work = move |_| port_map.clone().run();
+        background.push(keep_up(
+            &shared,
+            "mapping the port",
+            Serves::Strangers,
+            work,
+        ));
+    }
     let running: Vec<_> = jobs
         .into_iter()
         .map(|job| {
@@ -99,6 +111,9 @@ pub async fn run(
     summary.panics = shared.panics.get() + shared.disks.hash_panics();
     if let Some(dht) = shared.dht() {
         dht.save().await;
+    }
+    if let Some(port_map) = port_map {
+        port_map.end().await;
     }
     reach.close();
     reach.abort();

@@ -1,7 +1,7 @@
 //! The network interfaces of this machine (layer 4).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
@@ -118,25 +118,74 @@ pub fn from(ip: IpAddr) -> Result<(), NoWay> {
         return Err(NoWay::NotOurs(ip));
     }
     let works = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
-    let Ok(mut addresses) = getifaddrs() else {
+    let Ok(addresses) = getifaddrs() else {
         return Ok(());
     };
-    let holder = addresses.find(|entry| {
+    let mut down = None;
+    for entry in addresses {
         let address = entry.address.as_ref();
         let v4 = address.and_then(|address| address.as_sockaddr_in());
         let v6 = address.and_then(|address| address.as_sockaddr_in6());
         let v4 = v4.map(|address| IpAddr::V4(address.ip()));
-        v4.or(v6.map(|address| IpAddr::V6(address.ip()))) == Some(ip)
-    });
-    match holder {
-        Some(entry) if !entry.flags.contains(works) => Err(NoWay::Down(entry.interface_name)),
-        _ => Ok(()),
+        let v6 = v6.map(|address| IpAddr::V6(address.ip()));
+        if v4.or(v6) != Some(ip) {
+            continue;
+        }
+        // More than one interface may have it.
+        if entry.flags.contains(works) {
+            return Ok(());
+        }
+        down = Some(NoWay::Down(entry.interface_name));
     }
+    down.map_or(Ok(()), Err)
+}
+
+/// The IPv4 gateway of the default route, through that interface only if one is named.
+pub fn gateway(interface: Option<&str>) -> Option<Ipv4Addr> {
+    let table = std::fs::read_to_string("/proc/net/route").ok()?;
+    gateway_in(&table, interface)
+}
+
+/// The same of the text of a table: hexadecimal numbers as they lie in memory, the least metric first.
+fn gateway_in(table: &str, interface: Option<&str>) -> Option<Ipv4Addr> {
+    let usable = u32::from(libc::RTF_UP | libc::RTF_GATEWAY);
+    let routes = table.lines().skip(1).filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let name = words.first()?;
+        let hex = |at: usize| u32::from_str_radix(words.get(at)?, 16).ok();
+        let is_default = hex(1)? == 0 && hex(7)? == 0 && hex(3)? & usable == usable;
+        let is_meant = interface.is_none_or(|interface| interface == *name);
+        let metric: u32 = words.get(6)?.parse().ok()?;
+        (is_default && is_meant).then_some((metric, Ipv4Addr::from(hex(2)?.to_ne_bytes())))
+    });
+    routes.min().map(|(_, gateway)| gateway)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_gateway_is_that_of_the_default_route_with_the_least_metric() {
+        let hex = |octets: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(octets));
+        let row = |name: &str, gateway: [u8; 4], flags: u32, metric: u32| {
+            let gateway = hex(gateway);
+            format!("{name}\t00000000\t{gateway}\t{flags:04X}\t0\t0\t{metric}\t00000000\t0\t0\t0\n")
+        };
+        let table = [
+            "Iface\tDestination\tGateway\n".to_owned(),
+            row("eth0", [192, 168, 1, 1], 3, 100),
+            row("wlan0", [10, 0, 0, 1], 3, 50),
+            row("wg0", [10, 9, 9, 9], 1, 1),
+            "eth1\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n".to_owned(),
+            "torn\n".to_owned(),
+        ]
+        .concat();
+        assert_eq!(gateway_in(&table, None), Some(Ipv4Addr::new(10, 0, 0, 1)));
+        let of_eth0 = gateway_in(&table, Some("eth0"));
+        assert_eq!(of_eth0, Some(Ipv4Addr::new(192, 168, 1, 1)));
+        assert_eq!(gateway_in(&table, Some("wg0")), None);
+    }
 
     #[test]
     fn there_is_a_way_through_the_loopback_and_none_through_what_is_not_there() {

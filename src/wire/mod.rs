@@ -13,6 +13,7 @@ pub mod magnet;
 pub mod message;
 pub mod metainfo;
 pub mod mse;
+pub mod natpmp;
 pub mod tracker;
 pub mod tracker_http;
 pub mod tracker_udp;

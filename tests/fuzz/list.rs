@@ -23,6 +23,8 @@ macro_rules! every_target {
             damaged_urls_are_read_or_refused: targets::url / 1;
             damaged_answers_of_name_servers_are_read_or_refused: targets::dns_answer / 1;
             damaged_utp_datagrams_are_refused: targets::utp_refusal / 1;
+            damaged_answers_of_gateways_are_read_or_refused: gateway::map_answer / 1;
+            damaged_answers_to_a_scrape_are_read_or_refused: gateway::scrape_answer / 1;
             damaged_datagrams_of_the_dht_are_read_or_refused: dht::krpc / 1;
             damaged_lists_of_dht_nodes_are_read_or_refused: dht::saved_nodes / 1;
             damaged_records_are_read_or_refused: targets::record / 1;

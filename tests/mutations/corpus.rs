@@ -534,6 +534,41 @@ pub fn utp_refusal() -> Corpus {
     (vec![syn], NONE)
 }
 
+/// A grant and a refusal over PCP, a grant, a refusal and an address over NAT-PMP.
+pub fn map_answer() -> Corpus {
+    let mut grant = super::gateway::ASKED.to_pcp();
+    grant[1] |= 0x80;
+    grant[42..44].copy_from_slice(&[0x1b, 0x58]);
+    let mut refusal = grant.clone();
+    refusal[3] = 8;
+    let corpus = vec![
+        grant,
+        refusal,
+        b"\0\x82\0\0\0\0\0\x01\x1a\xe1\x1b\x58\0\0\x0e\x10".to_vec(),
+        b"\0\x82\0\x02\0\0\0\x01".to_vec(),
+        b"\0\x81\0\x01\0\0\0\x01".to_vec(),
+        b"\0\x80\0\0\0\0\0\x01\xcb\0\x71\x05".to_vec(),
+    ];
+    (corpus, NONE)
+}
+
+pub fn scrape_answer() -> Corpus {
+    let corpus = vec![
+        b"d5:filesd20:aaaaaaaaaaaaaaaaaaaad8:completei5e10:downloadedi50e10:incompletei10eeee"
+            .to_vec(),
+        b"d14:failure reason2:noe".to_vec(),
+    ];
+    (
+        corpus,
+        &[
+            b"5:files",
+            b"20:aaaaaaaaaaaaaaaaaaaa",
+            b"8:complete",
+            b"i99999999999999999999e",
+        ],
+    )
+}
+
 pub fn record() -> Corpus {
     let stamp = FileStamp {
         inode: 7,
