@@ -37,6 +37,7 @@ pub fn run(args: &InfoArgs) -> Result<Exit, Failure> {
     let route = Route {
         bind: args.bind.clone(),
         ipv6: !args.no_ipv6,
+        proxy: args.proxy.clone(),
     };
     match source::load(&args.source, &route)? {
         Given::Torrent(_) if args.save_torrent.is_some() => {

@@ -129,7 +129,10 @@ fn session_config(asking: &Asking) -> SessionConfig {
     SessionConfig {
         // No torrent is run: no record is read or written.
         state_dir: PathBuf::new(),
-        port: PortChoice::Exactly(0),
+        port: match asking.route.proxy {
+            None => PortChoice::Exactly(0),
+            Some(_) => PortChoice::Nowhere,
+        },
         bind: asking.route.bind.clone(),
         ipv6: asking.route.ipv6,
         lsd: asking.searches_locally,
@@ -147,6 +150,7 @@ fn session_config(asking: &Asking) -> SessionConfig {
         give_up: asking.give_up,
         http_proxy: run::variable(&["http_proxy"]),
         no_proxy: run::no_proxy(),
+        proxy: asking.route.proxy.clone(),
         announce_interval_min: asking.announce_interval_min,
         tells_delays: false,
     }

@@ -337,6 +337,7 @@ fn route(args: &SessionArgs) -> Result<Route, Failure> {
     Ok(Route {
         bind: args.bind.clone(),
         ipv6: !args.no_ipv6,
+        proxy: args.proxy.clone(),
     })
 }
 
@@ -371,7 +372,12 @@ fn check_buffers(args: &SessionArgs) -> Result<(), Failure> {
 fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
     Ok(SessionConfig {
         state_dir: state_dir(args.state.as_deref())?,
-        port: args.port.map_or(PortChoice::Default, PortChoice::Exactly),
+        port: match args.port {
+            Some(port) => PortChoice::Exactly(port),
+            // Where we can be reached is what a proxy is to hide.
+            None if args.proxy.is_some() => PortChoice::Nowhere,
+            None => PortChoice::Default,
+        },
         bind: args.bind.clone(),
         ipv6: !args.no_ipv6,
         lsd: !args.no_lsd,
@@ -396,6 +402,7 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         give_up: args.give_up,
         http_proxy: variable(&["http_proxy"]),
         no_proxy: no_proxy(),
+        proxy: args.proxy.clone(),
         announce_interval_min: args.announce_interval_min,
         dht: dht(args.no_dht, &args.dht_bootstrap),
         tells_delays: args.lab,

@@ -1,5 +1,6 @@
 //! What the layer above asks of a session and what it is told back. Layer 5. Plain values, no I/O.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use crate::swarm::dht::DhtStats;
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::mse::Payloads;
+use crate::wire::socks::Login;
+use crate::wire::url::Host;
 
 /// Which port to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub enum PortChoice {
     Default,
     /// Exactly this one; 0 is any free port.
     Exactly(u16),
+    /// None: nobody can connect.
+    Nowhere,
 }
 
 /// What everything goes out through.
@@ -69,6 +74,21 @@ pub enum CheckMode {
     None,
 }
 
+/// A SOCKS 5 proxy that everything goes through (`--proxy`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxySettings {
+    pub host: Host,
+    pub port: u16,
+    pub login: Option<Login>,
+}
+
+/// Without user and password.
+impl fmt::Display for ProxySettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
 /// Settings of the DHT node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DhtSettings {
@@ -106,6 +126,8 @@ pub struct SessionConfig {
     pub http_proxy: Option<String>,
     /// Hosts that `http_proxy` is not used for (`no_proxy`).
     pub no_proxy: Vec<String>,
+    /// With it nothing goes out around it, and the environment's proxy has no say.
+    pub proxy: Option<ProxySettings>,
     /// Shortest announce interval accepted from a tracker; 60 s outside of tests and private swarms.
     pub announce_interval_min: Duration,
     /// `None` leaves the DHT alone (`--no-dht`).

@@ -12,12 +12,15 @@ use tracing::{debug, trace, warn};
 
 use super::config::Encryption;
 use super::contain;
+use super::deadline::Deadline;
 use super::door::Door;
 use super::shake::{self, Attempt, Cover, Shaken, Unanswered};
 use super::shared::Shared;
+use super::socks;
 use crate::swarm::torrent::Connected;
 use crate::uring::listener::Listener;
 use crate::uring::stream::Stream;
+use crate::wire::socks::Target;
 
 /// The whole handshake, not each read of it (HOSTILE.md H1).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,7 +86,7 @@ async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Sh
     let mut last = io::Error::from(io::ErrorKind::ConnectionAborted);
     for &is_hidden in ways {
         let stream = tokio::select! {
-            stream = Stream::connect(addr, &shared.socket_options) => stream?,
+            stream = reach(shared, addr) => stream?,
             () = door.ending() => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
         let attempt = Attempt::new(stream.clone());
@@ -110,6 +113,15 @@ async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Sh
         }
     }
     Err(last)
+}
+
+/// A connection to a peer: through the proxy where there is one, and never around it. The future may be dropped.
+async fn reach(shared: &Shared, addr: SocketAddr) -> io::Result<Stream> {
+    let Some(socks) = &shared.socks else {
+        return Stream::connect(addr, &shared.socket_options).await;
+    };
+    let deadline = Deadline::after(socks::DIAL_TIMEOUT);
+    socks.connect(&Target::Addr(addr), &deadline).await
 }
 
 /// Takes connections from one socket as long as the session runs. `pending` is that socket's.

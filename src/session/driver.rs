@@ -58,7 +58,7 @@ impl Line {
     /// The peer's address; none of a web seed, which is judged by itself.
     fn ip(&self) -> Option<std::net::IpAddr> {
         match self {
-            Line::Peer(handle) => handle.stream.peer_addr().ok().map(|addr| addr.ip()),
+            Line::Peer(handle) => Some(handle.addr.ip()),
             Line::Web(_) => None,
         }
     }

@@ -443,11 +443,26 @@ impl Search {
                 return;
             };
             let Ok(port) = port.parse() else { return };
+            if search.shared.socks.is_some() {
+                // A proxy connects to names, and does not tell their addresses.
+                return search.tell_named(host);
+            }
             let resolver = &search.shared.resolver;
             match resolver.resolve(host, port, RESOLVE_TIMEOUT).await {
                 Ok(addrs) => Door::Metadata(search.clone()).add_candidates(Source::User, &addrs),
                 Err(error) => debug!(%error, "a peer of the link has no address"),
             }
+        });
+    }
+
+    fn tell_named(&self, host: &str) {
+        self.shared.emit(SessionEvent::Warning {
+            info_hash: Some(self.info_hash),
+            message: format!(
+                "the peer {} of the link is left alone: with --proxy no name is looked up",
+                super::torrent::quoted_name(host)
+            ),
+            hint: "name its address with --peer".to_owned(),
         });
     }
 

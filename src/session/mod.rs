@@ -30,6 +30,7 @@ pub mod root_lock;
 mod run;
 mod shake;
 pub mod shared;
+pub mod socks;
 mod torrent;
 pub mod tracker;
 mod trouble;
@@ -39,8 +40,8 @@ mod web_seed;
 
 pub use config::{
     BindTo, CheckMode, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice,
-    Preallocate, SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper, TorrentConfig,
-    TorrentProgress, TorrentState, WriteEngine,
+    Preallocate, ProxySettings, SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper,
+    TorrentConfig, TorrentProgress, TorrentState, WriteEngine,
 };
 pub use error::SessionError;
 pub use load::find_data;

@@ -24,8 +24,9 @@ use super::lab;
 use super::lsd::Lsd;
 use super::metadata::{self, Searched};
 use super::shared::{Opened, Shared};
+use super::socks::{SocksProxy, UdpRelay};
 use super::udp_port::{self, UdpPort};
-use super::udp_tracker::OwnSockets;
+use super::udp_tracker::{OwnSockets, UdpTrackers};
 use super::{connect, torrent};
 use crate::base::{Bitfield, InfoHash};
 use crate::swarm::metadata::MetadataStats;
@@ -67,31 +68,46 @@ pub struct SessionSummary {
 /// Runs all torrents until each has ended or `stopper` is used. Call it inside the ring's runtime.
 ///
 /// # Errors
-/// What keeps the session from starting at all: a taken port, an interface that is not there, no memory. And an error
-/// in the program that keeps it from going on; the torrents ended in order then.
+/// What keeps the session from starting at all: a taken port, an interface that is not there, no memory. And what keeps it
+/// from going on, an error in the program or a proxy that will never work; the torrents ended in order then.
 pub async fn run(
-    config: SessionConfig,
+    mut config: SessionConfig,
     jobs: Vec<Job>,
     stopper: Stopper,
     events: impl FnMut(SessionEvent) + 'static,
 ) -> Result<SessionSummary, SessionError> {
     let socket_options = socket_options(&config);
     let mut sockets = bind_sockets(&config, &socket_options)?;
-    let families = announce::families(&sockets.addrs()?);
-    let (shared, udp_sockets) = open(config, socket_options, families, Box::new(events))?;
+    // The local network is around the proxy.
+    config.lsd &= config.proxy.is_none();
+    let families = match (&config.proxy, config.ipv6) {
+        (None, _) => announce::families(&sockets.addrs()?),
+        (Some(_), true) => vec![Family::V4, Family::V6],
+        (Some(_), false) => vec![Family::V4],
+    };
+    let (shared, datagrams) = open(config, socket_options, families, Box::new(events))?;
+    if let Some(socks) = &shared.socks {
+        socks.set_session(&shared);
+    }
     shared.port.set(sockets.port);
     for addr in sockets.addrs()? {
         info!(%addr, "listening");
         shared.emit(SessionEvent::Listening { addr });
     }
-    let udp_port = UdpPort::new(std::mem::take(&mut sockets.udp));
+    let udp_port = match &datagrams {
+        Datagrams::Own(_) => UdpPort::new(std::mem::take(&mut sockets.udp)),
+        Datagrams::Relayed(relay) => {
+            sockets.udp.clear();
+            UdpPort::through(relay.clone())
+        }
+    };
     if let Some(settings) = shared.config.dht.clone() {
         shared.set_dht(DhtService::new(&shared, udp_port.clone(), settings));
     }
     let lsd = shared.config.lsd.then(|| Lsd::open(&shared)).flatten();
     let reached = Reached {
         listeners: &sockets.listeners,
-        trackers: &udp_sockets,
+        datagrams: &datagrams,
         udp_port: &udp_port,
         lsd: lsd.clone(),
     };
@@ -126,17 +142,21 @@ pub async fn run(
     }
     match shared.failure() {
         None => Ok(summary),
-        Some(why) => Err(SessionError::new(
-            format!("the session ended by an error in the program: {why}"),
-            "please report it with the log (-vv); what was verified is kept: run it again to go on",
-        )),
+        Some(error) => Err(error),
     }
+}
+
+/// How datagrams to trackers and the DHT go out.
+enum Datagrams {
+    /// Over sockets of the trackers' own, and the UDP port.
+    Own(OwnSockets),
+    Relayed(Rc<UdpRelay>),
 }
 
 /// What the world reaches a session by.
 struct Reached<'s> {
     listeners: &'s [Rc<Listener>],
-    trackers: &'s OwnSockets,
+    datagrams: &'s Datagrams,
     udp_port: &'s Rc<UdpPort>,
     lsd: Option<Rc<Lsd>>,
 }
@@ -176,13 +196,21 @@ fn start_background(
         let what = "looking for peers on the local network";
         tasks.push(start(shared, what, Strangers, move |_| lsd.clone().run()));
     }
-    for receiver in reached.trackers.receivers() {
-        tasks.push(start(
-            shared,
-            "hearing UDP trackers",
-            Strangers,
-            move |_| receiver.clone().run(),
-        ));
+    match reached.datagrams {
+        Datagrams::Own(sockets) => {
+            for receiver in sockets.receivers() {
+                let what = "hearing UDP trackers";
+                tasks.push(start(shared, what, Strangers, move |_| {
+                    receiver.clone().run()
+                }));
+            }
+        }
+        Datagrams::Relayed(relay) => {
+            let (relay, what) = (relay.clone(), "datagrams through the proxy");
+            tasks.push(start(shared, what, Strangers, move |shared| {
+                relay.clone().run(shared)
+            }));
+        }
     }
     tasks.push(start(shared, "sharing memory out", Transfers, |shared| {
         shared.credit_loop()
@@ -294,7 +322,7 @@ fn open(
     socket_options: SocketOptions,
     families: Vec<Family>,
     events: Box<dyn FnMut(SessionEvent)>,
-) -> Result<(Rc<Shared>, OwnSockets), SessionError> {
+) -> Result<(Rc<Shared>, Datagrams), SessionError> {
     let wanted = config
         .buffers_bytes
         .unwrap_or_else(buffers_default)
@@ -328,8 +356,13 @@ fn open(
     };
     let hasher = Hasher::new(threads).map_err(no_threads)?;
     let resolver = Resolver::bound(&socket_options).map_err(no_threads)?;
+    let socks = config
+        .proxy
+        .clone()
+        .map(|proxy| SocksProxy::new(proxy, socket_options.clone(), resolver.clone()));
     let http_config = HttpConfig {
         socket: socket_options.clone(),
+        socks: socks.clone(),
         ..HttpConfig::from_env()
     };
     let http = HttpClient::new(http_config, resolver.clone());
@@ -343,8 +376,17 @@ fn open(
     if !config.ipv6 {
         udp_options.bind.get_or_insert(Ipv4Addr::UNSPECIFIED.into());
     }
-    let (udp, udp_sockets) =
-        OwnSockets::bind(resolver.clone(), &udp_options, UDP_RETRANSMIT).map_err(no_socket)?;
+    let (udp, datagrams) = match socks.clone().map(UdpRelay::new) {
+        None => {
+            let bound = OwnSockets::bind(resolver.clone(), &udp_options, UDP_RETRANSMIT);
+            let (udp, sockets) = bound.map_err(no_socket)?;
+            (udp, Datagrams::Own(sockets))
+        }
+        Some(relay) => {
+            let udp = UdpTrackers::through(resolver.clone(), relay.clone(), UDP_RETRANSMIT);
+            (udp, Datagrams::Relayed(relay))
+        }
+    };
     let engines = Engines {
         send: config.send_engine,
         write: config.write_engine,
@@ -359,6 +401,7 @@ fn open(
         ),
         pool,
         resolver,
+        socks,
         trackers: TrackerClients { http, udp },
         families,
         socket_options,
@@ -368,7 +411,7 @@ fn open(
     };
     Ok((
         Shared::new(config, opened, assembly_bytes, events),
-        udp_sockets,
+        datagrams,
     ))
 }
 
@@ -407,6 +450,7 @@ fn socket_options(config: &SessionConfig) -> SocketOptions {
     }
 }
 
+#[derive(Default)]
 struct Sockets {
     listeners: Vec<Rc<Listener>>,
     udp: Vec<(Family, Udp)>,
@@ -430,6 +474,7 @@ fn bind_sockets(config: &SessionConfig, options: &SocketOptions) -> Result<Socke
         PortChoice::Default => (PORT_DEFAULT..PORT_DEFAULT + PORTS_TRIED).collect(),
         PortChoice::Exactly(0) => vec![0; ANY_PORT_TRIES as usize],
         PortChoice::Exactly(port) => vec![port],
+        PortChoice::Nowhere => return Ok(Sockets::default()),
     };
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for port in &ports {

@@ -15,10 +15,12 @@ use super::dht::DhtService;
 use super::disk::DiskHub;
 use super::door::Door;
 use super::driver::Driver;
+use super::error::SessionError;
 use super::lab::Lab;
 use super::metadata::Search;
 use super::pace::Pacer;
 use super::shake::{Exchanges, OpenFirst};
+use super::socks::SocksProxy;
 use crate::base::{InfoHash, Now, PeerId, Rng};
 use crate::swarm::{Credits, Cx, Effect};
 use crate::uring::buffers::Pool;
@@ -40,7 +42,9 @@ pub struct Shared {
     pub disks: Rc<DiskHub>,
     pub resolver: Resolver,
     pub trackers: TrackerClients,
-    /// The families we listen on.
+    /// The way out, when everything goes through a proxy.
+    pub socks: Option<Rc<SocksProxy>>,
+    /// The families in use: those we listen on, or those that a proxy may know.
     pub families: Vec<Family>,
     pub our_id: PeerId,
     pub credits: RefCell<Credits>,
@@ -77,7 +81,7 @@ pub struct Shared {
     is_stopping: Cell<bool>,
     stopping: Notify,
     /// Why the session cannot go on.
-    failure: RefCell<Option<String>>,
+    failure: RefCell<Option<SessionError>>,
     rng: RefCell<Rng>,
     events: RefCell<Box<dyn FnMut(SessionEvent)>>,
 }
@@ -88,6 +92,7 @@ pub struct Opened {
     pub disks: Rc<DiskHub>,
     pub resolver: Resolver,
     pub trackers: TrackerClients,
+    pub socks: Option<Rc<SocksProxy>>,
     pub families: Vec<Family>,
     pub socket_options: SocketOptions,
     pub pending_max: u32,
@@ -117,6 +122,7 @@ impl Shared {
             disks: opened.disks,
             resolver: opened.resolver,
             trackers: opened.trackers,
+            socks: opened.socks,
             families: opened.families,
             socket_options: opened.socket_options,
             pending_max: opened.pending_max,
@@ -169,13 +175,13 @@ impl Shared {
     }
 
     /// Ends every torrent in order: the session cannot go on.
-    pub fn fail(&self, why: String) {
+    pub fn fail(&self, why: SessionError) {
         self.failure.borrow_mut().get_or_insert(why);
         self.stop();
     }
 
     /// Why the session could not go on, if it could not.
-    pub fn failure(&self) -> Option<String> {
+    pub fn failure(&self) -> Option<SessionError> {
         self.failure.borrow().clone()
     }
 
@@ -254,6 +260,23 @@ impl Shared {
     /// True when the address sent corrupt data before.
     pub fn is_banned(&self, ip: IpAddr) -> bool {
         self.banned.borrow().contains(&ip)
+    }
+
+    /// The families to announce over. A proxy leads to trackers over whichever it likes: once is enough.
+    pub fn announce_families(&self) -> &[Family] {
+        let all = self.families.as_slice();
+        match self.socks {
+            None => all,
+            Some(_) => all.get(..1).unwrap_or_default(),
+        }
+    }
+
+    /// What trackers are told of our port: where we listen, or one where nobody does, since many refuse 0.
+    pub fn announced_port(&self) -> u16 {
+        match self.port.get() {
+            0 => 1,
+            port => port,
+        }
     }
 
     /// True for addresses of a family that we listen on: others are left out (`--no-ipv6`, `--bind`).

@@ -282,8 +282,8 @@ impl<'c> Running<'c> {
                 }
                 info!(seconds, "complete");
             }
-            if let Some(dht) = &self.dht {
-                dht.set_announce(dht_announce(&self.driver));
+            if let (Some(dht), Some(announce)) = (&self.dht, dht_announce(&self.driver)) {
+                dht.set_announce(announce);
             }
             self.checkpointer.spawn_save(&self.driver);
         }
@@ -583,7 +583,7 @@ fn search_dht(driver: &Rc<Driver>, config: &TorrentConfig) -> Option<DhtSearch> 
     }
     dht.add_hosts(&config.metainfo.nodes);
     let of_peers = Rc::downgrade(driver);
-    let announce = Some(dht_announce(driver));
+    let announce = dht_announce(driver);
     Some(
         dht.search(driver.info_hash(), announce, move |source, addrs| {
             if let Some(driver) = of_peers.upgrade() {
@@ -593,12 +593,13 @@ fn search_dht(driver: &Rc<Driver>, config: &TorrentConfig) -> Option<DhtSearch> 
     )
 }
 
-/// What others are told of us.
-fn dht_announce(driver: &Driver) -> Announce {
-    Announce {
-        port: Some(driver.shared().port.get()),
+/// What others are told of us: nothing as long as nobody can connect.
+fn dht_announce(driver: &Driver) -> Option<Announce> {
+    let port = Some(driver.shared().port.get()).filter(|port| *port != 0)?;
+    Some(Announce {
+        port: Some(port),
         is_seed: driver.read(swarm::Torrent::is_complete),
-    }
+    })
 }
 
 fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swarm::TorrentConfig {
@@ -619,7 +620,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         exchanges_peers: shared.config.exchanges_peers,
         dht_port: shared
             .dht()
-            .filter(|_| !info.is_private)
+            .filter(|_| !info.is_private && shared.socks.is_none())
             .map(|_| shared.port.get()),
         limit_up_bytes_per_s: shared.config.limit_up_bytes_per_s,
         ..swarm::TorrentConfig::new(info.geometry, shared.our_id, shared.random())

@@ -301,6 +301,11 @@ impl Client {
         std::mem::take(&mut self.out)
     }
 
+    /// True once the proxy was asked to go there: what comes now is of the other end.
+    pub const fn is_asked(&self) -> bool {
+        matches!(self.awaits, Awaits::Reply | Awaits::Nothing)
+    }
+
     /// Bytes that the present answer still has at least: no more may be taken from the socket.
     pub fn wanted(&self) -> usize {
         let whole = match self.awaits {
