@@ -64,6 +64,7 @@ fn show_link(args: &InfoArgs, link: &Magnet, route: Route) -> Result<Exit, Failu
         give_up: Some(args.give_up),
         announce_interval_min: ANNOUNCE_INTERVAL_MIN,
         route,
+        ip_filter: None,
     };
     if let Some(path) = &args.save_torrent {
         metadata::check_place(path, link.info_hash)?;

@@ -10,6 +10,7 @@ use super::escape::terminal_path;
 use super::exit::{Exit, Failure};
 use super::fetch::Route;
 use super::{create, escape, run, select, signals, source};
+use crate::session::ip_filter::IpFilterSettings;
 use crate::session::{
     self, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, PortChoice, SendEngine,
     SessionConfig, SessionError, SessionEvent, Stopper, TorrentConfig, WriteEngine,
@@ -35,6 +36,8 @@ pub struct Asking {
     pub give_up: Option<Duration>,
     pub announce_interval_min: Duration,
     pub route: Route,
+    /// For fetching nothing else; a download has its own.
+    pub ip_filter: Option<IpFilterSettings>,
 }
 
 impl Asking {
@@ -151,6 +154,7 @@ fn session_config(asking: &Asking) -> SessionConfig {
         http_proxy: run::variable(&["http_proxy"]),
         no_proxy: run::no_proxy(),
         proxy: asking.route.proxy.clone(),
+        ip_filter: asking.ip_filter.clone(),
         announce_interval_min: asking.announce_interval_min,
         tells_delays: false,
     }

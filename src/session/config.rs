@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::SessionError;
+use super::ip_filter::IpFilterSettings;
 use crate::base::{Bitfield, InfoHash};
 pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
 use crate::swarm::SourceCounts;
@@ -128,6 +129,8 @@ pub struct SessionConfig {
     pub no_proxy: Vec<String>,
     /// With it nothing goes out around it, and the environment's proxy has no say.
     pub proxy: Option<ProxySettings>,
+    /// Addresses to have nothing to do with (`--ip-filter`).
+    pub ip_filter: Option<IpFilterSettings>,
     /// Shortest announce interval accepted from a tracker; 60 s outside of tests and private swarms.
     pub announce_interval_min: Duration,
     /// `None` leaves the DHT alone (`--no-dht`).
@@ -261,6 +264,8 @@ pub struct TorrentProgress {
     /// Of those, the ones whose connection began hidden and goes on in the open.
     pub peers_obfuscated: u32,
     pub peers_known: u32,
+    /// Addresses that `--ip-filter` kept out: those named to this torrent, and those of connections to the session.
+    pub peers_filtered: u32,
     /// Web seeds in use.
     pub web_seeds: u32,
     pub pieces_have: u32,
@@ -300,6 +305,7 @@ impl TorrentProgress {
             peers_by_source: SourceCounts::new(),
             connections_by_source: SourceCounts::new(),
             peers_known: 0,
+            peers_filtered: 0,
             pieces_have: 0,
             pieces: 0,
             pieces_checked: 0,

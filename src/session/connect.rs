@@ -32,7 +32,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
 /// Dials, shakes hands and runs the connection. The core learns of every end.
 pub async fn dial(door: Door, addr: SocketAddr) {
     let shared = door.shared().clone();
-    if shared.is_banned(addr.ip()) {
+    if shared.is_banned(addr.ip()) || shared.gate.is_blocked(addr.ip()) {
         door.on_dial_failed(addr);
         return;
     }
@@ -41,6 +41,11 @@ pub async fn dial(door: Door, addr: SocketAddr) {
     let outcome = outcome.unwrap_or_else(|panicked| Err(panicked.into()));
     drop(half_open);
     match outcome {
+        // The list may have been read anew meanwhile.
+        Ok((stream, _)) if shared.gate.turns_away(addr.ip()) => {
+            stream.shutdown();
+            door.on_dial_failed(addr);
+        }
         Ok((stream, shaken)) => {
             let conn = connected(addr, false, &shaken);
             // Its own task: a connection is not disk work that a shutdown waits for as such.
@@ -139,7 +144,10 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>, pending: Rc
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         trace!(%addr, "connection taken");
         let from_here_max = INBOUND_PENDING_PER_IP_MAX.min(shared.pending_max.div_ceil(2) as usize);
-        if shared.is_banned(addr.ip()) || pending.of(addr.ip()) >= from_here_max {
+        if shared.gate.turns_away(addr.ip())
+            || shared.is_banned(addr.ip())
+            || pending.of(addr.ip()) >= from_here_max
+        {
             stream.shutdown();
             continue;
         }
@@ -158,6 +166,9 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>, pending: Rc
             match within(HANDSHAKE_TIMEOUT, shared.stopping(), &attempt, shaking).await {
                 Ok((door, shaken)) => {
                     drop(guard);
+                    if door.shared().gate.turns_away(addr.ip()) {
+                        return attempt.stream.shutdown();
+                    }
                     let conn = connected(addr, true, &shaken);
                     door.run(attempt.stream.clone(), conn, shaken).await;
                 }

@@ -200,7 +200,7 @@ impl Search {
             let is_tick = tokio::select! {
                 biased;
                 () = self.shared.stopping() => {
-                    self.shared.emit(SessionEvent::Progress(progress(config, self.stats())));
+                    self.shared.emit(SessionEvent::Progress(self.progress(config, self.stats())));
                     return Ok(None);
                 }
                 () = self.changed.notified() => false,
@@ -222,7 +222,7 @@ impl Search {
             }
             if is_tick {
                 self.shared
-                    .emit(SessionEvent::Progress(progress(config, stats)));
+                    .emit(SessionEvent::Progress(self.progress(config, stats)));
                 self.look_for_trouble(config, &stats, now.since(moved_at))?;
             }
         }
@@ -299,6 +299,12 @@ impl Search {
         for (_, link) in self.links.borrow().iter().flatten() {
             link.close();
         }
+    }
+
+    fn progress(&self, config: &MagnetConfig, stats: MetadataStats) -> TorrentProgress {
+        let mut figures = progress(config, stats);
+        figures.peers_filtered += self.shared.gate.turned_away_count();
+        figures
     }
 
     fn stats(&self) -> MetadataStats {
@@ -432,6 +438,17 @@ impl Search {
         self.call(|core, cx| core.on_candidates(source, &addrs, cx));
     }
 
+    /// The list of addresses of the session is another one.
+    pub fn take_ip_filter(self: &Rc<Self>) {
+        let filter = self.shared.gate.filter();
+        self.call(|core, _| core.set_ip_filter(filter));
+        for (_, link) in self.links.borrow().iter().flatten() {
+            if self.shared.gate.turns_away(link.addr.ip()) {
+                link.close();
+            }
+        }
+    }
+
     /// A peer that the link names (`x.pe`): by address, or by a name that is looked up.
     fn add_named(self: &Rc<Self>, peer: String) {
         if let Ok(addr) = peer.parse() {
@@ -548,6 +565,7 @@ pub fn progress(config: &MagnetConfig, stats: MetadataStats) -> TorrentProgress 
         peers: stats.peers_connected,
         peers_by_source: stats.peers_by_source,
         peers_known: stats.peers_known,
+        peers_filtered: stats.peers_filtered,
         metadata_bytes: stats.have_bytes,
         metadata_total_bytes: stats.total_bytes,
         ..TorrentProgress::nothing(

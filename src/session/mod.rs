@@ -18,6 +18,7 @@ pub mod error;
 pub mod handles;
 pub mod hash_ahead;
 pub mod http;
+pub mod ip_filter;
 pub mod lab;
 pub mod load;
 mod lost;

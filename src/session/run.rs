@@ -27,7 +27,7 @@ use super::shared::{Opened, Shared};
 use super::socks::{SocksProxy, UdpRelay};
 use super::udp_port::{self, UdpPort};
 use super::udp_tracker::{OwnSockets, UdpTrackers};
-use super::{connect, torrent};
+use super::{connect, ip_filter, torrent};
 use crate::base::{Bitfield, InfoHash};
 use crate::swarm::metadata::MetadataStats;
 use crate::uring::buffers::Pool;
@@ -223,6 +223,12 @@ fn start_background(
             move |shared| pace(shared, is_up),
         ));
     }
+    tasks.push(start(
+        shared,
+        "reading the list of addresses anew",
+        Strangers,
+        ip_filter::watch,
+    ));
     tasks.push(start(shared, "watching delays", Strangers, lab::watch));
     tasks.push(start(
         shared,

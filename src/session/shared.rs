@@ -16,6 +16,7 @@ use super::disk::DiskHub;
 use super::door::Door;
 use super::driver::Driver;
 use super::error::SessionError;
+use super::ip_filter::Gate;
 use super::lab::Lab;
 use super::metadata::Search;
 use super::pace::Pacer;
@@ -60,6 +61,8 @@ pub struct Shared {
     pub down: Pacer,
     /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
     pub banned: RefCell<BTreeSet<IpAddr>>,
+    /// Keeps addresses out that the user listed.
+    pub gate: Gate,
     pub half_open: Cell<u32>,
     /// Connections to web seeds that may still be made.
     pub web_connections: Semaphore,
@@ -116,6 +119,7 @@ impl Shared {
             up: Pacer::new(config.limit_up_bytes_per_s),
             down: Pacer::new(config.limit_down_bytes_per_s),
             lab: config.tells_delays.then(Lab::default),
+            gate: Gate::new(config.ip_filter.as_ref()),
             config,
             clock: Clock::start(),
             pool: opened.pool,
@@ -211,6 +215,7 @@ impl Shared {
     /// It runs from now on.
     pub fn add_torrent(&self, driver: Rc<Driver>) {
         let info_hash = driver.info_hash();
+        driver.take_ip_filter();
         self.torrents.borrow_mut().insert(info_hash, driver);
         self.on_added(info_hash);
     }
@@ -224,6 +229,7 @@ impl Shared {
     /// Its metadata is looked for from now on.
     pub fn add_search(&self, search: Rc<Search>) {
         let info_hash = search.info_hash();
+        search.take_ip_filter();
         self.searches.borrow_mut().insert(info_hash, search);
         self.on_added(info_hash);
     }

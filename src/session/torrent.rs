@@ -497,6 +497,7 @@ impl<'c> Running<'c> {
             peers_encrypted: covers.encrypted,
             peers_obfuscated: covers.obfuscated,
             peers_known: stats.peers_known,
+            peers_filtered: stats.peers_filtered + self.shared.gate.turned_away_count(),
             web_seeds: stats.web_seeds,
             pieces_have: stats.pieces_have,
             pieces: self.config.metainfo.info.geometry.piece_count(),
