@@ -10,6 +10,7 @@ mod dht;
 mod layout;
 #[macro_use]
 mod list;
+mod proxy;
 mod registry;
 mod search;
 mod targets;

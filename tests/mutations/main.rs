@@ -11,6 +11,8 @@ mod dht;
 #[path = "../fuzz/layout.rs"]
 mod layout;
 mod mutate;
+#[path = "../fuzz/proxy.rs"]
+mod proxy;
 #[path = "../fuzz/registry.rs"]
 mod registry;
 #[path = "../fuzz/search.rs"]
