@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rows by letter, counted from 1.
-const ROWS: [(char, u32); 11] = [
+const ROWS: [(char, u32); 12] = [
     ('T', 13),
     ('H', 4),
     ('E', 8),
@@ -16,6 +16,7 @@ const ROWS: [(char, u32); 11] = [
     ('N', 2),
     ('S', 9),
     ('D', 9),
+    ('P', 6),
 ];
 
 /// Row id and last column of every line of a table.
