@@ -19,6 +19,7 @@ use super::config::{ProxySettings, SessionEvent};
 use super::deadline::Deadline;
 use super::error::SessionError;
 use super::shared::Shared;
+use crate::base::in_sentence;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
 use crate::uring::stream::Stream;
@@ -37,9 +38,9 @@ const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// Why a proxy did not lead anywhere.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    #[error("the proxy {proxy} cannot be looked up: {source}")]
+    #[error("the proxy {proxy} cannot be looked up: {}", in_sentence(&source.to_string()))]
     Lookup { proxy: String, source: io::Error },
-    #[error("no connection to the proxy {proxy}: {source}")]
+    #[error("no connection to the proxy {proxy}: {}", in_sentence(&source.to_string()))]
     Unreachable { proxy: String, source: io::Error },
     #[error("the proxy {proxy} does not answer")]
     Silent { proxy: String },
