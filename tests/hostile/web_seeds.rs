@@ -3,8 +3,8 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::sync::mpsc::{Sender, channel};
 use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
