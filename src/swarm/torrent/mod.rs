@@ -510,7 +510,7 @@ impl Torrent {
             CloseReason::Fault(_) | CloseReason::Banned => Parting::Faulty,
             CloseReason::Useless | CloseReason::Replaced => Parting::Useless,
             CloseReason::Duplicate => Parting::Duplicate,
-            CloseReason::Silent | CloseReason::Stopping => Parting::Broken,
+            CloseReason::Silent | CloseReason::Stopping | CloseReason::Blocked => Parting::Broken,
         };
         cx.fx.push(Effect::Close { peer: key, reason });
         self.release_all(key, cx);
