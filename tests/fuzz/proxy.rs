@@ -21,7 +21,7 @@ pub fn socks_answers(data: &[u8]) {
 type End = (usize, Vec<u8>, Result<Option<Target>, SocksError>);
 
 fn shake(mut client: Client, data: &[u8], step: usize) -> End {
-    let (mut at, mut sent) = (0, client.take_out());
+    let (mut at, mut sent) = (0_usize, client.take_out());
     loop {
         let wanted = client.wanted();
         assert!((1..=ANSWER_BYTES_MAX).contains(&wanted));
