@@ -296,6 +296,8 @@ fn session_config(sample: &Sample, peers_max: u32) -> SessionConfig {
         give_up: None,
         http_proxy: None,
         no_proxy: Vec::new(),
+        proxy: None,
+        ip_filter: None,
         announce_interval_min: Duration::from_secs(60),
         dht: None,
         port_map: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rows by letter, counted from 1.
-const ROWS: [(char, u32); 12] = [
+const ROWS: [(char, u32); 13] = [
     ('T', 13),
     ('H', 4),
     ('E', 8),
@@ -17,6 +17,7 @@ const ROWS: [(char, u32); 12] = [
     ('G', 2),
     ('S', 9),
     ('D', 9),
+    ('P', 6),
 ];
 
 /// Row id and last column of every line of a table.

@@ -37,6 +37,7 @@ pub fn run(args: &InfoArgs) -> Result<Exit, Failure> {
     let route = Route {
         bind: args.bind.clone(),
         ipv6: !args.no_ipv6,
+        proxy: args.proxy.clone(),
     };
     match source::load(&args.source, &route)? {
         Given::Torrent(metainfo) if args.scrape => {
@@ -70,6 +71,7 @@ fn show_link(args: &InfoArgs, link: &Magnet, route: Route) -> Result<Exit, Failu
         give_up: Some(args.give_up),
         announce_interval_min: ANNOUNCE_INTERVAL_MIN,
         route,
+        ip_filter: None,
     };
     if let Some(path) = &args.save_torrent {
         metadata::check_place(path, link.info_hash)?;

@@ -38,11 +38,11 @@ impl Announcers {
         let (shared, info_hash) = (door.shared().clone(), door.info_hash());
         this.go_on(door);
         let key = shared.random() as u32;
-        for family in shared.families.iter().copied() {
+        for family in shared.announce_families().iter().copied() {
             let target = AnnounceTarget {
                 info_hash,
                 peer_id: shared.our_id,
-                port: shared.port.get(),
+                port: shared.announced_port(),
                 key,
                 family,
             };

@@ -309,6 +309,7 @@ async fn announce(
     let url = Url::parse(&job.url).map_err(|error| AnnounceFailure::Unusable(error.to_string()))?;
     if let Host::Ip(ip) = url.host()
         && !target.family.has(*ip)
+        && !clients.http.is_proxied()
     {
         let family = family_name(Some(target.family));
         let text = format!("the tracker has no {family} address");
@@ -334,6 +335,7 @@ async fn announce(
                 .map(|response| (response, None))
                 .map_err(|error| match error {
                     UdpTrackerError::Refused(refusal) => AnnounceFailure::Refused(refusal),
+                    UdpTrackerError::NoRelay => AnnounceFailure::Unusable(error.to_string()),
                     error => AnnounceFailure::Unreachable(error.to_string()),
                 })
         }

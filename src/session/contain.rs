@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tracing::error;
 
 use super::config::SessionEvent;
+use super::error::SessionError;
 use super::shared::Shared;
 
 /// From a panic of a task of the session to its new start: one that panics again at once must not keep the thread busy.
@@ -116,7 +117,10 @@ async fn kept_up<W: Future<Output = ()>>(
         let goes_on = serves == Serves::Strangers || panics.get() <= RESTARTS_MAX;
         match goes_on {
             true => warn(&shared, panics.get(), &format!("{what} was broken off")),
-            false => shared.fail(format!("{what} is broken off again and again")),
+            false => shared.fail(SessionError::new(
+                format!("the session ended by an error in the program: {what} is broken off again and again"),
+                "please report it with the log (-vv); what was verified is kept: run it again to go on",
+            )),
         }
         goes_on
     };

@@ -58,7 +58,7 @@ impl Line {
     /// The peer's address; none of a web seed, which is judged by itself.
     fn ip(&self) -> Option<std::net::IpAddr> {
         match self {
-            Line::Peer(handle) => handle.stream.peer_addr().ok().map(|addr| addr.ip()),
+            Line::Peer(handle) => Some(handle.addr.ip()),
             Line::Web(_) => None,
         }
     }
@@ -310,6 +310,19 @@ impl Driver {
 
     /// Ends every connection from that address.
     pub fn close_ip(&self, ip: std::net::IpAddr) {
+        self.close_those(CloseReason::Banned, |of_peer| of_peer == ip);
+    }
+
+    /// The list of addresses of the session is another one.
+    pub fn take_ip_filter(self: &Rc<Self>) {
+        let filter = self.shared.gate.filter();
+        let taken = self.try_call(|core, _| core.set_ip_filter(filter));
+        if taken.is_ok() {
+            self.close_those(CloseReason::Blocked, |ip| self.shared.gate.turns_away(ip));
+        }
+    }
+
+    fn close_those(&self, reason: CloseReason, is_meant: impl Fn(std::net::IpAddr) -> bool) {
         let handles: Vec<_> = self
             .peers
             .borrow()
@@ -318,8 +331,8 @@ impl Driver {
             .map(|(_, line)| line.clone())
             .collect();
         for handle in handles {
-            if handle.ip() == Some(ip) {
-                handle.close(CloseReason::Banned);
+            if handle.ip().is_some_and(&is_meant) {
+                handle.close(reason);
             }
         }
     }

@@ -18,6 +18,7 @@ pub mod error;
 pub mod handles;
 pub mod hash_ahead;
 pub mod http;
+pub mod ip_filter;
 pub mod lab;
 pub mod load;
 mod lost;
@@ -33,6 +34,7 @@ mod run;
 pub mod scrape;
 mod shake;
 pub mod shared;
+pub mod socks;
 mod torrent;
 pub mod tracker;
 mod trouble;
@@ -43,8 +45,8 @@ pub mod web_seed;
 
 pub use config::{
     BindTo, CheckMode, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice,
-    Preallocate, SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper, TorrentConfig,
-    TorrentProgress, TorrentState, WriteEngine,
+    Preallocate, ProxySettings, SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper,
+    TorrentConfig, TorrentProgress, TorrentState, WriteEngine,
 };
 pub use error::SessionError;
 pub use load::find_data;

@@ -48,7 +48,8 @@ const DIAL_AGAIN: [Duration; 3] = [
     Duration::from_secs(15),
 ];
 
-/// The sockets of the peer port.
+/// The sockets of the peer port; none where nobody is to connect.
+#[derive(Default)]
 pub struct Sockets {
     listeners: Vec<Rc<Listener>>,
     udp: Vec<(Family, Udp)>,
@@ -66,6 +67,7 @@ impl Sockets {
             PortChoice::Default => (PORT_DEFAULT..PORT_DEFAULT + PORTS_TRIED).collect(),
             PortChoice::Exactly(0) => vec![0; ANY_PORT_TRIES as usize],
             PortChoice::Exactly(port) => vec![port],
+            PortChoice::Nowhere => return Ok(Sockets::default()),
         };
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for port in &ports {
@@ -136,7 +138,8 @@ pub struct Reach {
     shared: Rc<Shared>,
     listeners: RefCell<Vec<Rc<Listener>>>,
     udp_port: Rc<UdpPort>,
-    trackers: OwnSockets,
+    /// None where datagrams go through a proxy.
+    trackers: Option<OwnSockets>,
     lsd: RefCell<Option<Rc<Lsd>>>,
     tasks: RefCell<Vec<JoinHandle<()>>>,
     /// The number of the interface that the sockets are bound to.
@@ -149,7 +152,7 @@ impl Reach {
         shared: &Rc<Shared>,
         sockets: Sockets,
         udp_port: Rc<UdpPort>,
-        trackers: OwnSockets,
+        trackers: Option<OwnSockets>,
     ) -> Rc<Self> {
         Rc::new(Reach {
             shared: shared.clone(),
@@ -178,7 +181,9 @@ impl Reach {
             .iter()
             .for_each(|listener| listener.close());
         self.udp_port.close();
-        self.trackers.close();
+        if let Some(trackers) = &self.trackers {
+            trackers.close();
+        }
         if let Some(lsd) = self.lsd.take() {
             lsd.close();
         }
@@ -213,7 +218,7 @@ impl Reach {
             tasks.push(keep_up(shared, what, Strangers, work));
         }
         *self.lsd.borrow_mut() = lsd;
-        for receiver in self.trackers.receivers() {
+        for receiver in self.trackers.iter().flat_map(OwnSockets::receivers) {
             let work = move |_| receiver.clone().run();
             tasks.push(keep_up(shared, "hearing UDP trackers", Strangers, work));
         }
@@ -283,10 +288,19 @@ impl Reach {
         }
         self.udp_port.replace(Vec::new());
         let shared = &self.shared;
-        let ips = listen_addrs(&shared.config);
-        let mut sockets = Sockets::on(&ips, shared.port.get(), &shared.socket_options)?;
-        self.trackers.reopen()?;
-        self.udp_port.replace(sockets.take_udp());
+        let mut sockets = match shared.config.port {
+            PortChoice::Nowhere => Sockets::default(),
+            _ => Sockets::on(
+                &listen_addrs(&shared.config),
+                shared.port.get(),
+                &shared.socket_options,
+            )?,
+        };
+        // Behind a proxy datagrams go through its relay alone.
+        if let Some(trackers) = &self.trackers {
+            trackers.reopen()?;
+            self.udp_port.replace(sockets.take_udp());
+        }
         *self.listeners.borrow_mut() = sockets.listeners;
         self.listen();
         Ok(())

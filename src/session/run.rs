@@ -24,9 +24,10 @@ use super::metadata::{self, Searched};
 use super::port_map::PortMap;
 use super::reach::{Reach, Sockets};
 use super::shared::{Opened, Shared};
-use super::torrent;
+use super::socks::{SocksProxy, UdpRelay};
 use super::udp_port::UdpPort;
-use super::udp_tracker::OwnSockets;
+use super::udp_tracker::{OwnSockets, UdpTrackers};
+use super::{ip_filter, torrent};
 use crate::base::{Bitfield, InfoHash};
 use crate::swarm::metadata::MetadataStats;
 use crate::uring::buffers::Pool;
@@ -59,24 +60,40 @@ pub struct SessionSummary {
 /// Runs all torrents until each has ended or `stopper` is used. Call it inside the ring's runtime.
 ///
 /// # Errors
-/// What keeps the session from starting at all: a taken port, an interface that is not there, no memory. And an error
-/// in the program that keeps it from going on; the torrents ended in order then.
+/// What keeps the session from starting at all: a taken port, an interface that is not there, no memory. And what keeps it
+/// from going on, an error in the program or a proxy that will never work; the torrents ended in order then.
 pub async fn run(
-    config: SessionConfig,
+    mut config: SessionConfig,
     jobs: Vec<Job>,
     stopper: Stopper,
     events: impl FnMut(SessionEvent) + 'static,
 ) -> Result<SessionSummary, SessionError> {
     let socket_options = socket_options(&config);
     let mut sockets = Sockets::open(&config, &socket_options)?;
-    let families = announce::families(&sockets.addrs()?);
-    let (shared, udp_sockets) = open(config, socket_options, families, Box::new(events))?;
+    // The local network and the gateway are around the proxy.
+    if config.proxy.is_some() {
+        config.lsd = false;
+        config.port_map = None;
+    }
+    let families = match (&config.proxy, config.ipv6) {
+        (None, _) => announce::families(&sockets.addrs()?),
+        (Some(_), true) => vec![Family::V4, Family::V6],
+        (Some(_), false) => vec![Family::V4],
+    };
+    let (shared, datagrams) = open(config, socket_options, families, Box::new(events))?;
+    if let Some(socks) = &shared.socks {
+        socks.set_session(&shared);
+    }
     shared.port.set(sockets.port);
     for addr in sockets.addrs()? {
         info!(%addr, "listening");
         shared.emit(SessionEvent::Listening { addr });
     }
-    let udp_port = UdpPort::new(sockets.take_udp());
+    let udp = sockets.take_udp();
+    let (udp_port, udp_sockets, relay) = match datagrams {
+        Datagrams::Own(own) => (UdpPort::new(udp), Some(own), None),
+        Datagrams::Relayed(relay) => (UdpPort::through(relay.clone()), None, Some(relay)),
+    };
     if let Some(settings) = shared.config.dht.clone() {
         shared.set_dht(DhtService::new(&shared, udp_port.clone(), settings));
     }
@@ -90,6 +107,15 @@ pub async fn run(
         background.push(keep_up(
             &shared,
             "mapping the port",
+            Serves::Strangers,
+            work,
+        ));
+    }
+    if let Some(relay) = relay {
+        let work = move |shared| relay.clone().run(shared);
+        background.push(keep_up(
+            &shared,
+            "datagrams through the proxy",
             Serves::Strangers,
             work,
         ));
@@ -122,11 +148,15 @@ pub async fn run(
     }
     match shared.failure() {
         None => Ok(summary),
-        Some(why) => Err(SessionError::new(
-            format!("the session ended by an error in the program: {why}"),
-            "please report it with the log (-vv); what was verified is kept: run it again to go on",
-        )),
+        Some(error) => Err(error),
     }
+}
+
+/// How datagrams to trackers and the DHT go out.
+enum Datagrams {
+    /// Over sockets of the trackers' own, and the UDP port.
+    Own(OwnSockets),
+    Relayed(Rc<UdpRelay>),
 }
 
 /// Starts what serves all torrents, each as a task of its own that starts anew after a panic.
@@ -156,6 +186,8 @@ fn start_background(
             move |shared| pace(shared, is_up),
         ));
     }
+    let what = "reading the list of addresses anew";
+    tasks.push(keep_up(shared, what, Strangers, ip_filter::watch));
     tasks.push(keep_up(shared, "watching delays", Strangers, lab::watch));
     tasks.push(keep_up(
         shared,
@@ -243,7 +275,7 @@ fn open(
     socket_options: SocketOptions,
     families: Vec<Family>,
     events: Box<dyn FnMut(SessionEvent)>,
-) -> Result<(Rc<Shared>, OwnSockets), SessionError> {
+) -> Result<(Rc<Shared>, Datagrams), SessionError> {
     let wanted = config
         .buffers_bytes
         .unwrap_or_else(buffers_default)
@@ -277,8 +309,13 @@ fn open(
     };
     let hasher = Hasher::new(threads).map_err(no_threads)?;
     let resolver = Resolver::bound(&socket_options).map_err(no_threads)?;
+    let socks = config
+        .proxy
+        .clone()
+        .map(|proxy| SocksProxy::new(proxy, socket_options.clone(), resolver.clone()));
     let http_config = HttpConfig {
         socket: socket_options.clone(),
+        socks: socks.clone(),
         ..HttpConfig::from_env()
     };
     let http = HttpClient::new(http_config, resolver.clone());
@@ -292,8 +329,17 @@ fn open(
     if !config.ipv6 {
         udp_options.bind.get_or_insert(Ipv4Addr::UNSPECIFIED.into());
     }
-    let (udp, udp_sockets) =
-        OwnSockets::bind(resolver.clone(), &udp_options, UDP_RETRANSMIT).map_err(no_socket)?;
+    let (udp, datagrams) = match socks.clone().map(UdpRelay::new) {
+        None => {
+            let bound = OwnSockets::bind(resolver.clone(), &udp_options, UDP_RETRANSMIT);
+            let (udp, sockets) = bound.map_err(no_socket)?;
+            (udp, Datagrams::Own(sockets))
+        }
+        Some(relay) => {
+            let udp = UdpTrackers::through(resolver.clone(), relay.clone(), UDP_RETRANSMIT);
+            (udp, Datagrams::Relayed(relay))
+        }
+    };
     let engines = Engines {
         send: config.send_engine,
         write: config.write_engine,
@@ -308,6 +354,7 @@ fn open(
         ),
         pool,
         resolver,
+        socks,
         trackers: TrackerClients {
             http,
             udp,
@@ -321,7 +368,7 @@ fn open(
     };
     Ok((
         Shared::new(config, opened, assembly_bytes, events),
-        udp_sockets,
+        datagrams,
     ))
 }
 

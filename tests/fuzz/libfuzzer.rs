@@ -11,6 +11,7 @@ mod gateway;
 mod layout;
 #[macro_use]
 mod list;
+mod proxy;
 mod registry;
 mod search;
 mod targets;

@@ -13,6 +13,7 @@ use gyre::wire::krpc;
 use gyre::wire::message::{Message, RawBlock, encode, piece_header};
 use gyre::wire::metainfo::MetainfoBuilder;
 use gyre::wire::mse::{Initiator, Payloads, Random, Responder, Step};
+use gyre::wire::socks;
 use gyre::wire::tracker::{AnnounceRequest, Counters as Announced, Event};
 use gyre::wire::tracker_udp;
 use gyre::wire::ut_metadata::MetadataMessage;
@@ -525,6 +526,54 @@ pub fn dns_answer() -> Corpus {
     (
         vec![question, answer],
         &[&[0xc0, 12], &[0xc0, 0], &[0xc0, 0xff], &[0, 1, 0, 1], &[63]],
+    )
+}
+
+pub fn socks_answers() -> Corpus {
+    let plain = b"\x00\x05\x00\x05\x00\x00\x01\x09\x08\x07\x06\x1a\xe1behind".to_vec();
+    let named = b"\x05\x05\x02\x01\x00\x05\x00\x00\x03\x03abc\x00\x50".to_vec();
+    let refused = b"\x00\x05\x00\x05\x02\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
+    (
+        vec![plain, named, refused, b"\x00HTTP/1.1 400".to_vec()],
+        &[
+            b"\x05\x00",
+            b"\x05\x02",
+            b"\x05\xff",
+            b"\x01\x00",
+            b"\x01\x01",
+            b"\x00\x04",
+        ],
+    )
+}
+
+pub fn socks_datagram() -> Corpus {
+    let targets = ["9.8.7.6:1", "[2001:db8::1]:2"].map(|addr| addr.parse().expect("an address"));
+    let targets = targets.map(socks::Target::Addr);
+    let name = socks::Target::Name("a.example".to_owned(), 3);
+    let wrapped = targets.iter().chain([&name]);
+    let wrapped = wrapped.map(|target| socks::wrap(target, b"d1:ye").expect("a short name"));
+    (wrapped.collect(), &[b"\x00\x00\x00", b"\x03\xff", b"\x04"])
+}
+
+pub fn ip_list() -> Corpus {
+    let good = "\u{9}# list\na name:1.2.3.4-1.2.4.5\n001.002.003.004 - 001.002.004.005 , 127 , x\r\n\
+                2001:db8::/32\nn:2001:db8::1-2001:db8::2\n1.2.3.4\n10.0.0.0/8 # inner\n1.0.0.0-2.0.0.0";
+    (
+        texts(&[good, "x\u{feff}::1\n"]),
+        &[
+            b"\n",
+            b"-",
+            b" - ",
+            b",",
+            b", 128 ,",
+            b"/",
+            b"/0",
+            b":",
+            b"::",
+            b"255.255.255.255",
+            b"0.0.0.0",
+            b"#",
+        ],
     )
 }
 

@@ -13,6 +13,8 @@ mod gateway;
 #[path = "../fuzz/layout.rs"]
 mod layout;
 mod mutate;
+#[path = "../fuzz/proxy.rs"]
+mod proxy;
 #[path = "../fuzz/registry.rs"]
 mod registry;
 #[path = "../fuzz/search.rs"]
