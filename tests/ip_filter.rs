@@ -110,6 +110,7 @@ fn listed_peers_that_connect_are_closed_before_any_byte() {
     let list = list(&sample, "127.0.0.40/30\n");
     let mut gyre = seed(&sample, &list);
     let to = gyre.listening();
+    gyre.wait_for("seeding", |event| event["state"] == "seeding");
     let hello = Hello::new(sample.info_hash);
     assert!(
         RawPeer::dial_at([127, 0, 0, 41], to, &hello).is_err(),
@@ -128,6 +129,7 @@ fn a_list_read_anew_closes_whom_it_has_and_lets_in_whom_it_has_no_more() {
     let path = list(&sample, "127.0.0.51\n");
     let mut gyre = seed(&sample, &path);
     let to = gyre.listening();
+    gyre.wait_for("seeding", |event| event["state"] == "seeding");
     let hello = Hello::new(sample.info_hash);
     let mut connected = RawPeer::dial_at([127, 0, 0, 52], to, &hello).unwrap();
     gyre.wait_for("a peer", |event| event["peers"] == 1);

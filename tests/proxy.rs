@@ -65,7 +65,7 @@ fn all_through_the_proxy(seen: &Mutex<Vec<IpAddr>>) {
 
 #[test]
 fn peers_trackers_and_web_seeds_go_through_the_proxy_and_it_looks_names_up() {
-    let sample = Sample::file(3_000_000, 1 << 16, &["http://tracker.invalid:81/announce"]);
+    let sample = Sample::file(12_000_000, 1 << 16, &["http://tracker.invalid:81/announce"]);
     let mut behaviour = Behaviour::honest(3);
     behaviour.bytes_per_s = Some(2_000_000);
     let seeder = FakeSeeder::start(&Content::of(&sample), behaviour);

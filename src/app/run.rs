@@ -409,7 +409,7 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         ip_filter: ip_filter(args)?,
         announce_interval_min: args.announce_interval_min,
         dht: dht(args.no_dht, &args.dht_bootstrap),
-        port_map: (!args.no_port_map).then(|| PortMapSettings {
+        port_map: (!args.no_port_map).then_some(PortMapSettings {
             gateway: args.port_map_gateway,
         }),
         tells_delays: args.lab,

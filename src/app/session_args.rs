@@ -9,8 +9,8 @@ use clap::{Args, ValueHint};
 use super::cli::{BindTo, ProxySettings, Slots};
 use super::size::{parse_duration, parse_rate, parse_size};
 use super::values::{
-    Check, Encryption, SendEngine, WriteEngine, parse_addr, parse_bind, parse_host_port, parse_peer,
-    parse_peers_max, parse_port, parse_proxy, parse_ratio, parse_slots,
+    Check, Encryption, SendEngine, WriteEngine, parse_addr, parse_bind, parse_host_port,
+    parse_peer, parse_peers_max, parse_port, parse_proxy, parse_ratio, parse_slots,
 };
 
 /// What `download` and `seed` share.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::SessionError;
-use super::port_map::PortMapSettings;
 use super::ip_filter::IpFilterSettings;
+use super::port_map::PortMapSettings;
 use crate::base::{Bitfield, InfoHash};
 pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
 use crate::swarm::SourceCounts;

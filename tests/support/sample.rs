@@ -17,6 +17,7 @@ pub struct Sample {
     pub torrent: PathBuf,
     pub info_hash: [u8; 20],
     pub piece_length: u32,
+    pub announce: Vec<String>,
 }
 
 impl Sample {
@@ -65,10 +66,11 @@ impl Sample {
             torrent,
             info_hash,
             piece_length,
+            announce: announce.iter().map(|url| (*url).to_owned()).collect(),
         }
     }
 
-    /// Another .torrent of the same content, with these web seeds.
+    /// Another .torrent of the same content and trackers, with these web seeds.
     pub fn with_web_seeds(&self, urls: &[String]) -> PathBuf {
         let torrent = self.folder.path().join("web.torrent");
         let mut command = program::command();
@@ -78,6 +80,9 @@ impl Sample {
             "--piece-length",
             &self.piece_length.to_string(),
         ]);
+        self.announce.iter().for_each(|url| {
+            command.args(["-a", url]);
+        });
         urls.iter().for_each(|url| {
             command.args(["-w", url]);
         });

@@ -20,6 +20,9 @@ const UNKNOWN_BYTES_PER_S: u64 = 1_000_000;
 const UNPROVEN_MAX: u32 = 4;
 /// Who owes blocks and sends none for so long is not at work.
 const SILENT_MIN: Duration = Duration::from_secs(2);
+/// A peer that has sent nothing yet may be far away: it is given so long to begin. What it owes at the end of a torrent is
+/// asked for a second time sooner.
+const BEGIN_MIN: Duration = Duration::from_millis(1_500);
 /// Peers whose queues are looked at for one that has nothing to do.
 const VICTIMS_MAX: usize = 8;
 
@@ -105,6 +108,9 @@ impl Torrent {
         }
         // What a web seed was asked for it sends all the same: only of a silent one it goes to others.
         let is_bound = victim.is_web() && victim.pipeline.owes_since(now) < SILENT_MIN;
+        if !victim.pipeline.is_proven() && victim.pipeline.owes_since(now) < BEGIN_MIN {
+            return None;
+        }
         let own_wait = wait(peer, peer.pipeline.len() + 1, now);
         let mut ahead = victim.pipeline.len();
         for block in victim.pipeline.iter_back() {
