@@ -41,6 +41,7 @@ fn seeder(sample: &Sample) -> World {
         data: sample.data.clone(),
         content: sample.content.clone(),
         torrent: sample.torrent.clone(),
+        announce: sample.announce.clone(),
         ..*sample
     };
     World::seed(copy, &[])

@@ -131,6 +131,7 @@ pub fn write(
         torrent,
         info_hash,
         piece_length,
+        announce: Vec::new(),
     };
     let content = Content {
         info_hash,
