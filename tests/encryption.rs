@@ -111,6 +111,8 @@ impl Pair {
         let of_seed = ["--encryption", dialed, "-vv"];
         let mut seed = Gyre::start(&[&seed[..], &common, &of_seed].concat());
         let relay = Relay::to(seed.listening());
+        // Before that it knows no torrent, and refuses every handshake.
+        seed.wait_for("seeding", |event| event["state"] == "seeding");
         let peer = relay.addr.to_string();
         let leech = ["download", &torrent, "-o", &out, "--peer", &peer];
         let of_leech = ["--encryption", dialing, "-vv"];
