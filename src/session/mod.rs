@@ -6,6 +6,7 @@ pub mod announce_task;
 pub mod check;
 pub mod checkpoint;
 pub mod clock;
+pub mod command;
 pub mod config;
 mod connect;
 pub mod contain;
@@ -15,6 +16,7 @@ pub mod disk;
 pub mod door;
 pub mod driver;
 pub mod error;
+mod fleet;
 pub mod handles;
 pub mod hash_ahead;
 pub mod http;
@@ -25,6 +27,7 @@ pub mod lsd;
 pub mod metadata;
 pub mod pace;
 mod peer;
+mod removal;
 pub mod resume_store;
 pub mod root_lock;
 mod run;
@@ -37,6 +40,7 @@ pub mod udp_port;
 pub mod udp_tracker;
 mod web_seed;
 
+pub use command::{Command, CommandError, SessionHandle, TorrentSource};
 pub use config::{
     BindTo, CheckMode, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice,
     Preallocate, SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper, TorrentConfig,
@@ -44,4 +48,4 @@ pub use config::{
 };
 pub use error::SessionError;
 pub use load::find_data;
-pub use run::{SessionSummary, run};
+pub use run::{SessionSummary, run, serve};

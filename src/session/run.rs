@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -10,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::announce;
 use super::announce_task::TrackerClients;
+use super::command::{CommandSource, TorrentSource};
 use super::config::{
     BindTo, Job, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentProgress,
     TorrentState,
@@ -18,6 +20,7 @@ use super::contain::{Serves, caught, count_panic, kept_up};
 use super::dht::DhtService;
 use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
+use super::fleet::Fleet;
 use super::handles::Handles;
 use super::http::{HttpClient, HttpConfig};
 use super::lab;
@@ -75,61 +78,122 @@ pub async fn run(
     stopper: Stopper,
     events: impl FnMut(SessionEvent) + 'static,
 ) -> Result<SessionSummary, SessionError> {
-    let socket_options = socket_options(&config);
-    let mut sockets = bind_sockets(&config, &socket_options)?;
-    let families = announce::families(&sockets.addrs()?);
-    let (shared, udp_sockets) = open(config, socket_options, families, Box::new(events))?;
-    shared.port.set(sockets.port);
-    for addr in sockets.addrs()? {
-        info!(%addr, "listening");
-        shared.emit(SessionEvent::Listening { addr });
-    }
-    let udp_port = UdpPort::new(std::mem::take(&mut sockets.udp));
-    if let Some(settings) = shared.config.dht.clone() {
-        shared.set_dht(DhtService::new(&shared, udp_port.clone(), settings));
-    }
-    let lsd = shared.config.lsd.then(|| Lsd::open(&shared)).flatten();
-    let reached = Reached {
-        listeners: &sockets.listeners,
-        trackers: &udp_sockets,
-        udp_port: &udp_port,
-        lsd: lsd.clone(),
-    };
-    let background = start_background(&shared, &reached, stopper);
+    let session = Session::open(config, stopper, Box::new(events))?;
     let running: Vec<_> = jobs
         .into_iter()
         .map(|job| {
             let info_hash = job.info_hash();
-            let task = tokio_uring::spawn(run_contained(shared.clone(), job));
+            let task = tokio_uring::spawn(run_contained(session.shared.clone(), job));
             (info_hash, task)
         })
         .collect();
-    let mut summary = SessionSummary::default();
+    let mut outcomes = Vec::new();
     for (info_hash, task) in running {
         // Whoever listens to events may panic too.
         let ended = task.await.unwrap_or((info_hash, Outcome::Failed));
-        summary.outcomes.push(ended);
+        outcomes.push(ended);
     }
-    summary.panics = shared.panics.get() + shared.disks.hash_panics();
-    for listener in &sockets.listeners {
-        listener.close();
+    session.close(outcomes).await
+}
+
+/// Runs the torrents that commands name until [`Command::Shutdown`](super::Command::Shutdown), or until `stopper` is
+/// used; with none at all too. Call it inside the ring's runtime.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(
+    config: SessionConfig,
+    source: Arc<dyn TorrentSource>,
+    commands: CommandSource,
+    stopper: Stopper,
+    mut events: impl FnMut(SessionEvent) + 'static,
+) -> Result<SessionSummary, SessionError> {
+    let fleet = Fleet::new(source, commands.board);
+    let told = fleet.clone();
+    let events = move |event: SessionEvent| {
+        told.on_event(&event);
+        events(event);
+    };
+    let session = Session::open(config, stopper, Box::new(events))?;
+    let shutdowns = fleet.run(&session.shared, commands.receiver).await;
+    let summary = session.close(fleet.outcomes()).await;
+    for reply in shutdowns {
+        let _ = reply.send(Ok(()));
     }
-    if let Some(dht) = shared.dht() {
-        dht.save().await;
+    summary
+}
+
+/// An open session.
+struct Session {
+    shared: Rc<Shared>,
+    sockets: Sockets,
+    udp_port: Rc<UdpPort>,
+    lsd: Option<Rc<Lsd>>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl Session {
+    fn open(
+        config: SessionConfig,
+        stopper: Stopper,
+        events: Box<dyn FnMut(SessionEvent)>,
+    ) -> Result<Session, SessionError> {
+        let socket_options = socket_options(&config);
+        let mut sockets = bind_sockets(&config, &socket_options)?;
+        let families = announce::families(&sockets.addrs()?);
+        let (shared, udp_sockets) = open(config, socket_options, families, events)?;
+        shared.port.set(sockets.port);
+        for addr in sockets.addrs()? {
+            info!(%addr, "listening");
+            shared.emit(SessionEvent::Listening { addr });
+        }
+        let udp_port = UdpPort::new(std::mem::take(&mut sockets.udp));
+        if let Some(settings) = shared.config.dht.clone() {
+            shared.set_dht(DhtService::new(&shared, udp_port.clone(), settings));
+        }
+        let lsd = shared.config.lsd.then(|| Lsd::open(&shared)).flatten();
+        let reached = Reached {
+            listeners: &sockets.listeners,
+            trackers: &udp_sockets,
+            udp_port: &udp_port,
+            lsd: lsd.clone(),
+        };
+        let background = start_background(&shared, &reached, stopper);
+        Ok(Session {
+            shared,
+            sockets,
+            udp_port,
+            lsd,
+            background,
+        })
     }
-    if let Some(lsd) = &lsd {
-        lsd.close();
-    }
-    udp_port.close();
-    for task in background {
-        task.abort();
-    }
-    match shared.failure() {
-        None => Ok(summary),
-        Some(why) => Err(SessionError::new(
-            format!("the session ended by an error in the program: {why}"),
-            "please report it with the log (-vv); what was verified is kept: run it again to go on",
-        )),
+
+    async fn close(
+        self,
+        outcomes: Vec<(InfoHash, Outcome)>,
+    ) -> Result<SessionSummary, SessionError> {
+        let shared = &self.shared;
+        let panics = shared.panics.get() + shared.disks.hash_panics();
+        for listener in &self.sockets.listeners {
+            listener.close();
+        }
+        if let Some(dht) = shared.dht() {
+            dht.save().await;
+        }
+        if let Some(lsd) = &self.lsd {
+            lsd.close();
+        }
+        self.udp_port.close();
+        for task in self.background {
+            task.abort();
+        }
+        match shared.failure() {
+            None => Ok(SessionSummary { outcomes, panics }),
+            Some(why) => Err(SessionError::new(
+                format!("the session ended by an error in the program: {why}"),
+                "please report it with the log (-vv); what was verified is kept: run it again to go on",
+            )),
+        }
     }
 }
 
@@ -225,7 +289,15 @@ fn start<W: Future<Output = ()> + 'static>(
 }
 
 /// Runs one torrent; a panic of its task ends it alone.
-async fn run_contained(shared: Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
+pub(super) async fn run_contained(shared: Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
+    let info_hash = job.info_hash();
+    shared.expect_end(info_hash);
+    let ended = run_caught(&shared, job).await;
+    shared.forget_end(&info_hash);
+    ended
+}
+
+async fn run_caught(shared: &Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
     let info_hash = job.info_hash();
     let pieces = match &job {
         Job::Torrent(config) => config.metainfo.info.geometry.piece_count(),
@@ -234,7 +306,7 @@ async fn run_contained(shared: Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
     if let Ok(ended) = caught(run_job(shared.clone(), job)).await {
         return ended;
     }
-    count_panic(&shared, "a torrent");
+    count_panic(shared, "a torrent");
     shared.emit(SessionEvent::Error {
         info_hash: Some(info_hash),
         message: "a torrent ended by an error in the program".to_owned(),

@@ -76,10 +76,19 @@ pub struct Shared {
     dht: OnceCell<Rc<DhtService>>,
     is_stopping: Cell<bool>,
     stopping: Notify,
+    /// Torrents that can be ended alone, each while it runs.
+    ends: RefCell<BTreeMap<InfoHash, Rc<End>>>,
     /// Why the session cannot go on.
     failure: RefCell<Option<String>>,
     rng: RefCell<Rng>,
     events: RefCell<Box<dyn FnMut(SessionEvent)>>,
+}
+
+/// Asks one torrent to end.
+#[derive(Default)]
+struct End {
+    is_asked: Cell<bool>,
+    asked: Notify,
 }
 
 /// The parts of [`Shared`] that are opened before it.
@@ -141,6 +150,7 @@ impl Shared {
             dht: OnceCell::new(),
             is_stopping: Cell::new(false),
             stopping: Notify::new(),
+            ends: RefCell::default(),
             failure: RefCell::default(),
             rng: RefCell::new(rng),
             events: RefCell::new(events),
@@ -168,6 +178,11 @@ impl Shared {
         self.stopping.notify_waiters();
     }
 
+    /// Whether every torrent was asked to end.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.get()
+    }
+
     /// Ends every torrent in order: the session cannot go on.
     pub fn fail(&self, why: String) {
         self.failure.borrow_mut().get_or_insert(why);
@@ -184,6 +199,40 @@ impl Shared {
         let notified = self.stopping.notified();
         if !self.is_stopping.get() {
             notified.await;
+        }
+    }
+
+    /// From now on until [`Shared::forget_end`] this torrent can be ended alone.
+    pub fn expect_end(&self, info_hash: InfoHash) {
+        self.ends.borrow_mut().insert(info_hash, Rc::default());
+    }
+
+    /// Its run is over.
+    pub fn forget_end(&self, info_hash: &InfoHash) {
+        self.ends.borrow_mut().remove(info_hash);
+    }
+
+    /// Asks one torrent to end.
+    pub fn stop_torrent(&self, info_hash: &InfoHash) {
+        if let Some(end) = self.ends.borrow().get(info_hash) {
+            end.is_asked.set(true);
+            end.asked.notify_waiters();
+        }
+    }
+
+    /// Completes once the torrent, or the whole session, was asked to stop.
+    pub async fn torrent_stopping(&self, info_hash: InfoHash) {
+        let end = self.ends.borrow().get(&info_hash).cloned();
+        let Some(end) = end else {
+            return self.stopping().await;
+        };
+        let asked = end.asked.notified();
+        if end.is_asked.get() {
+            return;
+        }
+        tokio::select! {
+            () = asked => {}
+            () = self.stopping() => {}
         }
     }
 
