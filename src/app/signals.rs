@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP for every verb: the first asks for a clean end, the second leaves at once. Layer 6.
+//! SIGINT, SIGTERM and SIGHUP for every verb: the first asks for a clean end, the second leaves at once. Layer 7.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -17,6 +17,8 @@ const TIDY_TIMEOUT: Duration = Duration::from_millis(200);
 /// What the first signal does; without it the process leaves at once.
 type Stop = Box<dyn FnOnce() + Send>;
 static ON_FIRST: Mutex<Option<Stop>> = Mutex::new(None);
+/// What SIGHUP does, where it is not to end the command.
+static ON_HANGUP: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
 
 /// Blocks the signals in this thread and those it starts, and waits for them in a thread of its own.
 ///
@@ -59,6 +61,25 @@ pub fn on_first(stop: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Has SIGHUP do this, each time, instead of ending the command.
+pub fn on_hangup(act: impl Fn() + Send + 'static) {
+    let slot = ON_HANGUP.lock();
+    *slot.unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Box::new(act));
+}
+
+/// True when it was taken as what [`on_hangup`] says.
+fn is_hangup_taken(signal: Signal) -> bool {
+    let slot = ON_HANGUP.lock();
+    let slot = slot.unwrap_or_else(std::sync::PoisonError::into_inner);
+    match &*slot {
+        Some(act) if signal == Signal::SIGHUP => {
+            act();
+            true
+        }
+        _ => false,
+    }
+}
+
 /// The exit that the first signal asked for, if one came.
 pub fn received() -> Option<Exit> {
     match RECEIVED.load(Ordering::SeqCst) {
@@ -69,6 +90,9 @@ pub fn received() -> Option<Exit> {
 }
 
 fn on_signal(signal: Signal) {
+    if is_hangup_taken(signal) {
+        return;
+    }
     let exit = match signal {
         Signal::SIGINT => Exit::Interrupted,
         _ => Exit::Terminated,
