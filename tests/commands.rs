@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gyre::base::InfoHash;
-use gyre::session::command::{self, Activity, Limits, NewTorrent, TorrentSnapshot};
+use gyre::session::command::{self, Activity, Limits, NewTorrent, Sleep, TorrentSnapshot};
 use gyre::session::{
     self, CheckMode, Command, CommandError, Encryption, Job, Outcome, PortChoice, Preallocate,
     SeedAfter, SendEngine, SessionConfig, SessionError, SessionHandle, SessionSummary, Stopper,
@@ -20,6 +20,7 @@ use gyre::session::{
 use gyre::swarm::choker::{SeedChoker, UploadSlots};
 use gyre::uring::ring::{self, RingConfig};
 use gyre::wire::metainfo::Metainfo;
+use support::fake_tracker::{HttpTracker, ok, peers};
 use support::program::PATIENCE;
 use support::sample::text;
 use support::{Gyre, Sample};
@@ -64,6 +65,17 @@ impl Session {
     }
 
     fn add(&self, sample: &Sample, folder: &Path, fetches: bool, runs: bool) -> InfoHash {
+        self.add_sleeping(sample, folder, fetches, runs, None)
+    }
+
+    fn add_sleeping(
+        &self,
+        sample: &Sample,
+        folder: &Path,
+        fetches: bool,
+        runs: bool,
+        sleeps: Option<Sleep>,
+    ) -> InfoHash {
         let metainfo = Metainfo::parse(&std::fs::read(&sample.torrent).unwrap()).unwrap();
         let info_hash = metainfo.info_hash;
         let name = metainfo.info.name.clone();
@@ -72,6 +84,7 @@ impl Session {
         let torrent = NewTorrent {
             figures: TorrentProgress::nothing(info_hash, name, TorrentState::Paused),
             runs,
+            sleeps,
         };
         self.ask(|reply| Command::Add { torrent, reply });
         info_hash
@@ -162,6 +175,10 @@ fn is_seeding(torrent: &TorrentSnapshot) -> bool {
 
 /// Fetches the torrent from that port, with a command and a state of its own.
 fn fetch(sample: &Sample, into: &str, port: u16) {
+    fetch_with(sample, into, port, "prefer");
+}
+
+fn fetch_with(sample: &Sample, into: &str, port: u16, encryption: &str) {
     let (state, out) = (
         text(&sample.dir(&format!("{into}-state"))),
         sample.dir(into),
@@ -179,6 +196,9 @@ fn fetch(sample: &Sample, into: &str, port: u16) {
         &SocketAddr::from(([127, 0, 0, 1], port)).to_string(),
         "--no-dht",
         "--no-lsd",
+        "--no-trackers",
+        "--encryption",
+        encryption,
     ]);
     assert_eq!(leech.wait_exit(PATIENCE), 0);
     assert!(sample.is_same_in(&out));
@@ -304,6 +324,7 @@ fn a_torrent_that_cannot_run_says_why_and_can_be_tried_again() {
     let twice = NewTorrent {
         figures: good.progress.clone(),
         runs: true,
+        sleeps: None,
     };
     let twice = session.handle.ask_blocking(|reply| Command::Add {
         torrent: twice,
@@ -343,5 +364,91 @@ fn limits_hold_from_the_moment_they_are_set_and_go_with_it_too() {
         freed.elapsed()
     });
     assert!(fetching < Duration::from_secs(30), "{fetching:?}");
+    session.end();
+}
+
+#[test]
+fn a_seed_sleeps_until_a_peer_asks_for_it_hidden_or_in_the_open_and_again_behind_it() {
+    let sample = Sample::tree(&[("a", 300_000), ("b/c", 70_001)], 65_536, &[]);
+    let session = Session::start(&sample.dir("state"));
+    let port = session.port();
+    let sleeps = Some(Sleep {
+        tiers: Vec::new(),
+        after: Duration::from_millis(1_500),
+    });
+    let info_hash = session.add_sleeping(&sample, &sample.data, false, true, sleeps);
+    let asleep = session.handle.torrent(&info_hash).unwrap();
+    assert_eq!(asleep.activity, Activity::Asleep);
+    assert_eq!(asleep.progress.state, TorrentState::Seeding);
+    assert_eq!(session.handle.session().running, 0);
+    for encryption in ["require", "off"] {
+        fetch_with(&sample, encryption, port, encryption);
+        session.wait_for(info_hash, |torrent| torrent.activity == Activity::Asleep);
+    }
+    session.ask(|reply| Command::Stop { info_hash, reply });
+    let stopped = session.handle.torrent(&info_hash).unwrap();
+    assert_eq!(stopped.activity, Activity::Stopped);
+    assert_eq!(stopped.progress.state, TorrentState::Paused);
+    session.end();
+}
+
+#[test]
+fn a_seed_is_announced_while_it_sleeps_and_waking_is_nothing_to_its_tracker() {
+    let tracker = HttpTracker::saying(ok(&peers(&[])));
+    let sample = Sample::file(300_000, 65_536, &[&tracker.url()]);
+    let session = Session::start(&sample.dir("state"));
+    let port = session.port();
+    let sleeps = Some(Sleep {
+        tiers: vec![vec![tracker.url()]],
+        after: Duration::from_millis(1_500),
+    });
+    let info_hash = session.add_sleeping(&sample, &sample.data, false, true, sleeps);
+    let first = tracker.next();
+    assert_eq!(first.parameter("event"), Some("started"));
+    assert_eq!(first.parameter("left"), Some("0"));
+    fetch(&sample, "out", port);
+    session.wait_for(info_hash, |torrent| torrent.activity == Activity::Asleep);
+    session.ask(|reply| Command::Stop { info_hash, reply });
+    let mut events = Vec::new();
+    while events.last() != Some(&Some("stopped".to_owned())) {
+        let get = tracker.next();
+        let uploaded = get.parameter("uploaded").unwrap().parse::<u64>().unwrap();
+        assert!(!get.is_stopped() || uploaded >= 300_000, "{get:?}");
+        events.push(get.parameter("event").map(str::to_owned));
+    }
+    events.pop();
+    assert!(events.iter().all(Option::is_none), "{events:?}");
+    session.end();
+}
+
+#[test]
+fn a_seed_whose_data_is_gone_fails_when_it_is_woken_and_is_not_woken_again() {
+    let sample = Sample::file(300_000, 65_536, &[]);
+    let session = Session::start(&sample.dir("state"));
+    let port = session.port();
+    let sleeps = Some(Sleep {
+        tiers: Vec::new(),
+        after: Duration::from_secs(60),
+    });
+    let elsewhere = sample.dir("elsewhere");
+    let info_hash = session.add_sleeping(&sample, &elsewhere, false, true, sleeps);
+    session.wait_for(info_hash, |torrent| torrent.activity == Activity::Asleep);
+    let mut leech = Gyre::start(&[
+        "download",
+        &text(&sample.torrent),
+        "-o",
+        &text(&sample.dir("out")),
+        "--state",
+        &text(&sample.dir("out-state")),
+        "--port",
+        "0",
+        "--peer",
+        &SocketAddr::from(([127, 0, 0, 1], port)).to_string(),
+        "--no-dht",
+        "--no-lsd",
+    ]);
+    let failed = session.wait_for(info_hash, |torrent| torrent.activity == Activity::Failed);
+    assert!(failed.trouble.as_ref().unwrap().is_final);
+    leech.kill9();
     session.end();
 }

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -15,7 +17,7 @@ use super::torrents::Torrents;
 use super::writer::Pending;
 use crate::base::InfoHash;
 use crate::session::command::{
-    Activity, Limits, NewTorrent, Removed, SessionSnapshot, TorrentDetails, TorrentSnapshot,
+    Activity, Limits, NewTorrent, Removed, SessionSnapshot, Sleep, TorrentDetails, TorrentSnapshot,
 };
 use crate::session::{
     Command, CommandError, Outcome, SeedAfter, SessionError, SessionHandle, Stopper,
@@ -23,6 +25,8 @@ use crate::session::{
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::{Metainfo, MetainfoError};
 
+/// Without a peer for so long, a seed goes to sleep: longer than a peer that was sent away stays away.
+const SLEEPS_AFTER: Duration = Duration::from_secs(300);
 /// Labels of one torrent, and characters of one: operators use a handful of words.
 const LABELS_MAX: usize = 64;
 const LABEL_CHARS_MAX: usize = 256;
@@ -38,6 +42,8 @@ struct Inner {
     session: SessionHandle,
     stopper: Stopper,
     downloads: Mutex<PathBuf>,
+    /// The highest number that a torrent was given.
+    number: AtomicU64,
     /// Being added: not on disk yet.
     adding: Mutex<BTreeSet<InfoHash>>,
 }
@@ -123,8 +129,10 @@ impl Control {
         stopper: Stopper,
         downloads: PathBuf,
     ) -> Control {
+        let highest = torrents.rows().values().map(|row| row.number).max();
         Control {
             inner: Arc::new(Inner {
+                number: AtomicU64::new(highest.unwrap_or(0)),
                 torrents,
                 session,
                 stopper,
@@ -241,10 +249,12 @@ impl Control {
         let new = NewTorrent {
             figures: row.figures(),
             runs: row.is_wanted,
+            // Nobody knows what is there before it was looked at.
+            sleeps: None,
         };
         let kept = {
             let mut rows = self.inner.torrents.rows();
-            row.number = rows.values().map(|row| row.number).max().unwrap_or(0) + 1;
+            row.number = self.inner.number.fetch_add(1, Ordering::Relaxed) + 1;
             rows.insert(info_hash, row.clone());
             self.inner.torrents.writer.begin(vec![Write::Put(row)])
         };
@@ -486,25 +496,39 @@ impl Control {
 
     /// Hands the rows of the state to the session, and finishes removals that were begun.
     pub(super) async fn restore(&self) {
-        let rows = self.inner.torrents.rows().clone();
-        for (info_hash, row) in rows {
-            let torrent = NewTorrent {
+        let (mut torrents, mut leaving) = (Vec::new(), Vec::new());
+        for (info_hash, row) in self.inner.torrents.rows().iter() {
+            torrents.push(NewTorrent {
                 figures: row.figures(),
                 runs: row.is_wanted && row.leaving.is_none(),
-            };
-            let added = self
-                .inner
-                .session
-                .ask(|reply| Command::Add { torrent, reply });
-            if let Err(error) = added.await {
-                warn!(%info_hash, %error, "a torrent of the state is left out");
-            }
-            if let Some(with_data) = row.leaving
-                && let Err(error) = self.finish_removal(info_hash, with_data).await
-            {
+                sleeps: self.sleep(row),
+            });
+            leaving.extend(row.leaving.map(|with_data| (*info_hash, with_data)));
+        }
+        let added = self
+            .inner
+            .session
+            .ask(|reply| Command::AddAll { torrents, reply });
+        for error in added.await.unwrap_or_default() {
+            warn!(%error, "a torrent of the state is left out");
+        }
+        for (info_hash, with_data) in leaving {
+            if let Err(error) = self.finish_removal(info_hash, with_data).await {
                 warn!(%info_hash, %error, "a removal is not finished");
             }
         }
+    }
+
+    /// A seed that has everything, and whose seeding nothing ends, sleeps until somebody asks for it.
+    fn sleep(&self, row: &TorrentRow) -> Option<Sleep> {
+        let daemons = self.inner.torrents.seed_after.lock();
+        let daemons = *daemons.unwrap_or_else(PoisonError::into_inner);
+        let is_whole = row.pieces > 0 && row.pieces_have == row.pieces;
+        let ends = row.seed_ratio.or(daemons.ratio).is_some() || daemons.time.is_some();
+        (is_whole && !ends && row.origin == Origin::Torrent).then(|| Sleep {
+            tiers: row.tiers.clone(),
+            after: SLEEPS_AFTER,
+        })
     }
 }
 

@@ -15,3 +15,4 @@ mod writer;
 pub use handle::{AddSource, AddTorrent, Change, Control, ControlError, Listed};
 pub use row::{Origin, TorrentRow};
 pub use run::{Daemon, Service, Settings};
+pub use store::{Opened, Store, StoreError, Write};

@@ -32,7 +32,7 @@ pub enum Origin {
 pub struct TorrentRow {
     #[serde(with = "info_hash")]
     pub info_hash: InfoHash,
-    /// Small and never used twice in one state: what control protocols that number torrents call it.
+    /// What control protocols that number torrents call it; never used twice by one run of the daemon.
     pub number: u64,
     /// As in the torrent: escape it before it reaches a terminal or a page.
     pub name: String,
@@ -51,6 +51,8 @@ pub struct TorrentRow {
     /// Uploaded ÷ max(downloaded, selected size) that ends the seeding; `None` is the daemon's own setting.
     pub seed_ratio: Option<f64>,
     pub is_private: bool,
+    /// Trackers by tier (BEP 12).
+    pub tiers: Vec<Vec<String>>,
     pub files: u64,
     pub pieces: u32,
     pub pieces_have: u32,
@@ -84,6 +86,7 @@ impl Default for TorrentRow {
             is_sequential: false,
             seed_ratio: None,
             is_private: false,
+            tiers: Vec::new(),
             files: 0,
             pieces: 0,
             pieces_have: 0,

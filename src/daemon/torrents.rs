@@ -150,6 +150,7 @@ impl TorrentRow {
         self.origin = Origin::Torrent;
         self.name = info.name.clone();
         self.is_private = info.is_private;
+        self.tiers = metainfo.announce_tiers.clone();
         self.files = info.files.len() as u64;
         self.pieces = info.geometry.piece_count();
     }

@@ -42,6 +42,11 @@ pub enum Command {
         torrent: NewTorrent,
         reply: Reply<()>,
     },
+    /// Takes many in at once, as from a state. The answer names those that were not taken, and why.
+    AddAll {
+        torrents: Vec<NewTorrent>,
+        reply: Reply<Vec<CommandError>>,
+    },
     /// Lets a torrent run. Answered at once; one that is about to end starts again behind its end.
     Start {
         info_hash: InfoHash,
@@ -94,6 +99,17 @@ pub struct NewTorrent {
     pub figures: TorrentProgress,
     /// False waits for [`Command::Start`].
     pub runs: bool,
+    /// Of a seed that has everything: it sleeps until somebody asks for it.
+    pub sleeps: Option<Sleep>,
+}
+
+/// How a seed sleeps: announced, a row of the table and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sleep {
+    /// Its trackers by tier (BEP 12).
+    pub tiers: Vec<Vec<String>>,
+    /// Without a peer for so long, it goes back to sleep.
+    pub after: Duration,
 }
 
 /// Rates at most, in bytes a second; `None` is no limit.
@@ -134,6 +150,8 @@ pub enum Activity {
     Stopped,
     /// It runs; `progress.state` tells what it does.
     Running,
+    /// It has everything, is announced, and is loaded when somebody asks for it.
+    Asleep,
     /// It runs and is about to end.
     Stopping,
     /// It ended by a failure, which `trouble` tells. [`Command::Start`] tries again.

@@ -3,8 +3,10 @@
 //! Lives on the ring thread. A torrent that does not run is a row here and nothing else: its settings are asked of the
 //! [`TorrentSource`] each time that it begins.
 
+mod asleep;
+mod row;
+
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +15,18 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::{debug, warn};
 
 use super::command::{
-    Activity, Board, Command, CommandError, NewTorrent, Removed, Reply, SessionSnapshot,
-    TorrentDetails, TorrentSnapshot, TorrentSource, Trouble,
+    Board, Command, CommandError, NewTorrent, Removed, Reply, TorrentDetails, TorrentSource,
+    Trouble,
 };
-use super::config::{CheckMode, Job, Outcome, SessionEvent, TorrentProgress, TorrentState};
+use super::config::{CheckMode, Job, Outcome, SessionEvent, TorrentState};
 use super::contain::{caught, count_panic, off_ring};
 use super::door::Door;
 use super::error::SessionError;
 use super::removal;
 use super::run::run_contained;
 use super::shared::Shared;
-use crate::base::InfoHash;
+use crate::base::{InfoHash, Now};
+use row::{Behind, Row, Run, Table};
 
 /// The board is brought up to date this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -40,48 +43,6 @@ pub struct Fleet {
     sourced: Semaphore,
     /// Woken when a run, or a removal, is over.
     over: Notify,
-}
-
-#[derive(Default)]
-struct Table {
-    rows: BTreeMap<InfoHash, Row>,
-    /// What the board does not show yet, rows that are gone among it.
-    dirty: BTreeSet<InfoHash>,
-    session: SessionSnapshot,
-    outcomes: BTreeMap<InfoHash, Outcome>,
-    removals: usize,
-}
-
-struct Row {
-    progress: TorrentProgress,
-    outcome: Option<Outcome>,
-    trouble: Option<Trouble>,
-    revision: u64,
-    /// It is to run.
-    is_wanted: bool,
-    run: Run,
-    /// Somebody waits for it to be gone.
-    leaving: Option<Leaving>,
-    /// The next run hashes everything.
-    checks_all: bool,
-    /// This run was begun only to check.
-    rests_after_check: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Run {
-    No,
-    Under,
-    /// It was asked to end.
-    Ending {
-        begins_anew: bool,
-    },
-}
-
-#[derive(Default)]
-struct Leaving {
-    with_data: bool,
-    replies: Vec<Reply<Removed>>,
 }
 
 /// The answer to a command, given once the board shows what it did.
@@ -109,11 +70,13 @@ impl Fleet {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut is_shown = self.publish(shared);
+        let announcing = self.announce_seeds(shared);
         loop {
             let command = tokio::select! {
                 biased;
                 () = shared.stopping() => break,
                 _ = tick.tick() => None,
+                () = shared.sleepers.changed.notified() => None,
                 () = tokio::time::sleep(RETRY), if !is_shown => None,
                 command = commands.recv() => match command {
                     None => break,
@@ -126,6 +89,7 @@ impl Fleet {
             };
             let answer = command.and_then(|command| self.on_command(shared, command));
             self.rest_after_checks(shared);
+            self.wake_and_sleep(shared);
             is_shown = self.publish(shared);
             if let Some((reply, result)) = answer {
                 let _ = reply.send(result);
@@ -133,7 +97,8 @@ impl Fleet {
         }
         commands.close();
         shared.stop();
-        self.wait_for_ends().await;
+        announcing.abort();
+        tokio::join!(self.wait_for_ends(), shared.seed_trackers.end(shared));
         for _ in 0..50 {
             if self.publish(shared) {
                 break;
@@ -182,7 +147,7 @@ impl Fleet {
             let over = self.over.notified();
             let is_over = {
                 let table = self.table.borrow();
-                table.removals == 0 && table.rows.values().all(|row| row.run == Run::No)
+                table.removals == 0 && table.rows.values().all(|row| !row.is_running())
             };
             if is_over {
                 return;
@@ -194,11 +159,19 @@ impl Fleet {
     fn on_command(self: &Rc<Self>, shared: &Rc<Shared>, command: Command) -> Answer {
         match command {
             Command::Add { torrent, reply } => Some((reply, self.add(shared, torrent))),
+            Command::AddAll { torrents, reply } => {
+                let results = torrents
+                    .into_iter()
+                    .map(|torrent| self.add(shared, torrent));
+                let refused = results.filter_map(Result::err).collect();
+                let _ = reply.send(Ok(refused));
+                None
+            }
             Command::Start { info_hash, reply } => Some((reply, self.start(shared, info_hash))),
             Command::Stop { info_hash, reply } => Some((reply, self.stop(shared, info_hash))),
             Command::Verify { info_hash, reply } => Some((reply, self.verify(shared, info_hash))),
             Command::Reload { info_hash, reply } => {
-                let done = self.with_row(info_hash, |row| row.run != Run::No);
+                let done = self.with_row(info_hash, |row| row.is_running());
                 if done == Ok(true) {
                     self.begin_anew(shared, info_hash);
                 }
@@ -268,6 +241,9 @@ impl Fleet {
                 is_wanted: torrent.runs,
                 run: Run::No,
                 leaving: None,
+                sleeps: torrent.sleeps,
+                peers: Vec::new(),
+                idle_since: None,
                 checks_all: false,
                 rests_after_check: false,
             };
@@ -296,18 +272,22 @@ impl Fleet {
         Ok(())
     }
 
-    fn stop(&self, shared: &Shared, info_hash: InfoHash) -> Result<(), CommandError> {
+    fn stop(&self, shared: &Rc<Shared>, info_hash: InfoHash) -> Result<(), CommandError> {
         let is_running = self.with_row(info_hash, |row| {
             row.is_wanted = false;
-            if row.run != Run::No {
-                row.run = Run::Ending { begins_anew: false };
-            }
-            row.run != Run::No
+            row.end()
         })?;
+        self.stop_announcing(shared, info_hash);
         if is_running {
             shared.stop_torrent(&info_hash);
         }
         Ok(())
+    }
+
+    /// One that may sleep is announced by the schedule, which hears that this is over.
+    fn stop_announcing(&self, shared: &Rc<Shared>, info_hash: InfoHash) {
+        shared.forget_sleeper(&info_hash);
+        shared.seed_trackers.remove(shared, info_hash);
     }
 
     fn verify(
@@ -321,7 +301,7 @@ impl Fleet {
             row.run
         })?;
         match run {
-            Run::No => self.begin(shared, info_hash),
+            Run::No | Run::Asleep => self.begin_now(shared, info_hash),
             _ => self.begin_anew(shared, info_hash),
         }
         Ok(())
@@ -329,14 +309,14 @@ impl Fleet {
 
     /// Ends the run under way, and has another begin behind it.
     fn begin_anew(&self, shared: &Shared, info_hash: InfoHash) {
-        let anew = self.with_row(info_hash, |row| row.run = Run::Ending { begins_anew: true });
+        let anew = self.with_row(info_hash, |row| row.run = Run::Ending(Behind::Begin));
         if anew.is_ok() {
             shared.stop_torrent(&info_hash);
         }
     }
 
     /// Those that were only to be checked stop once they are.
-    fn rest_after_checks(&self, shared: &Shared) {
+    fn rest_after_checks(&self, shared: &Rc<Shared>) {
         let is_checked = |row: &Row| {
             row.rests_after_check
                 && row.run == Run::Under
@@ -360,7 +340,7 @@ impl Fleet {
         with_data: bool,
         reply: Reply<Removed>,
     ) {
-        let run = {
+        let is_running = {
             let table = &mut *self.table.borrow_mut();
             let Some(row) = table.rows.get_mut(&info_hash) else {
                 let _ = reply.send(Err(CommandError::Unknown(info_hash)));
@@ -371,24 +351,22 @@ impl Fleet {
             leaving.with_data |= with_data;
             leaving.replies.push(reply);
             row.is_wanted = false;
-            let run = row.run;
-            if run != Run::No {
-                row.run = Run::Ending { begins_anew: false };
-            }
+            let is_running = row.end();
             table.touch(info_hash);
             if !is_first {
                 return;
             }
-            run
+            is_running
         };
-        match run {
-            Run::No => self.forget(shared, info_hash),
-            _ => shared.stop_torrent(&info_hash),
+        self.stop_announcing(shared, info_hash);
+        match is_running {
+            false => self.forget(shared, info_hash),
+            true => shared.stop_torrent(&info_hash),
         }
     }
 
     /// Starts a run.
-    fn begin(self: &Rc<Self>, shared: &Rc<Shared>, info_hash: InfoHash) {
+    fn begin_now(self: &Rc<Self>, shared: &Rc<Shared>, info_hash: InfoHash) {
         let checks_all = {
             let table = &mut *self.table.borrow_mut();
             let Some(row) = table.rows.get_mut(&info_hash) else {
@@ -441,10 +419,15 @@ impl Fleet {
                 return error.outcome();
             }
         };
-        if let Job::Torrent(config) = &mut job
-            && checks_all
-        {
-            config.check = CheckMode::Full;
+        if let Job::Torrent(config) = &mut job {
+            if checks_all {
+                config.check = CheckMode::Full;
+            }
+            let mut table = self.table.borrow_mut();
+            if let Some(row) = table.rows.get_mut(&info_hash) {
+                config.trackers &= row.sleeps.is_none();
+                config.peers.append(&mut row.peers);
+            }
         }
         let is_still_to_run = |row: &Row| row.run == Run::Under;
         let table = self.table.borrow();
@@ -474,7 +457,12 @@ impl Fleet {
             let Some(row) = table.rows.get_mut(&info_hash) else {
                 return;
             };
-            let begins_anew = row.run == Run::Ending { begins_anew: true };
+            let behind = match row.run {
+                Run::Ending(behind) => behind,
+                _ => Behind::Rest,
+            };
+            let sent_bytes = row.progress.uploaded_bytes;
+            shared.seed_trackers.on_run_over(&info_hash, sent_bytes);
             row.run = Run::No;
             row.outcome = Some(outcome);
             row.progress.state = match outcome {
@@ -487,7 +475,8 @@ impl Fleet {
             let next = match row.leaving.is_some() {
                 true => Next::Forget,
                 false if shared.is_stopping() => Next::Rest,
-                false if begins_anew || is_restarted => Next::Begin,
+                false if behind == Behind::Sleep && outcome == Outcome::Stopped => Next::Sleep,
+                false if behind == Behind::Begin || is_restarted => Next::Begin,
                 false => Next::Rest,
             };
             table.touch(info_hash);
@@ -495,8 +484,10 @@ impl Fleet {
         };
         match next {
             Next::Forget => self.forget(shared, info_hash),
-            Next::Begin => self.begin(shared, info_hash),
-            Next::Rest => {}
+            // With a check to be made it does not fall asleep before that.
+            Next::Begin => self.begin_now(shared, info_hash),
+            Next::Sleep => self.begin(shared, info_hash),
+            Next::Rest => self.stop_announcing(shared, info_hash),
         }
         self.over.notify_waiters();
     }
@@ -548,7 +539,7 @@ impl Fleet {
         let table = &mut *self.table.borrow_mut();
         let session = &mut table.session;
         session.torrents = table.rows.len();
-        session.uptime = shared.now().since(crate::base::Now::ZERO);
+        session.uptime = shared.now().since(Now::ZERO);
         session.panics = shared.panics.get() + shared.disks.hash_panics();
         session.limits.up_bytes_per_s = shared.up.rate();
         session.limits.down_bytes_per_s = shared.down.rate();
@@ -568,107 +559,18 @@ impl Fleet {
 /// What comes behind a run.
 enum Next {
     Rest,
+    Sleep,
     Begin,
     Forget,
-}
-
-impl Table {
-    /// The row, or that it is gone, is to be shown.
-    fn touch(&mut self, info_hash: InfoHash) {
-        self.session.revision += 1;
-        if let Some(row) = self.rows.get_mut(&info_hash) {
-            row.revision = self.session.revision;
-        }
-        self.dirty.insert(info_hash);
-    }
-
-    fn change(&mut self, info_hash: InfoHash, change: impl FnOnce(&mut Row)) {
-        if let Some(row) = self.rows.get_mut(&info_hash) {
-            change(row);
-            self.touch(info_hash);
-        }
-    }
-
-    fn on_progress(&mut self, progress: &TorrentProgress) {
-        let info_hash = progress.info_hash;
-        let Some(row) = self.rows.get_mut(&info_hash) else {
-            return;
-        };
-        if row.progress == *progress {
-            return;
-        }
-        let session = &mut self.session;
-        let old = &row.progress;
-        // Counters begin anew with each run.
-        let moved = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
-        session.uploaded_bytes += moved(progress.uploaded_bytes, old.uploaded_bytes);
-        session.downloaded_bytes += moved(progress.downloaded_bytes, old.downloaded_bytes);
-        session.add_rates(old, progress);
-        if progress.down_bytes_per_s > 0 || progress.state == TorrentState::Seeding {
-            let is_over = |trouble: &Trouble| trouble.is_final;
-            row.trouble = row.trouble.take().filter(is_over);
-        }
-        row.progress = progress.clone();
-        self.touch(info_hash);
-    }
-
-    /// Nothing moves behind the end of a run.
-    fn settle(&mut self, info_hash: InfoHash) {
-        let Some(row) = self.rows.get_mut(&info_hash) else {
-            return;
-        };
-        let mut still = row.progress.clone();
-        (still.up_bytes_per_s, still.down_bytes_per_s, still.peers) = (0, 0, 0);
-        self.session.add_rates(&row.progress, &still);
-        row.progress = still;
-    }
-}
-
-impl SessionSnapshot {
-    fn add_rates(&mut self, old: &TorrentProgress, new: &TorrentProgress) {
-        let sum = |all: u64, old: u64, new: u64| all.saturating_sub(old).saturating_add(new);
-        self.up_bytes_per_s = sum(self.up_bytes_per_s, old.up_bytes_per_s, new.up_bytes_per_s);
-        self.down_bytes_per_s = sum(
-            self.down_bytes_per_s,
-            old.down_bytes_per_s,
-            new.down_bytes_per_s,
-        );
-        self.peers = self
-            .peers
-            .saturating_sub(old.peers)
-            .saturating_add(new.peers);
-    }
-}
-
-impl Row {
-    fn snapshot(&self) -> TorrentSnapshot {
-        TorrentSnapshot {
-            progress: self.progress.clone(),
-            activity: self.activity(),
-            outcome: self.outcome,
-            trouble: self.trouble.clone(),
-            revision: self.revision,
-        }
-    }
-
-    const fn activity(&self) -> Activity {
-        match self.run {
-            Run::Under => Activity::Running,
-            Run::Ending { .. } => Activity::Stopping,
-            Run::No => match self.outcome {
-                Some(Outcome::Failed | Outcome::Incomplete) if self.is_wanted => Activity::Failed,
-                _ => Activity::Stopped,
-            },
-        }
-    }
 }
 
 fn reannounce(shared: &Shared, info_hash: &InfoHash) {
     match shared.door(info_hash) {
         Some(Door::Torrent(driver)) => driver.announcers.want_peers(),
         Some(Door::Metadata(search)) => search.announcers().want_peers(),
-        None => return,
+        None => {}
     }
+    shared.seed_trackers.want_peers(*info_hash);
     if let Some(dht) = shared.dht() {
         dht.want_peers(info_hash);
     }
@@ -679,7 +581,11 @@ fn details(shared: &Shared, info_hash: &InfoHash) -> TorrentDetails {
     match shared.door(info_hash) {
         Some(Door::Torrent(driver)) => TorrentDetails {
             peers: driver.read(|core| core.peers(now)),
-            trackers: driver.announcers.status(),
+            trackers: [
+                driver.announcers.status(),
+                shared.seed_trackers.status(info_hash),
+            ]
+            .concat(),
             have: Some(driver.read(|core| core.have().clone())),
         },
         Some(Door::Metadata(search)) => TorrentDetails {
@@ -689,7 +595,7 @@ fn details(shared: &Shared, info_hash: &InfoHash) -> TorrentDetails {
         },
         None => TorrentDetails {
             peers: Vec::new(),
-            trackers: Vec::new(),
+            trackers: shared.seed_trackers.status(info_hash),
             have: None,
         },
     }

@@ -18,7 +18,9 @@ use super::driver::Driver;
 use super::lab::Lab;
 use super::metadata::Search;
 use super::pace::Pacer;
+use super::seed_trackers::SeedTrackers;
 use super::shake::{Exchanges, OpenFirst};
+use super::sleepers::Sleepers;
 use crate::base::{InfoHash, Now, PeerId, Rng};
 use crate::swarm::{Credits, Cx, Effect};
 use crate::uring::buffers::Pool;
@@ -47,6 +49,10 @@ pub struct Shared {
     pub torrents: RefCell<BTreeMap<InfoHash, Rc<Driver>>>,
     /// Info_hashes whose metadata is looked for.
     pub searches: RefCell<BTreeMap<InfoHash, Rc<Search>>>,
+    /// Seeds that are woken when somebody asks for them.
+    pub(super) sleepers: Sleepers,
+    /// Announces of those, whether they run or sleep.
+    pub(super) seed_trackers: Rc<SeedTrackers>,
     /// By what a hidden handshake asks for them.
     streams: RefCell<BTreeMap<StreamHash, InfoHash>>,
     /// Key exchanges with strangers.
@@ -136,6 +142,8 @@ impl Shared {
             }),
             torrents: RefCell::default(),
             searches: RefCell::default(),
+            sleepers: Sleepers::default(),
+            seed_trackers: Rc::default(),
             streams: RefCell::default(),
             exchanges: Exchanges::new(),
             open_first: RefCell::default(),
@@ -245,10 +253,22 @@ impl Shared {
             .or_else(|| search().map(Door::Metadata))
     }
 
-    /// Who takes the connection of a hidden handshake, if anybody does.
-    pub fn door_of_stream(&self, wanted: &StreamHash) -> Option<Door> {
-        let info_hash = *self.streams.borrow().get(wanted)?;
-        self.door(&info_hash)
+    /// What a hidden handshake asks for, if it is here.
+    pub fn info_hash_of(&self, wanted: &StreamHash) -> Option<InfoHash> {
+        self.streams.borrow().get(wanted).copied()
+    }
+
+    /// From now on it is woken when somebody asks for it.
+    pub(super) fn let_sleep(&self, info_hash: InfoHash) {
+        self.sleepers.insert(info_hash);
+        let of_stream = StreamHash::of(&info_hash);
+        self.streams.borrow_mut().insert(of_stream, info_hash);
+    }
+
+    /// It is not woken any more.
+    pub(super) fn forget_sleeper(&self, info_hash: &InfoHash) {
+        self.sleepers.remove(info_hash);
+        self.on_removed(info_hash);
     }
 
     /// It runs from now on.
@@ -281,10 +301,11 @@ impl Shared {
         let of_stream = StreamHash::of(&info_hash);
         self.streams.borrow_mut().insert(of_stream, info_hash);
         self.torrents_changed.notify_one();
+        self.sleepers.on_running();
     }
 
     fn on_removed(&self, info_hash: &InfoHash) {
-        if self.door(info_hash).is_none() {
+        if self.door(info_hash).is_none() && !self.sleepers.has(info_hash) {
             let of_stream = StreamHash::of(info_hash);
             self.streams.borrow_mut().remove(&of_stream);
         }
