@@ -373,7 +373,7 @@ fn a_seed_sleeps_until_a_peer_asks_for_it_hidden_or_in_the_open_and_again_behind
     let session = Session::start(&sample.dir("state"));
     let port = session.port();
     let sleeps = Some(Sleep {
-        tiers: Vec::new(),
+        tiers: Arc::default(),
         after: Duration::from_millis(1_500),
     });
     let info_hash = session.add_sleeping(&sample, &sample.data, false, true, sleeps);
@@ -399,7 +399,7 @@ fn a_seed_is_announced_while_it_sleeps_and_waking_is_nothing_to_its_tracker() {
     let session = Session::start(&sample.dir("state"));
     let port = session.port();
     let sleeps = Some(Sleep {
-        tiers: vec![vec![tracker.url()]],
+        tiers: [vec![tracker.url()]].into(),
         after: Duration::from_millis(1_500),
     });
     let info_hash = session.add_sleeping(&sample, &sample.data, false, true, sleeps);
@@ -427,7 +427,7 @@ fn a_seed_whose_data_is_gone_fails_when_it_is_woken_and_is_not_woken_again() {
     let session = Session::start(&sample.dir("state"));
     let port = session.port();
     let sleeps = Some(Sleep {
-        tiers: Vec::new(),
+        tiers: Arc::default(),
         after: Duration::from_secs(60),
     });
     let elsewhere = sample.dir("elsewhere");

@@ -2,7 +2,7 @@
 //!
 //! What changes something is answered once it is on disk: an answer that was given outlives a power cut.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,7 +73,7 @@ pub enum AddSource {
 /// What is remembered of a torrent, and what it is doing.
 #[derive(Clone, Debug)]
 pub struct Listed {
-    pub row: TorrentRow,
+    pub row: Arc<TorrentRow>,
     /// `None` for the moment between being added and being known to the session.
     pub shown: Option<Arc<TorrentSnapshot>>,
 }
@@ -255,7 +255,7 @@ impl Control {
         let kept = {
             let mut rows = self.inner.torrents.rows();
             row.number = self.inner.number.fetch_add(1, Ordering::Relaxed) + 1;
-            rows.insert(info_hash, row.clone());
+            rows.insert(info_hash, Arc::new(row.clone()));
             self.inner.torrents.writer.begin(vec![Write::Put(row)])
         };
         if let Err(error) = kept.done().await {
@@ -469,6 +469,7 @@ impl Control {
             let row = rows.get_mut(&info_hash).filter(|row| row.leaving.is_none());
             let row = row.ok_or(ControlError::Unknown(info_hash))?;
             let before = row.clone();
+            let row = Arc::make_mut(row);
             change(row);
             let writes = vec![Write::Put(row.clone())];
             (self.inner.torrents.writer.begin(writes), before)
@@ -488,8 +489,11 @@ impl Control {
         let changed = shown.iter().filter(|shown| shown.revision > revision);
         let writes = changed.filter_map(|shown| {
             let row = rows.get_mut(&shown.info_hash())?;
-            row.take_figures(shown, date)
-                .then(|| Write::Put(row.clone()))
+            let mut changed = TorrentRow::clone(row);
+            changed.take_figures(shown, date).then(|| {
+                *row = Arc::new(changed.clone());
+                Write::Put(changed)
+            })
         });
         (now, self.inner.torrents.writer.begin(writes.collect()))
     }
@@ -497,11 +501,12 @@ impl Control {
     /// Hands the rows of the state to the session, and finishes removals that were begun.
     pub(super) async fn restore(&self) {
         let (mut torrents, mut leaving) = (Vec::new(), Vec::new());
+        let mut tiers_of = Shared::new();
         for (info_hash, row) in self.inner.torrents.rows().iter() {
             torrents.push(NewTorrent {
                 figures: row.figures(),
                 runs: row.is_wanted && row.leaving.is_none(),
-                sleeps: self.sleep(row),
+                sleeps: self.sleep(row, &mut tiers_of),
             });
             leaving.extend(row.leaving.map(|with_data| (*info_hash, with_data)));
         }
@@ -520,17 +525,23 @@ impl Control {
     }
 
     /// A seed that has everything, and whose seeding nothing ends, sleeps until somebody asks for it.
-    fn sleep(&self, row: &TorrentRow) -> Option<Sleep> {
+    fn sleep(&self, row: &TorrentRow, tiers_of: &mut Shared) -> Option<Sleep> {
         let daemons = self.inner.torrents.seed_after.lock();
         let daemons = *daemons.unwrap_or_else(PoisonError::into_inner);
         let is_whole = row.pieces > 0 && row.pieces_have == row.pieces;
         let ends = row.seed_ratio.or(daemons.ratio).is_some() || daemons.time.is_some();
         (is_whole && !ends && row.origin == Origin::Torrent).then(|| Sleep {
-            tiers: row.tiers.clone(),
+            tiers: tiers_of
+                .entry(row.tiers.clone())
+                .or_insert_with(|| row.tiers.clone().into())
+                .clone(),
             after: SLEEPS_AFTER,
         })
     }
 }
+
+/// Lists of trackers that many torrents have in common.
+type Shared = BTreeMap<Vec<Vec<String>>, Arc<[Vec<String>]>>;
 
 /// Ends the reservation of an info_hash.
 struct Adding<'a> {

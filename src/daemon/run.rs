@@ -16,9 +16,11 @@ use tracing::{info, warn};
 use super::folder::StateFolder;
 use super::handle::Control;
 use super::notify::Notifier;
+use super::row::TorrentRow;
 use super::store::{Opened, Store};
 use super::torrents::Torrents;
 use super::writer::Writer;
+use crate::base::InfoHash;
 use crate::session::command::{self, CommandSource};
 use crate::session::{
     self, SeedAfter, SessionConfig, SessionError, SessionEvent, SessionSummary, Stopper,
@@ -146,9 +148,13 @@ impl Daemon {
 fn remembered(
     folder: StateFolder,
     writer: Writer,
-    rows: BTreeMap<crate::base::InfoHash, super::row::TorrentRow>,
+    rows: BTreeMap<InfoHash, TorrentRow>,
     seed_after: SeedAfter,
 ) -> Arc<Torrents> {
+    let rows = rows
+        .into_iter()
+        .map(|(key, row)| (key, Arc::new(row)))
+        .collect();
     Arc::new_cyclic(|own| Torrents {
         folder,
         writer,

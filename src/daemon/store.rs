@@ -18,8 +18,8 @@ const ABOUT: TableDefinition<&str, &[u8]> = TableDefinition::new("about");
 
 /// Raised when a row of this version would mislead an older program.
 const VERSION: u32 = 1;
-/// Pages of the file that are kept in memory, in bytes.
-const CACHE_BYTES: usize = 16 << 20;
+/// Pages of the file that are kept in memory, in bytes. It is read once, at the start; then only what is written matters.
+const CACHE_BYTES: usize = 4 << 20;
 /// Names tried for a file that is set aside.
 const ASIDE_NAMES_MAX: u32 = 1_000;
 

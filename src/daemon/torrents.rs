@@ -15,11 +15,14 @@ use crate::session::{
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 
+/// What is remembered, shared with whoever looks at it.
+pub type Rows = BTreeMap<InfoHash, Arc<TorrentRow>>;
+
 /// Every torrent that is remembered, in memory, in the state file and as .torrent files.
 pub struct Torrents {
     pub folder: StateFolder,
     pub writer: Writer,
-    pub rows: Mutex<BTreeMap<InfoHash, TorrentRow>>,
+    pub rows: Mutex<Rows>,
     /// The daemon's own limits of seeding.
     pub seed_after: Mutex<SeedAfter>,
     /// Itself, for what it lends to magnet links.
@@ -28,7 +31,7 @@ pub struct Torrents {
 
 impl Torrents {
     /// The rows. What holds them waits for nothing.
-    pub fn rows(&self) -> MutexGuard<'_, BTreeMap<InfoHash, TorrentRow>> {
+    pub fn rows(&self) -> MutexGuard<'_, Rows> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -94,6 +97,7 @@ impl Torrents {
             let Some(row) = rows.get_mut(&info_hash) else {
                 return Ok(None);
             };
+            let row = Arc::make_mut(row);
             row.describe(&metainfo);
             let written = self.writer.begin(vec![Write::Put(row.clone())]);
             (row.clone(), written)

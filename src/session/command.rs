@@ -106,8 +106,8 @@ pub struct NewTorrent {
 /// How a seed sleeps: announced, a row of the table and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sleep {
-    /// Its trackers by tier (BEP 12).
-    pub tiers: Vec<Vec<String>>,
+    /// Its trackers by tier (BEP 12); shared, because thousands have the same.
+    pub tiers: Arc<[Vec<String>]>,
     /// Without a peer for so long, it goes back to sleep.
     pub after: Duration,
 }
@@ -196,6 +196,8 @@ pub struct SessionSnapshot {
     pub torrents: usize,
     /// Of those, the ones that run.
     pub running: usize,
+    /// And the seeds that sleep.
+    pub asleep: usize,
     pub peers: u32,
     pub up_bytes_per_s: u64,
     pub down_bytes_per_s: u64,

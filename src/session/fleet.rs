@@ -3,6 +3,7 @@
 //! Lives on the ring thread. A torrent that does not run is a row here and nothing else: its settings are asked of the
 //! [`TorrentSource`] each time that it begins.
 
+mod asked;
 mod asleep;
 mod row;
 
@@ -15,17 +16,16 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::{debug, warn};
 
 use super::command::{
-    Board, Command, CommandError, NewTorrent, Removed, Reply, TorrentDetails, TorrentSource,
-    Trouble,
+    Board, Command, CommandError, NewTorrent, Removed, Reply, TorrentSource, Trouble,
 };
 use super::config::{CheckMode, Job, Outcome, SessionEvent, TorrentState};
 use super::contain::{caught, count_panic, off_ring};
-use super::door::Door;
 use super::error::SessionError;
 use super::removal;
 use super::run::run_contained;
 use super::shared::Shared;
 use crate::base::{InfoHash, Now};
+use asked::{details, reannounce};
 use row::{Behind, Row, Run, Table};
 
 /// The board is brought up to date this often.
@@ -539,6 +539,10 @@ impl Fleet {
         let table = &mut *self.table.borrow_mut();
         let session = &mut table.session;
         session.torrents = table.rows.len();
+        let asleep = |row: &&Row| row.run == Run::Asleep;
+        if !table.dirty.is_empty() {
+            session.asleep = table.rows.values().filter(asleep).count();
+        }
         session.uptime = shared.now().since(Now::ZERO);
         session.panics = shared.panics.get() + shared.disks.hash_panics();
         session.limits.up_bytes_per_s = shared.up.rate();
@@ -562,41 +566,4 @@ enum Next {
     Sleep,
     Begin,
     Forget,
-}
-
-fn reannounce(shared: &Shared, info_hash: &InfoHash) {
-    match shared.door(info_hash) {
-        Some(Door::Torrent(driver)) => driver.announcers.want_peers(),
-        Some(Door::Metadata(search)) => search.announcers().want_peers(),
-        None => {}
-    }
-    shared.seed_trackers.want_peers(*info_hash);
-    if let Some(dht) = shared.dht() {
-        dht.want_peers(info_hash);
-    }
-}
-
-fn details(shared: &Shared, info_hash: &InfoHash) -> TorrentDetails {
-    let now = shared.now();
-    match shared.door(info_hash) {
-        Some(Door::Torrent(driver)) => TorrentDetails {
-            peers: driver.read(|core| core.peers(now)),
-            trackers: [
-                driver.announcers.status(),
-                shared.seed_trackers.status(info_hash),
-            ]
-            .concat(),
-            have: Some(driver.read(|core| core.have().clone())),
-        },
-        Some(Door::Metadata(search)) => TorrentDetails {
-            peers: Vec::new(),
-            trackers: search.announcers().status(),
-            have: None,
-        },
-        None => TorrentDetails {
-            peers: Vec::new(),
-            trackers: shared.seed_trackers.status(info_hash),
-            have: None,
-        },
-    }
 }

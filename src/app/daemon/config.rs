@@ -415,7 +415,7 @@ mod tests {
             ("dht = 3", "line 2 of gyre.toml: \"3\" is no value of dht"),
             (
                 "port = {}",
-                "line 2 of gyre.toml: inline table is no value of port",
+                "line 2 of gyre.toml: table is no value of port",
             ),
             (
                 "encryption = \"no\"",

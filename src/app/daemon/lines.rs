@@ -9,7 +9,6 @@ use tokio::sync::mpsc;
 use crate::app::json;
 use crate::base::InfoHash;
 use crate::daemon::{AddSource, AddTorrent, Control, ControlError, Listed};
-use crate::session::command::Activity;
 
 /// Lines that wait to be done.
 const LINES_MAX: usize = 64;
@@ -72,13 +71,8 @@ async fn answer(control: &Control, asked: &Value) -> Result<Value, ControlError>
             Ok(json!({ "torrents": torrents }))
         }
         "count" => {
-            let torrents = control.torrents();
-            let is_asleep = |listed: &&Listed| {
-                let shown = listed.shown.as_ref();
-                shown.is_some_and(|shown| shown.activity == Activity::Asleep)
-            };
-            let asleep = torrents.iter().filter(is_asleep).count();
-            Ok(json!({ "torrents": torrents.len(), "asleep": asleep }))
+            let session = control.session();
+            Ok(json!({ "torrents": session.torrents, "asleep": session.asleep }))
         }
         "shut-down" => {
             control.shut_down();

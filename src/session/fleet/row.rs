@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::base::{InfoHash, Now};
 use crate::session::command::{
@@ -150,7 +151,7 @@ impl Row {
     }
 
     /// Its trackers; `None` when it is not one to sleep.
-    pub(super) fn fall_asleep(&mut self) -> Option<Vec<Vec<String>>> {
+    pub(super) fn fall_asleep(&mut self) -> Option<Arc<[Vec<String>]>> {
         let tiers = self.sleeps.as_ref()?.tiers.clone();
         self.run = Run::Asleep;
         self.idle_since = None;
