@@ -24,7 +24,16 @@ impl Daemon {
     fn start(state: &std::path::Path) -> Daemon {
         let mut program = command();
         program.args(["daemon", "--lines", "--port", "0", "--bind", "127.0.0.1"]);
-        program.args(["--dht", "false", "--lsd", "false", "--buffers", "4MiB"]);
+        program.args([
+            "--port-map",
+            "false",
+            "--dht",
+            "false",
+            "--lsd",
+            "false",
+            "--buffers",
+            "4MiB",
+        ]);
         program
             .args(["--announce-interval-min", "1s", "--state"])
             .arg(state);

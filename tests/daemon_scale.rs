@@ -109,7 +109,15 @@ fn any_of_many_seeds_is_served_and_those_asleep_cost_little() {
     let mut program = command();
     program.args(["daemon", "--lines", "--port", "0", "--bind", "127.0.0.1"]);
     program
-        .args(["--dht", "false", "--lsd", "false", "--state"])
+        .args([
+            "--port-map",
+            "false",
+            "--dht",
+            "false",
+            "--lsd",
+            "false",
+            "--state",
+        ])
         .arg(&state);
     let begun = Instant::now();
     let (mut daemon, mut stdin) = Gyre::spawn_with_stdin(program);

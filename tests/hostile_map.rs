@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rows by letter, counted from 1.
-const ROWS: [(char, u32); 11] = [
+const ROWS: [(char, u32); 13] = [
     ('T', 13),
     ('H', 4),
     ('E', 8),
     ('W', 16),
     ('C', 6),
-    ('K', 9),
+    ('K', 10),
     ('L', 13),
     ('A', 7),
     ('N', 2),
+    ('G', 2),
     ('S', 9),
     ('D', 9),
+    ('P', 6),
 ];
 
 /// Row id and last column of every line of a table.

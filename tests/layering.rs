@@ -251,6 +251,30 @@ fn the_wall_clock_is_read_in_few_places_and_times_nothing() {
 }
 
 #[test]
+fn connections_go_out_in_three_places() {
+    // Each asks for the proxy first: a fourth would go around it.
+    let is_connect = |words: &[String]| words == ["Stream", ":", ":", "connect"];
+    let mut found = Vec::new();
+    for path in files(&src().join("session"))
+        .into_iter()
+        .chain(files(&src().join("app")))
+    {
+        let shown = path.strip_prefix(src()).unwrap().display().to_string();
+        if shown.starts_with("app/bench/") {
+            continue;
+        }
+        let words = tokens(&fs::read_to_string(&path).unwrap());
+        if words.windows(4).any(is_connect) {
+            found.push(shown);
+        }
+    }
+    assert_eq!(
+        found,
+        ["session/connect.rs", "session/http.rs", "session/socks.rs"]
+    );
+}
+
+#[test]
 fn every_layer_but_the_ring_forbids_unsafe_code() {
     let forbids =
         |path: PathBuf| tokens(&fs::read_to_string(path).unwrap()).contains(&"unsafe_code".into());

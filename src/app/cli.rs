@@ -15,11 +15,11 @@ use clap::{
 
 use super::bench::args::BenchArgs;
 use super::daemon::args::DaemonArgs;
-use super::size::{parse_duration, parse_rate, parse_size};
+pub use super::session_args::SessionArgs;
+use super::size::{parse_duration, parse_size};
 pub use super::values::{Check, Encryption, Preallocate, SendEngine, WriteEngine};
 use super::values::{
-    parse_addr, parse_bind, parse_host_port, parse_peer, parse_peers_max, parse_port, parse_ratio,
-    parse_slots, parse_verbosity,
+    parse_addr, parse_bind, parse_host_port, parse_peer, parse_port, parse_proxy, parse_verbosity,
 };
 use crate::session;
 use crate::swarm::choker::UploadSlots;
@@ -111,6 +111,7 @@ with --offline, or when there is nobody to ask, the link itself is shown.
 
 Example:
   gyre info debian.torrent --json
+  gyre info debian.torrent --scrape
   gyre info 'magnet:?xt=urn:btih:...' --save-torrent debian.torrent")]
     Info(InfoArgs),
     /// Compare data with its torrent
@@ -194,100 +195,6 @@ pub struct SeedArgs {
     pub session: SessionArgs,
 }
 
-/// What `download` and `seed` share.
-#[derive(Clone, Debug, Args)]
-pub struct SessionArgs {
-    /// How existing data is checked at the start
-    ///
-    /// auto trusts a matching resume record and hashes the rest, full hashes everything, none trusts the files.
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = Check::Auto)]
-    pub check: Check,
-    /// Port to listen on, 0 for any [default: 6881 or one of the next nine]
-    #[arg(long, value_name = "PORT", value_parser = parse_port)]
-    pub port: Option<u16>,
-    /// Send and receive only through this local address or network interface
-    #[arg(long, value_name = "ADDR|IFACE", value_parser = parse_bind)]
-    pub bind: Option<BindTo>,
-    /// Dial this peer (repeat)
-    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = parse_peer)]
-    pub peer: Vec<SocketAddr>,
-    /// Upload at most this fast, 0 for no limit
-    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
-    pub limit_up: Option<u64>,
-    /// Download at most this fast, 0 for no limit
-    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
-    pub limit_down: Option<u64>,
-    /// Most connections of the whole session
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = parse_peers_max)]
-    pub max_peers: u32,
-    /// Peers uploaded to at a time, or auto
-    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = parse_slots)]
-    pub upload_slots: Slots,
-    /// Seed on when complete
-    #[arg(long)]
-    pub seed: bool,
-    /// Seed until uploaded ÷ downloaded, over the torrent's life, reaches R
-    #[arg(long, value_name = "R", value_parser = parse_ratio)]
-    pub seed_ratio: Option<f64>,
-    /// Seed for this long after it is complete
-    #[arg(long, value_name = "T", value_parser = parse_duration)]
-    pub seed_time: Option<Duration>,
-    /// Leave the trackers alone
-    #[arg(long)]
-    pub no_trackers: bool,
-    /// Fetch nothing from web seeds, the web servers that a .torrent names beside peers
-    #[arg(long)]
-    pub no_web_seeds: bool,
-    /// Leave the DHT alone
-    #[arg(long)]
-    pub no_dht: bool,
-    /// Enter the DHT through this node instead of the well-known ones (repeat)
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_host_port)]
-    pub dht_bootstrap: Vec<(String, u16)>,
-    /// Exchange no peer addresses with peers
-    #[arg(long)]
-    pub no_pex: bool,
-    /// Look for no peers on the local network
-    #[arg(long)]
-    pub no_lsd: bool,
-    /// Use IPv4 only
-    #[arg(long)]
-    pub no_ipv6: bool,
-    /// Whether connections are hidden from those who look on
-    ///
-    /// prefer dials with an encrypted handshake, in the open where that is refused, takes both, and encrypts the rest for
-    /// peers that insist; require encrypts everything and leaves other peers alone; off is in the open only.
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = Encryption::Prefer)]
-    pub encryption: Encryption,
-    /// Folder of the resume records [default: $XDG_STATE_HOME/gyre]
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
-    /// Registered buffer memory, 2MiB to half of all memory [default: 32MiB, or what RLIMIT_MEMLOCK leaves]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub buffers: Option<u64>,
-    /// Fail when trouble that may pass lasts this long
-    #[arg(long, value_name = "T", value_parser = parse_duration)]
-    pub give_up: Option<Duration>,
-    /// Shortest announce interval taken from a tracker, for swarms of one's own
-    #[arg(long, value_name = "T", default_value = "60s", value_parser = parse_duration, hide = true)]
-    pub announce_interval_min: Duration,
-    /// Tell delays inside the program as events `lab`, for `gyre bench`
-    #[arg(long, hide = true)]
-    pub lab: bool,
-    /// How blocks are sent
-    #[arg(long, value_name = "ENGINE", value_enum, default_value_t = SendEngine::Auto)]
-    pub send_engine: SendEngine,
-    /// How pieces are written
-    #[arg(long, value_name = "ENGINE", value_enum, default_value_t = WriteEngine::Auto)]
-    pub write_engine: WriteEngine,
-    /// Report events as one JSON object a line on stdout
-    #[arg(long)]
-    pub json: bool,
-    /// Show errors only
-    #[arg(short, long)]
-    pub quiet: bool,
-}
-
 #[derive(Debug, Args)]
 pub struct CreateArgs {
     /// File or folder to share
@@ -335,6 +242,9 @@ pub struct InfoArgs {
     /// Show what the link itself holds and ask nobody for more
     #[arg(long)]
     pub offline: bool,
+    /// Ask the trackers how many peers they count, and show nothing else
+    #[arg(long, conflicts_with = "save_torrent")]
+    pub scrape: bool,
     /// Write the .torrent of a magnet link or info_hash to FILE
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub save_torrent: Option<PathBuf>,
@@ -365,6 +275,9 @@ pub struct InfoArgs {
     /// Send and receive only through this local address or network interface
     #[arg(long, value_name = "ADDR|IFACE", value_parser = parse_bind)]
     pub bind: Option<BindTo>,
+    /// Let everything go through this SOCKS 5 proxy: peers, trackers, the DHT, names
+    #[arg(long, value_name = "URL", value_parser = parse_proxy)]
+    pub proxy: Option<ProxySettings>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -452,6 +365,9 @@ pub type BindTo = session::BindTo;
 
 /// `--upload-slots`.
 pub type Slots = UploadSlots;
+
+/// `--proxy`.
+pub type ProxySettings = session::ProxySettings;
 
 /// The whole command with its environment variables.
 pub fn command() -> clap::Command {
@@ -580,8 +496,8 @@ mod tests {
         for verb in ["download", "seed"] {
             let line = format!(
                 "gyre {verb} x.torrent --port 0 --bind 127.0.0.1 --peer 127.0.0.1:1 --peer [::1]:2 --limit-up 1MiB \
-                 --limit-down 2MB --max-peers 9 --upload-slots auto --seed --seed-ratio 1.5 --seed-time 2h --no-trackers \
-                 --no-dht --dht-bootstrap n.example:6881 --no-pex --no-lsd --no-ipv6 --encryption require --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
+                 --limit-down 2MB --proxy socks5://u:p@[::1]:1080 --ip-filter f --max-peers 9 --upload-slots auto --seed --seed-ratio 1.5 --seed-time 2h --no-trackers \
+                 --no-dht --dht-bootstrap n.example:6881 --no-pex --no-lsd --no-port-map --no-ipv6 --encryption require --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
                  --write-engine direct --json --check full -vv --log-file l"
             );
             let cli = parsed(&line).unwrap();
@@ -608,6 +524,8 @@ mod tests {
             "--bind ../x",
             "--encryption yes",
             "--dht-bootstrap node.example",
+            "--proxy 127.0.0.1:1080",
+            "--proxy socks5://h",
         ] {
             assert!(
                 parsed(&format!("gyre download x {options}")).is_err(),

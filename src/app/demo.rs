@@ -271,7 +271,7 @@ impl<'a> Demo<'a> {
         let mut options: Vec<OsString> = ["--bind", "127.0.0.1", "--port", "0"]
             .map(OsString::from)
             .to_vec();
-        options.extend(["--no-dht", "--no-lsd"].map(OsString::from));
+        options.extend(["--no-dht", "--no-lsd", "--no-port-map"].map(OsString::from));
         options.extend(["--announce-interval-min", "1s", "--state"].map(OsString::from));
         options.push(self.path("state").into());
         options

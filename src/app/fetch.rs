@@ -4,11 +4,12 @@ use super::escape::cut;
 use super::exit::Failure;
 use super::{run, source};
 use crate::base::in_sentence;
-use crate::session::BindTo;
 use crate::session::deadline::Deadline;
 use crate::session::http::{
     FetchError, GET_TIMEOUT, GetOptions, HttpClient, HttpConfig, TORRENT_BODY_BYTES_MAX,
 };
+use crate::session::socks::SocksProxy;
+use crate::session::{BindTo, ProxySettings};
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
 use crate::wire::metainfo::Metainfo;
@@ -18,11 +19,12 @@ use crate::wire::url::Url;
 /// Characters of a URL that are shown.
 const URL_CHARS_MAX: usize = 200;
 
-/// The way out of this machine (`--bind`, `--no-ipv6`).
+/// The way out of this machine (`--bind`, `--no-ipv6`, `--proxy`).
 #[derive(Clone, Debug)]
 pub struct Route {
     pub bind: Option<BindTo>,
     pub ipv6: bool,
+    pub proxy: Option<ProxySettings>,
 }
 
 impl Default for Route {
@@ -30,12 +32,14 @@ impl Default for Route {
         Route {
             bind: None,
             ipv6: true,
+            proxy: None,
         }
     }
 }
 
 impl Route {
-    fn socket_options(&self) -> SocketOptions {
+    /// What sockets are given for it.
+    pub fn socket_options(&self) -> SocketOptions {
         let (bind, bind_device) = match &self.bind {
             None => (None, None),
             Some(BindTo::Addr(ip)) => (Some(*ip), None),
@@ -49,7 +53,7 @@ impl Route {
     }
 }
 
-/// Fetches and parses it, through the environment's `http_proxy` if there is one.
+/// Fetches and parses it, through `--proxy`, or else the environment's `http_proxy`, if there is one.
 ///
 /// # Errors
 /// It cannot be fetched or is no torrent.
@@ -66,8 +70,11 @@ pub fn torrent(url: &str, route: &Route) -> Result<Metainfo, Failure> {
     let answer = ring.block_on(async {
         let socket = route.socket_options();
         let resolver = Resolver::bound(&socket).map_err(FetchError::Io)?;
+        let proxy = route.proxy.clone();
+        let socks = proxy.map(|proxy| SocksProxy::new(proxy, socket.clone(), resolver.clone()));
         let config = HttpConfig {
             socket,
+            socks,
             ..HttpConfig::from_env()
         };
         let client = HttpClient::new(config, resolver);

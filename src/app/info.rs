@@ -11,7 +11,7 @@ use super::exit::{Exit, Failure};
 use super::fetch::Route;
 use super::metadata::{self, Asking};
 use super::source::{self, Given};
-use super::{json, magnet, output, run, size};
+use super::{json, magnet, output, run, scrape, size};
 use crate::session::Encryption;
 use crate::storage::safe_path::safe_paths;
 use crate::wire::magnet::Magnet;
@@ -37,8 +37,16 @@ pub fn run(args: &InfoArgs) -> Result<Exit, Failure> {
     let route = Route {
         bind: args.bind.clone(),
         ipv6: !args.no_ipv6,
+        proxy: args.proxy.clone(),
     };
     match source::load(&args.source, &route)? {
+        Given::Torrent(metainfo) if args.scrape => {
+            let trackers = metainfo.announce_tiers.concat();
+            return scrape::show(metainfo.info_hash, &trackers, &route, args.json);
+        }
+        Given::Link(link) if args.scrape => {
+            return scrape::show(link.info_hash, &link.trackers, &route, args.json);
+        }
         Given::Torrent(_) if args.save_torrent.is_some() => {
             return Err(Failure::usage(
                 "--save-torrent is for a magnet link or info_hash",
@@ -63,6 +71,7 @@ fn show_link(args: &InfoArgs, link: &Magnet, route: Route) -> Result<Exit, Failu
         give_up: Some(args.give_up),
         announce_interval_min: ANNOUNCE_INTERVAL_MIN,
         route,
+        ip_filter: None,
     };
     if let Some(path) = &args.save_torrent {
         metadata::check_place(path, link.info_hash)?;

@@ -33,6 +33,13 @@ pub fn event(event: &SessionEvent) -> Value {
         SessionEvent::Complete { info_hash, seconds } => {
             json!({"event": "complete", "info_hash": info_hash.to_string(), "seconds": round_ms(*seconds)})
         }
+        SessionEvent::Mapped {
+            protocol,
+            external,
+            lease_secs,
+        } => json!({
+            "event": "mapped", "protocol": protocol.as_str(), "external": external.to_string(), "lease_secs": lease_secs,
+        }),
         SessionEvent::Banned { info_hash, ip } => {
             json!({"event": "banned", "info_hash": info_hash.to_string(), "ip": ip.to_string()})
         }
@@ -98,6 +105,7 @@ fn progress(p: &TorrentProgress) -> Value {
         "peers_encrypted": p.peers_encrypted,
         "peers_obfuscated": p.peers_obfuscated,
         "peers_known": p.peers_known,
+        "peers_filtered": p.peers_filtered,
         "peers_by_source": by_source(&p.peers_by_source),
         "connections_by_source": by_source(&p.connections_by_source),
         "web_seeds": p.web_seeds,
@@ -180,6 +188,7 @@ mod tests {
             peers_encrypted: 3,
             peers_obfuscated: 2,
             peers_known: 11,
+            peers_filtered: 0,
             web_seeds: 0,
             pieces_have: 12,
             pieces: 13,

@@ -10,6 +10,7 @@ use super::escape::terminal_path;
 use super::exit::{Exit, Failure};
 use super::fetch::Route;
 use super::{create, escape, run, select, signals, source};
+use crate::session::ip_filter::IpFilterSettings;
 use crate::session::{
     self, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, PortChoice, SendEngine,
     SessionConfig, SessionError, SessionEvent, Stopper, TorrentConfig, WriteEngine,
@@ -35,6 +36,8 @@ pub struct Asking {
     pub give_up: Option<Duration>,
     pub announce_interval_min: Duration,
     pub route: Route,
+    /// For fetching nothing else; a download has its own.
+    pub ip_filter: Option<IpFilterSettings>,
 }
 
 impl Asking {
@@ -129,7 +132,10 @@ fn session_config(asking: &Asking) -> SessionConfig {
     SessionConfig {
         // No torrent is run: no record is read or written.
         state_dir: PathBuf::new(),
-        port: PortChoice::Exactly(0),
+        port: match asking.route.proxy {
+            None => PortChoice::Exactly(0),
+            Some(_) => PortChoice::Nowhere,
+        },
         bind: asking.route.bind.clone(),
         ipv6: asking.route.ipv6,
         lsd: asking.searches_locally,
@@ -147,7 +153,10 @@ fn session_config(asking: &Asking) -> SessionConfig {
         give_up: asking.give_up,
         http_proxy: run::variable(&["http_proxy"]),
         no_proxy: run::no_proxy(),
+        proxy: asking.route.proxy.clone(),
+        ip_filter: asking.ip_filter.clone(),
         announce_interval_min: asking.announce_interval_min,
+        port_map: None,
         tells_delays: false,
     }
 }

@@ -227,6 +227,10 @@ pub fn summary(p: &TorrentProgress, seconds: f64) -> String {
     if !sources.is_empty() {
         line += &format!(", peers: {}", sources.join(", "));
     }
+    if p.peers_filtered > 0 {
+        let all = size::plural(p.peers_filtered.into(), "peer");
+        line += &format!(", {all} filtered");
+    }
     line
 }
 
@@ -268,6 +272,7 @@ mod tests {
             peers_encrypted: 0,
             peers_obfuscated: 0,
             peers_known: 7,
+            peers_filtered: 0,
             web_seeds: 0,
             pieces_have: 0,
             pieces: 1,

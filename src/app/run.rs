@@ -17,9 +17,10 @@ use super::metadata::{self, Asking};
 use super::render::{Mode, Renderer};
 use super::source::Given;
 use super::{escape, info, json, output, plain, select, signals, size, source, verify};
+use crate::session::ip_filter::{self, IpFilterSettings, Reloader};
 use crate::session::{
-    self, BindTo, CheckMode, DhtSettings, Encryption, Job, Outcome, PortChoice, Preallocate,
-    SeedAfter, SendEngine, SessionConfig, Stopper, TorrentConfig, WriteEngine,
+    self, BindTo, CheckMode, DhtSettings, Encryption, Job, Outcome, PortChoice, PortMapSettings,
+    Preallocate, SeedAfter, SendEngine, SessionConfig, Stopper, TorrentConfig, WriteEngine,
 };
 use crate::swarm::choker::SeedChoker;
 use crate::uring::{files, limits, ring};
@@ -38,10 +39,11 @@ const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A source cannot be loaded, or the session cannot run.
 pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
     check_buffers(args.session.buffers)?;
-    let asking = asking(&args.session)?;
+    let mut asking = asking(&args.session)?;
     let given = load_all(&args.sources, &args.session)?;
     check_links(args, &given, &asking)?;
     if args.list {
+        asking.ip_filter = ip_filter(&args.session)?;
         return list_all(args, given, &asking);
     }
     let selections = select_known(&given, &args.select)?;
@@ -90,6 +92,7 @@ fn asking(args: &SessionArgs) -> Result<Asking, Failure> {
         give_up: args.give_up,
         announce_interval_min: args.announce_interval_min,
         route: route(args)?,
+        ip_filter: None,
     })
 }
 
@@ -337,6 +340,7 @@ fn route(args: &SessionArgs) -> Result<Route, Failure> {
     Ok(Route {
         bind: args.bind.clone(),
         ipv6: !args.no_ipv6,
+        proxy: args.proxy.clone(),
     })
 }
 
@@ -374,7 +378,12 @@ pub fn check_buffers(given: Option<u64>) -> Result<(), Failure> {
 fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
     Ok(SessionConfig {
         state_dir: state_dir(args.state.as_deref())?,
-        port: args.port.map_or(PortChoice::Default, PortChoice::Exactly),
+        port: match args.port {
+            Some(port) => PortChoice::Exactly(port),
+            // Where we can be reached is what a proxy is to hide.
+            None if args.proxy.is_some() => PortChoice::Nowhere,
+            None => PortChoice::Default,
+        },
         bind: args.bind.clone(),
         ipv6: !args.no_ipv6,
         lsd: !args.no_lsd,
@@ -399,10 +408,37 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         give_up: args.give_up,
         http_proxy: variable(&["http_proxy"]),
         no_proxy: no_proxy(),
+        proxy: args.proxy.clone(),
+        ip_filter: ip_filter(args)?,
         announce_interval_min: args.announce_interval_min,
         dht: dht(args.no_dht, &args.dht_bootstrap),
+        port_map: (!args.no_port_map).then(|| PortMapSettings {
+            gateway: args.port_map_gateway,
+        }),
         tells_delays: args.lab,
     })
+}
+
+/// The list of `--ip-filter`, read; SIGHUP has it read anew.
+fn ip_filter(args: &SessionArgs) -> Result<Option<IpFilterSettings>, Failure> {
+    let Some(path) = args.ip_filter.clone() else {
+        return Ok(None);
+    };
+    let list = ip_filter::load(&path).map_err(|error| {
+        let shown = escape::terminal_path(&path);
+        Failure::new(
+            format!("cannot use {shown} as --ip-filter: {error}"),
+            error.hint(),
+        )
+    })?;
+    let reloader = Reloader::default();
+    let on_hangup = reloader.clone();
+    signals::on_hangup(move || on_hangup.reload());
+    Ok(Some(IpFilterSettings {
+        path,
+        list,
+        reloader,
+    }))
 }
 
 const fn encryption(asked: cli::Encryption) -> Encryption {

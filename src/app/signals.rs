@@ -1,7 +1,7 @@
 //! SIGINT, SIGTERM and SIGHUP for every verb: the first asks for a clean end, the second leaves at once. Layer 7.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -17,14 +17,19 @@ const TIDY_TIMEOUT: Duration = Duration::from_millis(200);
 /// What the first signal does; without it the process leaves at once.
 type Stop = Box<dyn FnOnce() + Send>;
 static ON_FIRST: Mutex<Option<Stop>> = Mutex::new(None);
-/// What SIGHUP does, where it is not to end the command.
-static ON_HANGUP: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
+
+/// What SIGHUP does when it does not mean the end.
+type Act = Box<dyn Fn() + Send>;
+static ON_HANGUP: Mutex<Option<Act>> = Mutex::new(None);
+/// There was a terminal at the start: without it SIGHUP means the end after all.
+static HAD_TERMINAL: AtomicBool = AtomicBool::new(false);
 
 /// Blocks the signals in this thread and those it starts, and waits for them in a thread of its own.
 ///
-/// A closed terminal (SIGHUP) counts as SIGTERM, unless whoever started the command has it ignored, as nohup does.
+/// A closed terminal (SIGHUP) counts as SIGTERM, unless [`on_hangup`] says otherwise or whoever started the command has it ignored, as nohup does.
 /// Call it before any other thread exists. Child processes start with nothing blocked.
 pub fn install() {
+    HAD_TERMINAL.store(has_terminal(), Ordering::SeqCst);
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
@@ -51,6 +56,28 @@ fn is_ignored(signal: Signal) -> bool {
     mask.unwrap_or_default() >> (signal as i32 - 1) & 1 == 1
 }
 
+/// Has SIGHUP do this instead, as often as it comes, as long as the terminal that the command was started in is there.
+pub fn on_hangup(act: impl Fn() + Send + 'static) {
+    *ON_HANGUP.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(act));
+}
+
+/// Whether SIGHUP was for `on_hangup`.
+fn is_hangup_taken() -> bool {
+    let act = ON_HANGUP.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(act) = act.as_ref() else {
+        return false;
+    };
+    let is_closed = HAD_TERMINAL.load(Ordering::SeqCst) && !has_terminal();
+    if !is_closed {
+        act();
+    }
+    !is_closed
+}
+
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
 /// Sets what the first signal does instead of leaving at once.
 pub fn on_first(stop: impl FnOnce() + Send + 'static) {
     let mut slot = lock();
@@ -58,25 +85,6 @@ pub fn on_first(stop: impl FnOnce() + Send + 'static) {
         // It came before this call: stop right away.
         Some(_) => stop(),
         None => *slot = Some(Box::new(stop)),
-    }
-}
-
-/// Has SIGHUP do this, each time, instead of ending the command.
-pub fn on_hangup(act: impl Fn() + Send + 'static) {
-    let slot = ON_HANGUP.lock();
-    *slot.unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Box::new(act));
-}
-
-/// True when it was taken as what [`on_hangup`] says.
-fn is_hangup_taken(signal: Signal) -> bool {
-    let slot = ON_HANGUP.lock();
-    let slot = slot.unwrap_or_else(std::sync::PoisonError::into_inner);
-    match &*slot {
-        Some(act) if signal == Signal::SIGHUP => {
-            act();
-            true
-        }
-        _ => false,
     }
 }
 
@@ -90,7 +98,7 @@ pub fn received() -> Option<Exit> {
 }
 
 fn on_signal(signal: Signal) {
-    if is_hangup_taken(signal) {
+    if signal == Signal::SIGHUP && is_hangup_taken() {
         return;
     }
     let exit = match signal {
@@ -121,9 +129,7 @@ fn leave(exit: Exit) -> ! {
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Option<Stop>> {
-    ON_FIRST
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    ON_FIRST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

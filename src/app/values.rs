@@ -4,8 +4,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::session::BindTo;
+use crate::session::{BindTo, ProxySettings};
 use crate::swarm::choker::UploadSlots;
+use crate::wire::socks::Login;
+use crate::wire::url::{Host, percent_decode};
 
 /// `--check`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -96,6 +98,39 @@ pub fn parse_host_port(text: &str) -> Result<(String, u16), String> {
         true => Ok((host.to_owned(), port)),
         false => Err(wrong()),
     }
+}
+
+/// `--proxy`: `socks5://[USER:PASSWORD@]HOST:PORT`.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_proxy(text: &str) -> Result<ProxySettings, String> {
+    let wrong = || "give socks5://HOST:PORT or socks5://USER:PASSWORD@HOST:PORT".to_owned();
+    let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
+    if !["socks5", "socks5h"].contains(&scheme.to_ascii_lowercase().as_str()) {
+        return Err(wrong());
+    }
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let (userinfo, authority) = match rest.rsplit_once('@') {
+        Some((userinfo, authority)) => (Some(userinfo), authority),
+        None => (None, rest),
+    };
+    let (host, port) = parse_host_port(authority).map_err(|_| wrong())?;
+    let login = match userinfo {
+        None => None,
+        Some(userinfo) => {
+            let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+            let decoded = |text: &str| percent_decode(text.as_bytes());
+            let login = Login::new(decoded(user), decoded(password));
+            let wrong = "user and password of a proxy are 1 to 255 bytes each";
+            Some(login.ok_or(wrong)?)
+        }
+    };
+    let host = match host.parse() {
+        Ok(ip) => Host::Ip(ip),
+        Err(_) => Host::Name(host.to_ascii_lowercase()),
+    };
+    Ok(ProxySettings { host, port, login })
 }
 
 /// `--bind`: an IP address, or the name of a network interface.
@@ -206,6 +241,32 @@ mod tests {
             "1.2.3.4:0",
         ] {
             assert!(parse_host_port(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_a_url_with_a_port() {
+        let proxy = parse_proxy("socks5://us%40er:p:w%20d@Proxy.example:1080/").unwrap();
+        assert_eq!(proxy.to_string(), "proxy.example:1080");
+        assert_eq!(
+            proxy.login,
+            Login::new(b"us@er".to_vec(), b"p:w d".to_vec())
+        );
+        let proxy = parse_proxy("SOCKS5H://[::1]:9").unwrap();
+        assert_eq!(
+            (proxy.to_string(), proxy.login),
+            ("[::1]:9".to_owned(), None)
+        );
+        for text in [
+            "proxy:1080",
+            "http://proxy:1080",
+            "socks4://proxy:1080",
+            "socks5://proxy",
+            "socks5://proxy:0",
+            "socks5://:p@proxy:1",
+            "socks5://proxy:1/path",
+        ] {
+            assert!(parse_proxy(text).is_err(), "{text}");
         }
     }
 

@@ -39,11 +39,11 @@ impl Announcers {
         let (shared, info_hash) = (door.shared().clone(), door.info_hash());
         this.go_on(door);
         let key = shared.random() as u32;
-        for family in shared.families.iter().copied() {
+        for family in shared.announce_families().iter().copied() {
             let target = AnnounceTarget {
                 info_hash,
                 peer_id: shared.our_id,
-                port: shared.port.get(),
+                port: shared.announced_port(),
                 key,
                 family,
             };
@@ -215,7 +215,8 @@ impl Announcers {
 
     /// One family without a tracker is common; the user hears only when none is left.
     fn tell_if_all_fail(&self, door: &Door, tracker: &str, message: &str) {
-        if self.is_all_failing() {
+        // Without a way out that is what the user was told.
+        if self.is_all_failing() && door.shared().way.is_open() {
             door.tell_trouble(
                 format!("no tracker answers: {tracker}: {message}"),
                 "it goes on trying; check the network, or name a peer with --peer",

@@ -15,6 +15,7 @@ use super::http::{
     FetchError, GET_TIMEOUT, GetOptions, HttpClient, TRACKER_BODY_BYTES_MAX, family_name,
 };
 use super::udp_tracker::{UDP_TIMEOUT, UdpTrackerError, UdpTrackers};
+use super::way::Way;
 use crate::base::{InfoHash, Now, PeerId};
 use crate::swarm::announce::{
     AnnounceConfig, AnnounceFailure, AnnounceJob, Announcer, TrackerStatus,
@@ -36,6 +37,8 @@ const STOPPED_UNHEARD_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct TrackerClients {
     pub http: HttpClient,
     pub udp: UdpTrackers,
+    /// Nobody is asked while it is shut.
+    pub way: Rc<Way>,
 }
 
 /// What is announced, and over which family.
@@ -165,8 +168,17 @@ pub async fn announce_loop(
     while shared.stop.get().is_none() {
         apply_commands(shared, &mut announcer);
         shared.status.replace(announcer.status());
+        if !clients.way.is_open() {
+            tokio::select! {
+                () = handle.stopping() => break,
+                () = clients.way.opened() => announcer.on_way_back(now()),
+            }
+        }
         let Some(job) = announcer.next_announce(now()) else {
-            wait(shared, announcer.next_deadline(), now()).await;
+            tokio::select! {
+                () = wait(shared, announcer.next_deadline(), now()) => {}
+                () = clients.way.shut() => {}
+            }
             continue;
         };
         shared.status.replace(announcer.status());
@@ -239,6 +251,7 @@ async fn announce_or_stop(
         biased;
         result = &mut announce => return result,
         () = handle.stopping() => deadline.shorten_to(Duration::ZERO),
+        () = clients.way.shut() => deadline.shorten_to(Duration::ZERO),
     }
     announce.await
 }
@@ -296,6 +309,7 @@ async fn announce(
     let url = Url::parse(&job.url).map_err(|error| AnnounceFailure::Unusable(error.to_string()))?;
     if let Host::Ip(ip) = url.host()
         && !target.family.has(*ip)
+        && !clients.http.is_proxied()
     {
         let family = family_name(Some(target.family));
         let text = format!("the tracker has no {family} address");
@@ -321,6 +335,7 @@ async fn announce(
                 .map(|response| (response, None))
                 .map_err(|error| match error {
                     UdpTrackerError::Refused(refusal) => AnnounceFailure::Refused(refusal),
+                    UdpTrackerError::NoRelay => AnnounceFailure::Unusable(error.to_string()),
                     error => AnnounceFailure::Unreachable(error.to_string()),
                 })
         }

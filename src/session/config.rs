@@ -1,11 +1,14 @@
 //! What the layer above asks of a session and what it is told back. Layer 5. Plain values, no I/O.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::SessionError;
+use super::ip_filter::IpFilterSettings;
+use super::port_map::PortMapSettings;
 use crate::base::{Bitfield, InfoHash};
 pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
 use crate::swarm::SourceCounts;
@@ -14,6 +17,9 @@ use crate::swarm::dht::DhtStats;
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::mse::Payloads;
+use crate::wire::natpmp::Protocol;
+use crate::wire::socks::Login;
+use crate::wire::url::Host;
 
 /// Which port to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +28,8 @@ pub enum PortChoice {
     Default,
     /// Exactly this one; 0 is any free port.
     Exactly(u16),
+    /// None: nobody can connect.
+    Nowhere,
 }
 
 /// What everything goes out through.
@@ -69,6 +77,21 @@ pub enum CheckMode {
     None,
 }
 
+/// A SOCKS 5 proxy that everything goes through (`--proxy`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxySettings {
+    pub host: Host,
+    pub port: u16,
+    pub login: Option<Login>,
+}
+
+/// Without user and password.
+impl fmt::Display for ProxySettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
 /// Settings of the DHT node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DhtSettings {
@@ -106,10 +129,16 @@ pub struct SessionConfig {
     pub http_proxy: Option<String>,
     /// Hosts that `http_proxy` is not used for (`no_proxy`).
     pub no_proxy: Vec<String>,
+    /// With it nothing goes out around it, and the environment's proxy has no say.
+    pub proxy: Option<ProxySettings>,
+    /// Addresses to have nothing to do with (`--ip-filter`).
+    pub ip_filter: Option<IpFilterSettings>,
     /// Shortest announce interval accepted from a tracker; 60 s outside of tests and private swarms.
     pub announce_interval_min: Duration,
     /// `None` leaves the DHT alone (`--no-dht`).
     pub dht: Option<DhtSettings>,
+    /// `None` asks no gateway for a port (`--no-port-map`).
+    pub port_map: Option<PortMapSettings>,
     /// The session tells its own delays, once a second ([`SessionEvent::Lab`]).
     pub tells_delays: bool,
 }
@@ -239,6 +268,8 @@ pub struct TorrentProgress {
     /// Of those, the ones whose connection began hidden and goes on in the open.
     pub peers_obfuscated: u32,
     pub peers_known: u32,
+    /// Addresses that `--ip-filter` kept out: those named to this torrent, and those of connections to the session.
+    pub peers_filtered: u32,
     /// Web seeds in use.
     pub web_seeds: u32,
     pub pieces_have: u32,
@@ -278,6 +309,7 @@ impl TorrentProgress {
             peers_by_source: SourceCounts::new(),
             connections_by_source: SourceCounts::new(),
             peers_known: 0,
+            peers_filtered: 0,
             pieces_have: 0,
             pieces: 0,
             pieces_checked: 0,
@@ -300,6 +332,13 @@ pub enum SessionEvent {
     /// One listening socket is open (one event a socket).
     Listening {
         addr: SocketAddr,
+    },
+    /// The gateway passes what comes to this port of its own on to ours.
+    Mapped {
+        protocol: Protocol,
+        /// 0.0.0.0 where the gateway does not tell its address.
+        external: SocketAddr,
+        lease_secs: u32,
     },
     /// A torrent was loaded.
     Metadata {

@@ -12,12 +12,15 @@ use tracing::{debug, trace, warn};
 
 use super::config::Encryption;
 use super::contain;
+use super::deadline::Deadline;
 use super::door::Door;
 use super::shake::{self, Attempt, Cover, Shaken, Unanswered};
 use super::shared::Shared;
+use super::socks;
 use crate::swarm::torrent::Connected;
 use crate::uring::listener::Listener;
 use crate::uring::stream::Stream;
+use crate::wire::socks::Target;
 
 /// The whole handshake, not each read of it (HOSTILE.md H1).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,7 +32,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
 /// Dials, shakes hands and runs the connection. The core learns of every end.
 pub async fn dial(door: Door, addr: SocketAddr) {
     let shared = door.shared().clone();
-    if shared.is_banned(addr.ip()) {
+    if shared.is_banned(addr.ip()) || shared.gate.is_blocked(addr.ip()) {
         door.on_dial_failed(addr);
         return;
     }
@@ -38,6 +41,11 @@ pub async fn dial(door: Door, addr: SocketAddr) {
     let outcome = outcome.unwrap_or_else(|panicked| Err(panicked.into()));
     drop(half_open);
     match outcome {
+        // The list may have been read anew meanwhile.
+        Ok((stream, _)) if shared.gate.turns_away(addr.ip()) => {
+            stream.shutdown();
+            door.on_dial_failed(addr);
+        }
         Ok((stream, shaken)) => {
             let conn = connected(addr, false, &shaken);
             // Its own task: a connection is not disk work that a shutdown waits for as such.
@@ -83,8 +91,9 @@ async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Sh
     let mut last = io::Error::from(io::ErrorKind::ConnectionAborted);
     for &is_hidden in ways {
         let stream = tokio::select! {
-            stream = Stream::connect(addr, &shared.socket_options) => stream?,
+            stream = reach(shared, addr) => stream?,
             () = door.ending() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            () = shared.way.shut() => return Err(io::ErrorKind::NetworkDown.into()),
         };
         let attempt = Attempt::new(stream.clone());
         let shaking = shake::outbound(door, &attempt, is_hidden);
@@ -112,6 +121,15 @@ async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Sh
     Err(last)
 }
 
+/// A connection to a peer: through the proxy where there is one, and never around it. The future may be dropped.
+async fn reach(shared: &Shared, addr: SocketAddr) -> io::Result<Stream> {
+    let Some(socks) = &shared.socks else {
+        return Stream::connect(addr, &shared.socket_options).await;
+    };
+    let deadline = Deadline::after(socks::DIAL_TIMEOUT);
+    socks.connect(&Target::Addr(addr), &deadline).await
+}
+
 /// Takes connections from one socket as long as the session runs. `pending` is that socket's.
 pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>, pending: Rc<Pending>) {
     loop {
@@ -127,7 +145,10 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>, pending: Rc
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         trace!(%addr, "connection taken");
         let from_here_max = INBOUND_PENDING_PER_IP_MAX.min(shared.pending_max.div_ceil(2) as usize);
-        if shared.is_banned(addr.ip()) || pending.of(addr.ip()) >= from_here_max {
+        if shared.gate.turns_away(addr.ip())
+            || shared.is_banned(addr.ip())
+            || pending.of(addr.ip()) >= from_here_max
+        {
             stream.shutdown();
             continue;
         }
@@ -146,6 +167,9 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>, pending: Rc
             match within(HANDSHAKE_TIMEOUT, shared.stopping(), &attempt, shaking).await {
                 Ok((door, shaken)) => {
                     drop(guard);
+                    if door.shared().gate.turns_away(addr.ip()) {
+                        return attempt.stream.shutdown();
+                    }
                     let conn = connected(addr, true, &shaken);
                     door.run(attempt.stream.clone(), conn, shaken).await;
                 }

@@ -13,9 +13,11 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tracing::error;
 
 use super::config::SessionEvent;
+use super::error::SessionError;
 use super::shared::Shared;
 
 /// From a panic of a task of the session to its new start: one that panics again at once must not keep the thread busy.
@@ -88,8 +90,21 @@ pub enum Serves {
     Transfers,
 }
 
+/// Starts a task that serves the session, and keeps it at work.
+pub fn keep_up<W: Future<Output = ()> + 'static>(
+    shared: &Rc<Shared>,
+    what: &'static str,
+    serves: Serves,
+    mut work: impl FnMut(Rc<Shared>) -> W + 'static,
+) -> JoinHandle<()> {
+    let shared = shared.clone();
+    tokio_uring::spawn(async move {
+        kept_up(shared.clone(), what, serves, || work(shared.clone())).await;
+    })
+}
+
 /// Keeps a task of the session at work until it ends by itself: after a panic it starts anew.
-pub async fn kept_up<W: Future<Output = ()>>(
+async fn kept_up<W: Future<Output = ()>>(
     shared: Rc<Shared>,
     what: &str,
     serves: Serves,
@@ -102,7 +117,10 @@ pub async fn kept_up<W: Future<Output = ()>>(
         let goes_on = serves == Serves::Strangers || panics.get() <= RESTARTS_MAX;
         match goes_on {
             true => warn(&shared, panics.get(), &format!("{what} was broken off")),
-            false => shared.fail(format!("{what} is broken off again and again")),
+            false => shared.fail(SessionError::new(
+                format!("the session ended by an error in the program: {what} is broken off again and again"),
+                "please report it with the log (-vv); what was verified is kept: run it again to go on",
+            )),
         }
         goes_on
     };

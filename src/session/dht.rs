@@ -3,6 +3,8 @@
 //!
 //! Nothing is sent before somebody searches: a session with private torrents alone never shows up in the DHT.
 
+mod doors;
+
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -15,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
+use self::doors::Doors;
 use super::config::{DhtSettings, SessionEvent};
 use super::contain::count_panic;
 use super::shared::Shared;
@@ -71,6 +74,8 @@ pub struct DhtService {
     wake: Notify,
     is_wanted: Notify,
     next_sink: Cell<u64>,
+    /// Nodes asked by name.
+    doors: Doors,
     /// It panicked: it is left alone from then on.
     is_broken: Cell<bool>,
 }
@@ -85,12 +90,18 @@ pub struct DhtSearch {
 impl DhtService {
     /// A node that sleeps until somebody searches; [`DhtService::run`] drives it.
     pub fn new(shared: &Rc<Shared>, port: Rc<UdpPort>, settings: DhtSettings) -> Rc<Self> {
+        // A node behind a proxy is another one: nobody is to see that both are ours.
+        let file = match port.relay() {
+            None => "dht.nodes",
+            Some(_) => "dht-proxy.nodes",
+        };
         let has_state = !shared.config.state_dir.as_os_str().is_empty();
         Rc::new(DhtService {
             shared: Rc::downgrade(shared),
             port,
             settings,
-            path: has_state.then(|| shared.config.state_dir.join("dht.nodes")),
+            path: has_state.then(|| shared.config.state_dir.join(file)),
+            doors: Doors::default(),
             node: OnceCell::new(),
             wanted: RefCell::default(),
             effects: RefCell::default(),
@@ -153,8 +164,26 @@ impl DhtService {
         }
     }
 
+    /// There is a way out again after there was none: the doors are knocked at once more unless enough nodes are known, and
+    /// what is looked for is looked for anew.
+    pub fn on_way_back(self: &Rc<Self>) {
+        if self.node.get().is_none() {
+            return;
+        }
+        for (host, port) in self.bootstrap() {
+            tokio_uring::spawn(self.clone().enter(host, port, Duration::ZERO));
+        }
+        let wanted: Vec<InfoHash> = self.wanted.borrow().keys().copied().collect();
+        wanted
+            .iter()
+            .for_each(|info_hash| self.want_peers(info_hash));
+    }
+
     /// A datagram of the DHT has come.
     pub fn on_datagram(&self, received: &Received, datagram: &[u8]) {
+        if self.doors.on_datagram(datagram) {
+            return self.call(|node, now, fx| node.add_doors(&[received.from], now, fx));
+        }
         self.call_for(Some(received), |node, now, fx| {
             node.on_datagram(received.from, datagram, now, fx);
         });
@@ -182,7 +211,8 @@ impl DhtService {
             families: self.port.families(),
             secret: secret(),
             seed: shared.random(),
-            is_read_only: false,
+            // Whether strangers' datagrams come through a proxy is not known; nobody is asked to try.
+            is_read_only: self.port.relay().is_some(),
         };
         let node = Dht::new(&config, Some(saved), shared.now());
         let _ = self.node.set(RefCell::new(node));
@@ -238,7 +268,12 @@ impl DhtService {
             else {
                 return;
             };
-            match shared.resolver.resolve(&host, port, LOOKUP_TIMEOUT).await {
+            let found = match self.port.relay() {
+                None => shared.resolver.resolve(&host, port, LOOKUP_TIMEOUT).await,
+                // The node tells where it is by answering.
+                Some(relay) => self.doors.ask(relay, &host, port).await,
+            };
+            match found {
                 Ok(addrs) => {
                     self.call(|node, now, fx| node.add_doors(&addrs, now, fx));
                     return;
@@ -258,6 +293,8 @@ impl DhtService {
                 .get()
                 .and_then(|node| node.borrow().next_deadline());
             self.deadline.set(deadline);
+            // Questions that nobody can hear would make every node look dead.
+            shared.way.opened().await;
             match deadline {
                 Some(at) if at > shared.now() => {
                     tokio::select! {

@@ -50,7 +50,11 @@ impl Door {
     pub fn tells_dht_port(&self) -> bool {
         match self {
             Door::Torrent(driver) => {
-                driver.shared().dht().is_some() && !driver.metainfo().info.is_private
+                let shared = driver.shared();
+                // Behind a proxy it answers nobody.
+                shared.dht().is_some()
+                    && shared.socks.is_none()
+                    && !driver.metainfo().info.is_private
             }
             Door::Metadata(_) => false,
         }

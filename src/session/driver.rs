@@ -58,7 +58,7 @@ impl Line {
     /// The peer's address; none of a web seed, which is judged by itself.
     fn ip(&self) -> Option<std::net::IpAddr> {
         match self {
-            Line::Peer(handle) => handle.stream.peer_addr().ok().map(|addr| addr.ip()),
+            Line::Peer(handle) => Some(handle.addr.ip()),
             Line::Web(_) => None,
         }
     }
@@ -310,6 +310,19 @@ impl Driver {
 
     /// Ends every connection from that address.
     pub fn close_ip(&self, ip: std::net::IpAddr) {
+        self.close_those(CloseReason::Banned, |of_peer| of_peer == ip);
+    }
+
+    /// The list of addresses of the session is another one.
+    pub fn take_ip_filter(self: &Rc<Self>) {
+        let filter = self.shared.gate.filter();
+        let taken = self.try_call(|core, _| core.set_ip_filter(filter));
+        if taken.is_ok() {
+            self.close_those(CloseReason::Blocked, |ip| self.shared.gate.turns_away(ip));
+        }
+    }
+
+    fn close_those(&self, reason: CloseReason, is_meant: impl Fn(std::net::IpAddr) -> bool) {
         let handles: Vec<_> = self
             .peers
             .borrow()
@@ -318,8 +331,8 @@ impl Driver {
             .map(|(_, line)| line.clone())
             .collect();
         for handle in handles {
-            if handle.ip() == Some(ip) {
-                handle.close(CloseReason::Banned);
+            if handle.ip().is_some_and(&is_meant) {
+                handle.close(reason);
             }
         }
     }
@@ -331,6 +344,14 @@ impl Driver {
             handle.close(CloseReason::Silent);
         }
         *self.peers.borrow_mut() = seats;
+    }
+
+    /// There is a way out again.
+    pub fn on_way_back(self: &Rc<Self>) {
+        self.trouble.payload_arrived(self.shared.now());
+        self.web_seeds.on_way_back();
+        // A panic ends that torrent; the others go on.
+        let _ = self.try_call(|core, cx| core.on_way_back(cx));
     }
 
     /// Gives up the dials under way: the torrent ends.

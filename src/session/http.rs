@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 pub use self::proxy::Proxy;
 pub use self::range::{Answer, Kept, Place};
 use super::deadline::Deadline;
+use super::socks::SocksProxy;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
 use crate::uring::stream::Stream;
 use crate::wire::http::{BodyDecoder, HttpError, ResponseHead};
+use crate::wire::socks::Target;
 use crate::wire::tracker::Family;
 use crate::wire::url::{Host, Scheme, Url, UrlError};
 
@@ -82,11 +84,13 @@ pub enum FetchError {
 }
 
 /// What every connection of the client shares.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HttpConfig {
     /// `bind` also rules out destinations of the other family.
     pub socket: SocketOptions,
     pub proxy: Option<Proxy>,
+    /// Everything goes through it, and names stay names; the environment's proxy has no say then.
+    pub socks: Option<Rc<SocksProxy>>,
     pub user_agent: String,
 }
 
@@ -96,6 +100,7 @@ impl HttpConfig {
         HttpConfig {
             socket: SocketOptions::default(),
             proxy: Proxy::from_env(),
+            socks: None,
             user_agent: format!("gyre/{}", env!("CARGO_PKG_VERSION")),
         }
     }
@@ -188,9 +193,16 @@ impl HttpClient {
         }
     }
 
-    /// The resolver, for others that need names.
-    pub fn resolver(&self) -> &Resolver {
-        &self.inner.resolver
+    /// True when everything goes through a SOCKS proxy, whose families nobody knows.
+    pub fn is_proxied(&self) -> bool {
+        self.inner.config.socks.is_some()
+    }
+
+    /// Gives up connections kept for reuse: what they went through is gone.
+    pub fn forget_idle(&self) {
+        for idle in self.inner.idle.borrow_mut().drain(..) {
+            idle.stream.shutdown();
+        }
     }
 
     /// Fetches a URL. Any status counts as an answer, but redirects are followed. The future may be dropped.
@@ -267,8 +279,10 @@ impl HttpClient {
             return Err(FetchError::RedirectInward { host });
         }
         let proxy = self.inner.config.proxy.as_ref();
-        let proxy = proxy.filter(|proxy| proxy.is_for(url.host()));
-        Ok((route(url, proxy, family), proxy))
+        let proxy = proxy.filter(|proxy| proxy.is_for(url.host()) && !self.is_proxied());
+        let mut route = route(url, proxy, family);
+        route.is_proxy |= self.is_proxied();
+        Ok((route, proxy))
     }
 
     fn take_idle(&self, route: &Route) -> Option<Connection> {
@@ -298,6 +312,17 @@ impl HttpClient {
         from: Option<redirect::Origin>,
         deadline: &Deadline,
     ) -> Result<Connection, FetchError> {
+        let authority = || format!("{}:{}", route.host, route.port);
+        if let Some(socks) = &self.inner.config.socks {
+            let target = Target::new(&route.host, route.port);
+            let connected = socks.connect(&target, deadline).await;
+            return connected
+                .map(Connection::new)
+                .map_err(|source| FetchError::Connect {
+                    authority: authority(),
+                    source,
+                });
+        }
         let bind = self.inner.config.socket.bind;
         let found = lookup(&self.inner.resolver, &route.host, route.port, deadline).await?;
         let fits = |addr: &SocketAddr| {
@@ -333,7 +358,7 @@ impl HttpClient {
             }
         }
         Err(FetchError::Connect {
-            authority: format!("{}:{}", route.host, route.port),
+            authority: authority(),
             source: last,
         })
     }

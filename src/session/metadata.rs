@@ -200,7 +200,7 @@ impl Search {
             let is_tick = tokio::select! {
                 biased;
                 () = self.shared.torrent_stopping(self.info_hash) => {
-                    self.shared.emit(SessionEvent::Progress(progress(config, self.stats())));
+                    self.shared.emit(SessionEvent::Progress(self.progress(config, self.stats())));
                     return Ok(None);
                 }
                 () = self.changed.notified() => false,
@@ -222,7 +222,7 @@ impl Search {
             }
             if is_tick {
                 self.shared
-                    .emit(SessionEvent::Progress(progress(config, stats)));
+                    .emit(SessionEvent::Progress(self.progress(config, stats)));
                 self.look_for_trouble(config, &stats, now.since(moved_at))?;
             }
         }
@@ -257,7 +257,8 @@ impl Search {
             let hint = "name a peer with --peer, or use the .torrent file";
             return Err(SessionError::new(message, hint));
         }
-        if silent >= SILENT_AFTER && self.told.borrow().is_none() {
+        let is_heard = self.shared.way.is_open() && self.told.borrow().is_none();
+        if silent >= SILENT_AFTER && is_heard {
             let message = format!("no metadata for {name} yet: {why}");
             let hint = "it goes on looking; check the trackers, or name a peer with --peer";
             self.tell_trouble(message, hint);
@@ -299,6 +300,12 @@ impl Search {
         for (_, link) in self.links.borrow().iter().flatten() {
             link.close();
         }
+    }
+
+    fn progress(&self, config: &MagnetConfig, stats: MetadataStats) -> TorrentProgress {
+        let mut figures = progress(config, stats);
+        figures.peers_filtered += self.shared.gate.turned_away_count();
+        figures
     }
 
     fn stats(&self) -> MetadataStats {
@@ -432,6 +439,17 @@ impl Search {
         self.call(|core, cx| core.on_candidates(source, &addrs, cx));
     }
 
+    /// The list of addresses of the session is another one.
+    pub fn take_ip_filter(self: &Rc<Self>) {
+        let filter = self.shared.gate.filter();
+        self.call(|core, _| core.set_ip_filter(filter));
+        for (_, link) in self.links.borrow().iter().flatten() {
+            if self.shared.gate.turns_away(link.addr.ip()) {
+                link.close();
+            }
+        }
+    }
+
     /// A peer that the link names (`x.pe`): by address, or by a name that is looked up.
     fn add_named(self: &Rc<Self>, peer: String) {
         if let Ok(addr) = peer.parse() {
@@ -443,11 +461,38 @@ impl Search {
                 return;
             };
             let Ok(port) = port.parse() else { return };
+            if search.shared.socks.is_some() {
+                // A proxy connects to names, and does not tell their addresses.
+                return search.tell_named(host);
+            }
             let resolver = &search.shared.resolver;
             match resolver.resolve(host, port, RESOLVE_TIMEOUT).await {
                 Ok(addrs) => Door::Metadata(search.clone()).add_candidates(Source::User, &addrs),
                 Err(error) => debug!(%error, "a peer of the link has no address"),
             }
+        });
+    }
+
+    /// The way out is gone: so are the connections.
+    pub fn on_way_shut(&self) {
+        for (_, link) in self.links.borrow().iter().flatten() {
+            link.close();
+        }
+    }
+
+    /// There is a way out again.
+    pub fn on_way_back(self: &Rc<Self>) {
+        self.call(MetadataSwarm::on_way_back);
+    }
+
+    fn tell_named(&self, host: &str) {
+        self.shared.emit(SessionEvent::Warning {
+            info_hash: Some(self.info_hash),
+            message: format!(
+                "the peer {} of the link is left alone: with --proxy no name is looked up",
+                super::torrent::quoted_name(host)
+            ),
+            hint: "name its address with --peer".to_owned(),
         });
     }
 
@@ -533,6 +578,7 @@ pub fn progress(config: &MagnetConfig, stats: MetadataStats) -> TorrentProgress 
         peers: stats.peers_connected,
         peers_by_source: stats.peers_by_source,
         peers_known: stats.peers_known,
+        peers_filtered: stats.peers_filtered,
         metadata_bytes: stats.have_bytes,
         metadata_total_bytes: stats.total_bytes,
         ..TorrentProgress::nothing(

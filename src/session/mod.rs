@@ -20,6 +20,7 @@ mod fleet;
 pub mod handles;
 pub mod hash_ahead;
 pub mod http;
+pub mod ip_filter;
 pub mod lab;
 pub mod load;
 mod lost;
@@ -27,27 +28,33 @@ pub mod lsd;
 pub mod metadata;
 pub mod pace;
 mod peer;
+pub mod port_map;
+pub mod reach;
 mod removal;
 pub mod resume_store;
 pub mod root_lock;
 mod run;
+pub mod scrape;
 mod seed_trackers;
 mod shake;
 pub mod shared;
 mod sleepers;
+pub mod socks;
 mod torrent;
 pub mod tracker;
 mod trouble;
 pub mod udp_port;
 pub mod udp_tracker;
-mod web_seed;
+pub mod way;
+pub mod web_seed;
 
 pub use command::{Command, CommandError, SessionHandle, TorrentSource};
 pub use config::{
     BindTo, CheckMode, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice,
-    Preallocate, SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper, TorrentConfig,
-    TorrentProgress, TorrentState, WriteEngine,
+    Preallocate, ProxySettings, SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper,
+    TorrentConfig, TorrentProgress, TorrentState, WriteEngine,
 };
 pub use error::SessionError;
 pub use load::find_data;
+pub use port_map::PortMapSettings;
 pub use run::{SessionSummary, run, serve};

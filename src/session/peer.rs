@@ -9,6 +9,7 @@ mod writer;
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
@@ -28,6 +29,8 @@ use crate::wire::decoder::DecodeError;
 /// The runtime's side of one connected peer.
 pub struct PeerHandle {
     pub stream: Stream,
+    /// The peer's, also when a proxy stands between.
+    pub addr: SocketAddr,
     pub wake: Notify,
     pub cover: Cover,
     /// The request whose delays are told, if any are.
@@ -90,6 +93,7 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, shaken: Sh
     let shared = driver.shared().clone();
     let handle = Rc::new(PeerHandle {
         stream,
+        addr: conn.addr,
         wake: Notify::new(),
         cover: shaken.cover,
         followed: Rc::default(),

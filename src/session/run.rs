@@ -1,7 +1,7 @@
 //! A session from its start to its end: sockets, buffers, torrents, shutdown. Layer 5.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,9 @@ use super::announce;
 use super::announce_task::TrackerClients;
 use super::command::{CommandSource, TorrentSource};
 use super::config::{
-    BindTo, Job, Outcome, PortChoice, SessionConfig, SessionEvent, Stopper, TorrentProgress,
-    TorrentState,
+    BindTo, Job, Outcome, SessionConfig, SessionEvent, Stopper, TorrentProgress, TorrentState,
 };
-use super::contain::{Serves, caught, count_panic, kept_up};
+use super::contain::{Serves, caught, count_panic, keep_up};
 use super::dht::DhtService;
 use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
@@ -24,29 +23,23 @@ use super::fleet::Fleet;
 use super::handles::Handles;
 use super::http::{HttpClient, HttpConfig};
 use super::lab;
-use super::lsd::Lsd;
 use super::metadata::{self, Searched};
+use super::port_map::PortMap;
+use super::reach::{Reach, Sockets};
 use super::shared::{Opened, Shared};
-use super::udp_port::{self, UdpPort};
-use super::udp_tracker::OwnSockets;
-use super::{connect, torrent};
+use super::socks::{SocksProxy, UdpRelay};
+use super::udp_port::UdpPort;
+use super::udp_tracker::{OwnSockets, UdpTrackers};
+use super::{ip_filter, torrent};
 use crate::base::{Bitfield, InfoHash};
 use crate::swarm::metadata::MetadataStats;
 use crate::uring::buffers::Pool;
 use crate::uring::hasher::Hasher;
 use crate::uring::limits;
-use crate::uring::listener::Listener;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
-use crate::uring::udp::Udp;
 use crate::wire::tracker::Family;
 
-/// The port of `PortChoice::Default`.
-pub const PORT_DEFAULT: u16 = 6881;
-/// Ports tried from there on.
-const PORTS_TRIED: u16 = 10;
-/// Tries to find one free port for all sockets when any port will do.
-const ANY_PORT_TRIES: u32 = 50;
 /// Buffers unless `--buffers` says otherwise.
 const BUFFERS_DEFAULT_BYTES: u64 = 32 << 20;
 /// Fewer buffers than this cannot assemble pieces and serve at once.
@@ -70,8 +63,8 @@ pub struct SessionSummary {
 /// Runs all torrents until each has ended or `stopper` is used. Call it inside the ring's runtime.
 ///
 /// # Errors
-/// What keeps the session from starting at all: a taken port, an interface that is not there, no memory. And an error
-/// in the program that keeps it from going on; the torrents ended in order then.
+/// What keeps the session from starting at all: a taken port, an interface that is not there, no memory. And what keeps it
+/// from going on, an error in the program or a proxy that will never work; the torrents ended in order then.
 pub async fn run(
     config: SessionConfig,
     jobs: Vec<Job>,
@@ -126,44 +119,73 @@ pub async fn serve(
 /// An open session.
 struct Session {
     shared: Rc<Shared>,
-    sockets: Sockets,
-    udp_port: Rc<UdpPort>,
-    lsd: Option<Rc<Lsd>>,
+    reach: Rc<Reach>,
+    port_map: Option<Rc<PortMap>>,
     background: Vec<JoinHandle<()>>,
 }
 
 impl Session {
     fn open(
-        config: SessionConfig,
+        mut config: SessionConfig,
         stopper: Stopper,
         events: Box<dyn FnMut(SessionEvent)>,
     ) -> Result<Session, SessionError> {
         let socket_options = socket_options(&config);
-        let mut sockets = bind_sockets(&config, &socket_options)?;
-        let families = announce::families(&sockets.addrs()?);
-        let (shared, udp_sockets) = open(config, socket_options, families, events)?;
+        let mut sockets = Sockets::open(&config, &socket_options)?;
+        // The local network and the gateway are around the proxy.
+        if config.proxy.is_some() {
+            config.lsd = false;
+            config.port_map = None;
+        }
+        let families = match (&config.proxy, config.ipv6) {
+            (None, _) => announce::families(&sockets.addrs()?),
+            (Some(_), true) => vec![Family::V4, Family::V6],
+            (Some(_), false) => vec![Family::V4],
+        };
+        let (shared, datagrams) = open(config, socket_options, families, events)?;
+        if let Some(socks) = &shared.socks {
+            socks.set_session(&shared);
+        }
         shared.port.set(sockets.port);
         for addr in sockets.addrs()? {
             info!(%addr, "listening");
             shared.emit(SessionEvent::Listening { addr });
         }
-        let udp_port = UdpPort::new(std::mem::take(&mut sockets.udp));
+        let udp = sockets.take_udp();
+        let (udp_port, udp_sockets, relay) = match datagrams {
+            Datagrams::Own(own) => (UdpPort::new(udp), Some(own), None),
+            Datagrams::Relayed(relay) => (UdpPort::through(relay.clone()), None, Some(relay)),
+        };
         if let Some(settings) = shared.config.dht.clone() {
             shared.set_dht(DhtService::new(&shared, udp_port.clone(), settings));
         }
-        let lsd = shared.config.lsd.then(|| Lsd::open(&shared)).flatten();
-        let reached = Reached {
-            listeners: &sockets.listeners,
-            trackers: &udp_sockets,
-            udp_port: &udp_port,
-            lsd: lsd.clone(),
-        };
-        let background = start_background(&shared, &reached, stopper);
+        let reach = Reach::new(&shared, sockets, udp_port, udp_sockets);
+        reach.begin();
+        let settings = shared.config.port_map.clone();
+        let port_map = settings.map(|settings| PortMap::new(&shared, settings));
+        let mut background = start_background(&shared, &reach, stopper);
+        if let Some(port_map) = port_map.clone() {
+            let work = move |_| port_map.clone().run();
+            background.push(keep_up(
+                &shared,
+                "mapping the port",
+                Serves::Strangers,
+                work,
+            ));
+        }
+        if let Some(relay) = relay {
+            let work = move |shared| relay.clone().run(shared);
+            background.push(keep_up(
+                &shared,
+                "datagrams through the proxy",
+                Serves::Strangers,
+                work,
+            ));
+        }
         Ok(Session {
             shared,
-            sockets,
-            udp_port,
-            lsd,
+            reach,
+            port_map,
             background,
         })
     }
@@ -174,93 +196,62 @@ impl Session {
     ) -> Result<SessionSummary, SessionError> {
         let shared = &self.shared;
         let panics = shared.panics.get() + shared.disks.hash_panics();
-        for listener in &self.sockets.listeners {
-            listener.close();
-        }
         if let Some(dht) = shared.dht() {
             dht.save().await;
         }
-        if let Some(lsd) = &self.lsd {
-            lsd.close();
+        if let Some(port_map) = self.port_map {
+            port_map.end().await;
         }
-        self.udp_port.close();
+        self.reach.close();
+        self.reach.abort();
         for task in self.background {
             task.abort();
         }
         match shared.failure() {
             None => Ok(SessionSummary { outcomes, panics }),
-            Some(why) => Err(SessionError::new(
-                format!("the session ended by an error in the program: {why}"),
-                "please report it with the log (-vv); what was verified is kept: run it again to go on",
-            )),
+            Some(error) => Err(error),
         }
     }
 }
 
-/// What the world reaches a session by.
-struct Reached<'s> {
-    listeners: &'s [Rc<Listener>],
-    trackers: &'s OwnSockets,
-    udp_port: &'s Rc<UdpPort>,
-    lsd: Option<Rc<Lsd>>,
+/// How datagrams to trackers and the DHT go out.
+enum Datagrams {
+    /// Over sockets of the trackers' own, and the UDP port.
+    Own(OwnSockets),
+    Relayed(Rc<UdpRelay>),
 }
 
 /// Starts what serves all torrents, each as a task of its own that starts anew after a panic.
 fn start_background(
     shared: &Rc<Shared>,
-    reached: &Reached<'_>,
+    reach: &Rc<Reach>,
     stopper: Stopper,
 ) -> Vec<JoinHandle<()>> {
     use Serves::{Strangers, Transfers};
     let mut tasks = Vec::new();
-    for listener in reached.listeners {
-        let (listener, pending) = (listener.clone(), Rc::default());
-        tasks.push(start(
-            shared,
-            "taking connections",
-            Strangers,
-            move |shared| connect::accept_loop(shared, listener.clone(), Rc::clone(&pending)),
-        ));
-    }
-    for udp in reached.udp_port.sockets() {
-        let (port, udp) = (reached.udp_port.clone(), udp.clone());
-        tasks.push(start(
-            shared,
-            "hearing the UDP port",
-            Strangers,
-            move |shared| udp_port::receive(shared, port.clone(), udp.clone()),
-        ));
-    }
     if let Some(dht) = shared.dht().cloned() {
-        tasks.push(start(shared, "the DHT", Strangers, move |_| {
-            dht.clone().run()
-        }));
+        let work = move |_| dht.clone().run();
+        tasks.push(keep_up(shared, "the DHT", Strangers, work));
     }
-    if let Some(lsd) = reached.lsd.clone() {
-        let what = "looking for peers on the local network";
-        tasks.push(start(shared, what, Strangers, move |_| lsd.clone().run()));
-    }
-    for receiver in reached.trackers.receivers() {
-        tasks.push(start(
-            shared,
-            "hearing UDP trackers",
-            Strangers,
-            move |_| receiver.clone().run(),
-        ));
-    }
-    tasks.push(start(shared, "sharing memory out", Transfers, |shared| {
+    let of_watch = reach.clone();
+    let what = "watching what everything goes through";
+    let work = move |_| of_watch.clone().watch();
+    tasks.push(keep_up(shared, what, Transfers, work));
+    tasks.push(keep_up(shared, "sharing memory out", Transfers, |shared| {
         shared.credit_loop()
     }));
     for is_up in [true, false] {
-        tasks.push(start(
+        tasks.push(keep_up(
             shared,
             "keeping to a rate limit",
             Transfers,
             move |shared| pace(shared, is_up),
         ));
     }
-    tasks.push(start(shared, "watching delays", Strangers, lab::watch));
-    tasks.push(start(
+    let what = "reading the list of addresses anew";
+    tasks.push(keep_up(shared, what, Strangers, ip_filter::watch));
+    tasks.push(keep_up(shared, "watching delays", Strangers, lab::watch));
+    tasks.push(keep_up(
         shared,
         "waiting for the end",
         Transfers,
@@ -274,18 +265,6 @@ fn start_background(
         },
     ));
     tasks
-}
-
-fn start<W: Future<Output = ()> + 'static>(
-    shared: &Rc<Shared>,
-    what: &'static str,
-    serves: Serves,
-    mut work: impl FnMut(Rc<Shared>) -> W + 'static,
-) -> JoinHandle<()> {
-    let shared = shared.clone();
-    tokio_uring::spawn(async move {
-        kept_up(shared.clone(), what, serves, || work(shared.clone())).await;
-    })
 }
 
 /// Runs one torrent; a panic of its task ends it alone.
@@ -366,7 +345,7 @@ fn open(
     socket_options: SocketOptions,
     families: Vec<Family>,
     events: Box<dyn FnMut(SessionEvent)>,
-) -> Result<(Rc<Shared>, OwnSockets), SessionError> {
+) -> Result<(Rc<Shared>, Datagrams), SessionError> {
     let wanted = config
         .buffers_bytes
         .unwrap_or_else(buffers_default)
@@ -400,8 +379,13 @@ fn open(
     };
     let hasher = Hasher::new(threads).map_err(no_threads)?;
     let resolver = Resolver::bound(&socket_options).map_err(no_threads)?;
+    let socks = config
+        .proxy
+        .clone()
+        .map(|proxy| SocksProxy::new(proxy, socket_options.clone(), resolver.clone()));
     let http_config = HttpConfig {
         socket: socket_options.clone(),
+        socks: socks.clone(),
         ..HttpConfig::from_env()
     };
     let http = HttpClient::new(http_config, resolver.clone());
@@ -415,8 +399,17 @@ fn open(
     if !config.ipv6 {
         udp_options.bind.get_or_insert(Ipv4Addr::UNSPECIFIED.into());
     }
-    let (udp, udp_sockets) =
-        OwnSockets::bind(resolver.clone(), &udp_options, UDP_RETRANSMIT).map_err(no_socket)?;
+    let (udp, datagrams) = match socks.clone().map(UdpRelay::new) {
+        None => {
+            let bound = OwnSockets::bind(resolver.clone(), &udp_options, UDP_RETRANSMIT);
+            let (udp, sockets) = bound.map_err(no_socket)?;
+            (udp, Datagrams::Own(sockets))
+        }
+        Some(relay) => {
+            let udp = UdpTrackers::through(resolver.clone(), relay.clone(), UDP_RETRANSMIT);
+            (udp, Datagrams::Relayed(relay))
+        }
+    };
     let engines = Engines {
         send: config.send_engine,
         write: config.write_engine,
@@ -431,7 +424,12 @@ fn open(
         ),
         pool,
         resolver,
-        trackers: TrackerClients { http, udp },
+        socks,
+        trackers: TrackerClients {
+            http,
+            udp,
+            way: Rc::default(),
+        },
         families,
         socket_options,
         pending_max: handles.pending,
@@ -440,7 +438,7 @@ fn open(
     };
     Ok((
         Shared::new(config, opened, assembly_bytes, events),
-        udp_sockets,
+        datagrams,
     ))
 }
 
@@ -477,121 +475,4 @@ fn socket_options(config: &SessionConfig) -> SocketOptions {
         notsent_lowat_bytes: Some(NOTSENT_BYTES_MAX),
         ..SocketOptions::default()
     }
-}
-
-struct Sockets {
-    listeners: Vec<Rc<Listener>>,
-    udp: Vec<(Family, Udp)>,
-    port: u16,
-}
-
-impl Sockets {
-    fn addrs(&self) -> Result<Vec<SocketAddr>, SessionError> {
-        let addrs: io::Result<Vec<SocketAddr>> = self
-            .listeners
-            .iter()
-            .map(|listener| listener.local_addr())
-            .collect();
-        addrs.map_err(|error| SessionError::new(format!("cannot listen: {error}"), "try again"))
-    }
-}
-
-fn bind_sockets(config: &SessionConfig, options: &SocketOptions) -> Result<Sockets, SessionError> {
-    let ips = listen_addrs(config);
-    let ports: Vec<u16> = match config.port {
-        PortChoice::Default => (PORT_DEFAULT..PORT_DEFAULT + PORTS_TRIED).collect(),
-        PortChoice::Exactly(0) => vec![0; ANY_PORT_TRIES as usize],
-        PortChoice::Exactly(port) => vec![port],
-    };
-    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-    for port in &ports {
-        match bind_port(&ips, *port, options) {
-            Ok(sockets) => return Ok(sockets),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
-            Err(error) => return Err(cannot_listen(&config.bind, *port, &error)),
-        }
-    }
-    let what = match ports.as_slice() {
-        [0, ..] | [] => format!("no free port was found: {last}"),
-        [port] => format!("port {port} is taken"),
-        [first, .., end] => format!("ports {first} to {end} are taken"),
-    };
-    Err(SessionError::new(
-        what,
-        "choose another with --port, or any free one with --port 0",
-    ))
-}
-
-fn cannot_listen(bind: &Option<BindTo>, port: u16, error: &io::Error) -> SessionError {
-    let is = |errno| error.raw_os_error() == Some(errno);
-    match bind {
-        Some(BindTo::Interface(name)) if is(libc::ENODEV) => SessionError::new(
-            format!("there is no network interface {name}"),
-            "`ip link` lists those there are: name one with --bind",
-        ),
-        Some(BindTo::Addr(ip)) if is(libc::EADDRNOTAVAIL) => SessionError::new(
-            format!("{ip} is no address of this machine"),
-            "`ip addr` lists those there are: name one with --bind",
-        ),
-        _ if error.kind() == io::ErrorKind::PermissionDenied && (1..1024).contains(&port) => {
-            SessionError::new(
-                format!("port {port} is not open to this user: {error}"),
-                "choose one from 1024 up with --port",
-            )
-        }
-        Some(BindTo::Interface(name)) => SessionError::new(
-            format!("cannot listen on interface {name}: {error}"),
-            "check --bind and --port",
-        ),
-        Some(BindTo::Addr(ip)) => SessionError::new(
-            format!("cannot listen on {ip}: {error}"),
-            "check --bind and --port",
-        ),
-        None => SessionError::new(
-            format!("cannot listen on port {port}: {error}"),
-            "choose another with --port, or any free one with --port 0",
-        ),
-    }
-}
-
-fn listen_addrs(config: &SessionConfig) -> Vec<IpAddr> {
-    match &config.bind {
-        Some(BindTo::Addr(ip)) => vec![*ip],
-        _ if config.ipv6 => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
-        _ => vec![Ipv4Addr::UNSPECIFIED.into()],
-    }
-}
-
-fn bind_port(ips: &[IpAddr], port: u16, options: &SocketOptions) -> io::Result<Sockets> {
-    let mut sockets = Sockets {
-        listeners: Vec::new(),
-        udp: Vec::new(),
-        port,
-    };
-    for ip in ips {
-        let listener = match Listener::bind(SocketAddr::new(*ip, sockets.port), options) {
-            Ok(listener) => listener,
-            // A kernel without IPv6 still has IPv4.
-            Err(error) if ip.is_ipv6() && !sockets.listeners.is_empty() && is_no_family(&error) => {
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        sockets.port = listener.local_addr()?.port();
-        let family = match ip.is_ipv4() {
-            true => Family::V4,
-            false => Family::V6,
-        };
-        let udp = Udp::bind(SocketAddr::new(*ip, sockets.port), options)?;
-        sockets.udp.push((family, udp));
-        sockets.listeners.push(Rc::new(listener));
-    }
-    Ok(sockets)
-}
-
-fn is_no_family(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
-    )
 }

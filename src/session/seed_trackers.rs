@@ -125,6 +125,8 @@ impl SeedTrackers {
     /// Announces what is due. Runs as long as the session.
     pub async fn run(self: Rc<Self>, shared: Rc<Shared>) {
         loop {
+            // Without a way out every announce would count as a failure of its tracker.
+            shared.trackers.way.opened().await;
             let now = shared.now();
             for _ in 0..PER_TICK_MAX {
                 if self.under_way.get() >= UNDER_WAY_MAX || !self.begin_next(&shared, now) {

@@ -15,12 +15,16 @@ use super::dht::DhtService;
 use super::disk::DiskHub;
 use super::door::Door;
 use super::driver::Driver;
+use super::error::SessionError;
+use super::ip_filter::Gate;
 use super::lab::Lab;
 use super::metadata::Search;
 use super::pace::Pacer;
 use super::seed_trackers::SeedTrackers;
 use super::shake::{Exchanges, OpenFirst};
 use super::sleepers::Sleepers;
+use super::socks::SocksProxy;
+use super::way::Way;
 use crate::base::{InfoHash, Now, PeerId, Rng};
 use crate::swarm::{Credits, Cx, Effect};
 use crate::uring::buffers::Pool;
@@ -42,7 +46,11 @@ pub struct Shared {
     pub disks: Rc<DiskHub>,
     pub resolver: Resolver,
     pub trackers: TrackerClients,
-    /// The families we listen on.
+    /// Whether anything that is sent has a chance (`--bind`).
+    pub way: Rc<Way>,
+    /// The way out, when everything goes through a proxy.
+    pub socks: Option<Rc<SocksProxy>>,
+    /// The families in use: those we listen on, or those that a proxy may know.
     pub families: Vec<Family>,
     pub our_id: PeerId,
     pub credits: RefCell<Credits>,
@@ -62,6 +70,8 @@ pub struct Shared {
     pub down: Pacer,
     /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
     pub banned: RefCell<BTreeSet<IpAddr>>,
+    /// Keeps addresses out that the user listed.
+    pub gate: Gate,
     pub half_open: Cell<u32>,
     /// Connections to web seeds that may still be made.
     pub web_connections: Semaphore,
@@ -85,7 +95,7 @@ pub struct Shared {
     /// Torrents that can be ended alone, each while it runs.
     ends: RefCell<BTreeMap<InfoHash, Rc<End>>>,
     /// Why the session cannot go on.
-    failure: RefCell<Option<String>>,
+    failure: RefCell<Option<SessionError>>,
     rng: RefCell<Rng>,
     events: RefCell<Box<dyn FnMut(SessionEvent)>>,
 }
@@ -103,6 +113,7 @@ pub struct Opened {
     pub disks: Rc<DiskHub>,
     pub resolver: Resolver,
     pub trackers: TrackerClients,
+    pub socks: Option<Rc<SocksProxy>>,
     pub families: Vec<Family>,
     pub socket_options: SocketOptions,
     pub pending_max: u32,
@@ -126,12 +137,15 @@ impl Shared {
             up: Pacer::new(config.limit_up_bytes_per_s),
             down: Pacer::new(config.limit_down_bytes_per_s),
             lab: config.tells_delays.then(Lab::default),
+            gate: Gate::new(config.ip_filter.as_ref()),
             config,
             clock: Clock::start(),
             pool: opened.pool,
             disks: opened.disks,
             resolver: opened.resolver,
+            way: opened.trackers.way.clone(),
             trackers: opened.trackers,
+            socks: opened.socks,
             families: opened.families,
             socket_options: opened.socket_options,
             pending_max: opened.pending_max,
@@ -192,13 +206,13 @@ impl Shared {
     }
 
     /// Ends every torrent in order: the session cannot go on.
-    pub fn fail(&self, why: String) {
+    pub fn fail(&self, why: SessionError) {
         self.failure.borrow_mut().get_or_insert(why);
         self.stop();
     }
 
     /// Why the session could not go on, if it could not.
-    pub fn failure(&self) -> Option<String> {
+    pub fn failure(&self) -> Option<SessionError> {
         self.failure.borrow().clone()
     }
 
@@ -274,6 +288,7 @@ impl Shared {
     /// It runs from now on.
     pub fn add_torrent(&self, driver: Rc<Driver>) {
         let info_hash = driver.info_hash();
+        driver.take_ip_filter();
         self.torrents.borrow_mut().insert(info_hash, driver);
         self.on_added(info_hash);
     }
@@ -287,6 +302,7 @@ impl Shared {
     /// Its metadata is looked for from now on.
     pub fn add_search(&self, search: Rc<Search>) {
         let info_hash = search.info_hash();
+        search.take_ip_filter();
         self.searches.borrow_mut().insert(info_hash, search);
         self.on_added(info_hash);
     }
@@ -324,6 +340,23 @@ impl Shared {
     /// True when the address sent corrupt data before.
     pub fn is_banned(&self, ip: IpAddr) -> bool {
         self.banned.borrow().contains(&ip)
+    }
+
+    /// The families to announce over. A proxy leads to trackers over whichever it likes: once is enough.
+    pub fn announce_families(&self) -> &[Family] {
+        let all = self.families.as_slice();
+        match self.socks {
+            None => all,
+            Some(_) => all.get(..1).unwrap_or_default(),
+        }
+    }
+
+    /// What trackers are told of our port: where we listen, or one where nobody does, since many refuse 0.
+    pub fn announced_port(&self) -> u16 {
+        match self.port.get() {
+            0 => 1,
+            port => port,
+        }
     }
 
     /// True for addresses of a family that we listen on: others are left out (`--no-ipv6`, `--bind`).
@@ -369,7 +402,10 @@ impl Shared {
             let had_no_dials = self.credits.borrow().dials == 0;
             if is_tick {
                 let free = HALF_OPEN_MAX.saturating_sub(self.half_open.get());
-                self.credits.borrow_mut().dials = free.min(DIALS_PER_S / 10);
+                self.credits.borrow_mut().dials = match self.way.is_open() {
+                    true => free.min(DIALS_PER_S / 10),
+                    false => 0,
+                };
             }
             let drivers: Vec<Rc<Driver>> = self.torrents.borrow().values().cloned().collect();
             for driver in drivers {

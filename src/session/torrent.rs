@@ -282,8 +282,8 @@ impl<'c> Running<'c> {
                 }
                 info!(seconds, "complete");
             }
-            if let Some(dht) = &self.dht {
-                dht.set_announce(dht_announce(&self.driver));
+            if let (Some(dht), Some(announce)) = (&self.dht, dht_announce(&self.driver)) {
+                dht.set_announce(announce);
             }
             self.checkpointer.spawn_save(&self.driver);
         }
@@ -390,6 +390,7 @@ impl<'c> Running<'c> {
         let stats = self.driver.read(|core| core.stats(now));
         if silent >= SILENT_AFTER
             && stats.peers_connected + stats.web_seeds == 0
+            && self.shared.way.is_open()
             && !self.driver.trouble.is_disk_waiting()
         {
             let message = format!("no peers found for {}", quoted(self.config));
@@ -497,6 +498,7 @@ impl<'c> Running<'c> {
             peers_encrypted: covers.encrypted,
             peers_obfuscated: covers.obfuscated,
             peers_known: stats.peers_known,
+            peers_filtered: stats.peers_filtered + self.shared.gate.turned_away_count(),
             web_seeds: stats.web_seeds,
             pieces_have: stats.pieces_have,
             pieces: self.config.metainfo.info.geometry.piece_count(),
@@ -583,7 +585,7 @@ fn search_dht(driver: &Rc<Driver>, config: &TorrentConfig) -> Option<DhtSearch> 
     }
     dht.add_hosts(&config.metainfo.nodes);
     let of_peers = Rc::downgrade(driver);
-    let announce = Some(dht_announce(driver));
+    let announce = dht_announce(driver);
     Some(
         dht.search(driver.info_hash(), announce, move |source, addrs| {
             if let Some(driver) = of_peers.upgrade() {
@@ -593,12 +595,13 @@ fn search_dht(driver: &Rc<Driver>, config: &TorrentConfig) -> Option<DhtSearch> 
     )
 }
 
-/// What others are told of us.
-fn dht_announce(driver: &Driver) -> Announce {
-    Announce {
-        port: Some(driver.shared().port.get()),
+/// What others are told of us: nothing as long as nobody can connect.
+fn dht_announce(driver: &Driver) -> Option<Announce> {
+    let port = Some(driver.shared().port.get()).filter(|port| *port != 0)?;
+    Some(Announce {
+        port: Some(port),
         is_seed: driver.read(swarm::Torrent::is_complete),
-    }
+    })
 }
 
 fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swarm::TorrentConfig {
@@ -619,7 +622,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         exchanges_peers: shared.config.exchanges_peers,
         dht_port: shared
             .dht()
-            .filter(|_| !info.is_private)
+            .filter(|_| !info.is_private && shared.socks.is_none())
             .map(|_| shared.port.get()),
         limit_up_bytes_per_s: shared.up.rate(),
         ..swarm::TorrentConfig::new(info.geometry, shared.our_id, shared.random())

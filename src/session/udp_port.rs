@@ -4,15 +4,17 @@
 //! Datagrams of strangers are looked at so many times a second and no oftener: a flood waits in the kernel, where what is
 //! too much of it is dropped (HOSTILE.md D2).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::shared::Shared;
+use super::socks::UdpRelay;
 use crate::uring::udp::{Received, Udp};
 use crate::wire::krpc;
+use crate::wire::socks::Target;
 use crate::wire::tracker::Family;
 use crate::wire::utp;
 
@@ -45,9 +47,15 @@ impl For {
     }
 }
 
-/// The sockets of the port.
+/// Whether a datagram is the DHT's.
+pub(super) fn is_for_dht(datagram: &[u8]) -> bool {
+    For::of(datagram) == For::Dht
+}
+
+/// The sockets of the port, or the proxy's relay in their place.
 pub struct UdpPort {
-    sockets: Vec<(Family, Udp)>,
+    sockets: RefCell<Vec<(Family, Udp)>>,
+    relay: Option<Rc<UdpRelay>>,
     sends: Cell<usize>,
 }
 
@@ -55,24 +63,53 @@ impl UdpPort {
     /// Takes bound sockets, one a family.
     pub fn new(sockets: Vec<(Family, Udp)>) -> Rc<Self> {
         Rc::new(UdpPort {
-            sockets,
+            sockets: RefCell::new(sockets),
+            relay: None,
             sends: Cell::new(0),
         })
     }
 
-    /// The families there is a socket of.
+    /// Everything goes through a proxy.
+    pub fn through(relay: Rc<UdpRelay>) -> Rc<Self> {
+        Rc::new(UdpPort {
+            sockets: RefCell::default(),
+            relay: Some(relay),
+            sends: Cell::new(0),
+        })
+    }
+
+    /// The proxy's relay, if everything goes through one.
+    pub fn relay(&self) -> Option<&Rc<UdpRelay>> {
+        self.relay.as_ref()
+    }
+
+    /// The families there is a socket of. Whether a proxy knows IPv6 cannot be asked: IPv4 it is.
     pub fn families(&self) -> Vec<Family> {
-        self.sockets.iter().map(|(family, _)| *family).collect()
+        if self.relay.is_some() {
+            return vec![Family::V4];
+        }
+        let sockets = self.sockets.borrow();
+        sockets.iter().map(|(family, _)| *family).collect()
     }
 
     /// The sockets.
-    pub fn sockets(&self) -> impl Iterator<Item = &Udp> {
-        self.sockets.iter().map(|(_, udp)| udp)
+    pub fn sockets(&self) -> Vec<Udp> {
+        let sockets = self.sockets.borrow();
+        sockets.iter().map(|(_, udp)| udp.clone()).collect()
+    }
+
+    /// Takes new sockets in place of those that were closed.
+    pub fn replace(&self, sockets: Vec<(Family, Udp)>) {
+        *self.sockets.borrow_mut() = sockets;
     }
 
     /// Sends a datagram, or loses it. The answer to one that came goes out from where that came to.
     pub fn send(self: &Rc<Self>, bytes: Vec<u8>, to: SocketAddr, answers: Option<&Received>) {
-        let socket = self.sockets.iter().find(|(family, _)| family.has(to.ip()));
+        if let Some(relay) = &self.relay {
+            return relay.send(&bytes, &Target::Addr(to));
+        }
+        let sockets = self.sockets.borrow();
+        let socket = sockets.iter().find(|(family, _)| family.has(to.ip()));
         let Some((_, udp)) = socket.filter(|_| self.sends.get() < SENDS_MAX) else {
             return;
         };
@@ -92,7 +129,10 @@ impl UdpPort {
 
     /// Ends the sockets.
     pub fn close(&self) {
-        self.sockets().for_each(Udp::close);
+        self.sockets().iter().for_each(Udp::close);
+        if let Some(relay) = &self.relay {
+            relay.close();
+        }
     }
 }
 
@@ -136,13 +176,13 @@ fn take(shared: &Rc<Shared>, port: &Rc<UdpPort>, received: &Received, datagram: 
 }
 
 /// Counts datagrams of strangers.
-struct Window {
+pub(super) struct Window {
     since: Instant,
     count: u32,
 }
 
 impl Window {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         Window {
             since: Instant::now(),
             count: 0,
@@ -150,7 +190,7 @@ impl Window {
     }
 
     /// One more; how long to rest when there were too many.
-    fn count(&mut self) -> Option<Duration> {
+    pub(super) fn count(&mut self) -> Option<Duration> {
         let elapsed = self.since.elapsed();
         if elapsed >= WINDOW {
             *self = Window::start();

@@ -1,7 +1,6 @@
 //! UDP trackers (BEP 15): transactions, retransmission and connection ids over a datagram socket. Layer 5.
 //!
-//! The socket is behind [`DatagramSink`], so that the session's one UDP socket can take the place of
-//! [`OwnSockets`]. Datagrams are read and written by `wire::tracker_udp`.
+//! The socket is behind [`DatagramSink`]: [`OwnSockets`], or a proxy's relay, which looks names up itself. Datagrams are read and written by `wire::tracker_udp`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,10 +14,12 @@ use tokio::sync::oneshot;
 
 use super::deadline::Deadline;
 use super::http::{FetchError, family_name, lookup};
+use super::socks::UdpRelay;
 use crate::base::InfoHash;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
 use crate::uring::udp::Udp;
+use crate::wire::socks::Target;
 use crate::wire::tracker::{AnnounceRefusal, AnnounceRequest, AnnounceResponse, Family};
 use crate::wire::tracker_http::serve::SwarmCounts;
 use crate::wire::tracker_udp::{
@@ -55,6 +56,8 @@ pub enum UdpTrackerError {
     Refused(AnnounceRefusal),
     #[error("the tracker's answer is not the one asked for")]
     BadAnswer,
+    #[error("no datagrams go through the proxy")]
+    NoRelay,
     #[error("too many tracker exchanges are under way")]
     Busy,
 }
@@ -62,7 +65,13 @@ pub enum UdpTrackerError {
 /// Takes datagrams for sending; loss is allowed.
 pub trait DatagramSink {
     /// Sends one datagram, or drops it.
-    fn send(&self, bytes: Vec<u8>, to: SocketAddr);
+    fn send(&self, bytes: Vec<u8>, to: &Target);
+}
+
+impl DatagramSink for Rc<UdpRelay> {
+    fn send(&self, bytes: Vec<u8>, to: &Target) {
+        UdpRelay::send(self, &bytes, to);
+    }
 }
 
 /// The client's half of BEP 15; clones share it. Feed it every datagram that arrives.
@@ -74,6 +83,8 @@ pub struct UdpTrackers {
 struct Inner {
     resolver: Resolver,
     sink: Box<dyn DatagramSink>,
+    /// Set when everything goes through a proxy: names stay names then.
+    relay: Option<Rc<UdpRelay>>,
     retransmit_first: Duration,
     random: RandomState,
     state: RefCell<State>,
@@ -84,13 +95,12 @@ struct State {
     /// By transaction id; at most [`PENDING_MAX`].
     pending: BTreeMap<u32, Pending>,
     /// By tracker; at most [`CONNECTIONS_MAX`].
-    connections: BTreeMap<SocketAddr, (u64, Instant)>,
+    connections: BTreeMap<Target, (u64, Instant)>,
     transactions: u64,
 }
 
 struct Pending {
-    tracker: SocketAddr,
-    family: Family,
+    tracker: Target,
     answer: oneshot::Sender<UdpAnswer>,
 }
 
@@ -125,6 +135,25 @@ impl UdpTrackers {
             inner: Rc::new(Inner {
                 resolver,
                 sink,
+                relay: None,
+                retransmit_first,
+                random: RandomState::new(),
+                state: RefCell::new(State::default()),
+            }),
+        }
+    }
+
+    /// A client behind a proxy.
+    pub fn through(
+        resolver: Resolver,
+        relay: Rc<UdpRelay>,
+        retransmit_first: Duration,
+    ) -> UdpTrackers {
+        UdpTrackers {
+            inner: Rc::new(Inner {
+                resolver,
+                sink: Box::new(relay.clone()),
+                relay: Some(relay),
                 retransmit_first,
                 random: RandomState::new(),
                 state: RefCell::new(State::default()),
@@ -141,10 +170,10 @@ impl UdpTrackers {
         let Some(pending) = state.pending.get(&id) else {
             return false;
         };
-        if !is_same_endpoint(pending.tracker, from) {
+        if !is_same_endpoint(&pending.tracker, from) {
             return false;
         }
-        let Ok(answer) = parse_answer(datagram, pending.family) else {
+        let Ok(answer) = parse_answer(datagram, family_of(from.ip().to_canonical())) else {
             return false;
         };
         // A receiver that has gone away removes its entry itself.
@@ -200,17 +229,13 @@ impl UdpTrackers {
         deadline: &Deadline,
         mut on_silence: impl FnMut(),
     ) -> Result<UdpAnswer, UdpTrackerError> {
-        let found = lookup(&self.inner.resolver, url.host(), url.port(), deadline).await?;
-        let addrs: Vec<SocketAddr> = found
-            .into_iter()
-            .filter(|addr| family.has(addr.ip()))
-            .collect();
+        let addrs = self.places(url, family, deadline).await?;
         let mut attempt: u32 = 0;
         let mut is_second_chance = true;
         while !deadline.remaining().is_zero() {
             // Each attempt goes to the name's next address, so that a dead one costs one wait.
             let index = usize::try_from(attempt).unwrap_or(0) % addrs.len().max(1);
-            let Some(&tracker) = addrs.get(index) else {
+            let Some(tracker) = addrs.get(index) else {
                 return Err(UdpTrackerError::NoAddress {
                     host: url.host().to_string(),
                     family: family_name(Some(family)),
@@ -224,7 +249,7 @@ impl UdpTrackers {
             let known = self.connection_id(tracker);
             let connection_id = match known {
                 Some(id) => id,
-                None => match self.connect(tracker, family, wait, deadline).await? {
+                None => match self.connect(tracker, wait, deadline).await? {
                     Some(id) => id,
                     None => {
                         on_silence();
@@ -238,7 +263,7 @@ impl UdpTrackers {
                 }
                 Ask::Scrape(info_hashes) => scrape_request(connection_id, id, info_hashes),
             };
-            match self.exchange(tracker, family, wait, deadline, make).await? {
+            match self.exchange(tracker, wait, deadline, make).await? {
                 None => on_silence(),
                 Some(UdpAnswer::Refused(refusal)) => {
                     self.forget(tracker);
@@ -255,36 +280,55 @@ impl UdpTrackers {
         Err(UdpTrackerError::TimedOut)
     }
 
+    /// Where datagrams for that tracker go.
+    async fn places(
+        &self,
+        url: &Url,
+        family: Family,
+        deadline: &Deadline,
+    ) -> Result<Vec<Target>, UdpTrackerError> {
+        let Some(relay) = &self.inner.relay else {
+            let found = lookup(&self.inner.resolver, url.host(), url.port(), deadline).await?;
+            let addrs = found.into_iter().filter(|addr| family.has(addr.ip()));
+            return Ok(addrs.map(Target::Addr).collect());
+        };
+        let is_open = deadline.run(async { Ok(relay.is_open().await) });
+        match is_open.await {
+            Ok(true) => Ok(vec![Target::new(url.host(), url.port())]),
+            Ok(false) => Err(UdpTrackerError::NoRelay),
+            Err(_) => Err(UdpTrackerError::TimedOut),
+        }
+    }
+
     /// A connection id that is not too old.
-    fn connection_id(&self, tracker: SocketAddr) -> Option<u64> {
+    fn connection_id(&self, tracker: &Target) -> Option<u64> {
         let state = self.inner.state.borrow();
-        let (id, since) = state.connections.get(&tracker)?;
+        let (id, since) = state.connections.get(tracker)?;
         (since.elapsed() < CONNECTION_ID_TIME_MAX).then_some(*id)
     }
 
-    fn forget(&self, tracker: SocketAddr) {
+    fn forget(&self, tracker: &Target) {
         let mut state = self.inner.state.borrow_mut();
-        state.connections.remove(&tracker);
+        state.connections.remove(tracker);
     }
 
-    fn remember(&self, tracker: SocketAddr, id: u64) {
+    fn remember(&self, tracker: &Target, id: u64) {
         let mut state = self.inner.state.borrow_mut();
         let connections = &mut state.connections;
         connections.retain(|_, (_, since)| since.elapsed() < CONNECTION_ID_TIME_MAX);
         if connections.len() < CONNECTIONS_MAX {
-            connections.insert(tracker, (id, Instant::now()));
+            connections.insert(tracker.clone(), (id, Instant::now()));
         }
     }
 
     async fn connect(
         &self,
-        tracker: SocketAddr,
-        family: Family,
+        tracker: &Target,
         wait: Duration,
         deadline: &Deadline,
     ) -> Result<Option<u64>, UdpTrackerError> {
         let answer = self
-            .exchange(tracker, family, wait, deadline, connect_request)
+            .exchange(tracker, wait, deadline, connect_request)
             .await?;
         match answer {
             None => Ok(None),
@@ -300,13 +344,12 @@ impl UdpTrackers {
     /// One datagram out, and its answer unless `wait` or the deadline passes first.
     async fn exchange(
         &self,
-        tracker: SocketAddr,
-        family: Family,
+        tracker: &Target,
         wait: Duration,
         deadline: &Deadline,
         make: impl FnOnce(u32) -> Vec<u8>,
     ) -> Result<Option<UdpAnswer>, UdpTrackerError> {
-        let (transaction, answer) = self.begin(tracker, family)?;
+        let (transaction, answer) = self.begin(tracker)?;
         self.inner.sink.send(make(transaction.id), tracker);
         tokio::select! {
             biased;
@@ -318,8 +361,7 @@ impl UdpTrackers {
 
     fn begin(
         &self,
-        tracker: SocketAddr,
-        family: Family,
+        tracker: &Target,
     ) -> Result<(Transaction<'_>, oneshot::Receiver<UdpAnswer>), UdpTrackerError> {
         let mut state = self.inner.state.borrow_mut();
         if state.pending.len() >= PENDING_MAX {
@@ -336,8 +378,7 @@ impl UdpTrackers {
         };
         let (sender, receiver) = oneshot::channel();
         let pending = Pending {
-            tracker,
-            family,
+            tracker: tracker.clone(),
             answer: sender,
         };
         state.pending.insert(id, pending);
@@ -347,15 +388,24 @@ impl UdpTrackers {
 }
 
 /// IPv6 sources come back with a scope or flow label that the lookup did not give.
-fn is_same_endpoint(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
+/// Whose name a proxy looked up is known by port and transaction.
+fn is_same_endpoint(asked: &Target, from: SocketAddr) -> bool {
+    let is_ip = match asked {
+        Target::Addr(addr) => addr.ip().to_canonical() == from.ip().to_canonical(),
+        Target::Name(..) => true,
+    };
+    is_ip && asked.port() == from.port()
 }
 
 /// UDP sockets of the trackers' own, one a family, for as long as there is no shared one. They close when dropped.
 pub struct OwnSockets {
-    sockets: Vec<Udp>,
+    sockets: Sockets,
+    options: SocketOptions,
     trackers: UdpTrackers,
 }
+
+/// Shared by what sends and what closes; empty while there is no way out.
+type Sockets = Rc<RefCell<Vec<(Family, Udp)>>>;
 
 /// Hears what comes to one of them.
 #[derive(Clone)]
@@ -365,12 +415,15 @@ pub struct Receiver {
 }
 
 struct OwnSink {
-    sockets: Vec<(Family, Udp)>,
+    sockets: Sockets,
 }
 
 impl DatagramSink for OwnSink {
-    fn send(&self, bytes: Vec<u8>, to: SocketAddr) {
-        let Some((_, udp)) = self.sockets.iter().find(|(family, _)| family.has(to.ip())) else {
+    fn send(&self, bytes: Vec<u8>, to: &Target) {
+        // What is sent without a proxy was looked up.
+        let &Target::Addr(to) = to else { return };
+        let sockets = self.sockets.borrow();
+        let Some((_, udp)) = sockets.iter().find(|(family, _)| family.has(to.ip())) else {
             return;
         };
         let udp = udp.clone();
@@ -394,46 +447,69 @@ impl OwnSockets {
         options: &SocketOptions,
         retransmit_first: Duration,
     ) -> io::Result<(UdpTrackers, OwnSockets)> {
-        let ips = match options.bind {
-            Some(ip) => vec![ip],
-            None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
-        };
-        let mut sockets = Vec::new();
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for ip in ips {
-            match Udp::bind(SocketAddr::new(ip, 0), options) {
-                Ok(udp) => sockets.push((family_of(ip), udp)),
-                Err(error) => last = error,
-            }
-        }
-        if sockets.is_empty() {
-            return Err(last);
-        }
-        let own = sockets.iter().map(|(_, udp)| udp.clone()).collect();
-        let sink = Box::new(OwnSink { sockets });
+        let sockets = Rc::new(RefCell::new(open_sockets(options)?));
+        let sink = Box::new(OwnSink {
+            sockets: sockets.clone(),
+        });
         let trackers = UdpTrackers::new(resolver, sink, retransmit_first);
         let own = OwnSockets {
-            sockets: own,
+            sockets,
+            options: options.clone(),
             trackers: trackers.clone(),
         };
         Ok((trackers, own))
     }
 
+    /// Opens new sockets in place of those that were closed; new [`OwnSockets::receivers`] hear them.
+    ///
+    /// # Errors
+    /// When no family can be bound.
+    pub fn reopen(&self) -> io::Result<()> {
+        let opened = open_sockets(&self.options)?;
+        *self.sockets.borrow_mut() = opened;
+        Ok(())
+    }
+
+    /// Closes the sockets; their receivers end.
+    pub fn close(&self) {
+        for (_, udp) in self.sockets.borrow_mut().drain(..) {
+            udp.close();
+        }
+    }
+
     /// Who hears each socket.
     pub fn receivers(&self) -> Vec<Receiver> {
-        let receiver = |udp: &Udp| Receiver {
+        let receiver = |(_, udp): &(Family, Udp)| Receiver {
             udp: udp.clone(),
             trackers: self.trackers.clone(),
         };
-        self.sockets.iter().map(receiver).collect()
+        self.sockets.borrow().iter().map(receiver).collect()
     }
 }
 
 impl Drop for OwnSockets {
     fn drop(&mut self) {
-        for udp in &self.sockets {
-            udp.close();
+        self.close();
+    }
+}
+
+/// One socket a family, or one in the family of `options.bind`.
+fn open_sockets(options: &SocketOptions) -> io::Result<Vec<(Family, Udp)>> {
+    let ips = match options.bind {
+        Some(ip) => vec![ip],
+        None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+    };
+    let mut sockets = Vec::new();
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for ip in ips {
+        match Udp::bind(SocketAddr::new(ip, 0), options) {
+            Ok(udp) => sockets.push((family_of(ip), udp)),
+            Err(error) => last = error,
         }
+    }
+    match sockets.is_empty() {
+        true => Err(last),
+        false => Ok(sockets),
     }
 }
 

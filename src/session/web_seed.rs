@@ -6,7 +6,7 @@
 
 mod connection;
 mod feed;
-mod verdict;
+pub mod verdict;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -93,6 +93,15 @@ impl WebSeeds {
         *self.seeds.borrow_mut() = seeds;
     }
 
+    /// There is a way out again after there was none: failures say nothing about the seeds.
+    pub fn on_way_back(&self) {
+        for seed in self.seeds.borrow().iter() {
+            seed.failures.set(0);
+            seed.retry_at.set(None);
+            seed.changed.notify_waiters();
+        }
+    }
+
     /// The core found out that it sends corrupt data.
     pub fn ban(&self, driver: &Driver, id: WebSeedId) {
         let seeds = self.seeds.borrow();
@@ -117,8 +126,10 @@ async fn keep_up(driver: &Rc<Driver>, seed: &Rc<Seed>, number: usize, places: &S
         }
     }
     while !seed.is_over.get() {
+        let way = &driver.shared().way;
         let ready = async {
             seed.ready().await;
+            way.opened().await;
             let place = places.acquire().await;
             let session_place = driver.shared().web_connections.acquire().await;
             (place, session_place)
@@ -139,6 +150,7 @@ async fn keep_up(driver: &Rc<Driver>, seed: &Rc<Seed>, number: usize, places: &S
                     () = seed.wait_for_work(driver) => {}
                 }
             }
+            Err(_) if !way.is_open() => {}
             Err(failure) => seed.on_failure(driver, &failure),
         }
     }

@@ -123,6 +123,8 @@ struct Tracker {
     not_before: Now,
     /// An early announce is polite from this moment (`min interval`).
     early_from: Now,
+    /// It named the time to come back itself (BEP 31).
+    is_told_to_wait: bool,
     last_success: Option<Now>,
     failures_in_row: u32,
     tracker_id: Option<Vec<u8>>,
@@ -272,6 +274,25 @@ impl Announcer {
         self.wants_peers = true;
     }
 
+    /// There is a way out again after there was none: failures say nothing about the trackers, and peers are wanted. What
+    /// a tracker asked for itself is kept.
+    pub fn on_way_back(&mut self, now: Now) {
+        for tracker in &mut self.trackers {
+            if tracker.state == TrackerState::Failing && !tracker.is_told_to_wait {
+                tracker.failures_in_row = 0;
+                tracker.not_before = now;
+            }
+        }
+        if self
+            .trackers
+            .iter()
+            .all(|tracker| tracker.state != TrackerState::Working)
+        {
+            self.due = self.due.min(now);
+        }
+        self.wants_peers = true;
+    }
+
     /// Peers to ask for from now on.
     pub fn set_numwant(&mut self, numwant: u32) {
         self.config.numwant = numwant;
@@ -399,6 +420,7 @@ impl Tracker {
             is_owed_completed: false,
             not_before: now,
             early_from: now,
+            is_told_to_wait: false,
             last_success: None,
             failures_in_row: 0,
             tracker_id: None,
@@ -426,6 +448,7 @@ impl Tracker {
         }
         self.failures_in_row = 0;
         self.not_before = now;
+        self.is_told_to_wait = false;
         self.early_from = now + min_interval;
         self.last_success = Some(now);
         // BEP 3: a tracker id once given stays valid until another is given.
@@ -441,6 +464,7 @@ impl Tracker {
         self.failures_in_row = self.failures_in_row.saturating_add(1);
         self.state = TrackerState::Failing;
         self.not_before = now + pause;
+        self.is_told_to_wait = false;
         let message = match failure {
             AnnounceFailure::Unreachable(text) => text,
             AnnounceFailure::Unusable(text) => {
@@ -451,6 +475,7 @@ impl Tracker {
                 match refusal.retry_in {
                     Some(RetryIn::Never) => self.state = TrackerState::Disabled,
                     Some(RetryIn::After(wait)) => {
+                        self.is_told_to_wait = true;
                         self.not_before = now + wait.clamp(pause.min(BACKOFF_MAX), INTERVAL_MAX);
                     }
                     None => {}

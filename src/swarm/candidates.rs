@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Now, Rng};
 use crate::swarm::priority::priority;
+use crate::wire::ip_filter::IpFilter;
 
 /// Addresses kept: a tracker names 200 at a time, and nobody is connected to more than a few hundred.
 pub const CANDIDATES_MAX: usize = 4_000;
@@ -16,6 +18,8 @@ pub const CANDIDATES_MAX: usize = 4_000;
 pub const USER_CANDIDATES_MAX: usize = 1_000;
 /// Banned addresses kept, oldest dropped: a ban costs a piece of bad data each, so thousands are not reached.
 pub const BANNED_MAX: usize = 4_096;
+/// Filtered addresses that are counted; whoever names more of them wastes its breath.
+const FILTERED_MAX: usize = 16_384;
 /// Addresses of our own that are kept.
 const OWN_MAX: usize = 64;
 /// Failed dials in a row after which an address is dropped, until a source names it again.
@@ -140,6 +144,10 @@ pub struct Candidates {
     own: BTreeSet<SocketAddr>,
     /// Where others see us, by family; until it is known the lot decides between equals.
     seen_at: [Option<SocketAddr>; 2],
+    /// The user's list of whom to leave alone.
+    filter: Option<Arc<IpFilter>>,
+    /// Different addresses that it refused, at most [`FILTERED_MAX`].
+    filtered: BTreeSet<IpAddr>,
     banned: BTreeSet<IpAddr>,
     banned_order: VecDeque<IpAddr>,
 }
@@ -158,6 +166,8 @@ impl Candidates {
             evictable: BTreeSet::new(),
             own: BTreeSet::new(),
             seen_at: [None; 2],
+            filter: None,
+            filtered: BTreeSet::new(),
             banned: BTreeSet::new(),
             banned_order: VecDeque::new(),
         }
@@ -233,6 +243,22 @@ impl Candidates {
                 not_before: now + wait,
             };
         });
+    }
+
+    /// There was no way to anybody for a while: dials that failed meanwhile say nothing about the peers, and those who
+    /// were connected are dialed again at once. Those that wait for what they did or lack wait on.
+    pub fn on_way_back(&mut self, now: Now) {
+        let is_waiting = |(addr, entry): (&SocketAddr, &Entry)| {
+            let waits = matches!(entry.state, State::Idle { not_before } if not_before > now);
+            (waits && !entry.is_useless).then_some(*addr)
+        };
+        let waiting: Vec<SocketAddr> = self.entries.iter().filter_map(is_waiting).collect();
+        for addr in waiting {
+            self.change(addr, |entry| {
+                entry.failures = 0;
+                entry.state = State::Idle { not_before: now };
+            });
+        }
     }
 
     /// The peer has everything; while we have too, it is not dialed.
@@ -313,6 +339,33 @@ impl Candidates {
         true
     }
 
+    /// Refuses what that list has from now on, in place of an earlier one, and forgets what of it is known.
+    pub fn set_filter(&mut self, filter: Arc<IpFilter>) {
+        let known = self.entries.keys().copied();
+        let blocked: Vec<SocketAddr> = known.filter(|addr| filter.is_blocked(addr.ip())).collect();
+        for addr in blocked {
+            self.count_filtered(addr.ip());
+            self.remove(addr);
+        }
+        self.filter = Some(filter);
+    }
+
+    /// How many different addresses the list refused.
+    pub fn filtered_count(&self) -> usize {
+        self.filtered.len()
+    }
+
+    fn count_filtered(&mut self, ip: IpAddr) {
+        if self.filtered.len() < FILTERED_MAX {
+            self.filtered.insert(ip);
+        }
+    }
+
+    fn is_filtered(&self, ip: IpAddr) -> bool {
+        let filter = self.filter.as_ref();
+        filter.is_some_and(|filter| filter.is_blocked(ip))
+    }
+
     /// True after [`Candidates::ban`].
     pub fn is_banned(&self, ip: IpAddr) -> bool {
         self.banned.contains(&ip.to_canonical())
@@ -371,6 +424,7 @@ impl Candidates {
             assert_eq!(is_listed, is_idle && !is_parked, "{addr} {entry:?}");
             assert!(!(is_ready && is_waiting), "{addr} is listed twice");
             assert!(!self.is_banned(addr.ip()), "{addr} is banned");
+            assert!(!self.is_filtered(addr.ip()), "{addr} is filtered");
             listed_count += usize::from(is_listed);
         }
         assert_eq!(listed_count, self.dialable_count(), "stale list entries");
@@ -378,6 +432,10 @@ impl Candidates {
 
     fn add_one(&mut self, source: Source, addr: SocketAddr, now: Now) -> bool {
         if !is_possible(addr, source) || self.own.contains(&addr) || self.is_banned(addr.ip()) {
+            return false;
+        }
+        if self.is_filtered(addr.ip()) {
+            self.count_filtered(addr.ip());
             return false;
         }
         if self.entries.contains_key(&addr) {

@@ -43,6 +43,8 @@ pub enum CloseReason {
     Useless,
     /// It sent corrupt data.
     Banned,
+    /// The user's list of addresses has it.
+    Blocked,
     /// The same peer is connected already, or it is us.
     Duplicate,
     /// Its place goes to a more useful peer.

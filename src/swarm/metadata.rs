@@ -20,6 +20,7 @@ use crate::swarm::candidates::{Candidates, Parting, Source};
 use crate::swarm::effects::{Credits, PeerKey};
 use crate::swarm::poison::Party;
 use crate::swarm::sources::SourceCounts;
+use crate::wire::ip_filter::IpFilter;
 use attempt::Attempt;
 use peers::Holder;
 
@@ -108,6 +109,8 @@ pub struct MetadataStats {
     pub peers_connected: u32,
     pub peers_by_source: SourceCounts,
     pub peers_known: u32,
+    /// Addresses refused because the user's list has them.
+    pub peers_filtered: u32,
     /// Connected peers that say they have the metadata.
     pub holders: u32,
     /// Bytes of the copy that is the nearest to its end, and its size; 0 while nobody has told one.
@@ -155,6 +158,12 @@ impl MetadataSwarm {
             dial_at: Some(now),
             want_peers_at: now,
         }
+    }
+
+    /// Addresses to leave alone from now on. Connections to them are the caller's to close.
+    pub fn set_ip_filter(&mut self, filter: Arc<IpFilter>) {
+        self.candidates.set_filter(filter);
+        self.after_event();
     }
 
     /// Addresses to dial.
@@ -206,6 +215,13 @@ impl MetadataSwarm {
         [self.tick_at, self.dial_at].into_iter().flatten().min()
     }
 
+    /// There is a way out again after there was none: whoever is known is dialed, without regard to failures.
+    pub fn on_way_back(&mut self, cx: &mut MetadataCx<'_>) {
+        self.candidates.on_way_back(cx.now);
+        self.dial(cx);
+        self.after_event();
+    }
+
     /// Time has passed.
     pub fn on_timer(&mut self, cx: &mut MetadataCx<'_>) {
         if self.is_stopping {
@@ -254,6 +270,7 @@ impl MetadataSwarm {
             peers_connected: staying().count() as u32,
             peers_by_source: staying().map(|(_, peer)| peer.source).collect(),
             peers_known: self.candidates.known_count() as u32,
+            peers_filtered: self.candidates.filtered_count() as u32,
             holders: staying().filter(|(_, peer)| peer.has_metadata()).count() as u32,
             have_bytes: best.map_or(0, Attempt::have_bytes),
             total_bytes: best.map_or(0, Attempt::size_bytes),

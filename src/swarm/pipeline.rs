@@ -123,6 +123,8 @@ pub struct Pipeline {
     timed: Option<(BlockRef, Now)>,
     /// The shortest time from a request to the beginning of its block: longer ones waited behind others.
     latency: Option<Duration>,
+    /// The last such time, whatever it waited behind.
+    answered_in: Option<Duration>,
 }
 
 impl Pipeline {
@@ -147,6 +149,7 @@ impl Pipeline {
             probed_at: now,
             timed: None,
             latency: None,
+            answered_in: None,
         }
     }
 
@@ -222,6 +225,12 @@ impl Pipeline {
     /// The shortest time the peer took to begin answering; `None` before its first block.
     pub const fn latency(&self) -> Option<Duration> {
         self.latency
+    }
+
+    /// The time from a request to its block when it was last measured, queues on the way included; `None` before the
+    /// first block.
+    pub const fn answered_in(&self) -> Option<Duration> {
+        self.answered_in
     }
 
     /// A block is to be requested.
@@ -459,6 +468,7 @@ impl Pipeline {
         if let Some(now) = answered_at {
             let latency = now.since(sent_at).min(LATENCY_MAX);
             self.latency = Some(self.latency.map_or(latency, |best| best.min(latency)));
+            self.answered_in = Some(latency);
         }
     }
 

@@ -111,6 +111,12 @@ impl Suspects {
         liars
     }
 
+    /// The bad copies that wait and have a block of this party.
+    pub fn count_of(&self, party: Party) -> usize {
+        let copies = self.copies.iter();
+        copies.filter(|copy| copy.parties.contains(&party)).count()
+    }
+
     /// Everybody with a block in a bad copy that waits.
     pub fn parties(&self) -> Vec<Party> {
         let parties = self.copies.iter().flat_map(|copy| &copy.parties);

@@ -323,7 +323,7 @@ impl Worker {
     fn caught<T>(&self, work: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
         catch_unwind(AssertUnwindSafe(work)).inspect_err(|_| {
             let panics = self.panics.fetch_add(1, Ordering::Relaxed) + 1;
-            error!(panics, "hashing was broken off by an error in the program");
+            error!(panics, "a hash was broken off by an error in the program");
         })
     }
 }

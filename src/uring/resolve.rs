@@ -50,8 +50,12 @@ impl Resolver {
     /// When the system refuses a thread.
     pub fn bound(options: &SocketOptions) -> io::Result<Resolver> {
         let is_bound = options.bind.is_some() || options.bind_device.is_some();
-        let stub = is_bound.then(|| Stub::from_system(options));
-        Resolver::with_lookup(move |host, port| look_up(host, port, stub.as_ref()))
+        let options = options.clone();
+        Resolver::with_lookup(move |host, port| {
+            // Each time anew: who brings an interface up may name other servers than the last time.
+            let stub = is_bound.then(|| Stub::from_system(&options));
+            look_up(host, port, stub.as_ref())
+        })
     }
 
     /// Starts the threads with another way of looking a host up; it may hang like the system's.

@@ -266,6 +266,20 @@ impl Udp {
         })
     }
 
+    /// The address that datagrams to `to` leave from. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// As socket(2), bind(2) and connect(2): nothing leads there.
+    pub fn source_towards(to: SocketAddr, options: &SocketOptions) -> io::Result<IpAddr> {
+        let fd = socket::open(&to, Carrier::Udp, 0, options)?;
+        if let Some(ip) = options.bind {
+            socket::bind(&fd, &SocketAddr::new(ip, 0))?;
+        }
+        socket::connect(&fd, &to)?;
+        Ok(socket::local_addr(&fd)?.ip())
+    }
+
     /// Sends one datagram from one of this machine's addresses, through its network interface.
     ///
     /// # Errors

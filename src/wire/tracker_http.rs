@@ -1,7 +1,9 @@
 //! The HTTP tracker protocol: announce URLs and bencoded answers (BEP 3, 7, 23, 24, 31). Layer 1.
 //!
+//! Scrapes as a client are in `scrape`.
 //! The tracker's own half is in `serve`. HTTP itself is in `http`.
 
+pub mod scrape;
 pub mod serve;
 
 use std::borrow::Cow;

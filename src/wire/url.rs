@@ -143,6 +143,14 @@ impl Url {
         }
     }
 
+    /// The same URL with another path and query, which begin with `/`.
+    pub(super) fn with_target(&self, target: String) -> Url {
+        Url {
+            target,
+            ..self.clone()
+        }
+    }
+
     /// Host and, unless it is the scheme's own, port: what stands in a `Host` header.
     pub fn authority(&self) -> String {
         match (self.scheme, self.port) {

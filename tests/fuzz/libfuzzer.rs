@@ -7,12 +7,15 @@ mod assembly;
 #[path = "../mutations/corpus.rs"]
 mod corpus;
 mod dht;
+mod gateway;
 mod layout;
 #[macro_use]
 mod list;
+mod proxy;
 mod registry;
 mod search;
 mod targets;
+mod web_seed;
 
 use std::fmt::Write;
 use std::path::PathBuf;

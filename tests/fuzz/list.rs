@@ -7,12 +7,13 @@ macro_rules! every_target {
             damaged_bencode_is_read_or_refused: targets::bencode / 1;
             damaged_torrents_are_read_or_refused_and_lead_nowhere: targets::metainfo / 1;
             damaged_handshakes_are_read_or_refused: targets::handshake / 1;
-            damaged_hidden_handshakes_end_the_same_however_they_are_cut: targets::mse / 20;
+            damaged_hidden_handshakes_end_the_same_however_they_are_cut: targets::mse / 1;
             damaged_messages_are_the_same_events_however_they_are_cut: targets::decoder / 1;
             damaged_extension_handshakes_are_read_or_refused: targets::extended / 1;
             damaged_peer_exchange_is_read_or_refused: targets::pex / 1;
             damaged_metadata_messages_are_read_or_refused: targets::metadata / 1;
             damaged_http_answers_are_the_same_body_however_they_are_cut: targets::http_response / 1;
+            damaged_answers_of_web_seeds_are_the_same_part_however_they_are_cut: web_seed::web_seed / 1;
             damaged_announce_answers_are_read_or_refused: targets::announce_answer / 1;
             damaged_udp_answers_are_read_or_refused: targets::udp_answer / 1;
             damaged_requests_to_the_tracker_are_read_or_refused: targets::tracker_request / 1;
@@ -21,7 +22,12 @@ macro_rules! every_target {
             damaged_local_announces_are_read_or_refused: targets::lsd / 1;
             damaged_urls_are_read_or_refused: targets::url / 1;
             damaged_answers_of_name_servers_are_read_or_refused: targets::dns_answer / 1;
+            damaged_answers_of_proxies_end_the_same_however_they_are_cut: proxy::socks_answers / 1;
+            damaged_datagrams_of_proxies_are_read_or_refused: proxy::socks_datagram / 1;
+            damaged_lists_of_addresses_are_read_or_refused: proxy::ip_list / 1;
             damaged_utp_datagrams_are_refused: targets::utp_refusal / 1;
+            damaged_answers_of_gateways_are_read_or_refused: gateway::map_answer / 1;
+            damaged_answers_to_a_scrape_are_read_or_refused: gateway::scrape_answer / 1;
             damaged_datagrams_of_the_dht_are_read_or_refused: dht::krpc / 1;
             damaged_lists_of_dht_nodes_are_read_or_refused: dht::saved_nodes / 1;
             damaged_records_are_read_or_refused: targets::record / 1;

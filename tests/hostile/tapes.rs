@@ -233,7 +233,7 @@ fn floods() -> Vec<Tape> {
             Leech,
             numbers(CANCEL, &[u32::MAX; 3]),
         ),
-        closes("W10 a flood of them", Seed, cancel.repeat(2_001)),
+        closes("W10 a flood of them", Seed, cancel.repeat(8_001)),
         stays(
             "W10 interest flaps",
             Seed,

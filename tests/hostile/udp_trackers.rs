@@ -12,6 +12,7 @@ use gyre::session::http::{GetOptions, HttpClient, HttpConfig};
 use gyre::session::udp_tracker::{DatagramSink, UdpTrackers};
 use gyre::uring::resolve::Resolver;
 use gyre::uring::ring::{self, Ring, RingConfig, spawn};
+use gyre::wire::socks::Target;
 use gyre::wire::tracker::{AnnounceRequest, Counters, Family};
 use gyre::wire::url::Url;
 
@@ -200,7 +201,7 @@ struct Silence {
 }
 
 impl DatagramSink for Silence {
-    fn send(&self, _: Vec<u8>, _: SocketAddr) {
+    fn send(&self, _: Vec<u8>, _: &Target) {
         self.sent.borrow_mut().push(self.start.elapsed());
     }
 }

@@ -13,7 +13,7 @@ class Gyre(JsonProgram):
         argv = [binary, verb, torrent, "--output" if verb == "download" else "--data", where]
         argv += ["--state", folder / f"{name}.state", "--port", str(PORT), "--json", "-vv"]
         # Peers come from where the case says and from nowhere else.
-        argv += ["--no-dht", "--no-lsd", *([] if pex else ["--no-pex"]), *options]
+        argv += ["--no-dht", "--no-lsd", "--no-port-map", *([] if pex else ["--no-pex"]), *options]
         self.host = host
         super().__init__(host, name, argv, folder)
 

@@ -34,7 +34,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--door", type=int, help="port of a node to enter through; else the first is everybody's")
-    parser.add_argument("--torrent", nargs=2, metavar=("TORRENT", "FOLDER"))
+    parser.add_argument("--torrent", nargs=2, metavar=("TORRENT", "FOLDER"), help="a file or a magnet link, and its data")
     arguments = parser.parse_args()
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
@@ -47,8 +47,11 @@ def main():
     print(json.dumps({"event": "ports", "ports": [session.listen_port() for session in sessions]}), flush=True)
     handle = None
     if arguments.torrent:
-        wanted = lt.add_torrent_params()
-        wanted.ti = lt.torrent_info(arguments.torrent[0])
+        if arguments.torrent[0].startswith("magnet:"):
+            wanted = lt.parse_magnet_uri(arguments.torrent[0])
+        else:
+            wanted = lt.add_torrent_params()
+            wanted.ti = lt.torrent_info(arguments.torrent[0])
         wanted.save_path = arguments.torrent[1]
         handle = sessions[-1].add_torrent(wanted)
     while not stopped:

@@ -13,6 +13,7 @@ use gyre::wire::krpc;
 use gyre::wire::message::{Message, RawBlock, encode, piece_header};
 use gyre::wire::metainfo::MetainfoBuilder;
 use gyre::wire::mse::{Initiator, Payloads, Random, Responder, Step};
+use gyre::wire::socks;
 use gyre::wire::tracker::{AnnounceRequest, Counters as Announced, Event};
 use gyre::wire::tracker_udp;
 use gyre::wire::ut_metadata::MetadataMessage;
@@ -140,8 +141,9 @@ pub fn mse() -> Corpus {
             }
         }
         said_b.extend(b.take_out());
-        corpus.push([&[how, 3], &said_a[..], b"behind"].concat());
-        corpus.push([&[how | 1, 3], &said_b[..], b"behind"].concat());
+        let step = if how == 0 { 3 } else { 99 };
+        corpus.push([&[how, step], &said_a[..], b"behind"].concat());
+        corpus.push([&[how | 1, step], &said_b[..], b"behind"].concat());
     }
     (corpus, &[b"\x13BitTorrent protocol", &[0; 96], &[0xff; 96]])
 }
@@ -309,6 +311,34 @@ pub fn http_response() -> Corpus {
             b"HTTP/1.1 ",
             b": ",
             b"\x1f\x8b\x08",
+        ],
+    )
+}
+
+/// Which part is asked for, a step, then an answer.
+pub fn web_seed() -> Corpus {
+    let corpus = texts(&[
+        "\0\x03HTTP/1.1 206 P\r\nContent-Range: bytes 5-9/20\r\nContent-Length: 5\r\n\r\nhello",
+        "\0\x01HTTP/1.1 206 P\r\nContent-Range: bytes 5-9/20\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+        "\0\x02HTTP/1.0 206 P\r\nContent-Range: bytes 5-9/*\r\n\r\nhello and more",
+        "\x01\x04HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nabcdefghijklmnopqrst",
+        "\x01\0HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n14\r\nabcdefghijklmnopqrst\r\n0\r\nA: b\r\n\r\n",
+        "\0\x03HTTP/1.1 416 No\r\nContent-Range: bytes */7\r\nContent-Length: 0\r\n\r\n",
+    ]);
+    (
+        corpus,
+        &[
+            b"\r\n",
+            b"\r\n\r\n",
+            b"0\r\n\r\n",
+            b"bytes 5-9/20",
+            b"bytes */20",
+            b"Content-Length: 5\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Content-Encoding: gzip\r\n",
+            b"ffffffffffffffff\r\n",
+            b"206",
+            b"200",
         ],
     )
 }
@@ -499,10 +529,93 @@ pub fn dns_answer() -> Corpus {
     )
 }
 
+pub fn socks_answers() -> Corpus {
+    let plain = b"\x00\x05\x00\x05\x00\x00\x01\x09\x08\x07\x06\x1a\xe1behind".to_vec();
+    let named = b"\x05\x05\x02\x01\x00\x05\x00\x00\x03\x03abc\x00\x50".to_vec();
+    let refused = b"\x00\x05\x00\x05\x02\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
+    (
+        vec![plain, named, refused, b"\x00HTTP/1.1 400".to_vec()],
+        &[
+            b"\x05\x00",
+            b"\x05\x02",
+            b"\x05\xff",
+            b"\x01\x00",
+            b"\x01\x01",
+            b"\x00\x04",
+        ],
+    )
+}
+
+pub fn socks_datagram() -> Corpus {
+    let targets = ["9.8.7.6:1", "[2001:db8::1]:2"].map(|addr| addr.parse().expect("an address"));
+    let targets = targets.map(socks::Target::Addr);
+    let name = socks::Target::Name("a.example".to_owned(), 3);
+    let wrapped = targets.iter().chain([&name]);
+    let wrapped = wrapped.map(|target| socks::wrap(target, b"d1:ye").expect("a short name"));
+    (wrapped.collect(), &[b"\x00\x00\x00", b"\x03\xff", b"\x04"])
+}
+
+pub fn ip_list() -> Corpus {
+    let good = "\u{9}# list\na name:1.2.3.4-1.2.4.5\n001.002.003.004 - 001.002.004.005 , 127 , x\r\n\
+                2001:db8::/32\nn:2001:db8::1-2001:db8::2\n1.2.3.4\n10.0.0.0/8 # inner\n1.0.0.0-2.0.0.0";
+    (
+        texts(&[good, "x\u{feff}::1\n"]),
+        &[
+            b"\n",
+            b"-",
+            b" - ",
+            b",",
+            b", 128 ,",
+            b"/",
+            b"/0",
+            b":",
+            b"::",
+            b"255.255.255.255",
+            b"0.0.0.0",
+            b"#",
+        ],
+    )
+}
+
 pub fn utp_refusal() -> Corpus {
     let mut syn = vec![0x41, 0, 0x12, 0x34];
     syn.extend([0; 16]);
     (vec![syn], NONE)
+}
+
+/// A grant and a refusal over PCP, a grant, a refusal and an address over NAT-PMP.
+pub fn map_answer() -> Corpus {
+    let mut grant = super::gateway::ASKED.to_pcp();
+    grant[1] |= 0x80;
+    grant[42..44].copy_from_slice(&[0x1b, 0x58]);
+    let mut refusal = grant.clone();
+    refusal[3] = 8;
+    let corpus = vec![
+        grant,
+        refusal,
+        b"\0\x82\0\0\0\0\0\x01\x1a\xe1\x1b\x58\0\0\x0e\x10".to_vec(),
+        b"\0\x82\0\x02\0\0\0\x01".to_vec(),
+        b"\0\x81\0\x01\0\0\0\x01".to_vec(),
+        b"\0\x80\0\0\0\0\0\x01\xcb\0\x71\x05".to_vec(),
+    ];
+    (corpus, NONE)
+}
+
+pub fn scrape_answer() -> Corpus {
+    let corpus = vec![
+        b"d5:filesd20:aaaaaaaaaaaaaaaaaaaad8:completei5e10:downloadedi50e10:incompletei10eeee"
+            .to_vec(),
+        b"d14:failure reason2:noe".to_vec(),
+    ];
+    (
+        corpus,
+        &[
+            b"5:files",
+            b"20:aaaaaaaaaaaaaaaaaaaa",
+            b"8:complete",
+            b"i99999999999999999999e",
+        ],
+    )
 }
 
 pub fn record() -> Corpus {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gyre::base::Rng;
 use gyre::storage::retry::Refusal;
 
-use crate::scenarios::{KIB, leech, nothing_more, odd, poisoner, run, seed};
+use crate::scenarios::{KIB, leech, nothing_more, odd, poisoner, run, run_with, seed};
 use crate::spec::{Faults, Outage, Spec};
 use crate::world::World;
 
@@ -81,16 +81,13 @@ fn six_poisoners_of_twenty_are_banned_after_four_bad_pieces_each() {
         }
         spec
     }
-    run(10, build, |world| {
+    // In these most is wasted, or several shared pieces fail at once.
+    run_with(10, &[68, 74, 105], build, |world| {
         let n = &world.nodes[0];
         // Whoever got to send anything bad; the download may be over before all six did.
         assert_eq!(n.banned.len(), n.bad_pieces_of.len());
         assert!(!n.banned.is_empty());
-        // Pieces that several peers share, and that fail before the first of them is fetched again, come on top of four.
-        let mut counts: Vec<u32> = n.bad_pieces_of.values().copied().collect();
-        counts.sort_unstable();
-        let above = counts.iter().filter(|count| **count > 4).count();
-        assert!(above <= 1 && counts.last() <= Some(&8), "{counts:?}");
+        assert!(world.bad_pieces_max() <= 4, "{:?}", n.bad_pieces_of);
         let waste = world.waste_percent();
         assert!(waste <= 25, "{waste} % wasted");
     });

@@ -10,8 +10,10 @@ pub mod machine;
 pub mod program;
 pub mod raw_peer;
 pub mod sample;
+pub mod socks_server;
 pub mod web_server;
 
 pub use program::Gyre;
 pub use sample::Sample;
+pub use socks_server::SocksServer;
 pub use web_server::WebServer;

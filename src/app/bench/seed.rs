@@ -473,6 +473,7 @@ pub fn alone() -> impl Iterator<Item = String> {
         "--no-dht",
         "--no-pex",
         "--no-lsd",
+        "--no-port-map",
         "--no-ipv6",
     ]
     .into_iter()

@@ -26,6 +26,9 @@ pub struct DaemonArgs {
     /// Send and receive only through this local address or network interface
     #[arg(long, value_name = "ADDR|IFACE")]
     pub bind: Option<String>,
+    /// Whether the gateway is asked for a port that peers can dial
+    #[arg(long, value_name = "BOOL")]
+    pub port_map: Option<String>,
     /// Whether IPv6 is used
     #[arg(long, value_name = "BOOL")]
     pub ipv6: Option<String>,
@@ -87,6 +90,7 @@ impl DaemonArgs {
             ("downloads", &self.downloads),
             ("port", &self.port),
             ("bind", &self.bind),
+            ("port-map", &self.port_map),
             ("ipv6", &self.ipv6),
             ("limit-up", &self.limit_up),
             ("limit-down", &self.limit_down),

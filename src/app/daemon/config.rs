@@ -16,7 +16,8 @@ use crate::app::values::{
 use crate::app::{escape, run};
 use crate::daemon::Settings;
 use crate::session::{
-    DhtSettings, Encryption, PortChoice, SeedAfter, SendEngine, SessionConfig, WriteEngine,
+    DhtSettings, Encryption, PortChoice, PortMapSettings, SeedAfter, SendEngine, SessionConfig,
+    WriteEngine,
 };
 use crate::swarm::choker::{SeedChoker, UploadSlots};
 
@@ -49,7 +50,7 @@ const fn live(name: &'static str, default: &'static str, about: &'static str) ->
     }
 }
 
-const KEYS: [Key; 20] = [
+const KEYS: [Key; 21] = [
     key(
         "state",
         "",
@@ -69,6 +70,11 @@ const KEYS: [Key; 20] = [
         "bind",
         "",
         "Send and receive only through this local address or network interface.",
+    ),
+    key(
+        "port-map",
+        "true",
+        "Whether the gateway is asked for a port that peers can dial.",
     ),
     key("ipv6", "true", "Whether IPv6 is used."),
     live(
@@ -347,6 +353,9 @@ impl Values {
             give_up: None,
             http_proxy: run::variable(&["http_proxy"]),
             no_proxy: run::no_proxy(),
+            proxy: None,
+            ip_filter: None,
+            port_map: self.is_on("port-map")?.then(PortMapSettings::default),
             announce_interval_min: interval_min.unwrap_or(Duration::from_secs(60)),
             dht: self.is_on("dht")?.then_some(DhtSettings { bootstrap }),
             tells_delays: false,

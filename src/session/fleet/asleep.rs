@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::Fleet;
 use super::row::{Behind, Row, Run};
 use crate::base::InfoHash;
-use crate::session::contain::{Serves, kept_up};
+use crate::session::contain::{Serves, keep_up};
 use crate::session::shared::Shared;
 
 impl Fleet {
@@ -37,12 +37,8 @@ impl Fleet {
 
     /// Announces those that may sleep, as long as the session runs.
     pub(super) fn announce_seeds(&self, shared: &Rc<Shared>) -> JoinHandle<()> {
-        let shared = shared.clone();
-        tokio_uring::spawn(async move {
-            let what = "announcing seeds";
-            let start = || shared.seed_trackers.clone().run(shared.clone());
-            kept_up(shared.clone(), what, Serves::Strangers, start).await;
-        })
+        let work = |shared: Rc<Shared>| shared.seed_trackers.clone().run(shared);
+        keep_up(shared, "announcing seeds", Serves::Strangers, work)
     }
 
     /// Wakes those that somebody asks for, and lets those sleep that nobody does.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
@@ -23,6 +24,8 @@ const RECV_BYTES: usize = 32 * 1024;
 /// The runtime's side of one connected peer.
 pub(super) struct Link {
     stream: Stream,
+    /// The peer's, also when a proxy stands between.
+    pub addr: SocketAddr,
     pub wake: Notify,
     is_closing: Cell<bool>,
 }
@@ -68,6 +71,7 @@ impl Search {
         let span = debug_span!("peer", addr = %conn.addr);
         let link = Rc::new(Link {
             stream,
+            addr: conn.addr,
             wake: Notify::new(),
             is_closing: Cell::new(false),
         });

@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tracing::{debug, trace};
+use tracing::trace;
 
 use super::Seed;
 use super::feed::Feeder;
-use super::verdict::{Failure, Part, SILENT_AFTER, judge};
+use super::verdict::{Body, Failure, Part, SILENT_AFTER, judge};
 use crate::base::BlockRef;
 use crate::session::contain;
 use crate::session::deadline::Deadline;
@@ -20,7 +20,6 @@ use crate::session::shared::Shared;
 use crate::storage::layout::Span;
 use crate::swarm::{CloseReason, PeerKey, Refusal};
 use crate::uring::stream::Stream;
-use crate::wire::http::Unframer;
 use crate::wire::tracker::Family;
 
 /// A connection without work is closed after this time: most servers close it then themselves.
@@ -223,11 +222,8 @@ impl Connection {
     }
 
     async fn take_body(&mut self, answer: Answer, span: Span) -> Result<(), Failure> {
-        let mut body = Body {
-            framing: Unframer::new(answer.head.framing),
-            left_bytes: span.length,
-        };
-        body.take(&answer.early, &mut self.feeder)?;
+        let mut body = Body::new(answer.head.framing, span.length);
+        body.take(&answer.early, |data| self.feeder.feed(data))?;
         let shared = self.driver.shared().clone();
         let mut want = RECV_LIMITED_BYTES;
         while !body.is_over() {
@@ -249,7 +245,7 @@ impl Connection {
                 })?;
             want = self.receive(answer.stream(), &mut body, want).await?;
         }
-        if answer.head.is_keep_alive && body.framing.is_done() {
+        if answer.head.is_keep_alive && body.is_done() {
             self.place = Some((span.file, answer.place.clone()));
             self.kept = Some(answer.keep());
         }
@@ -287,7 +283,7 @@ impl Connection {
                 self.allowance_bytes -= received;
             }
             let bytes = segment.as_slice().get(..received).unwrap_or_default();
-            body.take(bytes, &mut self.feeder)?;
+            body.take(bytes, |data| self.feeder.feed(data))?;
             if body.is_over() || self.handle.is_closing() || received < room {
                 return Ok(want);
             }
@@ -297,54 +293,6 @@ impl Connection {
             if want < RECV_BYTES_MAX {
                 return Ok(RECV_BYTES_MAX.min(4 * want));
             }
-        }
-    }
-}
-
-/// An answer's body on its way.
-struct Body {
-    framing: Unframer,
-    /// Of the part that was asked for.
-    left_bytes: u64,
-}
-
-impl Body {
-    /// All that was asked for is here, and the end of the body was seen, where it has one of its own.
-    fn is_over(&self) -> bool {
-        self.left_bytes == 0 && self.framing.may_end()
-    }
-
-    fn take(&mut self, bytes: &[u8], feeder: &mut Feeder) -> Result<(), Failure> {
-        let mut input = bytes;
-        while let Some(data) = self.framing.next(&mut input)? {
-            let length = data.len() as u64;
-            if length > self.left_bytes {
-                let left = usize::try_from(self.left_bytes).unwrap_or(usize::MAX);
-                self.left_bytes = 0;
-                feeder.feed(data.get(..left).unwrap_or_default())?;
-                return Err(Failure::TooLong);
-            }
-            self.left_bytes -= length;
-            feeder.feed(data)?;
-        }
-        match input.is_empty() {
-            true => Ok(()),
-            // Bytes behind the body: nobody asked for another answer.
-            false => Err(Failure::TooLong),
-        }
-    }
-
-    /// The connection has ended.
-    fn on_end(&mut self) -> Result<(), Failure> {
-        let left_bytes = self.left_bytes;
-        debug!(left_bytes, "the web seed closed the connection");
-        match left_bytes {
-            0 => {
-                // The end of the last chunk may be missing; its bytes are all here.
-                self.framing = Unframer::new(crate::wire::http::Framing::UntilClose);
-                Ok(())
-            }
-            _ => Err(Failure::Short { left_bytes }),
         }
     }
 }

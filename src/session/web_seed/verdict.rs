@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use tracing::debug;
+
 use crate::session::http::FetchError;
 use crate::swarm::peer::PeerFault;
-use crate::wire::http::{ContentRange, Framing, HttpError, ResponseHead};
+use crate::wire::http::{ContentRange, Framing, HttpError, ResponseHead, Unframer};
 use crate::wire::url::UrlError;
 
 /// Without a byte for so long a request is given up; also the whole time from asking to the end of the answer's head.
@@ -178,6 +180,78 @@ pub fn judge(head: &ResponseHead, part: Part, file: &str) -> Result<(), Failure>
         return Err(Failure::WrongRange);
     }
     Ok(())
+}
+
+/// An answer's body on its way: the part that was asked for and not a byte more.
+pub struct Body {
+    framing: Unframer,
+    /// Of the part that was asked for.
+    left_bytes: u64,
+}
+
+impl Body {
+    /// Nothing of the part is here.
+    pub fn new(framing: Framing, part_bytes: u64) -> Body {
+        Body {
+            framing: Unframer::new(framing),
+            left_bytes: part_bytes,
+        }
+    }
+
+    /// All that was asked for is here, and the end of the body was seen, where it has one of its own.
+    pub fn is_over(&self) -> bool {
+        self.left_bytes == 0 && self.framing.may_end()
+    }
+
+    /// The end of the body was seen: the connection may be used again.
+    pub fn is_done(&self) -> bool {
+        self.framing.is_done()
+    }
+
+    /// Takes bytes of the connection and hands those of the part on.
+    ///
+    /// # Errors
+    /// The body is malformed or longer than what was asked for, or `feed` takes no more.
+    pub fn take(
+        &mut self,
+        bytes: &[u8],
+        mut feed: impl FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut input = bytes;
+        while let Some(data) = self.framing.next(&mut input)? {
+            let length = data.len() as u64;
+            if length > self.left_bytes {
+                let left = usize::try_from(self.left_bytes).unwrap_or(usize::MAX);
+                self.left_bytes = 0;
+                feed(data.get(..left).unwrap_or_default())?;
+                return Err(Failure::TooLong);
+            }
+            self.left_bytes -= length;
+            feed(data)?;
+        }
+        match input.is_empty() {
+            true => Ok(()),
+            // Bytes behind the body: nobody asked for another answer.
+            false => Err(Failure::TooLong),
+        }
+    }
+
+    /// The connection has ended.
+    ///
+    /// # Errors
+    /// Something of the part is missing.
+    pub fn on_end(&mut self) -> Result<(), Failure> {
+        let left_bytes = self.left_bytes;
+        debug!(left_bytes, "the web seed closed the connection");
+        match left_bytes {
+            0 => {
+                // The end of the last chunk may be missing; its bytes are all here.
+                self.framing = Unframer::new(Framing::UntilClose);
+                Ok(())
+            }
+            _ => Err(Failure::Short { left_bytes }),
+        }
+    }
 }
 
 impl Failure {

@@ -287,3 +287,40 @@ fn once_our_address_is_known_equals_are_dialed_by_their_priority() {
     assert_eq!(order.len(), 29);
     assert!(order.is_sorted_by(|one, next| one >= next));
 }
+
+#[test]
+fn listed_addresses_are_forgotten_and_taken_from_nobody_until_the_list_changes() {
+    let list = |text: &[u8]| {
+        let mut reader = crate::wire::ip_filter::Reader::default();
+        reader.feed(text).unwrap();
+        std::sync::Arc::new(reader.finish().unwrap().filter)
+    };
+    let now = Now::from_secs(1);
+    let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let (listed, mapped, free) = (
+        addr("8.8.8.8:1"),
+        addr("[::ffff:8.8.8.9]:1"),
+        addr("9.9.9.9:1"),
+    );
+    let mut b = Candidates::new(false, Rng::new(1));
+    b.add(Source::Tracker, &[listed, mapped, free], now);
+    let dialed = b.next_dial(now).unwrap();
+    b.set_filter(list(b"8.8.8.0/24"));
+    b.check();
+    assert_eq!((b.known_count(), b.filtered_count()), (1, 2));
+    b.on_dial_failed(dialed, now);
+    for source in [
+        Source::User,
+        Source::Tracker,
+        Source::Lsd,
+        Source::Dht,
+        Source::Pex,
+    ] {
+        assert_eq!(b.add(source, &[listed, mapped], now), 0, "{source:?}");
+    }
+    b.check();
+    assert_eq!(b.filtered_count(), 2, "each counts once");
+    b.set_filter(list(b"9.9.9.9"));
+    assert_eq!(b.add(Source::Pex, &[listed, mapped, free], now), 2);
+    b.check();
+}

@@ -60,6 +60,9 @@ pub enum Mode {
 pub enum Phase {
     /// Blocks are asked for.
     Fetching,
+    /// All of it is here, and one of its sources is in as many bad copies as are borne: not hashed before that is
+    /// cleared up.
+    Held,
     /// `Effect::Hash` is not answered yet.
     Hashing,
     /// `Effect::DigestBlocks` is not answered yet.

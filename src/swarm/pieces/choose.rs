@@ -21,6 +21,9 @@ use crate::swarm::poison::Party;
 const ENDGAME_REQUESTS: u64 = 2;
 /// One more may for each time that passes like this without a block of the piece: those asked may all be silent.
 const ENDGAME_PATIENCE: Duration = Duration::from_secs(2);
+/// A block is late, and worth asking for twice, when its piece has waited for twice the time in which the peer that
+/// would be asked answered last; of a peer that has not answered yet this is the time.
+const LATE_UNKNOWN: Duration = Duration::from_secs(1);
 /// However silent they are.
 const ENDGAME_REQUESTS_MAX: u64 = 8;
 /// The same for a peer that has sent nothing yet: a crowd of silent ones must not stand in the way of those that send.
@@ -314,12 +317,19 @@ impl Pieces {
     }
 
     fn duplicate_in(&self, active: &Active, asker: &Asker<'_>, now: Now) -> Option<BlockRef> {
-        let silent = now.since(active.progress_at).as_secs();
+        let silent = now.since(active.progress_at);
+        // Where the line is full every answer takes long: a second one would only come behind the first.
+        let usual = asker.pipeline.answered_in();
+        let late_after = usual.map_or(LATE_UNKNOWN, |usual| ENDGAME_PATIENCE.min(2 * usual));
+        if silent < late_after {
+            return None;
+        }
         let limit = match asker.pipeline.is_proven() {
             false => ENDGAME_REQUESTS_UNPROVEN_MAX,
             true => ENDGAME_REQUESTS_MAX,
         };
-        let requests_max = (ENDGAME_REQUESTS + silent / ENDGAME_PATIENCE.as_secs()).min(limit);
+        let requests_max =
+            (ENDGAME_REQUESTS + silent.as_secs() / ENDGAME_PATIENCE.as_secs()).min(limit);
         for (number, block) in active.blocks.iter().enumerate().rev() {
             let is_owed = block.state == BlockState::Requested;
             if !is_owed || u64::from(block.requests) >= requests_max {

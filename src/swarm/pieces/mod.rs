@@ -454,21 +454,40 @@ impl Pieces {
         }
     }
 
-    /// Active pieces still being fetched of which this party sent a block.
+    /// Active pieces not hashed yet of which this party sent a block.
     pub fn tainted_by(&self, party: Party) -> Vec<PieceIndex> {
-        let is_tainted =
-            |active: &Active| active.phase == Phase::Fetching && active.sources.contains(&party);
+        let is_tainted = |active: &Active| {
+            matches!(active.phase, Phase::Fetching | Phase::Held) && active.sources.contains(&party)
+        };
         let tainted = self.active.iter().filter(|(_, active)| is_tainted(active));
         tainted.map(|(_, active)| active.piece).collect()
     }
 
-    /// Active pieces that blocks are asked for.
+    /// Active pieces that blocks are asked for, or that are held.
     pub fn fetching(&self) -> Vec<PieceIndex> {
-        let fetching = self
-            .active
-            .iter()
-            .filter(|(_, a)| a.phase == Phase::Fetching);
+        let is_meant = |active: &Active| matches!(active.phase, Phase::Fetching | Phase::Held);
+        let fetching = self.active.iter().filter(|(_, active)| is_meant(active));
         fetching.map(|(_, active)| active.piece).collect()
+    }
+
+    /// Pieces held back from hashing, the lowest first, and when the last block of each came.
+    pub fn held(&self) -> Vec<(PieceIndex, Now)> {
+        let held = self.active.iter().filter(|(_, a)| a.phase == Phase::Held);
+        let mut held: Vec<_> = held.map(|(_, a)| (a.piece, a.progress_at)).collect();
+        held.sort_unstable();
+        held
+    }
+
+    /// Pieces from this party and others of which nobody knows yet whether they are good.
+    pub fn in_judgement(&self, party: Party) -> usize {
+        let is_meant = |active: &Active| {
+            let is_judged = matches!(
+                active.phase,
+                Phase::Hashing | Phase::Digesting { is_good: false }
+            );
+            is_judged && active.sources.len() > 1 && active.sources.contains(&party)
+        };
+        self.active.iter().filter(|(_, a)| is_meant(a)).count()
     }
 
     /// Opens a missing piece if there is memory for its first blocks.

@@ -1,5 +1,7 @@
 //! Answers of hasher and disk: a piece's way from complete to had, or back to missing; who is to blame.
 
+use std::time::Duration;
+
 use crate::base::PieceIndex;
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey};
 use crate::swarm::peer::Peer;
@@ -7,7 +9,48 @@ use crate::swarm::pieces::{Mode, Phase};
 use crate::swarm::poison::Party;
 use crate::swarm::torrent::{BANNED_LOCAL_MAX, NEWS_PAUSE, Torrent};
 
+/// Bad copies shared with others that may wait at once with blocks of one party: with one bad piece of its own it is
+/// banned after four (HOSTILE.md C3).
+const SHARED_BAD_MAX: usize = 3;
+/// A piece is held back from hashing no longer than this: a good copy of what is in doubt may not be to be had.
+const HELD_MAX: Duration = Duration::from_secs(10);
+
 impl Torrent {
+    /// All blocks of the piece are here.
+    pub(super) fn on_whole(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
+        self.pieces.set_phase(piece, Phase::Held);
+        if self.is_in_doubt(piece) {
+            self.tick_by(cx.now + super::ACTIVE_TICK);
+            return;
+        }
+        self.pieces.set_phase(piece, Phase::Hashing);
+        cx.fx.push(Effect::Hash { piece });
+    }
+
+    /// Has pieces hashed that were held back and need not be any more.
+    pub(super) fn release_held(&mut self, cx: &mut Cx<'_>) {
+        if self.bad_pieces == 0 {
+            // Nothing is ever held in a swarm without bad pieces, and a hash is answered thousands of times a second.
+            return;
+        }
+        for (piece, whole_at) in self.pieces.held() {
+            if cx.now.since(whole_at) >= HELD_MAX || !self.is_in_doubt(piece) {
+                self.pieces.set_phase(piece, Phase::Hashing);
+                cx.fx.push(Effect::Hash { piece });
+            }
+        }
+    }
+
+    /// One of the sources that share the piece may be in as many bad copies as are borne: whether it lied is known
+    /// soon, and then this piece is given up unhashed or as good as others.
+    fn is_in_doubt(&self, piece: PieceIndex) -> bool {
+        let sources = self.pieces.sources(piece);
+        let is_full = |party: &Party| {
+            self.suspects.count_of(*party) + self.pieces.in_judgement(*party) >= SHARED_BAD_MAX
+        };
+        self.bad_pieces > 0 && sources.len() > 1 && sources.iter().any(is_full)
+    }
+
     pub(super) fn hashed(&mut self, piece: PieceIndex, is_good: bool, cx: &mut Cx<'_>) {
         if self.pieces.phase(piece) != Some(Phase::Hashing) {
             return;
@@ -17,6 +60,7 @@ impl Torrent {
             true => self.accept(piece, cx),
             false => self.on_bad_piece(piece, cx),
         }
+        self.release_held(cx);
     }
 
     pub(super) fn digested(
@@ -33,6 +77,7 @@ impl Torrent {
                     self.ban(liar, cx);
                 }
                 self.accept(piece, cx);
+                self.release_held(cx);
             }
             Some(Phase::Digesting { is_good: false }) => {
                 if let Some(digests) = digests {
@@ -43,6 +88,7 @@ impl Torrent {
                 self.pieces.fetch_alone(piece);
                 self.give_up(piece, false, cx);
                 self.review_suspects();
+                self.release_held(cx);
             }
             _ => {}
         }
@@ -64,7 +110,7 @@ impl Torrent {
 
     pub(super) fn flushed(&mut self, piece: PieceIndex, segment: u32, cx: &mut Cx<'_>) {
         if self.pieces.on_flushed(piece, segment, cx.credits) {
-            cx.fx.push(Effect::Hash { piece });
+            self.on_whole(piece, cx);
         }
         self.settle(piece, cx);
         self.feed_starved(cx);

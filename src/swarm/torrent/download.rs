@@ -173,7 +173,7 @@ impl Torrent {
         }
         let piece = block.piece();
         match completes {
-            Completes::Piece => cx.fx.push(Effect::Hash { piece }),
+            Completes::Piece => self.on_whole(piece, cx),
             Completes::Segment(segment) => cx.fx.push(Effect::FlushSegment { piece, segment }),
             Completes::Nothing => self.settle(piece, cx),
         }

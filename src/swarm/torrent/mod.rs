@@ -23,6 +23,7 @@ mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Bitfield, BlockRef, Now, PieceIndex, RateMeter, Rng, Slots};
@@ -35,6 +36,7 @@ use crate::swarm::pieces::Pieces;
 use crate::swarm::poison::{Party, Suspects};
 use crate::swarm::priority::OwnAddress;
 use crate::swarm::sources::SourceCounts;
+use crate::wire::ip_filter::IpFilter;
 use crate::wire::message::{Message, RawBlock, encode};
 
 pub use config::{Connected, Placement, REQQ_DEFAULT, Refusal, TorrentConfig, client_version};
@@ -336,6 +338,13 @@ impl Torrent {
         !self.starved.is_empty()
     }
 
+    /// There is a way out again after there was none: whoever is known is dialed, without regard to failures.
+    pub fn on_way_back(&mut self, cx: &mut Cx<'_>) {
+        self.candidates.on_way_back(cx.now);
+        self.dial(cx);
+        self.after_event();
+    }
+
     /// Credits came back elsewhere in the session.
     pub fn on_credits(&mut self, cx: &mut Cx<'_>) {
         if !self.starved.is_empty() {
@@ -435,6 +444,12 @@ impl Torrent {
         })
     }
 
+    /// Addresses to leave alone from now on. Connections to them are the caller's to close.
+    pub fn set_ip_filter(&mut self, filter: Arc<IpFilter>) {
+        self.candidates.set_filter(filter);
+        self.after_event();
+    }
+
     /// Addresses to dial.
     pub fn on_candidates(&mut self, source: Source, addrs: &[SocketAddr], cx: &mut Cx<'_>) {
         self.candidates.add(source, addrs, cx.now);
@@ -502,7 +517,7 @@ impl Torrent {
             CloseReason::Fault(_) | CloseReason::Banned => Parting::Faulty,
             CloseReason::Useless | CloseReason::Replaced => Parting::Useless,
             CloseReason::Duplicate => Parting::Duplicate,
-            CloseReason::Silent | CloseReason::Stopping => Parting::Broken,
+            CloseReason::Silent | CloseReason::Stopping | CloseReason::Blocked => Parting::Broken,
         };
         cx.fx.push(Effect::Close { peer: key, reason });
         self.release_all(key, cx);

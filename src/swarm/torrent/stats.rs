@@ -32,6 +32,8 @@ pub struct TorrentStats {
     pub connections_by_source: SourceCounts,
     /// Addresses known, connected or not.
     pub peers_known: u32,
+    /// Addresses refused because the user's list has them.
+    pub peers_filtered: u32,
     /// Connected peers that have everything.
     pub seeds_connected: u32,
     /// Web seeds that may be asked for something that is missing.
@@ -96,6 +98,7 @@ impl Torrent {
             peers_by_source: self.staying().map(|(_, peer)| peer.source).collect(),
             connections_by_source: self.met,
             peers_known: self.candidates.known_count() as u32,
+            peers_filtered: self.candidates.filtered_count() as u32,
             seeds_connected: seeds.count() as u32,
             web_seeds: self.web_seeds_in_use(),
             pieces_have: pieces.have().count(),

@@ -166,10 +166,11 @@ impl Torrent {
             }
         }
         self.pieces.bump();
+        self.release_held(cx);
         self.fill_all(cx);
         self.feed_starved(cx);
         self.take_over_for_idle(cx);
-        is_active |= !self.starved.is_empty();
+        is_active |= !self.starved.is_empty() || !self.pieces.held().is_empty();
         let useless_soon = self.peers.iter().any(|(_, peer)| peer.idle_since.is_some());
         let pause = match (self.pieces.is_endgame(), is_active || useless_soon) {
             (true, true) => ENDGAME_TICK,

@@ -299,6 +299,21 @@ fn a_block_from_one_peer_is_cancelled_at_the_other() {
 }
 
 #[test]
+fn the_last_blocks_are_asked_for_twice_only_once_they_are_late() {
+    let mut w = world(".");
+    let a = w.unchoking(come(1, "x"));
+    w.hear(a);
+    let b = w.unchoking(come(2, "x"));
+    w.pass(std::time::Duration::from_millis(800));
+    assert!(
+        w.hear_only(b, "request").is_empty(),
+        "the first has hardly had the time to answer"
+    );
+    w.pass(std::time::Duration::from_millis(600));
+    assert!(!w.hear_only(b, "request").is_empty());
+}
+
+#[test]
 fn endgame_begins_only_when_everything_was_asked_for() {
     let mut w = world("......");
     let a = w.peer(come(1, "xxxxxx"));
