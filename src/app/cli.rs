@@ -1,4 +1,4 @@
-//! The command line: verbs, options, help. Layer 6.
+//! The command line: verbs, options, help. Layer 7.
 //!
 //! Every long option can also be set by `GYRE_<OPTION>`; the names are derived in [`command`], so none is forgotten.
 
@@ -14,6 +14,7 @@ use clap::{
 };
 
 use super::bench::args::BenchArgs;
+use super::daemon::args::DaemonArgs;
 pub use super::session_args::SessionArgs;
 use super::size::{parse_duration, parse_size};
 pub use super::values::{Check, Encryption, Preallocate, SendEngine, WriteEngine};
@@ -35,6 +36,7 @@ Examples:
   gyre verify debian.torrent --data ~/isos
   gyre magnet debian.torrent
   gyre tracker --listen 0.0.0.0:6969
+  gyre daemon --config gyre.toml
   gyre doctor --output /srv/torrents
   gyre bench seed
   gyre demo
@@ -121,6 +123,14 @@ Example:
     /// Run a small HTTP and UDP tracker for a swarm of one's own
     #[command(after_long_help = "Example:\n  gyre tracker --listen 0.0.0.0:6969")]
     Tracker(TrackerArgs),
+    /// Run many torrents, controlled from outside, until stopped
+    #[command(after_long_help = "\
+SIGTERM ends it in order, exit code 0; SIGHUP has the settings read anew.
+
+Example:
+  gyre daemon --print-config > gyre.toml
+  gyre daemon --config gyre.toml --limit-up 10MiB")]
+    Daemon(DaemonArgs),
     /// Check this machine: kernel, io_uring, limits, disk, port
     #[command(after_long_help = "Example:\n  gyre doctor --output /srv/torrents")]
     Doctor(DoctorArgs),

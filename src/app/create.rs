@@ -1,4 +1,4 @@
-//! `gyre create`: a .torrent from a file or folder. Layer 6.
+//! `gyre create`: a .torrent from a file or folder. Layer 7.
 
 use std::ffi::OsStr;
 use std::fs;

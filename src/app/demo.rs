@@ -1,4 +1,4 @@
-//! `gyre demo`: a whole swarm at work on this machine alone. Layer 6.
+//! `gyre demo`: a whole swarm at work on this machine alone. Layer 7.
 //!
 //! Tracker, seeder and two leechers are child processes of this very program, on the loopback and in a folder of
 //! their own. However the demo ends, none of them and nothing of the folder is left.

@@ -1,4 +1,4 @@
-//! `gyre doctor`: whether this machine can run Gyre well, and what to do where it cannot. Layer 6.
+//! `gyre doctor`: whether this machine can run Gyre well, and what to do where it cannot. Layer 7.
 
 use std::fs::File;
 use std::io;

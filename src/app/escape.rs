@@ -1,4 +1,4 @@
-//! Makes text from torrents, peers and trackers safe to show. Layer 6.
+//! Makes text from torrents, peers and trackers safe to show. Layer 7.
 //!
 //! A torrent's name may hold terminal escapes, line breaks or characters that turn the reading direction
 //! (HOSTILE.md T8, A6): they are shown as escapes, everything else as it is.

@@ -1,4 +1,4 @@
-//! How the command ends: exit codes, and errors as users read them. Layer 6.
+//! How the command ends: exit codes, and errors as users read them. Layer 7.
 
 use std::fmt;
 use std::process::ExitCode;

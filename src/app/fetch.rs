@@ -1,4 +1,4 @@
-//! A .torrent from an `http://` URL. Layer 6.
+//! A .torrent from an `http://` URL. Layer 7.
 
 use super::escape::cut;
 use super::exit::Failure;

@@ -1,4 +1,4 @@
-//! SHA-1 of a torrent's pieces from plain files, on all cores. Layer 6.
+//! SHA-1 of a torrent's pieces from plain files, on all cores. Layer 7.
 //!
 //! Used by `create` and `verify`, which run without the session's ring.
 

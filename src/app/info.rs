@@ -1,4 +1,4 @@
-//! `gyre info` and `gyre download --list`: what is in a .torrent or magnet link. Layer 6.
+//! `gyre info` and `gyre download --list`: what is in a .torrent or magnet link. Layer 7.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

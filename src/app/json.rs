@@ -1,4 +1,4 @@
-//! `--json`: a session's events as one object a line on stdout. Layer 6.
+//! `--json`: a session's events as one object a line on stdout. Layer 7.
 
 use serde_json::{Map, Value, json};
 

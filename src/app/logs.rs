@@ -1,4 +1,4 @@
-//! Where logs go: stderr above the progress bars, or a file. Layer 6.
+//! Where logs go: stderr above the progress bars, or a file. Layer 7.
 
 use std::fmt;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! `gyre magnet`: the link to a torrent. Layer 6.
+//! `gyre magnet`: the link to a torrent. Layer 7.
 
 use serde_json::json;
 

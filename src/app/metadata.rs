@@ -1,5 +1,5 @@
 //! Torrents of which only a link is known: what is made of their metadata when it comes, and fetching nothing else.
-//! Layer 6.
+//! Layer 7.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;

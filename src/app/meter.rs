@@ -1,4 +1,4 @@
-//! One progress bar for verbs that hash. Layer 6.
+//! One progress bar for verbs that hash. Layer 7.
 
 use std::io::IsTerminal;
 use std::time::Duration;

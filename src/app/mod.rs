@@ -1,9 +1,10 @@
-//! Layer 6: command line, progress, logs.
+//! Layer 7: command line, progress, logs.
 #![forbid(unsafe_code)]
 
 pub mod bench;
 pub mod cli;
 pub mod create;
+pub mod daemon;
 pub mod demo;
 pub mod doctor;
 pub mod escape;
@@ -83,6 +84,7 @@ fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Verify(args) => verify::run(args),
         Verb::Magnet(args) => magnet::run(args),
         Verb::Tracker(args) => tracker::run(args),
+        Verb::Daemon(args) => daemon::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Demo(args) => demo::run(args),
         Verb::Bench(args) => bench::run(args),
@@ -104,7 +106,7 @@ const fn wants(verb: &Verb) -> (bool, bool) {
         Verb::Doctor(args) => (args.json, false),
         Verb::Bench(args) => (args.what.is_json(), false),
         Verb::Demo(args) => (false, args.quiet),
-        Verb::Completions(_) | Verb::Man => (false, false),
+        Verb::Daemon(_) | Verb::Completions(_) | Verb::Man => (false, false),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The one way to stdout and stderr: no panic on a closed pipe, no garbled progress bars. Layer 6.
+//! The one way to stdout and stderr: no panic on a closed pipe, no garbled progress bars. Layer 7.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! `gyre completions` and `gyre man`. Layer 6.
+//! `gyre completions` and `gyre man`. Layer 7.
 
 use clap_mangen::Man;
 

@@ -1,5 +1,5 @@
 //! Says when a command waits for a file system that does not answer (HOSTILE.md L13): Ctrl-C ends it all the same.
-//! Layer 6.
+//! Layer 7.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A torrent's figures as one line of text. Layer 6.
+//! A torrent's figures as one line of text. Layer 7.
 
 use console::{Alignment, measure_text_width, pad_str};
 

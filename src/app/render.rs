@@ -1,4 +1,4 @@
-//! Shows a session's events: bars on a terminal, lines elsewhere, JSON objects, or nothing. Layer 6.
+//! Shows a session's events: bars on a terminal, lines elsewhere, JSON objects, or nothing. Layer 7.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;

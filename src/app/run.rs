@@ -1,4 +1,4 @@
-//! `gyre download` and `gyre seed`: from the options to a session, from its end to the exit code. Layer 6.
+//! `gyre download` and `gyre seed`: from the options to a session, from its end to the exit code. Layer 7.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -38,7 +38,7 @@ const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// A source cannot be loaded, or the session cannot run.
 pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
-    check_buffers(&args.session)?;
+    check_buffers(args.session.buffers)?;
     let mut asking = asking(&args.session)?;
     let given = load_all(&args.sources, &args.session)?;
     check_links(args, &given, &asking)?;
@@ -184,7 +184,7 @@ fn select_known(given: &[Given], texts: &[String]) -> Result<Vec<Option<Vec<usiz
 /// # Errors
 /// A torrent cannot be loaded, or the session cannot run.
 pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
-    check_buffers(&args.session)?;
+    check_buffers(args.session.buffers)?;
     let route = route(&args.session)?;
     let mut torrents = Vec::new();
     let mut seen = BTreeSet::new();
@@ -345,8 +345,11 @@ fn route(args: &SessionArgs) -> Result<Route, Failure> {
 }
 
 /// Buffers are locked into memory: what is too much takes it from everybody else on the machine.
-fn check_buffers(args: &SessionArgs) -> Result<(), Failure> {
-    let Some(bytes) = args.buffers else {
+///
+/// # Errors
+/// It is too much, or too little to work with.
+pub fn check_buffers(given: Option<u64>) -> Result<(), Failure> {
+    let Some(bytes) = given else {
         return Ok(());
     };
     if bytes < BUFFERS_BYTES_MIN {

@@ -1,4 +1,4 @@
-//! `gyre info --scrape`: what trackers count, shown. Layer 6.
+//! `gyre info --scrape`: what trackers count, shown. Layer 7.
 
 use serde_json::{Value, json};
 

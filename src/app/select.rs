@@ -1,4 +1,4 @@
-//! `--select`: globs and indices to files of a torrent. Layer 6.
+//! `--select`: globs and indices to files of a torrent. Layer 7.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! The options that `download` and `seed` share. Layer 6.
+//! The options that `download` and `seed` share. Layer 7.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

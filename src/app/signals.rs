@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP for every verb: the first asks for a clean end, the second leaves at once. Layer 6.
+//! SIGINT, SIGTERM and SIGHUP for every verb: the first asks for a clean end, the second leaves at once. Layer 7.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};

@@ -1,4 +1,4 @@
-//! Sizes, rates and durations as users write and read them. Layer 6.
+//! Sizes, rates and durations as users write and read them. Layer 7.
 
 use std::time::Duration;
 

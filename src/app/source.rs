@@ -1,4 +1,4 @@
-//! What a SOURCE argument is, and loading a .torrent. Layer 6.
+//! What a SOURCE argument is, and loading a .torrent. Layer 7.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! `gyre tracker`: a small tracker for a swarm of one's own. Layer 6.
+//! `gyre tracker`: a small tracker for a swarm of one's own. Layer 7.
 
 use std::io::IsTerminal;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Help on stdout, and wrong command lines as an `error:` and a `hint:` line. Layer 6.
+//! Help on stdout, and wrong command lines as an `error:` and a `hint:` line. Layer 7.
 
 use std::error::Error;
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! Values of options that are neither sizes nor times: ports, addresses, interfaces, slots, ratios, words. Layer 6.
+//! Values of options that are neither sizes nor times: ports, addresses, interfaces, slots, ratios, words. Layer 7.
 //!
 //! What a parser here refuses with is a sentence that says what to write instead: it becomes the hint.
 

@@ -1,4 +1,4 @@
-//! `gyre verify`: data against its torrent. Layer 6.
+//! `gyre verify`: data against its torrent. Layer 7.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! Which files `gyre create` puts into a torrent, in which order. Layer 6.
+//! Which files `gyre create` puts into a torrent, in which order. Layer 7.
 
 use std::fs;
 use std::io;

@@ -11,7 +11,7 @@ use tracing::{Instrument, debug};
 use super::announce_task::{AnnounceHandle, AnnounceOutcome, AnnounceTarget, announce_loop};
 use super::contain::{caught, count_panic};
 use super::door::Door;
-use crate::swarm::announce::AnnounceConfig;
+use crate::swarm::announce::{AnnounceConfig, TrackerStatus};
 use crate::swarm::candidates::Source;
 use crate::wire::tracker::{Counters, Event, Family};
 
@@ -24,6 +24,7 @@ pub struct Announcers {
 }
 
 struct Loop {
+    family: Family,
     handle: AnnounceHandle,
     task: JoinHandle<()>,
     is_failing: Rc<Cell<bool>>,
@@ -72,6 +73,7 @@ impl Announcers {
             let span = tracing::debug_span!("announce", ?family);
             let task = tokio_uring::spawn(running.instrument(span));
             this.loops.borrow_mut().push(Loop {
+                family,
                 handle,
                 task,
                 is_failing,
@@ -107,6 +109,16 @@ impl Announcers {
             .borrow()
             .iter()
             .for_each(|running| running.handle.want_peers());
+    }
+
+    /// How each tracker is doing over each family.
+    pub fn status(&self) -> Vec<(Family, TrackerStatus)> {
+        let loops = self.loops.borrow();
+        let of = |running: &Loop| {
+            let (family, status) = (running.family, running.handle.status());
+            status.into_iter().map(move |status| (family, status))
+        };
+        loops.iter().flat_map(of).collect()
     }
 
     /// Announces `stopped` as far as `limit` allows.

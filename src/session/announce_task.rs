@@ -226,7 +226,7 @@ async fn wait(shared: &Shared, until: Option<Now>, now: Now) {
 }
 
 /// An answer and our own address as the connection saw it.
-type Announced = (AnnounceResponse, Option<IpAddr>);
+pub(super) type Announced = (AnnounceResponse, Option<IpAddr>);
 
 /// Announces, giving up at once when the loop is to stop.
 async fn announce_or_stop(
@@ -237,11 +237,11 @@ async fn announce_or_stop(
     handle: &AnnounceHandle,
     on_silence: impl FnMut(),
 ) -> Result<Announced, AnnounceFailure> {
-    let is_udp = job
-        .url
-        .get(..4)
-        .is_some_and(|head| head.eq_ignore_ascii_case("udp:"));
-    let deadline = Deadline::after(if is_udp { UDP_TIMEOUT } else { GET_TIMEOUT });
+    let deadline = Deadline::after(if is_udp(job) {
+        UDP_TIMEOUT
+    } else {
+        GET_TIMEOUT
+    });
     let asked = Asked {
         counters,
         deadline: &deadline,
@@ -256,7 +256,7 @@ async fn announce_or_stop(
     announce.await
 }
 
-async fn send_stopped(
+pub(super) async fn send_stopped(
     clients: TrackerClients,
     target: AnnounceTarget,
     jobs: Vec<AnnounceJob>,
@@ -384,8 +384,32 @@ fn silence(target: &AnnounceTarget, job: &AnnounceJob) -> AnnounceOutcome {
     }
 }
 
+/// Makes one announce, for as long as such a tracker is given.
+pub(super) async fn announce_once(
+    clients: &TrackerClients,
+    target: &AnnounceTarget,
+    job: &AnnounceJob,
+    counters: Counters,
+) -> Result<Announced, AnnounceFailure> {
+    let deadline = Deadline::after(if is_udp(job) {
+        UDP_TIMEOUT
+    } else {
+        GET_TIMEOUT
+    });
+    let asked = Asked {
+        counters,
+        deadline: &deadline,
+    };
+    announce(clients, target, job, asked, || ()).await
+}
+
+fn is_udp(job: &AnnounceJob) -> bool {
+    let head = job.url.get(..4);
+    head.is_some_and(|head| head.eq_ignore_ascii_case("udp:"))
+}
+
 /// Tells the state machine, and makes what the callback is told.
-fn report(
+pub(super) fn report(
     announcer: &mut Announcer,
     target: &AnnounceTarget,
     job: AnnounceJob,

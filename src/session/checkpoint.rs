@@ -114,7 +114,7 @@ impl Checkpointer {
         if !is_hurried {
             tokio::select! {
                 saved = &mut save => return saved,
-                () = self.shared.stopping() => {}
+                () = self.shared.torrent_stopping(driver.info_hash()) => {}
             }
         }
         // What does not answer now will hardly do so in time.

@@ -473,6 +473,7 @@ impl Driver {
 
     fn want_peers(&self) {
         self.announcers.want_peers();
+        self.shared.seed_trackers.want_peers(self.info_hash());
         if let Some(dht) = self.shared.dht() {
             dht.want_peers(&self.info_hash());
         }

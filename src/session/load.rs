@@ -237,7 +237,7 @@ async fn prepared<T>(
     loop {
         tokio::select! {
             done = &mut work => return Some(done),
-            () = shared.stopping() => return None,
+            () = shared.torrent_stopping(figures.info_hash) => return None,
             _ = tick.tick() => shared.emit(SessionEvent::Progress(TorrentProgress {
                 files_prepared: files_done.load(Ordering::Relaxed),
                 ..figures.clone()
@@ -305,7 +305,7 @@ pub fn find_data(config: &TorrentConfig) -> Result<(), SessionError> {
     lock_root(config, &folder, &layout, Share::Shared).map(drop)
 }
 
-fn layout_of(config: &TorrentConfig) -> Result<FileLayout, SessionError> {
+pub(super) fn layout_of(config: &TorrentConfig) -> Result<FileLayout, SessionError> {
     FileLayout::new(&config.metainfo.info).map_err(|error| {
         SessionError::new(
             format!("this torrent cannot be stored: {error}"),
@@ -527,7 +527,7 @@ fn refuse_missing(
 }
 
 /// The output folder. Data to seed may also be named by its own folder or file.
-fn locate(
+pub(super) fn locate(
     config: &TorrentConfig,
     layout: FileLayout,
 ) -> Result<(PathBuf, FileLayout), SessionError> {
@@ -621,7 +621,7 @@ async fn hash(
     loop {
         tokio::select! {
             result = &mut running => return Ok((!result.is_stopped).then_some(result)),
-            () = shared.stopping() => stop.store(true, Ordering::Relaxed),
+            () = shared.torrent_stopping(config.metainfo.info_hash) => stop.store(true, Ordering::Relaxed),
             _ = tick.tick() => {
                 let checked_bytes = progress.load(Ordering::Relaxed);
                 if checked_bytes != before {

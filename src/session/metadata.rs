@@ -199,7 +199,7 @@ impl Search {
         loop {
             let is_tick = tokio::select! {
                 biased;
-                () = self.shared.stopping() => {
+                () = self.shared.torrent_stopping(self.info_hash) => {
                     self.shared.emit(SessionEvent::Progress(self.progress(config, self.stats())));
                     return Ok(None);
                 }

@@ -6,6 +6,7 @@ pub mod announce_task;
 pub mod check;
 pub mod checkpoint;
 pub mod clock;
+pub mod command;
 pub mod config;
 mod connect;
 pub mod contain;
@@ -15,6 +16,7 @@ pub mod disk;
 pub mod door;
 pub mod driver;
 pub mod error;
+mod fleet;
 pub mod handles;
 pub mod hash_ahead;
 pub mod http;
@@ -28,12 +30,15 @@ pub mod pace;
 mod peer;
 pub mod port_map;
 pub mod reach;
+mod removal;
 pub mod resume_store;
 pub mod root_lock;
 mod run;
 pub mod scrape;
+mod seed_trackers;
 mod shake;
 pub mod shared;
+mod sleepers;
 pub mod socks;
 mod torrent;
 pub mod tracker;
@@ -43,6 +48,7 @@ pub mod udp_tracker;
 pub mod way;
 pub mod web_seed;
 
+pub use command::{Command, CommandError, SessionHandle, TorrentSource};
 pub use config::{
     BindTo, CheckMode, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice,
     Preallocate, ProxySettings, SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper,
@@ -51,4 +57,4 @@ pub use config::{
 pub use error::SessionError;
 pub use load::find_data;
 pub use port_map::PortMapSettings;
-pub use run::{SessionSummary, run};
+pub use run::{SessionSummary, run, serve};

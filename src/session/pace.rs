@@ -11,7 +11,7 @@ use crate::swarm::bandwidth::{Bandwidth, Grant};
 
 /// One direction's limit, shared by all peers of a session.
 pub struct Pacer {
-    bandwidth: Option<RefCell<Bandwidth>>,
+    bandwidth: RefCell<Bandwidth>,
     waiting: RefCell<BTreeMap<u64, oneshot::Sender<u64>>>,
     next_client: Cell<u64>,
     wake: tokio::sync::Notify,
@@ -21,7 +21,7 @@ impl Pacer {
     /// `None` is no limit, and costs nothing.
     pub fn new(bytes_per_s: Option<u64>) -> Self {
         Pacer {
-            bandwidth: bytes_per_s.map(|rate| RefCell::new(Bandwidth::new(Some(rate)))),
+            bandwidth: RefCell::new(Bandwidth::new(bytes_per_s)),
             waiting: RefCell::default(),
             next_client: Cell::new(0),
             wake: tokio::sync::Notify::new(),
@@ -30,7 +30,20 @@ impl Pacer {
 
     /// True with a limit.
     pub fn is_limited(&self) -> bool {
-        self.bandwidth.is_some()
+        !self.bandwidth.borrow().is_unlimited()
+    }
+
+    /// The limit, in bytes a second.
+    pub fn rate(&self) -> Option<u64> {
+        self.bandwidth.borrow().rate()
+    }
+
+    /// Changes the limit, for those who wait already too.
+    pub fn set_rate(&self, bytes_per_s: Option<u64>, clock: &Clock) {
+        self.bandwidth
+            .borrow_mut()
+            .set_rate(bytes_per_s, clock.now());
+        self.wake.notify_one();
     }
 
     /// A number for one connection, to be fair by.
@@ -42,9 +55,7 @@ impl Pacer {
 
     /// Waits until the connection may move `bytes`; at once without a limit.
     pub async fn acquire(&self, client: u64, bytes: u64, clock: &Clock) {
-        let Some(bandwidth) = &self.bandwidth else {
-            return;
-        };
+        let bandwidth = &self.bandwidth;
         let grant = bandwidth.borrow_mut().request(client, bytes, clock.now());
         if grant == Grant::Now {
             return;
@@ -58,17 +69,13 @@ impl Pacer {
 
     /// Forgets a connection; a wait of its own ends.
     pub fn forget(&self, client: u64) {
-        if let Some(bandwidth) = &self.bandwidth {
-            bandwidth.borrow_mut().forget(client);
-            self.waiting.borrow_mut().remove(&client);
-        }
+        self.bandwidth.borrow_mut().forget(client);
+        self.waiting.borrow_mut().remove(&client);
     }
 
     /// Hands out bandwidth as it accrues. Runs as long as the session.
     pub async fn run(&self, clock: Clock) {
-        let Some(bandwidth) = &self.bandwidth else {
-            return;
-        };
+        let bandwidth = &self.bandwidth;
         // Whoever waits already did so when an earlier run broke off, perhaps between its grant and hearing of it.
         for (client, sender) in self.waiting.take() {
             bandwidth.borrow_mut().forget(client);

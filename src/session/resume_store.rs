@@ -176,6 +176,22 @@ impl ResumeStore {
         }
     }
 
+    /// Forgets the torrent at every root, records that were kept aside too.
+    ///
+    /// # Errors
+    /// Those of the file system; what could be removed is.
+    pub fn remove_all(&self, info_hash: InfoHash) -> io::Result<()> {
+        let prefix = format!("{info_hash}-");
+        let mut result = Ok(());
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_name().as_bytes().starts_with(prefix.as_bytes()) {
+                result = result.and(found(fs::remove_file(entry.path())).map(drop));
+            }
+        }
+        result
+    }
+
     fn path(&self, info_hash: InfoHash, root: Option<RootKey>) -> PathBuf {
         let (device, inode) = root.map_or((0, 0), |root| (root.device, root.inode));
         self.folder

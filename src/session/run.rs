@@ -3,6 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -10,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::announce;
 use super::announce_task::TrackerClients;
+use super::command::{CommandSource, TorrentSource};
 use super::config::{
     BindTo, Job, Outcome, SessionConfig, SessionEvent, Stopper, TorrentProgress, TorrentState,
 };
@@ -17,6 +19,7 @@ use super::contain::{Serves, caught, count_panic, keep_up};
 use super::dht::DhtService;
 use super::disk::{DiskHub, Engines, FileBudget};
 use super::error::SessionError;
+use super::fleet::Fleet;
 use super::handles::Handles;
 use super::http::{HttpClient, HttpConfig};
 use super::lab;
@@ -63,92 +66,151 @@ pub struct SessionSummary {
 /// What keeps the session from starting at all: a taken port, an interface that is not there, no memory. And what keeps it
 /// from going on, an error in the program or a proxy that will never work; the torrents ended in order then.
 pub async fn run(
-    mut config: SessionConfig,
+    config: SessionConfig,
     jobs: Vec<Job>,
     stopper: Stopper,
     events: impl FnMut(SessionEvent) + 'static,
 ) -> Result<SessionSummary, SessionError> {
-    let socket_options = socket_options(&config);
-    let mut sockets = Sockets::open(&config, &socket_options)?;
-    // The local network and the gateway are around the proxy.
-    if config.proxy.is_some() {
-        config.lsd = false;
-        config.port_map = None;
-    }
-    let families = match (&config.proxy, config.ipv6) {
-        (None, _) => announce::families(&sockets.addrs()?),
-        (Some(_), true) => vec![Family::V4, Family::V6],
-        (Some(_), false) => vec![Family::V4],
-    };
-    let (shared, datagrams) = open(config, socket_options, families, Box::new(events))?;
-    if let Some(socks) = &shared.socks {
-        socks.set_session(&shared);
-    }
-    shared.port.set(sockets.port);
-    for addr in sockets.addrs()? {
-        info!(%addr, "listening");
-        shared.emit(SessionEvent::Listening { addr });
-    }
-    let udp = sockets.take_udp();
-    let (udp_port, udp_sockets, relay) = match datagrams {
-        Datagrams::Own(own) => (UdpPort::new(udp), Some(own), None),
-        Datagrams::Relayed(relay) => (UdpPort::through(relay.clone()), None, Some(relay)),
-    };
-    if let Some(settings) = shared.config.dht.clone() {
-        shared.set_dht(DhtService::new(&shared, udp_port.clone(), settings));
-    }
-    let reach = Reach::new(&shared, sockets, udp_port, udp_sockets);
-    reach.begin();
-    let settings = shared.config.port_map.clone();
-    let port_map = settings.map(|settings| PortMap::new(&shared, settings));
-    let mut background = start_background(&shared, &reach, stopper);
-    if let Some(port_map) = port_map.clone() {
-        let work = move |_| port_map.clone().run();
-        background.push(keep_up(
-            &shared,
-            "mapping the port",
-            Serves::Strangers,
-            work,
-        ));
-    }
-    if let Some(relay) = relay {
-        let work = move |shared| relay.clone().run(shared);
-        background.push(keep_up(
-            &shared,
-            "datagrams through the proxy",
-            Serves::Strangers,
-            work,
-        ));
-    }
+    let session = Session::open(config, stopper, Box::new(events))?;
     let running: Vec<_> = jobs
         .into_iter()
         .map(|job| {
             let info_hash = job.info_hash();
-            let task = tokio_uring::spawn(run_contained(shared.clone(), job));
+            let task = tokio_uring::spawn(run_contained(session.shared.clone(), job));
             (info_hash, task)
         })
         .collect();
-    let mut summary = SessionSummary::default();
+    let mut outcomes = Vec::new();
     for (info_hash, task) in running {
         // Whoever listens to events may panic too.
         let ended = task.await.unwrap_or((info_hash, Outcome::Failed));
-        summary.outcomes.push(ended);
+        outcomes.push(ended);
     }
-    summary.panics = shared.panics.get() + shared.disks.hash_panics();
-    if let Some(dht) = shared.dht() {
-        dht.save().await;
+    session.close(outcomes).await
+}
+
+/// Runs the torrents that commands name until [`Command::Shutdown`](super::Command::Shutdown), or until `stopper` is
+/// used; with none at all too. Call it inside the ring's runtime.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(
+    config: SessionConfig,
+    source: Arc<dyn TorrentSource>,
+    commands: CommandSource,
+    stopper: Stopper,
+    mut events: impl FnMut(SessionEvent) + 'static,
+) -> Result<SessionSummary, SessionError> {
+    let fleet = Fleet::new(source, commands.board);
+    let told = fleet.clone();
+    let events = move |event: SessionEvent| {
+        told.on_event(&event);
+        events(event);
+    };
+    let session = Session::open(config, stopper, Box::new(events))?;
+    let shutdowns = fleet.run(&session.shared, commands.receiver).await;
+    let summary = session.close(fleet.outcomes()).await;
+    for reply in shutdowns {
+        let _ = reply.send(Ok(()));
     }
-    if let Some(port_map) = port_map {
-        port_map.end().await;
+    summary
+}
+
+/// An open session.
+struct Session {
+    shared: Rc<Shared>,
+    reach: Rc<Reach>,
+    port_map: Option<Rc<PortMap>>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl Session {
+    fn open(
+        mut config: SessionConfig,
+        stopper: Stopper,
+        events: Box<dyn FnMut(SessionEvent)>,
+    ) -> Result<Session, SessionError> {
+        let socket_options = socket_options(&config);
+        let mut sockets = Sockets::open(&config, &socket_options)?;
+        // The local network and the gateway are around the proxy.
+        if config.proxy.is_some() {
+            config.lsd = false;
+            config.port_map = None;
+        }
+        let families = match (&config.proxy, config.ipv6) {
+            (None, _) => announce::families(&sockets.addrs()?),
+            (Some(_), true) => vec![Family::V4, Family::V6],
+            (Some(_), false) => vec![Family::V4],
+        };
+        let (shared, datagrams) = open(config, socket_options, families, events)?;
+        if let Some(socks) = &shared.socks {
+            socks.set_session(&shared);
+        }
+        shared.port.set(sockets.port);
+        for addr in sockets.addrs()? {
+            info!(%addr, "listening");
+            shared.emit(SessionEvent::Listening { addr });
+        }
+        let udp = sockets.take_udp();
+        let (udp_port, udp_sockets, relay) = match datagrams {
+            Datagrams::Own(own) => (UdpPort::new(udp), Some(own), None),
+            Datagrams::Relayed(relay) => (UdpPort::through(relay.clone()), None, Some(relay)),
+        };
+        if let Some(settings) = shared.config.dht.clone() {
+            shared.set_dht(DhtService::new(&shared, udp_port.clone(), settings));
+        }
+        let reach = Reach::new(&shared, sockets, udp_port, udp_sockets);
+        reach.begin();
+        let settings = shared.config.port_map.clone();
+        let port_map = settings.map(|settings| PortMap::new(&shared, settings));
+        let mut background = start_background(&shared, &reach, stopper);
+        if let Some(port_map) = port_map.clone() {
+            let work = move |_| port_map.clone().run();
+            background.push(keep_up(
+                &shared,
+                "mapping the port",
+                Serves::Strangers,
+                work,
+            ));
+        }
+        if let Some(relay) = relay {
+            let work = move |shared| relay.clone().run(shared);
+            background.push(keep_up(
+                &shared,
+                "datagrams through the proxy",
+                Serves::Strangers,
+                work,
+            ));
+        }
+        Ok(Session {
+            shared,
+            reach,
+            port_map,
+            background,
+        })
     }
-    reach.close();
-    reach.abort();
-    for task in background {
-        task.abort();
-    }
-    match shared.failure() {
-        None => Ok(summary),
-        Some(error) => Err(error),
+
+    async fn close(
+        self,
+        outcomes: Vec<(InfoHash, Outcome)>,
+    ) -> Result<SessionSummary, SessionError> {
+        let shared = &self.shared;
+        let panics = shared.panics.get() + shared.disks.hash_panics();
+        if let Some(dht) = shared.dht() {
+            dht.save().await;
+        }
+        if let Some(port_map) = self.port_map {
+            port_map.end().await;
+        }
+        self.reach.close();
+        self.reach.abort();
+        for task in self.background {
+            task.abort();
+        }
+        match shared.failure() {
+            None => Ok(SessionSummary { outcomes, panics }),
+            Some(error) => Err(error),
+        }
     }
 }
 
@@ -206,7 +268,15 @@ fn start_background(
 }
 
 /// Runs one torrent; a panic of its task ends it alone.
-async fn run_contained(shared: Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
+pub(super) async fn run_contained(shared: Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
+    let info_hash = job.info_hash();
+    shared.expect_end(info_hash);
+    let ended = run_caught(&shared, job).await;
+    shared.forget_end(&info_hash);
+    ended
+}
+
+async fn run_caught(shared: &Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
     let info_hash = job.info_hash();
     let pieces = match &job {
         Job::Torrent(config) => config.metainfo.info.geometry.piece_count(),
@@ -215,7 +285,7 @@ async fn run_contained(shared: Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
     if let Ok(ended) = caught(run_job(shared.clone(), job)).await {
         return ended;
     }
-    count_panic(&shared, "a torrent");
+    count_panic(shared, "a torrent");
     shared.emit(SessionEvent::Error {
         info_hash: Some(info_hash),
         message: "a torrent ended by an error in the program".to_owned(),

@@ -246,11 +246,20 @@ pub async fn inbound(shared: &Rc<Shared>, attempt: &Attempt) -> io::Result<(Door
             Ok(Prefix::NeedsMore) => wire.read(&attempt.stream, shared).await?,
         }
     };
-    let door = shared.door(&info_hash).ok_or_else(not_here)?;
+    let door = known(shared, attempt, info_hash).await?;
     let (sent, _) = attempt.stream.send_all(our_handshake(&door)).await;
     sent?;
     let handshake = wire.finish(&attempt.stream, shared).await?;
     Ok((door, wire.shaken(handshake)))
+}
+
+/// Who takes connections for that info_hash, woken if need be.
+async fn known(shared: &Shared, attempt: &Attempt, info_hash: InfoHash) -> io::Result<Door> {
+    tokio::select! {
+        biased;
+        () = attempt.given_up() => Err(io::ErrorKind::ConnectionAborted.into()),
+        door = shared.door_or_wake(info_hash) => door.ok_or_else(not_here),
+    }
 }
 
 /// Goes on with a peer whose first bytes are no handshake in the open.
@@ -277,7 +286,10 @@ async fn unhide(
                 sent?;
             }
             Step::Torrent(wanted) => {
-                door = shared.door_of_stream(&wanted);
+                door = match shared.info_hash_of(&wanted) {
+                    Some(info_hash) => known(shared, attempt, info_hash).await.ok(),
+                    None => None,
+                };
                 let info_hash = door.as_ref().map(Door::info_hash);
                 responder.set_torrent(info_hash).map_err(io::Error::other)?;
             }

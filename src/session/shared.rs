@@ -20,7 +20,9 @@ use super::ip_filter::Gate;
 use super::lab::Lab;
 use super::metadata::Search;
 use super::pace::Pacer;
+use super::seed_trackers::SeedTrackers;
 use super::shake::{Exchanges, OpenFirst};
+use super::sleepers::Sleepers;
 use super::socks::SocksProxy;
 use super::way::Way;
 use crate::base::{InfoHash, Now, PeerId, Rng};
@@ -55,6 +57,10 @@ pub struct Shared {
     pub torrents: RefCell<BTreeMap<InfoHash, Rc<Driver>>>,
     /// Info_hashes whose metadata is looked for.
     pub searches: RefCell<BTreeMap<InfoHash, Rc<Search>>>,
+    /// Seeds that are woken when somebody asks for them.
+    pub(super) sleepers: Sleepers,
+    /// Announces of those, whether they run or sleep.
+    pub(super) seed_trackers: Rc<SeedTrackers>,
     /// By what a hidden handshake asks for them.
     streams: RefCell<BTreeMap<StreamHash, InfoHash>>,
     /// Key exchanges with strangers.
@@ -86,10 +92,19 @@ pub struct Shared {
     dht: OnceCell<Rc<DhtService>>,
     is_stopping: Cell<bool>,
     stopping: Notify,
+    /// Torrents that can be ended alone, each while it runs.
+    ends: RefCell<BTreeMap<InfoHash, Rc<End>>>,
     /// Why the session cannot go on.
     failure: RefCell<Option<SessionError>>,
     rng: RefCell<Rng>,
     events: RefCell<Box<dyn FnMut(SessionEvent)>>,
+}
+
+/// Asks one torrent to end.
+#[derive(Default)]
+struct End {
+    is_asked: Cell<bool>,
+    asked: Notify,
 }
 
 /// The parts of [`Shared`] that are opened before it.
@@ -141,6 +156,8 @@ impl Shared {
             }),
             torrents: RefCell::default(),
             searches: RefCell::default(),
+            sleepers: Sleepers::default(),
+            seed_trackers: Rc::default(),
             streams: RefCell::default(),
             exchanges: Exchanges::new(),
             open_first: RefCell::default(),
@@ -155,6 +172,7 @@ impl Shared {
             dht: OnceCell::new(),
             is_stopping: Cell::new(false),
             stopping: Notify::new(),
+            ends: RefCell::default(),
             failure: RefCell::default(),
             rng: RefCell::new(rng),
             events: RefCell::new(events),
@@ -182,6 +200,11 @@ impl Shared {
         self.stopping.notify_waiters();
     }
 
+    /// Whether every torrent was asked to end.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.get()
+    }
+
     /// Ends every torrent in order: the session cannot go on.
     pub fn fail(&self, why: SessionError) {
         self.failure.borrow_mut().get_or_insert(why);
@@ -201,6 +224,40 @@ impl Shared {
         }
     }
 
+    /// From now on until [`Shared::forget_end`] this torrent can be ended alone.
+    pub fn expect_end(&self, info_hash: InfoHash) {
+        self.ends.borrow_mut().insert(info_hash, Rc::default());
+    }
+
+    /// Its run is over.
+    pub fn forget_end(&self, info_hash: &InfoHash) {
+        self.ends.borrow_mut().remove(info_hash);
+    }
+
+    /// Asks one torrent to end.
+    pub fn stop_torrent(&self, info_hash: &InfoHash) {
+        if let Some(end) = self.ends.borrow().get(info_hash) {
+            end.is_asked.set(true);
+            end.asked.notify_waiters();
+        }
+    }
+
+    /// Completes once the torrent, or the whole session, was asked to stop.
+    pub async fn torrent_stopping(&self, info_hash: InfoHash) {
+        let end = self.ends.borrow().get(&info_hash).cloned();
+        let Some(end) = end else {
+            return self.stopping().await;
+        };
+        let asked = end.asked.notified();
+        if end.is_asked.get() {
+            return;
+        }
+        tokio::select! {
+            () = asked => {}
+            () = self.stopping() => {}
+        }
+    }
+
     /// Who takes connections for that info_hash, if anybody does.
     pub fn door(&self, info_hash: &InfoHash) -> Option<Door> {
         let torrent = self.torrents.borrow().get(info_hash).cloned();
@@ -210,10 +267,22 @@ impl Shared {
             .or_else(|| search().map(Door::Metadata))
     }
 
-    /// Who takes the connection of a hidden handshake, if anybody does.
-    pub fn door_of_stream(&self, wanted: &StreamHash) -> Option<Door> {
-        let info_hash = *self.streams.borrow().get(wanted)?;
-        self.door(&info_hash)
+    /// What a hidden handshake asks for, if it is here.
+    pub fn info_hash_of(&self, wanted: &StreamHash) -> Option<InfoHash> {
+        self.streams.borrow().get(wanted).copied()
+    }
+
+    /// From now on it is woken when somebody asks for it.
+    pub(super) fn let_sleep(&self, info_hash: InfoHash) {
+        self.sleepers.insert(info_hash);
+        let of_stream = StreamHash::of(&info_hash);
+        self.streams.borrow_mut().insert(of_stream, info_hash);
+    }
+
+    /// It is not woken any more.
+    pub(super) fn forget_sleeper(&self, info_hash: &InfoHash) {
+        self.sleepers.remove(info_hash);
+        self.on_removed(info_hash);
     }
 
     /// It runs from now on.
@@ -248,10 +317,11 @@ impl Shared {
         let of_stream = StreamHash::of(&info_hash);
         self.streams.borrow_mut().insert(of_stream, info_hash);
         self.torrents_changed.notify_one();
+        self.sleepers.on_running();
     }
 
     fn on_removed(&self, info_hash: &InfoHash) {
-        if self.door(info_hash).is_none() {
+        if self.door(info_hash).is_none() && !self.sleepers.has(info_hash) {
             let of_stream = StreamHash::of(info_hash);
             self.streams.borrow_mut().remove(&of_stream);
         }

@@ -241,7 +241,7 @@ impl<'c> Running<'c> {
         loop {
             let is_tick = tokio::select! {
                 biased;
-                () = self.shared.stopping() => return Outcome::Stopped,
+                () = self.shared.torrent_stopping(self.config.metainfo.info_hash) => return Outcome::Stopped,
                 () = self.driver.changed.notified() => false,
                 _ = tick.tick() => true,
             };
@@ -624,7 +624,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
             .dht()
             .filter(|_| !info.is_private && shared.socks.is_none())
             .map(|_| shared.port.get()),
-        limit_up_bytes_per_s: shared.config.limit_up_bytes_per_s,
+        limit_up_bytes_per_s: shared.up.rate(),
         ..swarm::TorrentConfig::new(info.geometry, shared.our_id, shared.random())
     }
 }

@@ -466,6 +466,17 @@ pub fn unlink_beneath(root: &OwnedFd, rel: &Path) -> io::Result<()> {
     Ok(nix::unistd::unlinkat(&dir, name, flag)?)
 }
 
+/// Removes the empty folder `rel` below `root` (blocks).
+///
+/// # Errors
+///
+/// As [`open_beneath`] and unlinkat(2).
+pub fn rmdir_beneath(root: &OwnedFd, rel: &Path) -> io::Result<()> {
+    let (dir, name) = split(root, rel)?;
+    let flag = nix::unistd::UnlinkatFlags::RemoveDir;
+    Ok(nix::unistd::unlinkat(&dir, name, flag)?)
+}
+
 /// Gives the file `from` the name `to`, both below `root` (blocks); replaces what is there.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ pub mod buddy;
 pub mod buffers;
 pub mod files;
 pub mod hasher;
+pub mod inherited;
 pub mod interfaces;
 pub mod limits;
 pub mod listener;

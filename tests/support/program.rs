@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -56,8 +56,20 @@ impl Gyre {
 
     /// Starts a prepared command, which must print JSON.
     pub fn spawn(mut command: Command) -> Gyre {
+        command.stdin(Stdio::null());
+        Gyre::spawn_as_is(command)
+    }
+
+    /// The same with a pipe to its stdin.
+    pub fn spawn_with_stdin(mut command: Command) -> (Gyre, ChildStdin) {
+        command.stdin(Stdio::piped());
+        let mut gyre = Gyre::spawn_as_is(command);
+        let stdin = gyre.child.stdin.take().unwrap();
+        (gyre, stdin)
+    }
+
+    fn spawn_as_is(mut command: Command) -> Gyre {
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

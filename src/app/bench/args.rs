@@ -1,4 +1,4 @@
-//! Options of `gyre bench`. Layer 6.
+//! Options of `gyre bench`. Layer 7.
 
 use std::path::PathBuf;
 use std::time::Duration;

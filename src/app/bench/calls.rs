@@ -1,4 +1,4 @@
-//! How many system calls the program under test makes. Layer 6.
+//! How many system calls the program under test makes. Layer 7.
 //!
 //! `perf stat` counts the kernel's `raw_syscalls:sys_enter` and hardly slows the program down; `strace -c` stops it at
 //! each call, which changes how much it does at once.

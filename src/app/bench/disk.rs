@@ -1,4 +1,4 @@
-//! `gyre bench disk`: what the ring reads and writes here, as the engines do it. Layer 6.
+//! `gyre bench disk`: what the ring reads and writes here, as the engines do it. Layer 7.
 
 use std::cell::Cell;
 use std::io;

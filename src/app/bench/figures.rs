@@ -1,4 +1,4 @@
-//! Medians, spreads and the table. Layer 6.
+//! Medians, spreads and the table. Layer 7.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! `gyre bench hash`: SHA-1 on one core and on all, and `gyre verify` beside it. Layer 6.
+//! `gyre bench hash`: SHA-1 on one core and on all, and `gyre verify` beside it. Layer 7.
 
 use std::io;
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! `gyre bench leech`. Layer 6.
+//! `gyre bench leech`. Layer 7.
 
 use std::fs;
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! What a figure was taken on. Layer 6.
+//! What a figure was taken on. Layer 7.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! `gyre bench`: reproducible load on this machine, with synthetic peers in processes of their own. Layer 6.
+//! `gyre bench`: reproducible load on this machine, with synthetic peers in processes of their own. Layer 7.
 //!
 //! The program under test runs on a core of its own and is measured from outside, through `/proc` and through its
 //! sockets; it may be another program than Gyre. Every result records machine, kernel and congestion control.

@@ -1,4 +1,4 @@
-//! Where things run: cores, a network namespace of one's own, addresses, users. Layer 6.
+//! Where things run: cores, a network namespace of one's own, addresses, users. Layer 7.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

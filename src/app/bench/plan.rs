@@ -1,4 +1,4 @@
-//! What `gyre bench seed` is asked to do: a preset, changed by the options beside it. Layer 6.
+//! What `gyre bench seed` is asked to do: a preset, changed by the options beside it. Layer 7.
 
 use std::time::Duration;
 

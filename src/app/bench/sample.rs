@@ -1,4 +1,4 @@
-//! Sample torrents and their data. Layer 6.
+//! Sample torrents and their data. Layer 7.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

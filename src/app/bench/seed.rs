@@ -1,4 +1,4 @@
-//! `gyre bench seed`. Layer 6.
+//! `gyre bench seed`. Layer 7.
 
 use std::io;
 use std::net::SocketAddr;

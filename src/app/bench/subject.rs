@@ -1,4 +1,4 @@
-//! The program under test: Gyre itself, or any other as a shell command. Layer 6.
+//! The program under test: Gyre itself, or any other as a shell command. Layer 7.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};

@@ -1,4 +1,4 @@
-//! Several load processes as one: the leechers of a run. Layer 6.
+//! Several load processes as one: the leechers of a run. Layer 7.
 
 use std::io;
 use std::net::SocketAddr;

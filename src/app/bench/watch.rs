@@ -1,4 +1,4 @@
-//! The program under test as `/proc` shows it: CPU time, memory, bytes read. Layer 6.
+//! The program under test as `/proc` shows it: CPU time, memory, bytes read. Layer 7.
 //!
 //! All of a process and its children counts; the kernel's io_uring workers are threads of the process they work for.
 

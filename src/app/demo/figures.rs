@@ -1,4 +1,4 @@
-//! What is known of the demo's programs, from their events and the tracker's page. Layer 6.
+//! What is known of the demo's programs, from their events and the tracker's page. Layer 7.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

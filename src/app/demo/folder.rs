@@ -1,4 +1,4 @@
-//! The demo's folder for everything it makes, gone when dropped. Layer 6.
+//! The demo's folder for everything it makes, gone when dropped. Layer 7.
 
 use std::fs::{self, DirBuilder};
 use std::hash::{BuildHasher, Hasher, RandomState};

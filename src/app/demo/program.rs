@@ -1,4 +1,4 @@
-//! One program of the demo's swarm: this very binary as a child process that reports as JSON. Layer 6.
+//! One program of the demo's swarm: this very binary as a child process that reports as JSON. Layer 7.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};

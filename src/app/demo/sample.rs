@@ -1,4 +1,4 @@
-//! Sample data for the demo: a small tree of files that do not compress. Layer 6.
+//! Sample data for the demo: a small tree of files that do not compress. Layer 7.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

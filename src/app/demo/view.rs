@@ -1,4 +1,4 @@
-//! How the demo looks: a bar a program on a terminal, a line a second elsewhere. Layer 6.
+//! How the demo looks: a bar a program on a terminal, a line a second elsewhere. Layer 7.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};

@@ -67,6 +67,11 @@ impl Reader {
         let mut want = RECV_BYTES_MIN;
         while !handle.is_closing() {
             handle.stream.readable().await?;
+            match shared.down.is_limited() {
+                true if self.allowance_bytes == usize::MAX => self.allowance_bytes = 0,
+                true => {}
+                false => self.allowance_bytes = usize::MAX,
+            }
             // A closed connection asks for no bandwidth: nobody would forget it again.
             if self.allowance_bytes == 0 && !handle.is_closing() {
                 let (client, bytes) = (handle.down_client, RECV_LIMITED_BYTES as u64);

@@ -45,18 +45,11 @@ pub(super) async fn run(
     cipher: Option<Box<Rc4>>,
 ) {
     let _guard = CloseAtEnd(handle.clone());
-    let is_limited = driver.shared().up.is_limited();
-    let run_bytes_max = if is_limited {
-        RUN_LIMITED_BYTES
-    } else {
-        RUN_BYTES_MAX
-    };
     let mut writer = Writer {
         driver,
         key,
         handle: handle.clone(),
-        run_bytes: RUN_BYTES_START.min(run_bytes_max),
-        run_bytes_max,
+        run_bytes: RUN_BYTES_START,
         cipher,
         was_read: false,
         ahead: VecDeque::new(),
@@ -81,7 +74,6 @@ struct Writer {
     key: PeerKey,
     handle: Rc<PeerHandle>,
     run_bytes: u32,
-    run_bytes_max: u32,
     /// Encrypts what is sent.
     cipher: Option<Box<Rc4>>,
     /// The last run had to be read from disk.
@@ -150,6 +142,14 @@ impl Writer {
         Ok(true)
     }
 
+    /// Long runs are for lines without a limit: under one, each peer's turn is short.
+    fn run_bytes_max(&self) -> u32 {
+        match self.driver.shared().up.is_limited() {
+            true => RUN_LIMITED_BYTES,
+            false => RUN_BYTES_MAX,
+        }
+    }
+
     /// Bytes of a mapping are not ours to encrypt.
     const fn via(&self) -> Via {
         match self.cipher {
@@ -159,7 +159,7 @@ impl Writer {
     }
 
     fn next_run(&self) -> Option<UploadRun> {
-        let (key, bytes) = (self.key, self.run_bytes);
+        let (key, bytes) = (self.key, self.run_bytes.min(self.run_bytes_max()));
         self.driver
             .call(|core, cx| core.next_upload(key, bytes, cx))
     }
@@ -280,7 +280,7 @@ impl Writer {
         if took > RUN_SLOW {
             self.run_bytes = (self.run_bytes / 2).max(BLOCK_BYTES);
         } else if took < RUN_QUICK {
-            self.run_bytes = (self.run_bytes * 2).min(self.run_bytes_max);
+            self.run_bytes = (self.run_bytes * 2).min(self.run_bytes_max());
         }
     }
 

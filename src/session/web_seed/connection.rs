@@ -260,7 +260,8 @@ impl Connection {
         want: usize,
     ) -> Result<usize, Failure> {
         let shared = self.driver.shared().clone();
-        let is_limited = shared.down.is_limited();
+        // A limit that was set just now counts from the next receive on.
+        let is_limited = shared.down.is_limited() && self.allowance_bytes > 0;
         let mut segment = recv_memory(&shared.pool, want);
         loop {
             let room = match is_limited {

@@ -1,4 +1,4 @@
-//! The starter's end of a load process. Layer 6.
+//! The starter's end of a load process. Layer 7.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Synthetic leechers: fetch blocks and throw them away. Layer 6.
+//! Synthetic leechers: fetch blocks and throw them away. Layer 7.
 //!
 //! Payload is discarded by the kernel (MSG_TRUNC on TCP copies nothing), so that this side needs a fraction of the time
 //! the program under test needs. Every header is read and matched with a request.

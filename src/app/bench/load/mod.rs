@@ -1,5 +1,5 @@
 //! The synthetic swarm: peers in processes of their own, so that the program under test is measured alone and the
-//! limit of open files is theirs. Layer 6.
+//! limit of open files is theirs. Layer 7.
 //!
 //! A process is started as `gyre bench load`, reads its [`Job`] as the first line of stdin, says when it is ready, and
 //! answers [`Command`]s until stdin closes. One thread, one epoll, plain system calls: it must outrun a ring.

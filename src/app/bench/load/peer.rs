@@ -1,4 +1,4 @@
-//! One connection of a synthetic leecher. Layer 6.
+//! One connection of a synthetic leecher. Layer 7.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! Synthetic seeders: serve torrents from memory as fast as the socket takes them. Layer 6.
+//! Synthetic seeders: serve torrents from memory as fast as the socket takes them. Layer 7.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};

@@ -1,4 +1,4 @@
-//! The encryption of a synthetic leecher's connection. Layer 6.
+//! The encryption of a synthetic leecher's connection. Layer 7.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! Which blocks a synthetic leecher asks for, in which order. Layer 6.
+//! Which blocks a synthetic leecher asks for, in which order. Layer 7.
 
 use std::collections::VecDeque;
 

@@ -1,0 +1,116 @@
+//! The options of `gyre daemon`. Layer 7.
+//!
+//! Each key of the settings file is an option too; their values are read by one parser, whichever way they come.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct DaemonArgs {
+    /// Read settings from FILE (TOML); options override them
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Print a settings file with every key, what it is for and its default, and leave
+    #[arg(long)]
+    pub print_config: bool,
+    /// Folder of everything that is remembered [default: $XDG_STATE_HOME/gyre]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<String>,
+    /// Folder for torrents that are added without one [default: the current folder]
+    #[arg(long, value_name = "DIR")]
+    pub downloads: Option<String>,
+    /// Port to listen on, 0 for any [default: 6881 or one of the next nine]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<String>,
+    /// Send and receive only through this local address or network interface
+    #[arg(long, value_name = "ADDR|IFACE")]
+    pub bind: Option<String>,
+    /// Whether the gateway is asked for a port that peers can dial
+    #[arg(long, value_name = "BOOL")]
+    pub port_map: Option<String>,
+    /// Whether IPv6 is used
+    #[arg(long, value_name = "BOOL")]
+    pub ipv6: Option<String>,
+    /// Upload at most this fast, 0 for no limit
+    #[arg(long, value_name = "RATE")]
+    pub limit_up: Option<String>,
+    /// Download at most this fast, 0 for no limit
+    #[arg(long, value_name = "RATE")]
+    pub limit_down: Option<String>,
+    /// Most connections of all torrents together
+    #[arg(long, value_name = "N")]
+    pub max_peers: Option<String>,
+    /// Peers uploaded to at a time, or auto
+    #[arg(long, value_name = "N|auto")]
+    pub upload_slots: Option<String>,
+    /// Seed until uploaded ÷ downloaded, over a torrent's life, reaches R
+    #[arg(long, value_name = "R")]
+    pub seed_ratio: Option<String>,
+    /// Seed for this long after a torrent is complete
+    #[arg(long, value_name = "T")]
+    pub seed_time: Option<String>,
+    /// Whether peers of public torrents are looked for in the DHT
+    #[arg(long, value_name = "BOOL")]
+    pub dht: Option<String>,
+    /// Enter the DHT through these nodes, with commas between them, instead of the well-known ones
+    #[arg(long, value_name = "HOST:PORT")]
+    pub dht_bootstrap: Option<String>,
+    /// Whether peer addresses are exchanged with peers
+    #[arg(long, value_name = "BOOL")]
+    pub pex: Option<String>,
+    /// Whether peers are looked for on the local network
+    #[arg(long, value_name = "BOOL")]
+    pub lsd: Option<String>,
+    /// Whether connections are hidden from those who look on: prefer, require or off
+    #[arg(long, value_name = "HOW")]
+    pub encryption: Option<String>,
+    /// Registered buffer memory
+    #[arg(long, value_name = "SIZE")]
+    pub buffers: Option<String>,
+    /// How blocks are sent: auto, mapped or copy
+    #[arg(long, value_name = "ENGINE")]
+    pub send_engine: Option<String>,
+    /// How pieces are written: auto, direct or buffered
+    #[arg(long, value_name = "ENGINE")]
+    pub write_engine: Option<String>,
+    /// Shortest announce interval taken from a tracker, for swarms of one's own
+    #[arg(long, value_name = "T", hide = true)]
+    pub announce_interval_min: Option<String>,
+    /// Take commands as JSON lines on stdin, for tests
+    #[arg(long, hide = true)]
+    pub lines: bool,
+}
+
+impl DaemonArgs {
+    /// The options that were given, by the names of their keys.
+    pub fn given(&self) -> Vec<(&'static str, &str)> {
+        let all = [
+            ("state", &self.state),
+            ("downloads", &self.downloads),
+            ("port", &self.port),
+            ("bind", &self.bind),
+            ("port-map", &self.port_map),
+            ("ipv6", &self.ipv6),
+            ("limit-up", &self.limit_up),
+            ("limit-down", &self.limit_down),
+            ("max-peers", &self.max_peers),
+            ("upload-slots", &self.upload_slots),
+            ("seed-ratio", &self.seed_ratio),
+            ("seed-time", &self.seed_time),
+            ("dht", &self.dht),
+            ("dht-bootstrap", &self.dht_bootstrap),
+            ("pex", &self.pex),
+            ("lsd", &self.lsd),
+            ("encryption", &self.encryption),
+            ("buffers", &self.buffers),
+            ("send-engine", &self.send_engine),
+            ("write-engine", &self.write_engine),
+            ("announce-interval-min", &self.announce_interval_min),
+        ];
+        let given = all.into_iter();
+        given
+            .filter_map(|(key, value)| Some((key, value.as_deref()?)))
+            .collect()
+    }
+}

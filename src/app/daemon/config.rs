@@ -1,0 +1,461 @@
+//! Settings of `gyre daemon` from a TOML file and from options. Layer 7.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use toml::de::{DeTable, DeValue};
+
+use super::args::DaemonArgs;
+use crate::app::exit::{Failure, io_cause};
+use crate::app::size::{parse_duration, parse_rate, parse_size};
+use crate::app::values::{
+    self, parse_bind, parse_host_port, parse_peers_max, parse_port, parse_ratio, parse_slots,
+};
+use crate::app::{escape, run};
+use crate::daemon::Settings;
+use crate::session::{
+    DhtSettings, Encryption, PortChoice, PortMapSettings, SeedAfter, SendEngine, SessionConfig,
+    WriteEngine,
+};
+use crate::swarm::choker::{SeedChoker, UploadSlots};
+
+/// The longest settings file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A key of the settings file.
+struct Key {
+    name: &'static str,
+    /// As it would be written; empty where leaving it out says something that no value does.
+    default: &'static str,
+    about: &'static str,
+    /// SIGHUP reads it anew.
+    is_live: bool,
+}
+
+const fn key(name: &'static str, default: &'static str, about: &'static str) -> Key {
+    Key {
+        name,
+        default,
+        about,
+        is_live: false,
+    }
+}
+
+const fn live(name: &'static str, default: &'static str, about: &'static str) -> Key {
+    Key {
+        is_live: true,
+        ..key(name, default, about)
+    }
+}
+
+const KEYS: [Key; 21] = [
+    key(
+        "state",
+        "",
+        "Folder of everything that is remembered. Left out: $XDG_STATE_HOME/gyre.",
+    ),
+    live(
+        "downloads",
+        "\".\"",
+        "Folder for torrents that are added without one.",
+    ),
+    key(
+        "port",
+        "",
+        "Port to listen on, 0 for any. Left out: 6881 or one of the next nine.",
+    ),
+    key(
+        "bind",
+        "",
+        "Send and receive only through this local address or network interface.",
+    ),
+    key(
+        "port-map",
+        "true",
+        "Whether the gateway is asked for a port that peers can dial.",
+    ),
+    key("ipv6", "true", "Whether IPv6 is used."),
+    live(
+        "limit-up",
+        "0",
+        "Upload at most this fast, such as \"10MiB\" a second; 0 is no limit.",
+    ),
+    live(
+        "limit-down",
+        "0",
+        "Download at most this fast; 0 is no limit.",
+    ),
+    key(
+        "max-peers",
+        "500",
+        "Most connections of all torrents together.",
+    ),
+    key(
+        "upload-slots",
+        "\"auto\"",
+        "Peers uploaded to at a time, or \"auto\".",
+    ),
+    live(
+        "seed-ratio",
+        "",
+        "Seed until uploaded / downloaded, over a torrent's life, reaches this. Left out: for ever.",
+    ),
+    live(
+        "seed-time",
+        "",
+        "Seed for this long after a torrent is complete, such as \"240h\". Left out: for ever.",
+    ),
+    key(
+        "dht",
+        "true",
+        "Whether peers of public torrents are looked for in the DHT.",
+    ),
+    key(
+        "dht-bootstrap",
+        "[]",
+        "Enter the DHT through these nodes, \"HOST:PORT\" each, instead of the well-known ones.",
+    ),
+    key(
+        "pex",
+        "true",
+        "Whether peer addresses are exchanged with peers.",
+    ),
+    key(
+        "lsd",
+        "true",
+        "Whether peers are looked for on the local network.",
+    ),
+    key(
+        "encryption",
+        "\"prefer\"",
+        "Whether connections are hidden from those who look on: \"prefer\", \"require\" or \"off\".",
+    ),
+    key(
+        "buffers",
+        "",
+        "Registered buffer memory. Left out: \"32MiB\", or what RLIMIT_MEMLOCK leaves.",
+    ),
+    key(
+        "send-engine",
+        "\"auto\"",
+        "How blocks are sent: \"auto\", \"mapped\" or \"copy\".",
+    ),
+    key(
+        "write-engine",
+        "\"auto\"",
+        "How pieces are written: \"auto\", \"direct\" or \"buffered\".",
+    ),
+    key(
+        "announce-interval-min",
+        "\"60s\"",
+        "Shortest announce interval taken from a tracker, for swarms of one's own.",
+    ),
+];
+
+/// A settings file with every key.
+pub fn template() -> String {
+    let mut text = String::from(
+        "# Settings of gyre daemon. Every key is an option of the same name too, which overrides it.\n\
+         # Keys marked with * are read anew on SIGHUP.\n",
+    );
+    for key in &KEYS {
+        let mark = if key.is_live { "* " } else { "" };
+        let value = if key.default.is_empty() {
+            ""
+        } else {
+            key.default
+        };
+        text.push_str(&format!(
+            "\n# {mark}{}\n#{} = {value}\n",
+            key.about, key.name
+        ));
+    }
+    text
+}
+
+/// One value as text, and where it stands.
+struct Given {
+    text: String,
+    place: String,
+}
+
+/// What was given, by key.
+struct Values(BTreeMap<&'static str, Given>);
+
+/// Reads the file, if one is named, and lays the options over it.
+///
+/// # Errors
+/// The file cannot be read; an unknown key or a bad value, with its line.
+pub fn load(args: &DaemonArgs) -> Result<Settings, Failure> {
+    let mut values = match &args.config {
+        Some(path) => read(path)?,
+        None => Values(BTreeMap::new()),
+    };
+    for (key, text) in args.given() {
+        let given = Given {
+            text: text.to_owned(),
+            place: format!("--{key}"),
+        };
+        values.0.insert(key, given);
+    }
+    values.settings()
+}
+
+fn read(path: &Path) -> Result<Values, Failure> {
+    let shown = escape::terminal_path(path);
+    let unreadable = |cause: &dyn std::fmt::Display| {
+        let message = format!("cannot read {shown}: {cause}");
+        Failure::new(
+            message,
+            "name a settings file with --config; --print-config prints one",
+        )
+    };
+    let length = std::fs::metadata(path)
+        .map_err(|error| unreadable(&io_cause(&error)))?
+        .len();
+    if length > FILE_BYTES_MAX {
+        return Err(unreadable(&"it is too long for a settings file"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(&io_cause(&error)))?;
+    parse(&text, &shown)
+}
+
+fn parse(text: &str, file: &str) -> Result<Values, Failure> {
+    let place = |at: usize| {
+        let before = text.get(..at).unwrap_or(text);
+        format!("line {} of {file}", before.matches('\n').count() + 1)
+    };
+    let hint = "gyre daemon --print-config lists the keys and their values";
+    let table = DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let message = error.message().lines().next().unwrap_or_default();
+        Failure::usage(format!("{}: {message}", place(at)), hint)
+    })?;
+    let mut values = Values(BTreeMap::new());
+    for (name, value) in table.get_ref() {
+        let at = place(name.span().start);
+        let known = KEYS.iter().find(|key| key.name == name.get_ref());
+        let Some(key) = known else {
+            let message = format!("{at}: there is no key {}", name.get_ref());
+            return Err(Failure::usage(message, hint));
+        };
+        let Some(text) = as_text(value.get_ref()) else {
+            let message = format!(
+                "{at}: {} is no value of {}",
+                value.get_ref().type_str(),
+                key.name
+            );
+            return Err(Failure::usage(message, hint));
+        };
+        values.0.insert(key.name, Given { text, place: at });
+    }
+    Ok(values)
+}
+
+/// The text that an option would have; `None` of what no option can have.
+fn as_text(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+        DeValue::Float(number) => Some(number.as_str().to_owned()),
+        DeValue::Boolean(is_set) => Some(is_set.to_string()),
+        DeValue::Array(values) => {
+            let texts = values.iter().map(|value| as_text(value.get_ref()));
+            Some(texts.collect::<Option<Vec<_>>>()?.join(","))
+        }
+        _ => None,
+    }
+}
+
+impl Values {
+    fn get<T>(
+        &self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Failure> {
+        let Some(given) = self.0.get(key) else {
+            return Ok(None);
+        };
+        parse(&given.text).map(Some).map_err(|hint| {
+            let (text, place) = (&given.text, &given.place);
+            Failure::usage(format!("{place}: \"{text}\" is no value of {key}"), hint)
+        })
+    }
+
+    fn is_on(&self, key: &'static str) -> Result<bool, Failure> {
+        let parse = |text: &str| text.parse().map_err(|_| "write true or false".to_owned());
+        Ok(self.get(key, parse)?.unwrap_or(true))
+    }
+
+    fn word<T: ValueEnum>(&self, key: &'static str, default: T) -> Result<T, Failure> {
+        let parse = |text: &str| {
+            T::from_str(text, false).map_err(|_| {
+                let words = T::value_variants()
+                    .iter()
+                    .filter_map(ValueEnum::to_possible_value);
+                let words: Vec<String> = words.map(|word| word.get_name().to_owned()).collect();
+                format!("write one of {}", words.join(", "))
+            })
+        };
+        Ok(self.get(key, parse)?.unwrap_or(default))
+    }
+
+    fn settings(&self) -> Result<Settings, Failure> {
+        let path = |text: &str| Ok(PathBuf::from(text));
+        let bind = self.get("bind", parse_bind)?;
+        let ipv6 = self.is_on("ipv6")?;
+        let slots = |text: &str| parse_slots(text);
+        let rate = |key| Ok::<_, Failure>(self.get(key, parse_rate)?.filter(|rate| *rate > 0));
+        let bootstrap = |text: &str| {
+            let nodes = text
+                .split(',')
+                .map(str::trim)
+                .filter(|node| !node.is_empty());
+            nodes.map(parse_host_port).collect::<Result<Vec<_>, _>>()
+        };
+        let bootstrap = self.get("dht-bootstrap", bootstrap)?.unwrap_or_default();
+        let interval_min = self.get("announce-interval-min", parse_duration)?;
+        let session = SessionConfig {
+            state_dir: run::state_dir(self.get("state", path)?.as_deref())?,
+            port: match self.get("port", parse_port)? {
+                Some(port) => PortChoice::Exactly(port),
+                None => PortChoice::Default,
+            },
+            bind,
+            ipv6,
+            lsd: self.is_on("lsd")?,
+            limit_up_bytes_per_s: rate("limit-up")?,
+            limit_down_bytes_per_s: rate("limit-down")?,
+            encryption: match self.word("encryption", values::Encryption::Prefer)? {
+                values::Encryption::Prefer => Encryption::Prefer,
+                values::Encryption::Require => Encryption::Require,
+                values::Encryption::Off => Encryption::Off,
+            },
+            peers_max: self.get("max-peers", parse_peers_max)?.unwrap_or(500),
+            upload_slots: self
+                .get("upload-slots", slots)?
+                .unwrap_or(UploadSlots::Auto),
+            seed_choker: SeedChoker::RoundRobin,
+            exchanges_peers: self.is_on("pex")?,
+            buffers_bytes: self.get("buffers", parse_size)?,
+            send_engine: match self.word("send-engine", values::SendEngine::Auto)? {
+                values::SendEngine::Auto => SendEngine::Auto,
+                values::SendEngine::Mapped => SendEngine::Mapped,
+                values::SendEngine::Copy => SendEngine::Copy,
+            },
+            write_engine: match self.word("write-engine", values::WriteEngine::Auto)? {
+                values::WriteEngine::Auto => WriteEngine::Auto,
+                values::WriteEngine::Direct => WriteEngine::Direct,
+                values::WriteEngine::Buffered => WriteEngine::Buffered,
+            },
+            give_up: None,
+            http_proxy: run::variable(&["http_proxy"]),
+            no_proxy: run::no_proxy(),
+            proxy: None,
+            ip_filter: None,
+            port_map: self.is_on("port-map")?.then(PortMapSettings::default),
+            announce_interval_min: interval_min.unwrap_or(Duration::from_secs(60)),
+            dht: self.is_on("dht")?.then_some(DhtSettings { bootstrap }),
+            tells_delays: false,
+        };
+        run::check_buffers(session.buffers_bytes)?;
+        let downloads = self.get("downloads", path)?.unwrap_or_else(|| ".".into());
+        let downloads = std::path::absolute(&downloads).map_err(|error| {
+            Failure::new(
+                format!("no folder for downloads: {}", io_cause(&error)),
+                "name one with --downloads",
+            )
+        })?;
+        Ok(Settings {
+            session,
+            downloads,
+            seed_after: SeedAfter {
+                seeds: true,
+                ratio: self.get("seed-ratio", parse_ratio)?,
+                time: self.get("seed-time", parse_duration)?,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Result<Settings, Failure> {
+        let text = format!("state = \"/tmp/none\"\n{text}");
+        parse(&text, "gyre.toml").and_then(|values| values.settings())
+    }
+
+    #[test]
+    fn the_printed_settings_are_read_back_and_are_the_defaults() {
+        let text = template();
+        let given = text.lines().filter_map(|line| line.strip_prefix('#'));
+        let given = given.filter(|line| !line.starts_with(' ') && !line.trim().ends_with('='));
+        let given: Vec<&str> = given.collect();
+        assert!(given.len() > 10, "{text}");
+        let printed = format!("{:?}", settings(&given.join("\n")).unwrap());
+        assert_eq!(printed, format!("{:?}", settings("").unwrap()));
+    }
+
+    #[test]
+    fn every_option_is_a_key() {
+        use clap::Args as _;
+        let command = DaemonArgs::augment_args(clap::Command::new("daemon"));
+        let longs = command.get_arguments().filter_map(clap::Arg::get_long);
+        let mut longs: Vec<&str> = longs.collect();
+        longs.retain(|long| !["config", "print-config", "lines"].contains(long));
+        let mut keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+        keys.sort_unstable();
+        longs.sort_unstable();
+        assert_eq!(longs, keys);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (text, told) in [
+            ("\nlimit = 3", "line 3 of gyre.toml: there is no key limit"),
+            (
+                "port = \"x\"",
+                "line 2 of gyre.toml: \"x\" is no value of port",
+            ),
+            ("dht = 3", "line 2 of gyre.toml: \"3\" is no value of dht"),
+            (
+                "port = {}",
+                "line 2 of gyre.toml: table is no value of port",
+            ),
+            (
+                "encryption = \"no\"",
+                "line 2 of gyre.toml: \"no\" is no value of encryption",
+            ),
+        ] {
+            assert_eq!(settings(text).unwrap_err().message(), told);
+        }
+        let broken = settings("port = = 3").unwrap_err();
+        assert!(
+            broken.message().starts_with("line 2 of gyre.toml: "),
+            "{broken:?}"
+        );
+    }
+
+    #[test]
+    fn options_override_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gyre.toml");
+        std::fs::write(
+            &path,
+            "state = \"/tmp/none\"\nport = 1\nlimit-up = \"1MiB\"\n",
+        )
+        .unwrap();
+        let args = DaemonArgs {
+            config: Some(path),
+            port: Some("2".into()),
+            ..DaemonArgs::default()
+        };
+        let settings = load(&args).unwrap();
+        assert_eq!(settings.session.port, PortChoice::Exactly(2));
+        assert_eq!(settings.session.limit_up_bytes_per_s, Some(1 << 20));
+    }
+}

@@ -1,0 +1,98 @@
+//! Commands as JSON lines on stdin, answers on stdout: enough for tests to control a daemon by. Layer 7.
+
+use std::io::BufRead;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::app::json;
+use crate::base::InfoHash;
+use crate::daemon::{AddSource, AddTorrent, Control, ControlError, Listed};
+
+/// Lines that wait to be done.
+const LINES_MAX: usize = 64;
+
+/// Does what the lines say until stdin ends.
+pub async fn serve(control: Control) {
+    let (sender, mut lines) = mpsc::channel(LINES_MAX);
+    // Reading stdin cannot be ended: nobody waits for this thread.
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    while let Some(line) = lines.recv().await {
+        let asked: Value = serde_json::from_str(&line).unwrap_or_default();
+        let mut answer = match answer(&control, &asked).await {
+            Ok(answer) => answer,
+            Err(error) => json!({ "error": error.to_string() }),
+        };
+        answer["event"] = json!("answer");
+        answer["id"] = asked["id"].clone();
+        json::print(&answer);
+    }
+}
+
+async fn answer(control: &Control, asked: &Value) -> Result<Value, ControlError> {
+    let text = |key: &str| asked[key].as_str().unwrap_or_default().to_owned();
+    let info_hash = || {
+        let parsed = text("info_hash").parse::<InfoHash>();
+        parsed.map_err(|_| ControlError::BadValue("no info_hash".to_owned()))
+    };
+    match asked["do"].as_str().unwrap_or_default() {
+        "add" => {
+            let source = match asked["torrent"].as_str() {
+                Some(path) => AddSource::Torrent(std::fs::read(path).unwrap_or_default()),
+                None => AddSource::Magnet(text("magnet")),
+            };
+            let info_hash = control.add(AddTorrent {
+                source,
+                folder: asked["folder"].as_str().map(PathBuf::from),
+                starts: asked["starts"].as_bool().unwrap_or(true),
+                fetches: asked["fetches"].as_bool().unwrap_or(true),
+                labels: Vec::new(),
+                selected_files: None,
+            });
+            Ok(json!({ "info_hash": info_hash.await?.to_string() }))
+        }
+        "remove" => {
+            let with_data = asked["with_data"].as_bool().unwrap_or(false);
+            let removed = control.remove(info_hash()?, with_data).await?;
+            Ok(json!({ "files": removed.files }))
+        }
+        "start" => control.start(info_hash()?).await.map(|()| json!({})),
+        "stop" => control.stop(info_hash()?).await.map(|()| json!({})),
+        "verify" => control.verify(info_hash()?).await.map(|()| json!({})),
+        "list" => {
+            let torrents: Vec<Value> = control.torrents().iter().map(listed).collect();
+            Ok(json!({ "torrents": torrents }))
+        }
+        "count" => {
+            let session = control.session();
+            Ok(json!({ "torrents": session.torrents, "asleep": session.asleep }))
+        }
+        "shut-down" => {
+            control.shut_down();
+            Ok(json!({}))
+        }
+        _ => Err(ControlError::BadValue("no such command".to_owned())),
+    }
+}
+
+fn listed(listed: &Listed) -> Value {
+    let (row, shown) = (&listed.row, &listed.shown);
+    json!({
+        "info_hash": row.info_hash.to_string(),
+        "number": row.number,
+        "name": row.name,
+        "is_wanted": row.is_wanted,
+        "activity": shown.as_ref().map(|shown| format!("{:?}", shown.activity)),
+        "state": shown.as_ref().map(|shown| shown.progress.state.as_str()),
+        "pieces_have": shown.as_ref().map(|shown| shown.progress.pieces_have),
+        "pieces_checked": shown.as_ref().map(|shown| shown.progress.pieces_checked),
+        "uploaded_bytes": row.uploaded_bytes,
+    })
+}

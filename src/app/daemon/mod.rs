@@ -1,0 +1,101 @@
+//! `gyre daemon`: from its settings to a running daemon. Layer 7.
+
+pub mod args;
+mod config;
+mod lines;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::{info, warn};
+
+use super::exit::{Exit, Failure};
+use super::{escape, json, output, run, signals};
+use crate::daemon::{Control, Daemon, Service};
+use crate::session::SessionEvent;
+use crate::session::command::Limits;
+use crate::uring::{limits, ring};
+use args::DaemonArgs;
+
+/// Runs `gyre daemon`.
+///
+/// # Errors
+/// The settings cannot be used, another daemon has the state, or the session cannot run.
+pub fn run(args: &DaemonArgs) -> Result<Exit, Failure> {
+    if args.print_config {
+        for line in config::template().lines() {
+            output::stdout_line(line);
+        }
+        return Ok(Exit::Done);
+    }
+    let settings = config::load(args)?;
+    run::make_folder(&settings.session.state_dir, "--state")?;
+    limits::raise_nofile();
+    let ring = run::start_ring()?;
+    let daemon = Daemon::open(settings).map_err(|error| Failure::new(&error, error.hint()))?;
+    let control = daemon.control();
+    on_signals(args, &control);
+    let mut services: Vec<Service> = Vec::new();
+    if args.lines {
+        services.push(Box::new(|control| Box::pin(lines::serve(control))));
+    }
+    let tells = args.lines;
+    let result = daemon.run(&ring, services, move |event| tell(&event, tells));
+    // As at the end of a download: taking the runtime apart would wait for threads that may hang.
+    std::mem::forget::<ring::Ring>(ring);
+    result.map_err(|error| Failure::new(&error, error.hint()))?;
+    Ok(Exit::Done)
+}
+
+/// SIGINT and SIGTERM end it in order, SIGHUP has the settings read anew.
+fn on_signals(args: &DaemonArgs, control: &Control) {
+    let stopped = control.clone();
+    signals::on_first(move || {
+        info!("stopping");
+        stopped.shut_down();
+    });
+    let (args, control) = (args.clone(), Arc::new(Mutex::new(control.clone())));
+    signals::on_hangup(move || match config::load(&args) {
+        Ok(settings) => {
+            let control = control.lock().unwrap_or_else(PoisonError::into_inner);
+            let limits = Limits {
+                up_bytes_per_s: settings.session.limit_up_bytes_per_s,
+                down_bytes_per_s: settings.session.limit_down_bytes_per_s,
+            };
+            control.apply(settings.downloads, settings.seed_after, limits);
+            info!("settings read anew");
+        }
+        Err(failure) => warn!(
+            "the settings are left as they were: {}; hint: {}",
+            failure.message(),
+            failure.hint()
+        ),
+    });
+}
+
+fn tell(event: &SessionEvent, as_json: bool) {
+    match event {
+        SessionEvent::Warning {
+            info_hash,
+            message,
+            hint,
+        }
+        | SessionEvent::Error {
+            info_hash,
+            message,
+            hint,
+            ..
+        } => {
+            let of = info_hash
+                .map(|info_hash| format!("{info_hash}: "))
+                .unwrap_or_default();
+            let (message, hint) = (escape::terminal(message), escape::terminal(hint));
+            warn!("{of}{message}; hint: {hint}");
+        }
+        SessionEvent::Complete { info_hash, .. } => info!(%info_hash, "complete"),
+        SessionEvent::Banned { info_hash, ip } => info!(%info_hash, %ip, "banned"),
+        SessionEvent::Listening { .. } if as_json => {
+            json::print(&json::event(event));
+        }
+        _ => {}
+    }
+}

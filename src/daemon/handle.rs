@@ -1,0 +1,594 @@
+//! The handle by which a daemon is controlled: every protocol and page speaks to this and to nothing else. Layer 6.
+//!
+//! What changes something is answered once it is on disk: an answer that was given outlives a power cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::date::unix_now_s;
+use super::row::{Origin, TorrentRow};
+use super::store::Write;
+use super::torrents::Torrents;
+use super::writer::Pending;
+use crate::base::InfoHash;
+use crate::session::command::{
+    Activity, Limits, NewTorrent, Removed, SessionSnapshot, Sleep, TorrentDetails, TorrentSnapshot,
+};
+use crate::session::{
+    Command, CommandError, Outcome, SeedAfter, SessionError, SessionHandle, Stopper,
+};
+use crate::wire::magnet::Magnet;
+use crate::wire::metainfo::{Metainfo, MetainfoError};
+
+/// Without a peer for so long, a seed goes to sleep: longer than a peer that was sent away stays away.
+const SLEEPS_AFTER: Duration = Duration::from_secs(300);
+/// Labels of one torrent, and characters of one: operators use a handful of words.
+const LABELS_MAX: usize = 64;
+const LABEL_CHARS_MAX: usize = 256;
+
+/// Controls one daemon, from any thread of its runtime; clones share it.
+#[derive(Clone)]
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    torrents: Arc<Torrents>,
+    session: SessionHandle,
+    stopper: Stopper,
+    downloads: Mutex<PathBuf>,
+    /// The highest number that a torrent was given.
+    number: AtomicU64,
+    /// Being added: not on disk yet.
+    adding: Mutex<BTreeSet<InfoHash>>,
+}
+
+/// A torrent to take in.
+#[derive(Clone, Debug)]
+pub struct AddTorrent {
+    pub source: AddSource,
+    /// Folder that the torrent's root lies in; `None` is the daemon's own.
+    pub folder: Option<PathBuf>,
+    /// False waits to be started.
+    pub starts: bool,
+    /// What is missing is fetched; false only serves what is there.
+    pub fetches: bool,
+    pub labels: Vec<String>,
+    pub selected_files: Option<Vec<usize>>,
+}
+
+/// Where the torrent is.
+#[derive(Clone, Debug)]
+pub enum AddSource {
+    /// The bytes of a .torrent file.
+    Torrent(Vec<u8>),
+    Magnet(String),
+}
+
+/// What is remembered of a torrent, and what it is doing.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub row: Arc<TorrentRow>,
+    /// `None` for the moment between being added and being known to the session.
+    pub shown: Option<Arc<TorrentSnapshot>>,
+}
+
+/// A change of what a torrent is to do; `None` leaves it as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    pub labels: Option<Vec<String>>,
+    pub seed_ratio: Option<Option<f64>>,
+    pub selected_files: Option<Option<Vec<usize>>>,
+    pub is_sequential: Option<bool>,
+}
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("there is no torrent {0}")]
+    Unknown(InfoHash),
+    #[error("the torrent {0} is there already")]
+    Duplicate(InfoHash),
+    #[error("this is no torrent: {0}")]
+    BadTorrent(#[from] MetainfoError),
+    #[error("this link cannot be used: {0}")]
+    BadMagnet(String),
+    #[error("{0}")]
+    BadValue(String),
+    #[error("it could not be kept: {0}")]
+    NotKept(String),
+    #[error("the daemon is ending")]
+    Ending,
+    #[error("{0}")]
+    Failed(SessionError),
+}
+
+impl From<CommandError> for ControlError {
+    fn from(error: CommandError) -> ControlError {
+        match error {
+            CommandError::Unknown(info_hash) | CommandError::Leaving(info_hash) => {
+                ControlError::Unknown(info_hash)
+            }
+            CommandError::Present(info_hash) => ControlError::Duplicate(info_hash),
+            CommandError::Ended => ControlError::Ending,
+            CommandError::Failed(error) => ControlError::Failed(error),
+        }
+    }
+}
+
+impl Control {
+    /// Ties what is remembered to the session that runs it.
+    pub(super) fn new(
+        torrents: Arc<Torrents>,
+        session: SessionHandle,
+        stopper: Stopper,
+        downloads: PathBuf,
+    ) -> Control {
+        let highest = torrents.rows().values().map(|row| row.number).max();
+        Control {
+            inner: Arc::new(Inner {
+                number: AtomicU64::new(highest.unwrap_or(0)),
+                torrents,
+                session,
+                stopper,
+                downloads: Mutex::new(downloads),
+                adding: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Every torrent, in the order of their info_hashes.
+    pub fn torrents(&self) -> Vec<Listed> {
+        let rows = self.inner.torrents.rows().clone();
+        let listed = rows.into_iter().map(|(info_hash, row)| Listed {
+            shown: self.inner.session.torrent(&info_hash),
+            row,
+        });
+        listed
+            .filter(|listed| listed.row.leaving.is_none())
+            .collect()
+    }
+
+    /// One torrent, if it is there.
+    pub fn torrent(&self, info_hash: InfoHash) -> Option<Listed> {
+        let row = self.inner.torrents.rows().get(&info_hash).cloned()?;
+        let shown = self.inner.session.torrent(&info_hash);
+        row.leaving.is_none().then_some(Listed { row, shown })
+    }
+
+    /// The session's own figures.
+    pub fn session(&self) -> SessionSnapshot {
+        self.inner.session.session()
+    }
+
+    /// Folder for torrents that are added without one.
+    pub fn downloads(&self) -> PathBuf {
+        let downloads = self.inner.downloads.lock();
+        downloads.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A torrent's metadata, parsed anew each time: hold what is needed of it.
+    ///
+    /// # Errors
+    /// It is not here (a link that has not led to it yet), or damaged.
+    pub async fn metainfo(&self, info_hash: InfoHash) -> Result<Metainfo, ControlError> {
+        let torrents = self.inner.torrents.clone();
+        let read = tokio::task::spawn_blocking(move || torrents.metainfo(info_hash)).await;
+        let read = read.map_err(|_| ControlError::Ending)?;
+        read.map_err(ControlError::Failed)
+    }
+
+    /// Peers, trackers and pieces of a torrent at this moment.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn details(&self, info_hash: InfoHash) -> Result<TorrentDetails, ControlError> {
+        let asked = self
+            .inner
+            .session
+            .ask(|reply| Command::Details { info_hash, reply });
+        Ok(asked.await?)
+    }
+
+    /// Takes a torrent in.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; [`ControlError::Duplicate`] names one that is there already.
+    pub async fn add(&self, torrent: AddTorrent) -> Result<InfoHash, ControlError> {
+        check_labels(&torrent.labels)?;
+        let mut row = TorrentRow {
+            folder: torrent.folder.unwrap_or_else(|| self.downloads()),
+            is_wanted: torrent.starts,
+            fetches: torrent.fetches,
+            labels: torrent.labels,
+            selected_files: torrent.selected_files,
+            added_unix_s: unix_now_s(),
+            ..TorrentRow::default()
+        };
+        if !row.folder.is_absolute() {
+            let text = format!("the folder {} is not absolute", row.folder.display());
+            return Err(ControlError::BadValue(text));
+        }
+        let bytes = match torrent.source {
+            AddSource::Torrent(bytes) => {
+                let metainfo = Metainfo::parse(&bytes)?;
+                row.info_hash = metainfo.info_hash;
+                row.describe(&metainfo);
+                Some(bytes)
+            }
+            AddSource::Magnet(text) => {
+                let link: Magnet =
+                    text.parse()
+                        .map_err(|error: crate::wire::magnet::MagnetError| {
+                            ControlError::BadMagnet(error.to_string())
+                        })?;
+                row.info_hash = link.info_hash;
+                row.name = link
+                    .name
+                    .clone()
+                    .unwrap_or_else(|| link.info_hash.to_string());
+                row.origin = Origin::Magnet(text);
+                None
+            }
+        };
+        let info_hash = row.info_hash;
+        let _adding = self.reserve(info_hash)?;
+        if let Some(bytes) = bytes {
+            let torrents = self.inner.torrents.clone();
+            let saved = tokio::task::spawn_blocking(move || {
+                torrents.folder.save_torrent(info_hash, &bytes)
+            });
+            let saved = saved.await.map_err(|_| ControlError::Ending)?;
+            saved.map_err(|error| ControlError::NotKept(error.to_string()))?;
+        }
+        let new = NewTorrent {
+            figures: row.figures(),
+            runs: row.is_wanted,
+            // Nobody knows what is there before it was looked at.
+            sleeps: None,
+        };
+        let kept = {
+            let mut rows = self.inner.torrents.rows();
+            row.number = self.inner.number.fetch_add(1, Ordering::Relaxed) + 1;
+            rows.insert(info_hash, Arc::new(row.clone()));
+            self.inner.torrents.writer.begin(vec![Write::Put(row)])
+        };
+        if let Err(error) = kept.done().await {
+            self.inner.torrents.rows().remove(&info_hash);
+            return Err(ControlError::NotKept(error));
+        }
+        let added = self.inner.session.ask(|reply| Command::Add {
+            torrent: new,
+            reply,
+        });
+        added.await?;
+        Ok(info_hash)
+    }
+
+    fn reserve(&self, info_hash: InfoHash) -> Result<Adding<'_>, ControlError> {
+        let mut adding = self
+            .inner
+            .adding
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_there = self.inner.torrents.rows().contains_key(&info_hash);
+        if is_there || !adding.insert(info_hash) {
+            return Err(ControlError::Duplicate(info_hash));
+        }
+        Ok(Adding {
+            adding: &self.inner.adding,
+            info_hash,
+        })
+    }
+
+    /// Removes a torrent, with its files if `with_data`.
+    ///
+    /// # Errors
+    /// See [`ControlError`]. Files that could not be removed are no error: the answer names them.
+    pub async fn remove(
+        &self,
+        info_hash: InfoHash,
+        with_data: bool,
+    ) -> Result<Removed, ControlError> {
+        // From here on it is gone, whatever happens: the next start finishes what this one does not.
+        self.change_row(info_hash, |row| {
+            row.leaving = Some(with_data || row.leaving == Some(true));
+        })
+        .await?;
+        self.finish_removal(info_hash, with_data).await
+    }
+
+    pub(super) async fn finish_removal(
+        &self,
+        info_hash: InfoHash,
+        with_data: bool,
+    ) -> Result<Removed, ControlError> {
+        let removed = self.inner.session.ask(|reply| Command::Remove {
+            info_hash,
+            with_data,
+            reply,
+        });
+        let removed = match removed.await {
+            Err(CommandError::Unknown(_)) => Removed::default(),
+            removed => removed?,
+        };
+        let kept = self
+            .inner
+            .torrents
+            .writer
+            .begin(vec![Write::Remove(info_hash)]);
+        kept.done().await.map_err(ControlError::NotKept)?;
+        self.inner.torrents.folder.remove_torrent(info_hash);
+        self.inner.torrents.rows().remove(&info_hash);
+        Ok(removed)
+    }
+
+    /// Lets a torrent run.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn start(&self, info_hash: InfoHash) -> Result<(), ControlError> {
+        self.change_row(info_hash, |row| row.is_wanted = true)
+            .await?;
+        let asked = self
+            .inner
+            .session
+            .ask(|reply| Command::Start { info_hash, reply });
+        Ok(asked.await?)
+    }
+
+    /// Ends a torrent in order; it stays in the list.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn stop(&self, info_hash: InfoHash) -> Result<(), ControlError> {
+        self.change_row(info_hash, |row| row.is_wanted = false)
+            .await?;
+        let asked = self
+            .inner
+            .session
+            .ask(|reply| Command::Stop { info_hash, reply });
+        Ok(asked.await?)
+    }
+
+    /// Hashes all of a torrent's data.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn verify(&self, info_hash: InfoHash) -> Result<(), ControlError> {
+        let asked = self
+            .inner
+            .session
+            .ask(|reply| Command::Verify { info_hash, reply });
+        Ok(asked.await?)
+    }
+
+    /// Asks a torrent's trackers for peers as soon as they allow.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn reannounce(&self, info_hash: InfoHash) -> Result<(), ControlError> {
+        let asked = self
+            .inner
+            .session
+            .ask(|reply| Command::Reannounce { info_hash, reply });
+        Ok(asked.await?)
+    }
+
+    /// Changes what a torrent is to do.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn change(&self, info_hash: InfoHash, change: Change) -> Result<(), ControlError> {
+        check_labels(change.labels.as_deref().unwrap_or_default())?;
+        let begins_anew = change.selected_files.is_some()
+            || change.seed_ratio.is_some()
+            || change.is_sequential.is_some();
+        let metainfo = match &change.selected_files {
+            Some(_) => Some(self.metainfo(info_hash).await?),
+            None => None,
+        };
+        self.change_row(info_hash, |row| {
+            let Change {
+                labels,
+                seed_ratio,
+                selected_files,
+                is_sequential,
+            } = change;
+            row.labels = labels.unwrap_or(std::mem::take(&mut row.labels));
+            row.seed_ratio = seed_ratio.unwrap_or(row.seed_ratio);
+            row.selected_files = selected_files.unwrap_or(row.selected_files.take());
+            row.is_sequential = is_sequential.unwrap_or(row.is_sequential);
+            if let Some(metainfo) = &metainfo {
+                row.describe(metainfo);
+            }
+        })
+        .await?;
+        if begins_anew {
+            let asked = self
+                .inner
+                .session
+                .ask(|reply| Command::Reload { info_hash, reply });
+            asked.await?;
+        }
+        Ok(())
+    }
+
+    /// Changes the limits of the whole session, until the daemon ends or reads its settings anew.
+    ///
+    /// # Errors
+    /// The daemon is ending.
+    pub async fn set_limits(&self, limits: Limits) -> Result<(), ControlError> {
+        let asked = self
+            .inner
+            .session
+            .ask(|reply| Command::SetLimits { limits, reply });
+        Ok(asked.await?)
+    }
+
+    /// Takes settings that may change while the daemon runs. Blocks until the session has them: not for its runtimes.
+    pub fn apply(&self, downloads: PathBuf, seed_after: SeedAfter, limits: Limits) {
+        let folder = self.inner.downloads.lock();
+        *folder.unwrap_or_else(PoisonError::into_inner) = downloads;
+        let daemons = self.inner.torrents.seed_after.lock();
+        let mut daemons = daemons.unwrap_or_else(PoisonError::into_inner);
+        let is_changed = std::mem::replace(&mut *daemons, seed_after) != seed_after;
+        drop(daemons);
+        let session = &self.inner.session;
+        // A session that has ended needs no settings.
+        let _ = session.ask_blocking(|reply| Command::SetLimits { limits, reply });
+        let rows = self.inner.torrents.rows();
+        let own = rows
+            .values()
+            .filter(|row| row.seed_ratio.is_none() && row.is_wanted);
+        let own: Vec<InfoHash> = own.map(|row| row.info_hash).collect();
+        drop(rows);
+        for info_hash in own.into_iter().filter(|_| is_changed) {
+            let _ = session.ask_blocking(|reply| Command::Reload { info_hash, reply });
+        }
+    }
+
+    /// Asks the daemon to end; it saves everything first.
+    pub fn shut_down(&self) {
+        self.inner.stopper.stop();
+    }
+
+    /// Changes a row that is not being removed, in memory and on disk.
+    async fn change_row(
+        &self,
+        info_hash: InfoHash,
+        change: impl FnOnce(&mut TorrentRow),
+    ) -> Result<(), ControlError> {
+        let (kept, before) = {
+            let mut rows = self.inner.torrents.rows();
+            let row = rows.get_mut(&info_hash).filter(|row| row.leaving.is_none());
+            let row = row.ok_or(ControlError::Unknown(info_hash))?;
+            let before = row.clone();
+            let row = Arc::make_mut(row);
+            change(row);
+            let writes = vec![Write::Put(row.clone())];
+            (self.inner.torrents.writer.begin(writes), before)
+        };
+        kept.done().await.map_err(|error| {
+            self.inner.torrents.rows().insert(info_hash, before);
+            ControlError::NotKept(error)
+        })
+    }
+
+    /// Brings the figures of rows up to what the session shows: of those that changed since `revision`. Returns the
+    /// session's revision then, and the commit that keeps them.
+    pub(super) fn take_figures(&self, revision: u64) -> (u64, Pending) {
+        let now = self.session().revision;
+        let (shown, date) = (self.inner.session.torrents(), unix_now_s());
+        let mut rows = self.inner.torrents.rows();
+        let changed = shown.iter().filter(|shown| shown.revision > revision);
+        let writes = changed.filter_map(|shown| {
+            let row = rows.get_mut(&shown.info_hash())?;
+            let mut changed = TorrentRow::clone(row);
+            changed.take_figures(shown, date).then(|| {
+                *row = Arc::new(changed.clone());
+                Write::Put(changed)
+            })
+        });
+        (now, self.inner.torrents.writer.begin(writes.collect()))
+    }
+
+    /// Hands the rows of the state to the session, and finishes removals that were begun.
+    pub(super) async fn restore(&self) {
+        let (mut torrents, mut leaving) = (Vec::new(), Vec::new());
+        let mut tiers_of = Shared::new();
+        for (info_hash, row) in self.inner.torrents.rows().iter() {
+            torrents.push(NewTorrent {
+                figures: row.figures(),
+                runs: row.is_wanted && row.leaving.is_none(),
+                sleeps: self.sleep(row, &mut tiers_of),
+            });
+            leaving.extend(row.leaving.map(|with_data| (*info_hash, with_data)));
+        }
+        let added = self
+            .inner
+            .session
+            .ask(|reply| Command::AddAll { torrents, reply });
+        for error in added.await.unwrap_or_default() {
+            warn!(%error, "a torrent of the state is left out");
+        }
+        for (info_hash, with_data) in leaving {
+            if let Err(error) = self.finish_removal(info_hash, with_data).await {
+                warn!(%info_hash, %error, "a removal is not finished");
+            }
+        }
+    }
+
+    /// A seed that has everything, and whose seeding nothing ends, sleeps until somebody asks for it.
+    fn sleep(&self, row: &TorrentRow, tiers_of: &mut Shared) -> Option<Sleep> {
+        let daemons = self.inner.torrents.seed_after.lock();
+        let daemons = *daemons.unwrap_or_else(PoisonError::into_inner);
+        let is_whole = row.pieces > 0 && row.pieces_have == row.pieces;
+        let ends = row.seed_ratio.or(daemons.ratio).is_some() || daemons.time.is_some();
+        (is_whole && !ends && row.origin == Origin::Torrent).then(|| Sleep {
+            tiers: tiers_of
+                .entry(row.tiers.clone())
+                .or_insert_with(|| row.tiers.clone().into())
+                .clone(),
+            after: SLEEPS_AFTER,
+        })
+    }
+}
+
+/// Lists of trackers that many torrents have in common.
+type Shared = BTreeMap<Vec<Vec<String>>, Arc<[Vec<String>]>>;
+
+/// Ends the reservation of an info_hash.
+struct Adding<'a> {
+    adding: &'a Mutex<BTreeSet<InfoHash>>,
+    info_hash: InfoHash,
+}
+
+impl Drop for Adding<'_> {
+    fn drop(&mut self) {
+        let mut adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        adding.remove(&self.info_hash);
+    }
+}
+
+impl TorrentRow {
+    /// True when something is to be written.
+    fn take_figures(&mut self, shown: &TorrentSnapshot, date: i64) -> bool {
+        let (before, progress) = (self.clone(), &shown.progress);
+        if shown.activity == Activity::Stopped && shown.outcome == Some(Outcome::Done) {
+            self.is_wanted = false;
+        }
+        if shown.activity != Activity::Failed && progress.pieces > 0 && !progress.is_preparing() {
+            self.have_bytes = progress.have_bytes;
+            self.pieces_have = progress.pieces_have;
+        }
+        let moved = (
+            progress.total_downloaded_bytes,
+            progress.total_uploaded_bytes,
+        );
+        if moved.0 > self.downloaded_bytes || moved.1 > self.uploaded_bytes {
+            self.active_unix_s = Some(date);
+        }
+        self.downloaded_bytes = self.downloaded_bytes.max(moved.0);
+        self.uploaded_bytes = self.uploaded_bytes.max(moved.1);
+        let is_complete = self.have_bytes >= self.wanted_bytes && self.wanted_bytes > 0;
+        if is_complete {
+            self.done_unix_s.get_or_insert(date);
+        }
+        *self != before
+    }
+}
+
+fn check_labels(labels: &[String]) -> Result<(), ControlError> {
+    let is_long = |label: &String| label.is_empty() || label.chars().count() > LABEL_CHARS_MAX;
+    if labels.len() > LABELS_MAX || labels.iter().any(is_long) {
+        let text = format!("labels are at most {LABELS_MAX} of 1 to {LABEL_CHARS_MAX} characters");
+        return Err(ControlError::BadValue(text));
+    }
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! Layer 6: the seeding box. A session that takes commands, what is remembered of its torrents, and the handle by which
+//! everything that controls it from outside does so.
+#![forbid(unsafe_code)]
+
+mod date;
+mod folder;
+mod handle;
+pub mod notify;
+mod row;
+mod run;
+mod store;
+mod torrents;
+mod writer;
+
+pub use handle::{AddSource, AddTorrent, Change, Control, ControlError, Listed};
+pub use row::{Origin, TorrentRow};
+pub use run::{Daemon, Service, Settings};
+pub use store::{Opened, Store, StoreError, Write};

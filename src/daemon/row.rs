@@ -1,0 +1,231 @@
+//! What is remembered of one torrent, and its form in the state file. Layer 6.
+//!
+//! A row is JSON behind a SHA-1 of it: whatever happens to the file, a row that is read is one that was written. Fields
+//! that are missing take their defaults, so that a later version may have more of them.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sha1::{Digest, Sha1};
+
+use crate::base::InfoHash;
+use crate::session::{TorrentProgress, TorrentState};
+
+/// Length of the SHA-1 in front of a row.
+const CHECKSUM_BYTES: usize = 20;
+
+/// Where a torrent's metadata is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// In its .torrent file in the state folder.
+    #[default]
+    Torrent,
+    /// Not here yet: this link leads to it.
+    Magnet(String),
+}
+
+/// One torrent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TorrentRow {
+    #[serde(with = "info_hash")]
+    pub info_hash: InfoHash,
+    /// What control protocols that number torrents call it; never used twice by one run of the daemon.
+    pub number: u64,
+    /// As in the torrent: escape it before it reaches a terminal or a page.
+    pub name: String,
+    /// Folder that the torrent's root lies in.
+    #[serde(with = "path")]
+    pub folder: PathBuf,
+    pub origin: Origin,
+    /// It is to run.
+    pub is_wanted: bool,
+    /// What is missing is fetched; false only serves what is there.
+    pub fetches: bool,
+    pub labels: Vec<String>,
+    /// Indices of the files that are fetched; `None` is all.
+    pub selected_files: Option<Vec<usize>>,
+    pub is_sequential: bool,
+    /// Uploaded ÷ max(downloaded, selected size) that ends the seeding; `None` is the daemon's own setting.
+    pub seed_ratio: Option<f64>,
+    pub is_private: bool,
+    /// Trackers by tier (BEP 12).
+    pub tiers: Vec<Vec<String>>,
+    pub files: u64,
+    pub pieces: u32,
+    pub pieces_have: u32,
+    /// Bytes of the selected files.
+    pub wanted_bytes: u64,
+    pub have_bytes: u64,
+    pub downloaded_bytes: u64,
+    pub uploaded_bytes: u64,
+    pub wasted_bytes: u64,
+    pub added_unix_s: i64,
+    /// When it was first seen to have everything.
+    pub done_unix_s: Option<i64>,
+    /// When payload last moved.
+    pub active_unix_s: Option<i64>,
+    /// It is being removed, with its data if true: finished at the next start if this one cannot.
+    pub leaving: Option<bool>,
+}
+
+impl Default for TorrentRow {
+    fn default() -> Self {
+        TorrentRow {
+            info_hash: InfoHash::new([0; 20]),
+            number: 0,
+            name: String::new(),
+            folder: PathBuf::new(),
+            origin: Origin::Torrent,
+            is_wanted: true,
+            fetches: true,
+            labels: Vec::new(),
+            selected_files: None,
+            is_sequential: false,
+            seed_ratio: None,
+            is_private: false,
+            tiers: Vec::new(),
+            files: 0,
+            pieces: 0,
+            pieces_have: 0,
+            wanted_bytes: 0,
+            have_bytes: 0,
+            downloaded_bytes: 0,
+            uploaded_bytes: 0,
+            wasted_bytes: 0,
+            added_unix_s: 0,
+            done_unix_s: None,
+            active_unix_s: None,
+            leaving: None,
+        }
+    }
+}
+
+/// The bytes are no row.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RowError {
+    #[error("a row is damaged (checksum)")]
+    BadChecksum,
+    #[error("a row cannot be read: {0}")]
+    BadValue(String),
+}
+
+impl TorrentRow {
+    /// The row as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let mut bytes = Sha1::digest(&json).to_vec();
+        bytes.extend(json);
+        bytes
+    }
+
+    /// Reads what [`TorrentRow::encode`] wrote. Never panics, whatever the bytes.
+    ///
+    /// # Errors
+    /// See [`RowError`].
+    pub fn decode(bytes: &[u8]) -> Result<TorrentRow, RowError> {
+        let split = bytes.split_at_checked(CHECKSUM_BYTES);
+        let (checksum, json) = split.ok_or(RowError::BadChecksum)?;
+        if Sha1::digest(json)[..] != *checksum {
+            return Err(RowError::BadChecksum);
+        }
+        serde_json::from_slice(json).map_err(|error| RowError::BadValue(error.to_string()))
+    }
+
+    /// The figures shown before its first run.
+    pub fn figures(&self) -> TorrentProgress {
+        TorrentProgress {
+            have_bytes: self.have_bytes,
+            total_bytes: self.wanted_bytes,
+            total_downloaded_bytes: self.downloaded_bytes,
+            total_uploaded_bytes: self.uploaded_bytes,
+            pieces: self.pieces,
+            pieces_have: self.pieces_have,
+            ..TorrentProgress::nothing(self.info_hash, self.name.clone(), TorrentState::Paused)
+        }
+    }
+}
+
+mod info_hash {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::base::InfoHash;
+
+    pub fn serialize<S: Serializer>(value: &InfoHash, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<InfoHash, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A path may have any bytes: text where it is some, else a list of numbers.
+mod path {
+    use std::path::Path;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{OsStrExt, OsString, OsStringExt, PathBuf};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub fn serialize<S: Serializer>(value: &Path, to: S) -> Result<S::Ok, S::Error> {
+        match value.to_str() {
+            Some(text) => to.serialize_str(text),
+            None => value.as_os_str().as_bytes().serialize(to),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(match Stored::deserialize(from)? {
+            Stored::Text(text) => PathBuf::from(text),
+            Stored::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> TorrentRow {
+        TorrentRow {
+            info_hash: InfoHash::new([7; 20]),
+            number: 3,
+            name: "a\u{1b}b".into(),
+            folder: PathBuf::from(OsString::from_vec(b"/srv/\xff".to_vec())),
+            labels: vec!["tv".into()],
+            selected_files: Some(vec![0, 2]),
+            seed_ratio: Some(1.5),
+            leaving: Some(true),
+            ..TorrentRow::default()
+        }
+    }
+
+    #[test]
+    fn a_row_is_read_as_it_was_written() {
+        let row = row();
+        assert_eq!(TorrentRow::decode(&row.encode()), Ok(row));
+    }
+
+    #[test]
+    fn a_row_with_any_byte_changed_or_missing_is_none() {
+        let bytes = row().encode();
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert!(TorrentRow::decode(&changed).is_err(), "{at}");
+            assert!(TorrentRow::decode(&bytes[..at]).is_err(), "{at}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! A daemon from its start to its end: the ring thread with all torrents, the control thread beside it, and the thread that
+//! writes the state. Layer 6.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
+
+use super::folder::StateFolder;
+use super::handle::Control;
+use super::notify::Notifier;
+use super::row::TorrentRow;
+use super::store::{Opened, Store};
+use super::torrents::Torrents;
+use super::writer::Writer;
+use crate::base::InfoHash;
+use crate::session::command::{self, CommandSource};
+use crate::session::{
+    self, SeedAfter, SessionConfig, SessionError, SessionEvent, SessionSummary, Stopper,
+};
+use crate::uring::ring::Ring;
+
+/// Figures go into the state file this often; resume records have their own times.
+const FIGURES_INTERVAL: Duration = Duration::from_secs(30);
+/// The same where there is no watchdog to be fed.
+const IDLE_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// What a daemon is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub session: SessionConfig,
+    /// Folder for torrents that are added without one; absolute.
+    pub downloads: PathBuf,
+    /// When torrents that say nothing themselves end seeding; `seeds` is not looked at.
+    pub seed_after: SeedAfter,
+}
+
+/// Something that controls the daemon from outside: an API, a page. Runs on the control thread until the daemon ends.
+pub type Service = Box<dyn FnOnce(Control) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// A daemon whose state is open.
+pub struct Daemon {
+    settings: Settings,
+    torrents: Arc<Torrents>,
+    writer_thread: JoinHandle<()>,
+    control: Control,
+    commands: CommandSource,
+    stopper: Stopper,
+}
+
+impl Daemon {
+    /// Takes the state folder and reads the state.
+    ///
+    /// # Errors
+    /// Another daemon has it, or it cannot be used.
+    pub fn open(settings: Settings) -> Result<Daemon, SessionError> {
+        let hint = "name another folder with --state";
+        let cannot = |error: String| SessionError::new(error, hint);
+        let folder = StateFolder::take(&settings.session.state_dir);
+        let folder = folder.map_err(|error| cannot(error.to_string()))?;
+        let path = folder.store();
+        let opened = Store::open(&path);
+        let Opened {
+            store,
+            rows,
+            set_aside,
+        } = opened.map_err(|error| {
+            cannot(format!(
+                "cannot use the state file {}: {error}",
+                path.display()
+            ))
+        })?;
+        if let Some((why, aside)) = set_aside {
+            warn!(
+                "the state file {} cannot be used: {why}; it is kept as {}; hint: add the torrents again, their .torrent \
+                 files are in {}",
+                path.display(),
+                aside.display(),
+                folder.path().join("torrents").display()
+            );
+        }
+        let no_thread = |error: io::Error| cannot(format!("cannot start a thread: {error}"));
+        let (writer, writer_thread) = Writer::start(store).map_err(no_thread)?;
+        info!(torrents = rows.len(), "state");
+        let torrents = remembered(folder, writer, rows, settings.seed_after);
+        let (session, commands) = command::channel();
+        let stopper = Stopper::default();
+        let downloads = settings.downloads.clone();
+        let control = Control::new(torrents.clone(), session, stopper.clone(), downloads);
+        Ok(Daemon {
+            settings,
+            torrents,
+            writer_thread,
+            control,
+            commands,
+            stopper,
+        })
+    }
+
+    /// The handle to it.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Runs it until [`Control::shut_down`]. Everything is saved when it returns.
+    ///
+    /// # Errors
+    /// As [`session::run`].
+    pub fn run(
+        self,
+        ring: &Ring,
+        services: Vec<Service>,
+        events: impl FnMut(SessionEvent) + 'static,
+    ) -> Result<SessionSummary, SessionError> {
+        let (ended, on_end) = oneshot::channel();
+        let control = self.control.clone();
+        let thread = std::thread::Builder::new().name("gyre-control".into());
+        let thread = thread.spawn(move || run_control(&control, services, on_end));
+        let thread = thread.map_err(|error| {
+            SessionError::new(format!("cannot start a thread: {error}"), "try again")
+        })?;
+        let session = self.settings.session;
+        let serve = session::serve(
+            session,
+            self.torrents.clone(),
+            self.commands,
+            self.stopper,
+            events,
+        );
+        let summary = ring.block_on(serve);
+        let _ = ended.send(());
+        if thread.join().is_err() {
+            warn!("the control thread ended by an error in the program");
+        }
+        self.torrents.writer.end();
+        let _ = self.writer_thread.join();
+        summary
+    }
+}
+
+fn remembered(
+    folder: StateFolder,
+    writer: Writer,
+    rows: BTreeMap<InfoHash, TorrentRow>,
+    seed_after: SeedAfter,
+) -> Arc<Torrents> {
+    let rows = rows
+        .into_iter()
+        .map(|(key, row)| (key, Arc::new(row)))
+        .collect();
+    Arc::new_cyclic(|own| Torrents {
+        folder,
+        writer,
+        rows: Mutex::new(rows),
+        seed_after: Mutex::new(seed_after),
+        own: own.clone(),
+    })
+}
+
+/// The control thread: its own runtime, because a session that is busy must not make an API wait, nor the other way round.
+fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Receiver<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            warn!(%error, "there is no control thread");
+            return control.shut_down();
+        }
+    };
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let notifier = Notifier::from_env();
+        let running: Vec<_> = services
+            .into_iter()
+            .map(|service| tokio::task::spawn_local(service(control.clone())))
+            .collect();
+        let mut revision = 0;
+        tokio::select! {
+            () = keep(control, &notifier, &mut revision) => {}
+            _ = on_end => {}
+        }
+        notifier.tell("STOPPING=1");
+        for service in running {
+            service.abort();
+        }
+        let (_, kept) = control.take_figures(revision);
+        if let Err(error) = kept.done().await {
+            warn!("the last figures are not kept: {error}");
+        }
+    });
+    // A service may have left work behind that waits for a disk: nobody waits for that.
+    runtime.shutdown_background();
+}
+
+/// Brings the torrents back, then keeps their figures.
+async fn keep(control: &Control, notifier: &Notifier, revision: &mut u64) {
+    control.restore().await;
+    info!("ready");
+    notifier.tell("READY=1");
+    let mut figures = tokio::time::interval(FIGURES_INTERVAL);
+    let mut watchdog = tokio::time::interval(notifier.watchdog_interval().unwrap_or(IDLE_INTERVAL));
+    figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut uptime = Duration::ZERO;
+    loop {
+        tokio::select! {
+            _ = figures.tick() => {
+                let (now, kept) = control.take_figures(*revision);
+                // What went wrong was said by the writer; it is tried again.
+                if kept.done().await.is_ok() {
+                    *revision = now;
+                }
+            }
+            _ = watchdog.tick() => {
+                // A ring thread that hangs shows nothing new.
+                let now = control.session().uptime;
+                if now != uptime {
+                    uptime = now;
+                    notifier.tell("WATCHDOG=1");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The state file: one row a torrent, in a redb file. Layer 6. Blocks.
+//!
+//! What cannot be trusted is set aside under a new name and said, never half used: a damaged file, one of a newer version,
+//! one with a row too few or too many. The .torrent files beside it are left where they are.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use sha1::{Digest, Sha1};
+
+use super::row::{RowError, TorrentRow};
+use crate::base::InfoHash;
+
+const TORRENTS: TableDefinition<&[u8; 20], &[u8]> = TableDefinition::new("torrents");
+const ABOUT: TableDefinition<&str, &[u8]> = TableDefinition::new("about");
+
+/// Raised when a row of this version would mislead an older program.
+const VERSION: u32 = 1;
+/// Pages of the file that are kept in memory, in bytes. It is read once, at the start; then only what is written matters.
+const CACHE_BYTES: usize = 4 << 20;
+/// Names tried for a file that is set aside.
+const ASIDE_NAMES_MAX: u32 = 1_000;
+
+/// Why there is no state.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{0}")]
+    File(String),
+    #[error("it is of version {got}, this program knows version {VERSION}")]
+    Newer { got: u32 },
+    #[error("{0}")]
+    Row(#[from] RowError),
+    #[error("it holds {got} torrents where {expected} were written")]
+    Count { expected: u64, got: u64 },
+    #[error("it is damaged")]
+    Damaged,
+}
+
+impl StoreError {
+    fn file(error: impl std::fmt::Display) -> StoreError {
+        StoreError::File(error.to_string())
+    }
+}
+
+/// The open file.
+pub struct Store {
+    database: Database,
+    /// What the file holds, to be told from one that lost something.
+    sum: Sum,
+}
+
+/// What is written into it at once.
+#[derive(Clone, Debug)]
+pub enum Write {
+    Put(TorrentRow),
+    Remove(InfoHash),
+}
+
+/// An open store and what it held.
+pub struct Opened {
+    pub store: Store,
+    pub rows: BTreeMap<InfoHash, TorrentRow>,
+    /// What was found in its place, could not be used, and is now there.
+    pub set_aside: Option<(String, PathBuf)>,
+}
+
+/// The number of rows, and the sum of their checksums in whatever order they were written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    count: u64,
+    xor: [u8; 20],
+}
+
+impl Sum {
+    fn add(&mut self, row: &[u8]) {
+        self.count = self.count.wrapping_add(1);
+        self.flip(row);
+    }
+
+    fn take(&mut self, row: &[u8]) {
+        self.count = self.count.wrapping_sub(1);
+        self.flip(row);
+    }
+
+    fn flip(&mut self, row: &[u8]) {
+        for (all, byte) in self.xor.iter_mut().zip(Sha1::digest(row)) {
+            *all ^= byte;
+        }
+    }
+
+    fn encode(self) -> Vec<u8> {
+        let mut bytes = self.count.to_le_bytes().to_vec();
+        bytes.extend(self.xor);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Sum> {
+        let (count, xor) = bytes.split_at_checked(8)?;
+        Some(Sum {
+            count: u64::from_le_bytes(count.try_into().ok()?),
+            xor: xor.try_into().ok()?,
+        })
+    }
+}
+
+impl Store {
+    /// Opens the file, or makes it. One that cannot be used is set aside first.
+    ///
+    /// # Errors
+    /// Nothing can be made there, or what is there cannot be moved.
+    pub fn open(path: &Path) -> Result<Opened, StoreError> {
+        let why = match guarded(|| open_or_make(path)) {
+            Ok((store, rows)) => {
+                return Ok(Opened {
+                    store,
+                    rows,
+                    set_aside: None,
+                });
+            }
+            Err(why) => why,
+        };
+        let aside = set_aside(path).ok_or_else(|| {
+            StoreError::File(format!("{why}, and it cannot be moved out of the way"))
+        })?;
+        let (store, rows) = guarded(|| open_or_make(path))?;
+        Ok(Opened {
+            store,
+            rows,
+            set_aside: Some((why.to_string(), aside)),
+        })
+    }
+
+    /// Does all of it, or nothing; on disk when it returns.
+    ///
+    /// # Errors
+    /// Those of the file; what was there before still is.
+    pub fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        let mut sum = self.sum;
+        guarded(|| {
+            let transaction = self.database.begin_write().map_err(StoreError::file)?;
+            {
+                let mut table = transaction.open_table(TORRENTS).map_err(StoreError::file)?;
+                for write in writes {
+                    let (key, row) = match write {
+                        Write::Put(row) => (row.info_hash, Some(row.encode())),
+                        Write::Remove(info_hash) => (*info_hash, None),
+                    };
+                    if let Some(row) = &row {
+                        sum.add(row);
+                    }
+                    let old = match row {
+                        Some(row) => table.insert(key.as_bytes(), row.as_slice()),
+                        None => table.remove(key.as_bytes()),
+                    };
+                    if let Some(old) = old.map_err(StoreError::file)? {
+                        sum.take(old.value());
+                    }
+                }
+                let mut about = transaction.open_table(ABOUT).map_err(StoreError::file)?;
+                let put = about.insert("sum", sum.encode().as_slice());
+                put.map_err(StoreError::file)?;
+            }
+            transaction.commit().map_err(StoreError::file)
+        })?;
+        self.sum = sum;
+        Ok(())
+    }
+}
+
+/// A damaged file may break the library that reads it: that is one more way of being damaged.
+fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(StoreError::Damaged))
+}
+
+type Rows = BTreeMap<InfoHash, TorrentRow>;
+
+fn open_or_make(path: &Path) -> Result<(Store, Rows), StoreError> {
+    let is_new = !path.exists();
+    let mut builder = Database::builder();
+    let mut database = builder
+        .set_cache_size(CACHE_BYTES)
+        .create(path)
+        .map_err(StoreError::file)?;
+    if is_new {
+        let transaction = database.begin_write().map_err(StoreError::file)?;
+        {
+            transaction.open_table(TORRENTS).map_err(StoreError::file)?;
+            let mut about = transaction.open_table(ABOUT).map_err(StoreError::file)?;
+            let version = VERSION.to_le_bytes();
+            let put = about.insert("version", version.as_slice());
+            put.map_err(StoreError::file)?;
+            let put = about.insert("sum", Sum::default().encode().as_slice());
+            put.map_err(StoreError::file)?;
+        }
+        transaction.commit().map_err(StoreError::file)?;
+    } else if !database.check_integrity().map_err(StoreError::file)? {
+        return Err(StoreError::Damaged);
+    }
+    let (rows, sum) = read(&database)?;
+    Ok((Store { database, sum }, rows))
+}
+
+fn read(database: &Database) -> Result<(Rows, Sum), StoreError> {
+    let transaction = database.begin_read().map_err(StoreError::file)?;
+    let about = transaction.open_table(ABOUT).map_err(StoreError::file)?;
+    let of = |key| {
+        let value = about.get(key).map_err(StoreError::file)?;
+        let value = value.ok_or(StoreError::Damaged)?;
+        Ok::<_, StoreError>(value.value().to_vec())
+    };
+    let version = of("version")?.try_into().map_err(|_| StoreError::Damaged)?;
+    let got = u32::from_le_bytes(version);
+    if got > VERSION {
+        return Err(StoreError::Newer { got });
+    }
+    let expected = Sum::decode(&of("sum")?).ok_or(StoreError::Damaged)?;
+    let table = transaction.open_table(TORRENTS).map_err(StoreError::file)?;
+    let (mut rows, mut sum) = (Rows::new(), Sum::default());
+    for entry in table.iter().map_err(StoreError::file)? {
+        let (key, value) = entry.map_err(StoreError::file)?;
+        let row = TorrentRow::decode(value.value())?;
+        if row.info_hash.as_bytes() != key.value() {
+            return Err(StoreError::Damaged);
+        }
+        sum.add(value.value());
+        rows.insert(row.info_hash, row);
+    }
+    if sum.count != expected.count {
+        let (expected, got) = (expected.count, sum.count);
+        return Err(StoreError::Count { expected, got });
+    }
+    if sum != expected {
+        return Err(StoreError::Damaged);
+    }
+    Ok((rows, sum))
+}
+
+/// Gives it a name that nothing has.
+fn set_aside(path: &Path) -> Option<PathBuf> {
+    for number in 1..=ASIDE_NAMES_MAX {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".bad-{number}"));
+        let aside = PathBuf::from(name);
+        if std::fs::symlink_metadata(&aside).is_err() {
+            return std::fs::rename(path, &aside).ok().map(|()| aside);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Rng;
+
+    fn row(number: u64) -> TorrentRow {
+        let mut bytes = [0; 20];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        TorrentRow {
+            info_hash: InfoHash::new(bytes),
+            number,
+            name: format!("torrent number {number}"),
+            ..TorrentRow::default()
+        }
+    }
+
+    fn filled(path: &Path) -> Rows {
+        let mut store = Store::open(path).unwrap().store;
+        for batch in 0..5 {
+            let writes: Vec<Write> = (0..40).map(|n| Write::Put(row(batch * 40 + n))).collect();
+            store.commit(&writes).unwrap();
+        }
+        store.commit(&[Write::Remove(row(17).info_hash)]).unwrap();
+        drop(store);
+        let opened = Store::open(path).unwrap();
+        assert!(opened.set_aside.is_none());
+        opened.rows
+    }
+
+    #[test]
+    fn what_was_committed_is_there_again_and_what_was_removed_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = filled(&folder.path().join("state"));
+        assert_eq!(rows.len(), 199);
+        assert!(!rows.contains_key(&row(17).info_hash));
+        assert_eq!(rows[&row(18).info_hash], row(18));
+    }
+
+    #[test]
+    fn a_newer_file_and_what_is_none_are_set_aside_under_new_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        filled(&path);
+        {
+            let store = Store::open(&path).unwrap().store;
+            let transaction = store.database.begin_write().unwrap();
+            let version = 2_u32.to_le_bytes();
+            let mut about = transaction.open_table(ABOUT).unwrap();
+            about.insert("version", version.as_slice()).unwrap();
+            drop(about);
+            transaction.commit().unwrap();
+        }
+        let (why, first) = Store::open(&path).unwrap().set_aside.unwrap();
+        assert_eq!(why, "it is of version 2, this program knows version 1");
+        std::fs::write(&path, "no state").unwrap();
+        let opened = Store::open(&path).unwrap();
+        let (_, second) = opened.set_aside.unwrap();
+        assert!(opened.rows.is_empty());
+        assert!(first.exists() && second.exists() && first != second);
+    }
+
+    #[test]
+    fn a_file_damaged_anywhere_is_set_aside_or_read_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let rows = filled(&path);
+        let whole = std::fs::read(&path).unwrap();
+        let mut rng = Rng::new(11);
+        let mut below = |n: usize| usize::try_from(rng.next_u64()).unwrap() % n;
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let (mut kept, mut aside) = (0, 0);
+        for round in 0..1_000 {
+            let mut bytes = whole.clone();
+            match below(4) {
+                0 => bytes.truncate(below(whole.len())),
+                1 => bytes[..].rotate_left(1 + below(4_096)),
+                2 => {
+                    let (from, length) = (below(whole.len()), 1 + below(4_096));
+                    bytes[from..].iter_mut().take(length).for_each(|b| *b = 0);
+                }
+                _ => {
+                    let at = below(whole.len());
+                    bytes[at] ^= 1 << below(8);
+                }
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            let opened = Store::open(&path).unwrap();
+            match opened.set_aside {
+                Some((_, moved)) => {
+                    assert!(opened.rows.is_empty());
+                    assert_eq!(
+                        std::fs::metadata(&moved).unwrap().len() > 0,
+                        !bytes.is_empty()
+                    );
+                    std::fs::remove_file(moved).unwrap();
+                    aside += 1;
+                }
+                None => {
+                    assert!(opened.rows == rows, "round {round}: false rows");
+                    kept += 1;
+                }
+            }
+            drop(opened.store);
+            std::fs::remove_file(&path).unwrap();
+        }
+        std::panic::set_hook(hook);
+        assert!(aside > 100, "{aside} set aside, {kept} kept");
+    }
+}

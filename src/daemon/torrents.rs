@@ -1,0 +1,161 @@
+//! From what is remembered of a torrent to what a session runs. Layer 6.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::folder::StateFolder;
+use super::row::{Origin, TorrentRow};
+use super::store::Write;
+use super::writer::Writer;
+use crate::base::InfoHash;
+use crate::session::{
+    CheckMode, Job, MagnetConfig, Preallocate, SeedAfter, SessionError, TorrentConfig,
+    TorrentSource,
+};
+use crate::wire::magnet::Magnet;
+use crate::wire::metainfo::Metainfo;
+
+/// What is remembered, shared with whoever looks at it.
+pub type Rows = BTreeMap<InfoHash, Arc<TorrentRow>>;
+
+/// Every torrent that is remembered, in memory, in the state file and as .torrent files.
+pub struct Torrents {
+    pub folder: StateFolder,
+    pub writer: Writer,
+    pub rows: Mutex<Rows>,
+    /// The daemon's own limits of seeding.
+    pub seed_after: Mutex<SeedAfter>,
+    /// Itself, for what it lends to magnet links.
+    pub own: Weak<Torrents>,
+}
+
+impl Torrents {
+    /// The rows. What holds them waits for nothing.
+    pub fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A torrent's metadata (blocks).
+    ///
+    /// # Errors
+    /// It is not here, or not what it was, in words for the user.
+    pub fn metainfo(&self, info_hash: InfoHash) -> Result<Metainfo, SessionError> {
+        let hint = "remove the torrent and add it again; its data stays";
+        let bytes = self.folder.load_torrent(info_hash).map_err(|error| {
+            let message = format!("the .torrent file of {info_hash} cannot be read: {error}");
+            SessionError::new(message, hint)
+        })?;
+        match Metainfo::parse(&bytes) {
+            Ok(metainfo) if metainfo.info_hash == info_hash => Ok(metainfo),
+            Ok(_) => {
+                let message = format!("the .torrent file of {info_hash} is that of another");
+                Err(SessionError::new(message, hint))
+            }
+            Err(error) => {
+                let message = format!("the .torrent file of {info_hash} cannot be used: {error}");
+                Err(SessionError::new(message, hint))
+            }
+        }
+    }
+
+    fn config(&self, row: &TorrentRow, metainfo: Metainfo) -> TorrentConfig {
+        let daemons = *self
+            .seed_after
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        TorrentConfig {
+            web_seeds: metainfo.web_seeds.clone(),
+            metainfo: Arc::new(metainfo),
+            folder: row.folder.clone(),
+            fetches: row.fetches,
+            check: CheckMode::Auto,
+            preallocate: Preallocate::default(),
+            is_sequential: row.is_sequential,
+            selected_files: row.selected_files.clone(),
+            peers: Vec::new(),
+            trackers: true,
+            seed_after: SeedAfter {
+                seeds: true,
+                ratio: row.seed_ratio.or(daemons.ratio),
+                time: daemons.time,
+            },
+        }
+    }
+
+    /// Keeps the metadata that a link led to, and runs the torrent (blocks).
+    fn on_metadata(&self, metainfo: Metainfo) -> Result<Option<TorrentConfig>, SessionError> {
+        let info_hash = metainfo.info_hash;
+        let cannot = |error: String| {
+            let message = format!("the metadata of {info_hash} cannot be kept: {error}");
+            SessionError::new(message, "make room in the state folder")
+        };
+        let torrent = metainfo.to_torrent();
+        let saved = self.folder.save_torrent(info_hash, &torrent);
+        saved.map_err(|error| cannot(error.to_string()))?;
+        let (row, written) = {
+            let mut rows = self.rows();
+            let Some(row) = rows.get_mut(&info_hash) else {
+                return Ok(None);
+            };
+            let row = Arc::make_mut(row);
+            row.describe(&metainfo);
+            let written = self.writer.begin(vec![Write::Put(row.clone())]);
+            (row.clone(), written)
+        };
+        written.done_blocking().map_err(cannot)?;
+        Ok(Some(self.config(&row, metainfo)))
+    }
+}
+
+impl TorrentSource for Torrents {
+    fn job(&self, info_hash: InfoHash) -> Result<Job, SessionError> {
+        let row = self.rows().get(&info_hash).cloned();
+        let row = row.ok_or_else(|| {
+            SessionError::new(
+                format!("nothing is remembered of {info_hash}"),
+                "add it again",
+            )
+        })?;
+        let link = match &row.origin {
+            Origin::Torrent => {
+                let metainfo = self.metainfo(info_hash)?;
+                return Ok(Job::Torrent(self.config(&row, metainfo)));
+            }
+            Origin::Magnet(link) => link.parse::<Magnet>(),
+        };
+        let link = link.map_err(|error| {
+            let message = format!("the link of {info_hash} cannot be used: {error}");
+            SessionError::new(message, "remove the torrent and add it again")
+        })?;
+        let own = self.own.clone();
+        Ok(Job::Magnet(MagnetConfig {
+            link,
+            peers: Vec::new(),
+            trackers: true,
+            on_metadata: Arc::new(move |metainfo| match own.upgrade() {
+                Some(torrents) => torrents.on_metadata(metainfo),
+                None => Ok(None),
+            }),
+        }))
+    }
+}
+
+impl TorrentRow {
+    /// Takes over what the metadata says.
+    pub fn describe(&mut self, metainfo: &Metainfo) {
+        let info = &metainfo.info;
+        let is_selected = |index: usize| {
+            let selected = self.selected_files.as_ref();
+            selected.is_none_or(|files| files.contains(&index))
+        };
+        let files = info.files.iter().enumerate();
+        let wanted = files.filter(|(index, _)| is_selected(*index));
+        self.wanted_bytes = wanted.map(|(_, file)| file.length_bytes).sum();
+        self.origin = Origin::Torrent;
+        self.name = info.name.clone();
+        self.is_private = info.is_private;
+        self.tiers = metainfo.announce_tiers.clone();
+        self.files = info.files.len() as u64;
+        self.pieces = info.geometry.piece_count();
+    }
+}

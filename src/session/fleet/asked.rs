@@ -1,0 +1,45 @@
+//! What is asked of one torrent, wherever it is in its life. Layer 5.
+
+use crate::base::InfoHash;
+use crate::session::command::TorrentDetails;
+use crate::session::door::Door;
+use crate::session::shared::Shared;
+
+/// Asks trackers and the DHT for peers as soon as they allow.
+pub(super) fn reannounce(shared: &Shared, info_hash: &InfoHash) {
+    match shared.door(info_hash) {
+        Some(Door::Torrent(driver)) => driver.announcers.want_peers(),
+        Some(Door::Metadata(search)) => search.announcers().want_peers(),
+        None => {}
+    }
+    shared.seed_trackers.want_peers(*info_hash);
+    if let Some(dht) = shared.dht() {
+        dht.want_peers(info_hash);
+    }
+}
+
+/// Peers, trackers and pieces at this moment.
+pub(super) fn details(shared: &Shared, info_hash: &InfoHash) -> TorrentDetails {
+    let now = shared.now();
+    match shared.door(info_hash) {
+        Some(Door::Torrent(driver)) => TorrentDetails {
+            peers: driver.read(|core| core.peers(now)),
+            trackers: [
+                driver.announcers.status(),
+                shared.seed_trackers.status(info_hash),
+            ]
+            .concat(),
+            have: Some(driver.read(|core| core.have().clone())),
+        },
+        Some(Door::Metadata(search)) => TorrentDetails {
+            peers: Vec::new(),
+            trackers: search.announcers().status(),
+            have: None,
+        },
+        None => TorrentDetails {
+            peers: Vec::new(),
+            trackers: shared.seed_trackers.status(info_hash),
+            have: None,
+        },
+    }
+}

@@ -1,0 +1,82 @@
+//! Seeds that sleep until somebody asks for one. Layer 5.
+//!
+//! A seed asleep is a row, an entry of the announcing schedule and its info_hash among those that wake it: no metadata, no
+//! files, no core. Its record is weighed when it wakes.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::task::JoinHandle;
+
+use super::Fleet;
+use super::row::{Behind, Row, Run};
+use crate::base::InfoHash;
+use crate::session::contain::{Serves, keep_up};
+use crate::session::shared::Shared;
+
+impl Fleet {
+    /// Has a torrent run, or sleep until somebody asks for it.
+    pub(super) fn begin(self: &Rc<Self>, shared: &Rc<Shared>, info_hash: InfoHash) {
+        let tiers = {
+            let table = &mut *self.table.borrow_mut();
+            let row = table.rows.get_mut(&info_hash);
+            let row = row.filter(|row| row.is_wanted && !row.checks_all);
+            let tiers = row.and_then(Row::fall_asleep);
+            if tiers.is_some() {
+                table.touch(info_hash);
+            }
+            tiers
+        };
+        let Some(tiers) = tiers else {
+            return self.begin_now(shared, info_hash);
+        };
+        shared.let_sleep(info_hash);
+        shared.seed_trackers.add(shared, info_hash, &tiers);
+    }
+
+    /// Announces those that may sleep, as long as the session runs.
+    pub(super) fn announce_seeds(&self, shared: &Rc<Shared>) -> JoinHandle<()> {
+        let work = |shared: Rc<Shared>| shared.seed_trackers.clone().run(shared);
+        keep_up(shared, "announcing seeds", Serves::Strangers, work)
+    }
+
+    /// Wakes those that somebody asks for, and lets those sleep that nobody does.
+    pub(super) fn wake_and_sleep(self: &Rc<Self>, shared: &Rc<Shared>) {
+        let mut found = shared.seed_trackers.take_found();
+        let mut wanted: BTreeSet<InfoHash> = found.keys().copied().collect();
+        wanted.extend(std::iter::from_fn(|| shared.sleepers.next_wanted()));
+        for info_hash in wanted {
+            let run = self.table.borrow().rows.get(&info_hash).map(|row| row.run);
+            match run {
+                Some(Run::Asleep) => {
+                    if let Some(peers) = found.remove(&info_hash) {
+                        self.peers_of_next_run(info_hash, peers);
+                    }
+                    self.begin_now(shared, info_hash);
+                }
+                Some(Run::Ending(Behind::Sleep)) => {
+                    let _ = self.with_row(info_hash, |row| row.run = Run::Ending(Behind::Begin));
+                }
+                _ => {}
+            }
+        }
+        let now = shared.now();
+        let table = &mut *self.table.borrow_mut();
+        let mut sleepy = Vec::new();
+        for (info_hash, row) in &mut table.rows {
+            if row.is_sleepy(now) {
+                row.run = Run::Ending(Behind::Sleep);
+                sleepy.push(*info_hash);
+            }
+        }
+        for info_hash in sleepy {
+            table.touch(info_hash);
+            shared.stop_torrent(&info_hash);
+        }
+    }
+
+    fn peers_of_next_run(&self, info_hash: InfoHash, peers: Vec<SocketAddr>) {
+        let _ = self.with_row(info_hash, |row| row.peers = peers);
+    }
+}
