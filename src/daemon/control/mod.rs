@@ -8,9 +8,14 @@ pub mod events;
 pub mod guard;
 pub mod http;
 pub mod json;
+mod listen;
+mod live;
 mod metrics;
 mod page;
 pub mod roots;
 mod routes;
 pub mod rpc;
 pub mod server;
+mod view;
+
+pub use listen::{ControlSettings, ListenError, Listeners, socket_path};

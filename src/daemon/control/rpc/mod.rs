@@ -24,6 +24,7 @@ use super::catalog::Catalog;
 use super::json::{self, Dialect, Json};
 use super::roots::Roots;
 use args::Args;
+pub use fields::host as tracker_host;
 
 /// What is implemented: 17 and 5.3.0 in the old count, with the new dialect beside it.
 pub const RPC_VERSION: u64 = 18;
