@@ -68,7 +68,8 @@ impl Facts {
             text.chars().take(COMMENT_CHARS_MAX).collect()
         };
         let tiers = metainfo.announce_tiers.iter().enumerate();
-        let trackers = tiers.flat_map(|(tier, urls)| urls.iter().map(move |url| (tier, url.clone())));
+        let trackers =
+            tiers.flat_map(|(tier, urls)| urls.iter().map(move |url| (tier, url.clone())));
         let link = crate::wire::magnet::Magnet::from_metainfo(metainfo);
         Facts {
             total_bytes: metainfo.info.files.iter().map(|f| f.length_bytes).sum(),
@@ -206,7 +207,9 @@ fn show(torrent: &mut Torrent, listed: &Listed) {
         _ if progress.pieces > 0 && !progress.is_preparing() => progress.have_bytes,
         _ => torrent.have_bytes,
     };
-    torrent.downloaded_bytes = torrent.downloaded_bytes.max(progress.total_downloaded_bytes);
+    torrent.downloaded_bytes = torrent
+        .downloaded_bytes
+        .max(progress.total_downloaded_bytes);
     torrent.uploaded_bytes = torrent.uploaded_bytes.max(progress.total_uploaded_bytes);
     torrent.wasted_bytes = torrent.wasted_bytes.max(progress.wasted_bytes);
     let is_complete = torrent.left_bytes() == 0 && torrent.wanted_bytes > 0;
@@ -250,12 +253,24 @@ fn unsupported(change: &Change) -> Option<&'static str> {
         .is_some_and(|idle| matches!(idle, SeedLimit::Own(_)));
     let has_priority = change.priority.is_some_and(|priority| priority != 0);
     [
-        (is_limit(change.down) || is_limit(change.up), "a speed limit of one torrent"),
-        (change.honors_session == Some(false), "a torrent above the session's limits"),
+        (
+            is_limit(change.down) || is_limit(change.up),
+            "a speed limit of one torrent",
+        ),
+        (
+            change.honors_session == Some(false),
+            "a torrent above the session's limits",
+        ),
         (has_idle, "an end of seeding by idleness"),
         (has_priority, "a priority of one torrent"),
-        (change.peers_max.is_some(), "a number of peers of one torrent"),
-        (change.group.as_ref().is_some_and(|g| !g.is_empty()), "a bandwidth group"),
+        (
+            change.peers_max.is_some(),
+            "a number of peers of one torrent",
+        ),
+        (
+            change.group.as_ref().is_some_and(|g| !g.is_empty()),
+            "a bandwidth group",
+        ),
         (change.queue_position.is_some(), "a queue"),
         (change.trackers.is_some(), "a change of trackers"),
     ]
@@ -269,7 +284,8 @@ impl Backend for Live {
         listed.sort_by_key(|listed| listed.row.number);
         let lacks = {
             let facts = self.facts.borrow();
-            let known = |one: &&Listed| one.row.pieces > 0 && !facts.contains_key(&one.row.info_hash);
+            let known =
+                |one: &&Listed| one.row.pieces > 0 && !facts.contains_key(&one.row.info_hash);
             listed.iter().any(|one| known(&one))
         };
         if lacks {
@@ -277,7 +293,9 @@ impl Backend for Live {
         } else if self.facts.borrow().len() > listed.len() {
             let there: std::collections::BTreeSet<_> =
                 listed.iter().map(|one| one.row.info_hash).collect();
-            self.facts.borrow_mut().retain(|hash, _| there.contains(hash));
+            self.facts
+                .borrow_mut()
+                .retain(|hash, _| there.contains(hash));
         }
         let placed = listed.iter().zip(0..);
         placed
@@ -420,7 +438,9 @@ impl Backend for Live {
     }
 
     async fn relocate(&self, _: InfoHash, _: &Path, _: bool) -> Result<(), Refusal> {
-        Err(Refusal::Unsupported("another folder for a torrent that is there"))
+        Err(Refusal::Unsupported(
+            "another folder for a torrent that is there",
+        ))
     }
 
     async fn rename(&self, _: InfoHash, _: &str, _: &str) -> Result<(), Refusal> {
@@ -434,7 +454,9 @@ impl Backend for Live {
 
     async fn change_session(&self, change: SessionChange) -> Result<(), Refusal> {
         if change.downloads.is_some() {
-            return Err(Refusal::Unsupported("another download folder while it runs"));
+            return Err(Refusal::Unsupported(
+                "another download folder while it runs",
+            ));
         }
         if change.seed_ratio.is_some_and(|ratio| ratio.is_some()) {
             return Err(Refusal::Unsupported("another seed ratio while it runs"));

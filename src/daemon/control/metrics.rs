@@ -202,7 +202,9 @@ mod tests {
         }
         let mut text = String::new();
         family(&mut text, "label", sums);
-        let lines = text.lines().filter(|line| line.starts_with("gyre_label_torrents"));
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("gyre_label_torrents"));
         assert_eq!(lines.count(), VALUES_MAX + 1);
         assert!(text.contains("gyre_label_torrents{label=\"other\"} 400"));
         assert!(text.contains("gyre_label_torrents{label=\"a\\\"\\n\u{fffd}499\"} 1"));

@@ -88,8 +88,10 @@ fn sign_in<B: Backend>(
             .with("Retry-After", seconds.to_string()));
     }
     let unauthorized = || {
-        Response::plain(401, "a name and password, or the token, are needed")
-            .with("WWW-Authenticate", "Basic realm=\"gyre\", charset=\"UTF-8\"")
+        Response::plain(401, "a name and password, or the token, are needed").with(
+            "WWW-Authenticate",
+            "Basic realm=\"gyre\", charset=\"UTF-8\"",
+        )
     };
     // Asking without any is how a client learns that it needs some.
     let Some(given) = &request.authorization else {

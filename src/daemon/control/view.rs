@@ -185,10 +185,15 @@ pub fn select(
     if wanted.iter().all(|is_wanted| *is_wanted) {
         return Ok(Some(None));
     }
-    let left = wanted.iter().enumerate().filter(|(_, is_wanted)| **is_wanted);
+    let left = wanted
+        .iter()
+        .enumerate()
+        .filter(|(_, is_wanted)| **is_wanted);
     let left: Vec<usize> = left.map(|(index, _)| index).collect();
     match left.is_empty() {
-        true => Err(Refusal::BadValue("no file would be wanted: stop the torrent".to_owned())),
+        true => Err(Refusal::BadValue(
+            "no file would be wanted: stop the torrent".to_owned(),
+        )),
         false => Ok(Some(Some(left))),
     }
 }
@@ -202,7 +207,10 @@ mod tests {
         let wanted = |is: bool, indices: &[usize]| (FileChange::Wanted(is), indices.to_vec());
         let one_off = select(3, None, &[wanted(false, &[1])]);
         assert_eq!(one_off, Ok(Some(Some(vec![0, 2]))));
-        assert_eq!(select(3, Some(&[0, 2]), &[wanted(true, &[])]), Ok(Some(None)));
+        assert_eq!(
+            select(3, Some(&[0, 2]), &[wanted(true, &[])]),
+            Ok(Some(None))
+        );
         let only = [wanted(false, &[]), wanted(true, &[2])];
         assert_eq!(select(3, None, &only), Ok(Some(Some(vec![2]))));
         assert_eq!(select(3, Some(&[0]), &[wanted(true, &[0])]), Ok(None));

@@ -19,7 +19,9 @@ const FIELDS: [(&str, Write); 10] = [
     ("peers", |torrent, details, json| {
         json.array(&details.peers, |json, one| peer(torrent, one, json));
     }),
-    ("pieces", |_, details, json| json.text(&STANDARD.encode(&details.have))),
+    ("pieces", |_, details, json| {
+        json.text(&STANDARD.encode(&details.have))
+    }),
     ("priorities", |_, details, json| {
         json.array(&details.files, |json, file| json.int(file.priority));
     }),
@@ -34,7 +36,9 @@ const FIELDS: [(&str, Write); 10] = [
             crate::daemon::control::json::Dialect::Snake => json.bool(file.is_wanted),
         });
     }),
-    ("webseeds", |_, details, json| json.texts(&details.web_seeds)),
+    ("webseeds", |_, details, json| {
+        json.texts(&details.web_seeds)
+    }),
 ];
 
 /// The field of that name in snake_case.

@@ -71,7 +71,9 @@ const ROWS: [Row; 70] = [
     ("left_until_done", |t, json| json.uint(t.left_bytes())),
     ("magnet_link", |t, json| json.text(&t.magnet)),
     ("manual_announce_time", |_, json| json.int(-1)),
-    ("max_connected_peers", |t, json| json.uint(t.limits.peers_max)),
+    ("max_connected_peers", |t, json| {
+        json.uint(t.limits.peers_max)
+    }),
     ("metadata_percent_complete", |t, json| {
         json.float(t.metadata_share);
     }),
@@ -101,7 +103,9 @@ const ROWS: [Row; 70] = [
     ("seconds_seeding", |t, json| json.uint(t.seeding_s)),
     ("seed_idle_limit", |t, json| json.float(t.seed_idle.value())),
     ("seed_idle_mode", |t, json| json.uint(t.seed_idle.mode())),
-    ("seed_ratio_limit", |t, json| json.float(t.seed_ratio.value())),
+    ("seed_ratio_limit", |t, json| {
+        json.float(t.seed_ratio.value())
+    }),
     ("seed_ratio_mode", |t, json| json.uint(t.seed_ratio.mode())),
     ("sequential_download", |t, json| json.bool(t.is_sequential)),
     ("sequential_download_from_piece", |_, json| json.uint(0_u64)),
@@ -221,7 +225,10 @@ mod tests {
     #[test]
     fn hosts_of_trackers_are_found() {
         for (url, expected) in [
-            ("https://tracker.example.org:443/announce?x", "tracker.example.org"),
+            (
+                "https://tracker.example.org:443/announce?x",
+                "tracker.example.org",
+            ),
             ("udp://u:p@[2001:db8::1]:80/announce", "2001:db8::1"),
             ("http://198.51.100.1", "198.51.100.1"),
             ("nonsense", ""),

@@ -101,13 +101,9 @@ impl<B: Backend> Rpc<B> {
         }
         let selected = self.select(args)?.torrents;
         let [torrent] = selected.as_slice() else {
-            return Err(Fault::bad_argument(
-                "torrent-rename-path needs one torrent",
-            ));
+            return Err(Fault::bad_argument("torrent-rename-path needs one torrent"));
         };
-        self.backend()
-            .rename(torrent.info_hash, path, name)
-            .await?;
+        self.backend().rename(torrent.info_hash, path, name).await?;
         self.refresh();
         out.open(b'{');
         out.key("id");

@@ -35,10 +35,7 @@ impl<B: Backend> Rpc<B> {
             Some(Value::Array(ids)) => {
                 let is_long = ids.len() > 4;
                 let by_hash: BTreeMap<InfoHash, u64> = match is_long {
-                    true => catalog
-                        .all()
-                        .map(|one| (one.info_hash, one.id))
-                        .collect(),
+                    true => catalog.all().map(|one| (one.info_hash, one.id)).collect(),
                     false => BTreeMap::new(),
                 };
                 let mut seen = BTreeSet::new();

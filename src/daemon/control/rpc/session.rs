@@ -70,18 +70,30 @@ const PRESENT: [(&str, Write); 26] = [
     }),
     ("reqq", |_, json| json.uint(500_u64)),
     ("rpc-version", |_, json| json.uint(RPC_VERSION)),
-    ("rpc-version-minimum", |_, json| json.uint(RPC_VERSION_MINIMUM)),
-    ("rpc-version-semver", |_, json| json.text(RPC_VERSION_SEMVER)),
-    ("seedRatioLimit", |s, json| json.float(s.seed_ratio.unwrap_or(0.0))),
-    ("seedRatioLimited", |s, json| json.bool(s.seed_ratio.is_some())),
+    ("rpc-version-minimum", |_, json| {
+        json.uint(RPC_VERSION_MINIMUM)
+    }),
+    ("rpc-version-semver", |_, json| {
+        json.text(RPC_VERSION_SEMVER)
+    }),
+    ("seedRatioLimit", |s, json| {
+        json.float(s.seed_ratio.unwrap_or(0.0))
+    }),
+    ("seedRatioLimited", |s, json| {
+        json.bool(s.seed_ratio.is_some())
+    }),
     ("speed-limit-down", |s, json| {
         json.uint(s.limit_down.bytes_per_s / 1_000);
     }),
-    ("speed-limit-down-enabled", |s, json| json.bool(s.limit_down.is_on)),
+    ("speed-limit-down-enabled", |s, json| {
+        json.bool(s.limit_down.is_on)
+    }),
     ("speed-limit-up", |s, json| {
         json.uint(s.limit_up.bytes_per_s / 1_000);
     }),
-    ("speed-limit-up-enabled", |s, json| json.bool(s.limit_up.is_on)),
+    ("speed-limit-up-enabled", |s, json| {
+        json.bool(s.limit_up.is_on)
+    }),
     ("start-added-torrents", |s, json| json.bool(s.starts_added)),
     ("units", |_, json| units(json)),
     ("version", |_, json| {

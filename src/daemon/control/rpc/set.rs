@@ -169,6 +169,9 @@ fn tiers_of(list: &str) -> Result<Vec<Vec<String>>, Fault> {
     let is_good = urls.clone().all(is_tracker) && urls.count() <= TRACKERS_MAX;
     match is_good {
         true => Ok(tiers),
-        false => Err(Fault::new(2, "a tracker's URL begins with http, https or udp")),
+        false => Err(Fault::new(
+            2,
+            "a tracker's URL begins with http, https or udp",
+        )),
     }
 }
