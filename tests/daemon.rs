@@ -29,6 +29,8 @@ impl Daemon {
             "false",
             "--dht",
             "false",
+            "--api",
+            "off",
             "--lsd",
             "false",
             "--buffers",

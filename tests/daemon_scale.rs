@@ -114,6 +114,8 @@ fn any_of_many_seeds_is_served_and_those_asleep_cost_little() {
             "false",
             "--dht",
             "false",
+            "--api",
+            "off",
             "--lsd",
             "false",
             "--state",

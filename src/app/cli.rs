@@ -14,6 +14,7 @@ use clap::{
 };
 
 use super::bench::args::BenchArgs;
+use super::ctl::args::CtlArgs;
 use super::daemon::args::DaemonArgs;
 pub use super::session_args::SessionArgs;
 use super::size::{parse_duration, parse_size};
@@ -131,6 +132,13 @@ Example:
   gyre daemon --print-config > gyre.toml
   gyre daemon --config gyre.toml --limit-up 10MiB")]
     Daemon(DaemonArgs),
+    /// Ask a running daemon: list, add, show, start, stop, remove, verify, limit, top
+    #[command(after_long_help = "\
+Example:
+  gyre ctl add debian.torrent --label linux
+  gyre ctl list
+  gyre ctl limit --up 10MiB")]
+    Ctl(CtlArgs),
     /// Check this machine: kernel, io_uring, limits, disk, port
     #[command(after_long_help = "Example:\n  gyre doctor --output /srv/torrents")]
     Doctor(DoctorArgs),

@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod cli;
 pub mod create;
+pub mod ctl;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
@@ -85,6 +86,7 @@ fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Magnet(args) => magnet::run(args),
         Verb::Tracker(args) => tracker::run(args),
         Verb::Daemon(args) => daemon::run(args),
+        Verb::Ctl(args) => ctl::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Demo(args) => demo::run(args),
         Verb::Bench(args) => bench::run(args),
@@ -106,6 +108,7 @@ const fn wants(verb: &Verb) -> (bool, bool) {
         Verb::Doctor(args) => (args.json, false),
         Verb::Bench(args) => (args.what.is_json(), false),
         Verb::Demo(args) => (false, args.quiet),
+        Verb::Ctl(args) => (args.json, false),
         Verb::Daemon(_) | Verb::Completions(_) | Verb::Man => (false, false),
     }
 }

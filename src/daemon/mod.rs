@@ -2,6 +2,7 @@
 //! everything that controls it from outside does so.
 #![forbid(unsafe_code)]
 
+pub mod control;
 mod date;
 mod folder;
 mod handle;

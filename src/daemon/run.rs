@@ -40,6 +40,8 @@ pub struct Settings {
     pub downloads: PathBuf,
     /// When torrents that say nothing themselves end seeding; `seeds` is not looked at.
     pub seed_after: SeedAfter,
+    /// How it is controlled from outside.
+    pub control: super::control::ControlSettings,
 }
 
 /// Something that controls the daemon from outside: an API, a page. Runs on the control thread until the daemon ends.

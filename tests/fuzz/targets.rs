@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use gyre::base::{BLOCK_BYTES, Bitfield, Geometry, InfoHash, Now, PeerId, PieceIndex};
+use gyre::daemon::control::guard::{is_host_allowed, is_origin_allowed};
+use gyre::daemon::control::http::Request;
+use gyre::daemon::control::json;
 use gyre::storage::layout::FileLayout;
 use gyre::storage::resume::Record;
 use gyre::storage::safe_path::{root_name, safe_paths};
@@ -686,5 +689,22 @@ impl Swarm {
         }
         assert_eq!(self.credits.assembly_bytes, self.budget_bytes, "memory");
         assert_eq!(self.credits.connections, CONNECTIONS, "connections");
+    }
+}
+
+/// Requests to the control server, and the JSON in them.
+pub fn control_request(data: &[u8]) {
+    if let Ok(Some((request, used))) = Request::parse(data) {
+        assert!(used <= data.len(), "more than there is");
+        assert!(!request.path.contains(['?', '#', ' ', '\r', '\n']));
+        let is_allowed = is_host_allowed(request.host.as_deref(), &[]);
+        assert!(!is_allowed || request.host.is_some());
+        black_box(is_origin_allowed(&request));
+        json::read(data.get(used..).unwrap_or_default());
+    }
+    if let Some(value) = json::read(data) {
+        let mut written = json::Json::new(json::Dialect::Old);
+        written.value(&value);
+        assert!(json::read(&written.into_bytes()).is_some());
     }
 }

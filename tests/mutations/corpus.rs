@@ -483,6 +483,34 @@ pub fn magnet() -> Corpus {
     )
 }
 
+pub fn control_request() -> Corpus {
+    let corpus = texts(&[
+        "POST /transmission/rpc?x HTTP/1.1\r\nHost: localhost:9091\r\nOrigin: http://localhost:9091\r\n\
+         X-Transmission-Session-Id: a\r\nAuthorization: Basic eDp5\r\nContent-Length: 2\r\n\r\n{}",
+        "GET / HTTP/1.0\r\nHost: [::1]:80\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n",
+        "{\"method\":\"torrent-get\",\"arguments\":{\"ids\":[1,\"a\"],\"fields\":[\"id\"]},\"tag\":4}",
+        "[{\"jsonrpc\":\"2.0\",\"id\":null,\"method\":\"x\",\"params\":{\"a\":1.5e3}}]",
+    ]);
+    (
+        corpus,
+        &[
+            b"\r\n",
+            b"Host: ",
+            b"Content-Length: ",
+            b"chunked",
+            b":",
+            b"[",
+            b"{",
+            b"\"",
+            b"\\",
+            b"\\ud800",
+            b"1e999",
+            b"-0",
+            b"?",
+        ],
+    )
+}
+
 pub fn url() -> Corpus {
     let corpus = texts(&[
         "http://tracker.example:6969/announce?x=1#f",

@@ -74,6 +74,24 @@ pub struct DaemonArgs {
     /// How pieces are written: auto, direct or buffered
     #[arg(long, value_name = "ENGINE")]
     pub write_engine: Option<String>,
+    /// Serve the control API and the page there, or nowhere with "off" [default: 127.0.0.1:9091]
+    #[arg(long, value_name = "ADDR|off")]
+    pub api: Option<String>,
+    /// The socket that gyre ctl asks [default: control.sock in the state folder]
+    #[arg(long, value_name = "PATH")]
+    pub api_socket: Option<String>,
+    /// Name that goes with the password [default: any]
+    #[arg(long, value_name = "NAME")]
+    pub api_user: Option<String>,
+    /// File whose first line is the API's password, for its owner only [default: a token is made in the state folder]
+    #[arg(long, value_name = "FILE")]
+    pub api_password_file: Option<String>,
+    /// Host names besides addresses and localhost that the API answers to, with commas between them
+    #[arg(long, value_name = "NAMES")]
+    pub api_hosts: Option<String>,
+    /// Folders besides the one for downloads that the API may put data in, with commas between them
+    #[arg(long, value_name = "DIRS")]
+    pub api_roots: Option<String>,
     /// Shortest announce interval taken from a tracker, for swarms of one's own
     #[arg(long, value_name = "T", hide = true)]
     pub announce_interval_min: Option<String>,
@@ -106,6 +124,12 @@ impl DaemonArgs {
             ("buffers", &self.buffers),
             ("send-engine", &self.send_engine),
             ("write-engine", &self.write_engine),
+            ("api", &self.api),
+            ("api-socket", &self.api_socket),
+            ("api-user", &self.api_user),
+            ("api-password-file", &self.api_password_file),
+            ("api-hosts", &self.api_hosts),
+            ("api-roots", &self.api_roots),
             ("announce-interval-min", &self.announce_interval_min),
         ];
         let given = all.into_iter();

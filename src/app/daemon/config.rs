@@ -1,6 +1,7 @@
 //! Settings of `gyre daemon` from a TOML file and from options. Layer 7.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::app::values::{
 };
 use crate::app::{escape, run};
 use crate::daemon::Settings;
+use crate::daemon::control::ControlSettings;
 use crate::session::{
     DhtSettings, Encryption, PortChoice, PortMapSettings, SeedAfter, SendEngine, SessionConfig,
     WriteEngine,
@@ -23,6 +25,8 @@ use crate::swarm::choker::{SeedChoker, UploadSlots};
 
 /// The longest settings file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Where programs for Transmission look.
+const API_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9_091);
 
 /// A key of the settings file.
 struct Key {
@@ -50,7 +54,7 @@ const fn live(name: &'static str, default: &'static str, about: &'static str) ->
     }
 }
 
-const KEYS: [Key; 21] = [
+const KEYS: [Key; 27] = [
     key(
         "state",
         "",
@@ -146,6 +150,36 @@ const KEYS: [Key; 21] = [
         "write-engine",
         "\"auto\"",
         "How pieces are written: \"auto\", \"direct\" or \"buffered\".",
+    ),
+    key(
+        "api",
+        "\"127.0.0.1:9091\"",
+        "Serve the control API and the page there, or nowhere with \"off\".",
+    ),
+    key(
+        "api-socket",
+        "",
+        "The socket that gyre ctl asks. Left out: control.sock in the state folder.",
+    ),
+    key(
+        "api-user",
+        "",
+        "Name that goes with the password. Left out: any.",
+    ),
+    key(
+        "api-password-file",
+        "",
+        "File whose first line is the API's password, for its owner only. Left out: a token is made in the state folder.",
+    ),
+    key(
+        "api-hosts",
+        "[]",
+        "Host names besides addresses and localhost that the API answers to.",
+    ),
+    key(
+        "api-roots",
+        "[]",
+        "Folders besides the one for downloads that the API may put data in.",
     ),
     key(
         "announce-interval-min",
@@ -369,6 +403,7 @@ impl Values {
             )
         })?;
         Ok(Settings {
+            control: self.control()?,
             session,
             downloads,
             seed_after: SeedAfter {
@@ -376,6 +411,30 @@ impl Values {
                 ratio: self.get("seed-ratio", parse_ratio)?,
                 time: self.get("seed-time", parse_duration)?,
             },
+        })
+    }
+
+    fn control(&self) -> Result<ControlSettings, Failure> {
+        let path = |text: &str| Ok(PathBuf::from(text));
+        let listen = |text: &str| match text {
+            "off" => Ok(None),
+            text => {
+                let hint = |_| "write ADDRESS:PORT, or off".to_owned();
+                text.parse().map(Some).map_err(hint)
+            }
+        };
+        let list = |text: &str| {
+            let parts = text.split(',').map(str::trim).map(str::to_owned);
+            Ok(parts.filter(|part| !part.is_empty()).collect::<Vec<_>>())
+        };
+        let roots = self.get("api-roots", list)?.unwrap_or_default();
+        Ok(ControlSettings {
+            listen: self.get("api", listen)?.unwrap_or(Some(API_DEFAULT)),
+            socket: self.get("api-socket", path)?,
+            user: self.get("api-user", |text| Ok(text.to_owned()))?,
+            password_file: self.get("api-password-file", path)?,
+            host_names: self.get("api-hosts", list)?.unwrap_or_default(),
+            roots: roots.into_iter().map(PathBuf::from).collect(),
         })
     }
 }

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::exit::{Exit, Failure};
 use super::{escape, json, output, run, signals};
+use crate::daemon::control::Listeners;
 use crate::daemon::{Control, Daemon, Service};
 use crate::session::SessionEvent;
 use crate::session::command::Limits;
@@ -31,10 +32,19 @@ pub fn run(args: &DaemonArgs) -> Result<Exit, Failure> {
     run::make_folder(&settings.session.state_dir, "--state")?;
     limits::raise_nofile();
     let ring = run::start_ring()?;
+    let (controls, session) = (settings.control.clone(), settings.session.clone());
     let daemon = Daemon::open(settings).map_err(|error| Failure::new(&error, error.hint()))?;
+    // Behind the state folder's lock: a second daemon does not take the first one's socket away.
+    let listeners = Listeners::open(&controls, &session);
+    let listeners = listeners.map_err(|error| Failure::new(&error, error.hint()))?;
+    if args.lines {
+        for addr in listeners.addresses() {
+            json::print(&serde_json::json!({ "event": "control", "addr": addr.to_string() }));
+        }
+    }
     let control = daemon.control();
     on_signals(args, &control);
-    let mut services: Vec<Service> = Vec::new();
+    let mut services: Vec<Service> = vec![listeners.service()];
     if args.lines {
         services.push(Box::new(|control| Box::pin(lines::serve(control))));
     }

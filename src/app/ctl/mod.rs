@@ -1,0 +1,246 @@
+//! `gyre ctl`: a running daemon asked over its unix socket. Layer 7.
+
+pub mod args;
+mod ask;
+mod table;
+mod top;
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use serde_json::{Map, Value, json};
+
+use super::exit::{Exit, Failure, io_cause};
+use super::{escape, json as lines, output, run, signals};
+use crate::daemon::control::socket_path;
+use args::{AddArgs, Ask, CtlArgs, LimitArgs};
+
+/// What the list shows.
+const LIST_FIELDS: [&str; 14] = [
+    "id",
+    "hashString",
+    "name",
+    "status",
+    "percentDone",
+    "sizeWhenDone",
+    "leftUntilDone",
+    "rateDownload",
+    "rateUpload",
+    "uploadRatio",
+    "peersConnected",
+    "eta",
+    "labels",
+    "errorString",
+];
+/// What `show` shows besides.
+const SHOW_FIELDS: [&str; 13] = [
+    "downloadDir",
+    "totalSize",
+    "uploadedEver",
+    "downloadedEver",
+    "addedDate",
+    "doneDate",
+    "isPrivate",
+    "pieceCount",
+    "pieceSize",
+    "comment",
+    "trackerStats",
+    "files",
+    "fileStats",
+];
+/// The largest .torrent file that the daemon takes.
+const TORRENT_BYTES_MAX: u64 = 64 << 20;
+
+/// Runs `gyre ctl`.
+///
+/// # Errors
+/// No daemon, no such torrent, or what the daemon says against it.
+pub fn run(args: &CtlArgs) -> Result<Exit, Failure> {
+    let socket = match &args.socket {
+        Some(socket) => socket.clone(),
+        None => socket_path(&run::state_dir(args.state.as_deref())?),
+    };
+    let ctl = Ctl {
+        socket,
+        as_json: args.json,
+    };
+    match &args.ask {
+        Ask::List => ctl.list(),
+        Ask::Add(add) => ctl.add(add),
+        Ask::Show(which) => ctl.show(&which.torrents),
+        Ask::Start(which) => ctl.act("torrent-start", &which.torrents, json!({})),
+        Ask::Stop(which) => ctl.act("torrent-stop", &which.torrents, json!({})),
+        Ask::Verify(which) => ctl.act("torrent-verify", &which.torrents, json!({})),
+        Ask::Remove(remove) => {
+            let more = json!({ "delete-local-data": remove.with_data });
+            ctl.act("torrent-remove", &remove.which.torrents, more)
+        }
+        Ask::Limit(limit) => ctl.limit(limit),
+        Ask::Top => {
+            signals::install();
+            top::run(&ctl)
+        }
+    }
+}
+
+struct Ctl {
+    socket: PathBuf,
+    as_json: bool,
+}
+
+impl Ctl {
+    fn call(&self, method: &str, arguments: &Value) -> Result<Value, Failure> {
+        ask::call(&self.socket, method, arguments)
+    }
+
+    fn torrents(&self, fields: &[&str], ids: Option<Value>) -> Result<Vec<Value>, Failure> {
+        let mut asked = json!({ "fields": fields });
+        if let Some(ids) = ids {
+            asked["ids"] = ids;
+        }
+        match self.call("torrent-get", &asked)?["torrents"].take() {
+            Value::Array(torrents) => Ok(torrents),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn list(&self) -> Result<Exit, Failure> {
+        let torrents = self.torrents(&LIST_FIELDS, None)?;
+        if self.as_json {
+            for torrent in &torrents {
+                lines::print(torrent);
+            }
+        } else {
+            for line in table::list(&torrents) {
+                output::stdout_line(&line);
+            }
+        }
+        Ok(Exit::Done)
+    }
+
+    fn show(&self, named: &[String]) -> Result<Exit, Failure> {
+        let fields = [&LIST_FIELDS[..], &SHOW_FIELDS[..]].concat();
+        for torrent in self.torrents(&fields, Some(self.ids(named)?))? {
+            if self.as_json {
+                lines::print(&torrent);
+                continue;
+            }
+            for line in table::show(&torrent) {
+                output::stdout_line(&line);
+            }
+        }
+        Ok(Exit::Done)
+    }
+
+    fn act(&self, method: &str, named: &[String], mut more: Value) -> Result<Exit, Failure> {
+        more["ids"] = self.ids(named)?;
+        self.call(method, &more)?;
+        Ok(Exit::Done)
+    }
+
+    fn add(&self, args: &AddArgs) -> Result<Exit, Failure> {
+        for source in &args.sources {
+            let mut asked = json!({ "paused": args.paused, "labels": args.labels });
+            if let Some(folder) = &args.output {
+                let folder = std::path::absolute(folder).map_err(|error| {
+                    let shown = escape::terminal_path(folder);
+                    let cause = io_cause(&error);
+                    Failure::new(
+                        format!("no folder {shown}: {cause}"),
+                        "name another with -o",
+                    )
+                })?;
+                asked["download-dir"] = json!(folder.to_string_lossy());
+            }
+            match source.starts_with("magnet:") {
+                true => asked["filename"] = json!(source),
+                false => asked["metainfo"] = json!(read(Path::new(source))?),
+            }
+            let answer = self.call("torrent-add", &asked)?;
+            let is_new = !answer["torrent-added"].is_null();
+            let torrent = match is_new {
+                true => &answer["torrent-added"],
+                false => &answer["torrent-duplicate"],
+            };
+            if self.as_json {
+                lines::print(&answer);
+                continue;
+            }
+            let name = escape::terminal(torrent["name"].as_str().unwrap_or_default());
+            let hash = torrent["hashString"].as_str().unwrap_or_default();
+            let word = if is_new { "added" } else { "is there already" };
+            output::stdout_line(&format!("{} {name} {hash} {word}", torrent["id"]));
+        }
+        Ok(Exit::Done)
+    }
+
+    fn limit(&self, args: &LimitArgs) -> Result<Exit, Failure> {
+        let mut asked = Map::new();
+        for (name, rate) in [("down", args.down), ("up", args.up)] {
+            let Some(rate) = rate else { continue };
+            asked.insert(format!("speed-limit-{name}-enabled"), json!(rate > 0));
+            if rate > 0 {
+                let kilobytes = rate.div_ceil(1_000);
+                asked.insert(format!("speed-limit-{name}"), json!(kilobytes));
+            }
+        }
+        if !asked.is_empty() {
+            self.call("session-set", &Value::Object(asked))?;
+        }
+        let session = self.call("session-get", &json!({}))?;
+        if self.as_json {
+            lines::print(&session);
+            return Ok(Exit::Done);
+        }
+        for name in ["down", "up"] {
+            let is_on = session[format!("speed-limit-{name}-enabled")] == true;
+            let rate = session[format!("speed-limit-{name}")].as_u64().unwrap_or(0);
+            let words = match is_on {
+                true => super::size::rate(rate.saturating_mul(1_000)),
+                false => "no limit".to_owned(),
+            };
+            output::stdout_line(&format!("{name:<4} {words}"));
+        }
+        Ok(Exit::Done)
+    }
+
+    /// The torrents that these words name: numbers, info_hashes, the beginning of one, or names. Each names one.
+    fn ids(&self, named: &[String]) -> Result<Value, Failure> {
+        let all = self.torrents(&["id", "hashString", "name"], None)?;
+        let mut ids = Vec::new();
+        for word in named {
+            let is_it = |torrent: &&Value| {
+                let hash = torrent["hashString"].as_str().unwrap_or_default();
+                let begins = word.len() >= 6 && hash.starts_with(&word.to_ascii_lowercase());
+                torrent["id"].to_string() == *word || begins || torrent["name"] == word.as_str()
+            };
+            let found: Vec<&Value> = all.iter().filter(is_it).collect();
+            match found.as_slice() {
+                [one] => ids.push(one["id"].clone()),
+                [] => {
+                    let message = format!("there is no torrent {word}");
+                    return Err(Failure::new(message, "gyre ctl list shows their numbers"));
+                }
+                _ => {
+                    let message = format!("{word} names several torrents");
+                    return Err(Failure::new(message, "name one by its number"));
+                }
+            }
+        }
+        Ok(Value::Array(ids))
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let shown = escape::terminal_path(path);
+    let failed = |cause: &dyn std::fmt::Display| {
+        let message = format!("cannot read {shown}: {cause}");
+        Failure::new(message, "name a .torrent file or a magnet link")
+    };
+    let length = std::fs::metadata(path).map_err(|error| failed(&io_cause(&error)))?;
+    if length.len() > TORRENT_BYTES_MAX {
+        return Err(failed(&"it is too long for a .torrent file"));
+    }
+    let bytes = std::fs::read(path).map_err(|error| failed(&io_cause(&error)))?;
+    Ok(base64::engine::general_purpose::STANDARD.encode(bytes))
+}

@@ -1,0 +1,146 @@
+//! Torrents as tables for people. Layer 7.
+
+use serde_json::Value;
+
+use crate::app::escape::{cut, terminal};
+use crate::app::size;
+
+/// Names are cut here: two torrents still differ, and the line fits.
+const NAME_CHARS_MAX: usize = 48;
+
+fn number(torrent: &Value, key: &str) -> u64 {
+    torrent[key].as_u64().unwrap_or(0)
+}
+
+fn text(torrent: &Value, key: &str) -> String {
+    terminal(torrent[key].as_str().unwrap_or_default())
+}
+
+const fn word(status: u64) -> &'static str {
+    match status {
+        0 => "stopped",
+        1 => "waits",
+        2 => "checking",
+        3 => "waits",
+        4 => "downloading",
+        5 => "waits",
+        _ => "seeding",
+    }
+}
+
+fn rate(bytes_per_s: u64) -> String {
+    match bytes_per_s {
+        0 => "-".to_owned(),
+        rate => size::rate(rate),
+    }
+}
+
+/// One line a torrent below a line of names.
+pub fn list(torrents: &[Value]) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{:>5} {:>7} {:>10} {:>12} {:>12} {:>7} {:>5} {:<11} NAME",
+        "ID", "DONE", "SIZE", "DOWN", "UP", "RATIO", "PEERS", "STATE"
+    )];
+    lines.extend(torrents.iter().map(line));
+    lines
+}
+
+fn line(torrent: &Value) -> String {
+    let share = torrent["percentDone"].as_f64().unwrap_or(0.0) * 100.0;
+    let ratio = torrent["uploadRatio"].as_f64().unwrap_or(-1.0);
+    let ratio = match ratio < 0.0 {
+        true => "-".to_owned(),
+        false => format!("{ratio:.2}"),
+    };
+    let error = text(torrent, "errorString");
+    let state = match error.is_empty() {
+        true => word(number(torrent, "status")),
+        false => "trouble",
+    };
+    let name = text(torrent, "name");
+    format!(
+        "{:>5} {share:>6.1}% {:>10} {:>12} {:>12} {ratio:>7} {:>5} {state:<11} {}",
+        number(torrent, "id"),
+        size::bytes(number(torrent, "sizeWhenDone")),
+        rate(number(torrent, "rateDownload")),
+        rate(number(torrent, "rateUpload")),
+        number(torrent, "peersConnected"),
+        cut(&name, NAME_CHARS_MAX),
+    )
+}
+
+/// All that is known of one.
+pub fn show(torrent: &Value) -> Vec<String> {
+    let labels = torrent["labels"].as_array().cloned().unwrap_or_default();
+    let labels: Vec<String> = labels
+        .iter()
+        .map(|label| terminal(label.as_str().unwrap_or_default()))
+        .collect();
+    let share = torrent["percentDone"].as_f64().unwrap_or(0.0) * 100.0;
+    let bytes = |key: &str| size::bytes(number(torrent, key));
+    let pieces = format!(
+        "{} of {}",
+        number(torrent, "pieceCount"),
+        bytes("pieceSize")
+    );
+    let mut lines: Vec<String> = [
+        ("name", text(torrent, "name")),
+        ("info_hash", text(torrent, "hashString")),
+        ("state", word(number(torrent, "status")).to_owned()),
+        ("trouble", text(torrent, "errorString")),
+        ("folder", text(torrent, "downloadDir")),
+        ("done", format!("{share:.1}% of {}", bytes("sizeWhenDone"))),
+        ("pieces", pieces),
+        ("uploaded", bytes("uploadedEver")),
+        ("downloaded", bytes("downloadedEver")),
+        ("up", rate(number(torrent, "rateUpload"))),
+        ("down", rate(number(torrent, "rateDownload"))),
+        ("peers", number(torrent, "peersConnected").to_string()),
+        ("labels", labels.join(", ")),
+        ("comment", text(torrent, "comment")),
+    ]
+    .into_iter()
+    .filter(|(_, value)| !value.is_empty())
+    .map(|(name, value)| format!("{name:<11} {value}"))
+    .collect();
+    for tracker in torrent["trackerStats"].as_array().into_iter().flatten() {
+        let said = text(tracker, "lastAnnounceResult");
+        lines.push(format!("tracker     {} {said}", text(tracker, "announce")));
+    }
+    let stats = torrent["fileStats"].as_array().cloned().unwrap_or_default();
+    let files = torrent["files"].as_array().into_iter().flatten();
+    for (index, file) in files.enumerate() {
+        let is_wanted = stats.get(index).is_none_or(|stat| stat["wanted"] != false);
+        let (have, length) = (number(file, "bytesCompleted"), number(file, "length"));
+        let mark = match (is_wanted, have >= length) {
+            (false, _) => "-",
+            (true, true) => "x",
+            (true, false) => " ",
+        };
+        let size = size::bytes(length);
+        lines.push(format!("[{mark}] {size:>10} {}", text(file, "name")));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_do_not_reach_the_terminal_as_they_are() {
+        let torrent = serde_json::json!({
+            "id": 3, "name": "a\u{1b}[31mb", "percentDone": 0.5, "status": 4, "uploadRatio": 1.25,
+            "errorString": "", "files": [{ "name": "\u{1b}]0;x\u{7}", "length": 1, "bytesCompleted": 0 }]
+        });
+        let lines = [list(std::slice::from_ref(&torrent)), show(&torrent)].concat();
+        assert!(
+            lines.iter().all(|line| !line.contains(['\u{1b}', '\u{7}'])),
+            "{lines:?}"
+        );
+        assert!(
+            lines[1].contains("50.0%") && lines[1].contains("downloading"),
+            "{lines:?}"
+        );
+    }
+}

@@ -1,0 +1,164 @@
+//! The list of torrents with what changed in it since when: for clients that ask only for that. Layer 6.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::backend::Torrent;
+
+/// A torrent that changed or went within this time is *recently active*.
+const RECENT: Duration = Duration::from_secs(60);
+/// Removals remembered: whoever asks once a minute misses none until a thousand go at once, ten times over.
+const REMOVED_MAX: usize = 10_000;
+/// The list is not made anew more often than this for those who only look.
+const FRESH: Duration = Duration::from_millis(400);
+
+/// The list as it was last seen.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// By id.
+    entries: BTreeMap<u64, Entry>,
+    removed: VecDeque<Removed>,
+    /// Number of the last look that found a change.
+    sequence: u64,
+    looked: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    torrent: Arc<Torrent>,
+    sequence: u64,
+    changed: Instant,
+}
+
+#[derive(Debug)]
+struct Removed {
+    id: u64,
+    sequence: u64,
+    when: Instant,
+}
+
+impl Catalog {
+    /// The number to ask for changes behind.
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// True when it is worth a new look.
+    pub fn is_stale(&self, now: Instant) -> bool {
+        self.looked.is_none_or(|looked| now - looked >= FRESH)
+    }
+
+    /// Takes the list as it is now.
+    pub fn look(&mut self, torrents: Vec<Arc<Torrent>>, now: Instant) {
+        self.looked = Some(now);
+        let next = self.sequence + 1;
+        let mut gone = std::mem::take(&mut self.entries);
+        let mut is_changed = false;
+        for torrent in torrents {
+            let entry = match gone.remove(&torrent.id) {
+                Some(entry)
+                    if Arc::ptr_eq(&entry.torrent, &torrent) || entry.torrent == torrent =>
+                {
+                    entry
+                }
+                _ => {
+                    is_changed = true;
+                    Entry {
+                        torrent,
+                        sequence: next,
+                        changed: now,
+                    }
+                }
+            };
+            self.entries.insert(entry.torrent.id, entry);
+        }
+        is_changed |= !gone.is_empty();
+        for id in gone.into_keys() {
+            self.removed.push_back(Removed {
+                id,
+                sequence: next,
+                when: now,
+            });
+        }
+        while self.removed.len() > REMOVED_MAX {
+            self.removed.pop_front();
+        }
+        if is_changed {
+            self.sequence = next;
+        }
+    }
+
+    /// Every torrent, by id.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Torrent>> {
+        self.entries.values().map(|entry| &entry.torrent)
+    }
+
+    /// One of them.
+    pub fn get(&self, id: u64) -> Option<&Arc<Torrent>> {
+        self.entries.get(&id).map(|entry| &entry.torrent)
+    }
+
+    /// What changed behind that number, and the ids that went.
+    pub fn since(&self, sequence: u64) -> (Vec<Arc<Torrent>>, Vec<u64>) {
+        let changed = self.entries.values();
+        let changed = changed.filter(|entry| entry.sequence > sequence);
+        let removed = self
+            .removed
+            .iter()
+            .filter(|removed| removed.sequence > sequence);
+        (
+            changed.map(|entry| entry.torrent.clone()).collect(),
+            removed.map(|removed| removed.id).collect(),
+        )
+    }
+
+    /// What changed within the last minute, and the ids that went.
+    pub fn recent(&self, now: Instant) -> (Vec<Arc<Torrent>>, Vec<u64>) {
+        let changed = self.entries.values();
+        let changed = changed.filter(|entry| now - entry.changed <= RECENT);
+        let removed = self
+            .removed
+            .iter()
+            .filter(|removed| now - removed.when <= RECENT);
+        (
+            changed.map(|entry| entry.torrent.clone()).collect(),
+            removed.map(|removed| removed.id).collect(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::InfoHash;
+
+    fn torrent(id: u8, name: &str) -> Arc<Torrent> {
+        let torrent = Torrent::nothing(id.into(), InfoHash::new([id; 20]), name);
+        Arc::new(torrent)
+    }
+
+    fn ids(torrents: &[Arc<Torrent>]) -> Vec<u64> {
+        torrents.iter().map(|torrent| torrent.id).collect()
+    }
+
+    #[test]
+    fn only_what_changed_is_told_and_what_went_is_named() {
+        let mut catalog = Catalog::default();
+        let now = Instant::now();
+        catalog.look(vec![torrent(1, "a"), torrent(2, "b")], now);
+        let first = catalog.sequence();
+        let later = now + RECENT + Duration::from_secs(1);
+        catalog.look(vec![torrent(1, "a"), torrent(2, "c")], later);
+        let (changed, removed) = catalog.since(first);
+        assert_eq!((ids(&changed), removed), (vec![2], vec![]));
+        let (changed, _) = catalog.recent(later);
+        assert_eq!(ids(&changed), [2], "the other did not change for a minute");
+        let second = catalog.sequence();
+        catalog.look(vec![torrent(1, "a")], later);
+        let (changed, removed) = catalog.since(second);
+        assert_eq!((ids(&changed), removed), (vec![], vec![2]));
+        catalog.look(vec![torrent(1, "a")], later);
+        assert_eq!(catalog.sequence(), second + 1, "nothing changed");
+    }
+}

@@ -1,0 +1,513 @@
+//! The daemon as the protocols see it: [`Backend`] over [`Control`]. Layer 6.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::backend::{
+    Action, Added, Backend, Change, Details, FileChange, Group, Limit, NewSource, NewTorrent,
+    Problem, QueueMove, Refusal, SeedLimit, Session, SessionChange, Status, Torrent,
+};
+use super::view;
+use crate::base::InfoHash;
+use crate::daemon::handle::{AddSource, AddTorrent, Control, ControlError, Listed};
+use crate::session::command::{Activity, Limits};
+use crate::session::{Encryption, SessionConfig, TorrentState};
+use crate::wire::metainfo::Metainfo;
+
+/// A seed ratio above any that is reached: seeds for ever.
+const RATIO_NEVER: f64 = 1e300;
+/// Text of a torrent that is kept for the list.
+const COMMENT_CHARS_MAX: usize = 1_024;
+/// Trackers of a torrent that are kept for the list.
+const TRACKERS_MAX: usize = 64;
+
+/// A daemon on the control thread.
+pub struct Live {
+    control: Control,
+    fixed: Fixed,
+    /// What the .torrent files say, by what the list shows of it; read in the background.
+    facts: RefCell<BTreeMap<InfoHash, Rc<Facts>>>,
+    /// Some are missing.
+    lacks: Notify,
+    starts_added: Cell<bool>,
+    /// Limits that were switched off.
+    last_limits: Cell<(u64, u64)>,
+}
+
+/// Settings that do not change while it runs.
+struct Fixed {
+    state: String,
+    peers_max: u32,
+    has_dht: bool,
+    has_pex: bool,
+    has_lsd: bool,
+    encryption: &'static str,
+}
+
+/// What a .torrent says, as far as the list shows it.
+#[derive(Debug)]
+struct Facts {
+    total_bytes: u64,
+    piece_length_bytes: u32,
+    trackers: Arc<[(usize, String)]>,
+    comment: String,
+    creator: String,
+    created_unix_s: Option<i64>,
+    magnet: String,
+}
+
+impl Facts {
+    fn of(metainfo: &Metainfo) -> Facts {
+        let cut = |text: &Option<String>| {
+            let text = text.as_deref().unwrap_or_default();
+            text.chars().take(COMMENT_CHARS_MAX).collect()
+        };
+        let tiers = metainfo.announce_tiers.iter().enumerate();
+        let trackers =
+            tiers.flat_map(|(tier, urls)| urls.iter().map(move |url| (tier, url.clone())));
+        let link = crate::wire::magnet::Magnet::from_metainfo(metainfo);
+        Facts {
+            total_bytes: metainfo.info.files.iter().map(|f| f.length_bytes).sum(),
+            piece_length_bytes: metainfo.info.geometry.piece_length_bytes(),
+            trackers: trackers.take(TRACKERS_MAX).collect(),
+            comment: cut(&metainfo.comment),
+            creator: cut(&metainfo.created_by),
+            created_unix_s: metainfo.creation_date,
+            magnet: link.to_string(),
+        }
+    }
+}
+
+impl From<ControlError> for Refusal {
+    fn from(error: ControlError) -> Refusal {
+        match error {
+            ControlError::Unknown(info_hash) => Refusal::Unknown(info_hash),
+            ControlError::BadTorrent(_) | ControlError::BadMagnet(_) => {
+                Refusal::BadTorrent(error.to_string())
+            }
+            ControlError::BadValue(words) => Refusal::BadValue(words),
+            error => Refusal::Failed(error.to_string()),
+        }
+    }
+}
+
+impl Live {
+    /// Over that daemon, which runs with those settings.
+    pub fn new(control: Control, config: &SessionConfig) -> Live {
+        Live {
+            control,
+            fixed: Fixed {
+                state: config.state_dir.display().to_string(),
+                peers_max: config.peers_max,
+                has_dht: config.dht.is_some(),
+                has_pex: config.exchanges_peers,
+                has_lsd: config.lsd,
+                encryption: match config.encryption {
+                    Encryption::Require => "required",
+                    Encryption::Prefer => "preferred",
+                    Encryption::Off => "tolerated",
+                },
+            },
+            facts: RefCell::default(),
+            lacks: Notify::new(),
+            starts_added: Cell::new(true),
+            last_limits: Cell::default(),
+        }
+    }
+
+    /// Reads what the list shows of .torrent files, for ever: one at a time, those that are missing.
+    pub async fn read_facts(&self) {
+        loop {
+            self.lacks.notified().await;
+            for listed in self.control.torrents() {
+                let info_hash = listed.row.info_hash;
+                // Links that have led to nothing yet have no file.
+                if listed.row.pieces == 0 || self.facts.borrow().contains_key(&info_hash) {
+                    continue;
+                }
+                if let Ok(metainfo) = self.control.metainfo(info_hash).await {
+                    let facts = Rc::new(Facts::of(&metainfo));
+                    self.facts.borrow_mut().insert(info_hash, facts);
+                }
+            }
+        }
+    }
+
+    fn torrent(&self, listed: &Listed, place: u64) -> Torrent {
+        let row = &listed.row;
+        let mut torrent = Torrent::nothing(row.number, row.info_hash, &row.name);
+        torrent.folder = row.folder.to_string_lossy().into_owned();
+        torrent.labels = row.labels.clone();
+        torrent.is_private = row.is_private;
+        torrent.wanted_bytes = row.wanted_bytes;
+        torrent.total_bytes = row.wanted_bytes;
+        torrent.have_bytes = row.have_bytes;
+        torrent.downloaded_bytes = row.downloaded_bytes;
+        torrent.uploaded_bytes = row.uploaded_bytes;
+        torrent.wasted_bytes = row.wasted_bytes;
+        torrent.added_unix_s = row.added_unix_s;
+        torrent.done_unix_s = row.done_unix_s;
+        torrent.active_unix_s = row.active_unix_s;
+        torrent.files = row.files;
+        torrent.pieces = row.pieces;
+        torrent.queue_position = place;
+        torrent.is_sequential = row.is_sequential;
+        torrent.metadata_share = if row.pieces == 0 { 0.0 } else { 1.0 };
+        torrent.seed_ratio = match row.seed_ratio {
+            None => SeedLimit::Session,
+            Some(ratio) if ratio >= RATIO_NEVER => SeedLimit::Never,
+            Some(ratio) => SeedLimit::Own(ratio),
+        };
+        torrent.limits.peers_max = self.fixed.peers_max;
+        if let Some(facts) = self.facts.borrow().get(&row.info_hash) {
+            torrent.total_bytes = facts.total_bytes;
+            torrent.piece_length_bytes = facts.piece_length_bytes;
+            torrent.trackers = facts.trackers.clone();
+            let first = facts.trackers.first();
+            torrent.tracker_host = first
+                .map(|(_, url)| super::rpc::tracker_host(url).to_owned())
+                .unwrap_or_default();
+            torrent.comment = facts.comment.clone();
+            torrent.creator = facts.creator.clone();
+            torrent.created_unix_s = facts.created_unix_s;
+            torrent.magnet = facts.magnet.clone();
+        }
+        if let crate::daemon::Origin::Magnet(link) = &row.origin {
+            torrent.magnet = link.clone();
+        }
+        show(&mut torrent, listed);
+        torrent
+    }
+
+    fn changed_files(
+        &self,
+        info_hash: InfoHash,
+        changes: &[(FileChange, Vec<usize>)],
+    ) -> Result<Option<Option<Vec<usize>>>, Refusal> {
+        let listed = self.control.torrent(info_hash);
+        let row = listed.ok_or(Refusal::Unknown(info_hash))?.row;
+        let count = usize::try_from(row.files).unwrap_or(0);
+        view::select(count, row.selected_files.as_deref(), changes)
+    }
+}
+
+/// What the session shows of it.
+fn show(torrent: &mut Torrent, listed: &Listed) {
+    let Some(shown) = &listed.shown else {
+        return;
+    };
+    let progress = &shown.progress;
+    torrent.have_bytes = match shown.activity {
+        Activity::Failed => torrent.have_bytes,
+        _ if progress.pieces > 0 && !progress.is_preparing() => progress.have_bytes,
+        _ => torrent.have_bytes,
+    };
+    torrent.downloaded_bytes = torrent
+        .downloaded_bytes
+        .max(progress.total_downloaded_bytes);
+    torrent.uploaded_bytes = torrent.uploaded_bytes.max(progress.total_uploaded_bytes);
+    torrent.wasted_bytes = torrent.wasted_bytes.max(progress.wasted_bytes);
+    let is_complete = torrent.left_bytes() == 0 && torrent.wanted_bytes > 0;
+    torrent.status = match (shown.activity, progress.state) {
+        (Activity::Asleep, _) => Status::Seeding,
+        (Activity::Running, TorrentState::Checking) => Status::Checking,
+        (Activity::Running, _) if is_complete => Status::Seeding,
+        (Activity::Running, _) => Status::Downloading,
+        _ => Status::Stopped,
+    };
+    torrent.is_stalled = progress.state == TorrentState::Stalled;
+    torrent.is_finished = torrent.status == Status::Stopped && is_complete && !listed.row.is_wanted;
+    if let Some(trouble) = &shown.trouble {
+        torrent.problem = Problem::Local(trouble.message.clone());
+    }
+    if torrent.status == Status::Stopped {
+        return;
+    }
+    torrent.down_bytes_per_s = progress.down_bytes_per_s;
+    torrent.up_bytes_per_s = progress.up_bytes_per_s;
+    torrent.peers = progress.peers;
+    torrent.peers_by_source = progress.peers_by_source;
+    torrent.web_seeds = progress.web_seeds;
+    // Who exactly is not told with the list: data that flows comes from somebody.
+    torrent.peers_taking = u32::from(progress.up_bytes_per_s > 0).min(progress.peers);
+    torrent.peers_giving = u32::from(progress.down_bytes_per_s > 0).min(progress.peers);
+    if torrent.status == Status::Checking && progress.pieces > 0 {
+        torrent.checked_share = f64::from(progress.pieces_checked) / f64::from(progress.pieces);
+    }
+    if progress.metadata_total_bytes > 0 {
+        torrent.metadata_share =
+            f64::from(progress.metadata_bytes) / f64::from(progress.metadata_total_bytes);
+    }
+}
+
+/// The first thing asked for that this daemon cannot do.
+fn unsupported(change: &Change) -> Option<&'static str> {
+    let is_limit = |limit: Option<Limit>| limit.is_some_and(|limit| limit.is_on);
+    let has_idle = change
+        .seed_idle
+        .is_some_and(|idle| matches!(idle, SeedLimit::Own(_)));
+    let has_priority = change.priority.is_some_and(|priority| priority != 0);
+    [
+        (
+            is_limit(change.down) || is_limit(change.up),
+            "a speed limit of one torrent",
+        ),
+        (
+            change.honors_session == Some(false),
+            "a torrent above the session's limits",
+        ),
+        (has_idle, "an end of seeding by idleness"),
+        (has_priority, "a priority of one torrent"),
+        (
+            change.peers_max.is_some(),
+            "a number of peers of one torrent",
+        ),
+        (
+            change.group.as_ref().is_some_and(|g| !g.is_empty()),
+            "a bandwidth group",
+        ),
+        (change.queue_position.is_some(), "a queue"),
+        (change.trackers.is_some(), "a change of trackers"),
+    ]
+    .into_iter()
+    .find_map(|(is_asked, what)| is_asked.then_some(what))
+}
+
+impl Backend for Live {
+    fn torrents(&self) -> Vec<Arc<Torrent>> {
+        let mut listed = self.control.torrents();
+        listed.sort_by_key(|listed| listed.row.number);
+        let lacks = {
+            let facts = self.facts.borrow();
+            let known =
+                |one: &&Listed| one.row.pieces > 0 && !facts.contains_key(&one.row.info_hash);
+            listed.iter().any(|one| known(&one))
+        };
+        if lacks {
+            self.lacks.notify_one();
+        } else if self.facts.borrow().len() > listed.len() {
+            let there: std::collections::BTreeSet<_> =
+                listed.iter().map(|one| one.row.info_hash).collect();
+            self.facts
+                .borrow_mut()
+                .retain(|hash, _| there.contains(hash));
+        }
+        let placed = listed.iter().zip(0..);
+        placed
+            .map(|(listed, place)| Arc::new(self.torrent(listed, place)))
+            .collect()
+    }
+
+    fn session(&self) -> Session {
+        let now = self.control.session();
+        let (last_down, last_up) = self.last_limits.get();
+        let limit = |limit: Option<u64>, last: u64| Limit {
+            bytes_per_s: limit.unwrap_or(last),
+            is_on: limit.is_some(),
+        };
+        let fixed = &self.fixed;
+        Session {
+            downloads: self.control.downloads().to_string_lossy().into_owned(),
+            state: fixed.state.clone(),
+            peer_port: now.listening.first().map_or(0, std::net::SocketAddr::port),
+            peers: now.peers,
+            peers_max: fixed.peers_max,
+            up_bytes_per_s: now.up_bytes_per_s,
+            down_bytes_per_s: now.down_bytes_per_s,
+            uploaded_bytes: now.uploaded_bytes,
+            downloaded_bytes: now.downloaded_bytes,
+            uptime_s: now.uptime.as_secs(),
+            limit_down: limit(now.limits.down_bytes_per_s, last_down),
+            limit_up: limit(now.limits.up_bytes_per_s, last_up),
+            seed_ratio: None,
+            seed_idle_minutes: None,
+            starts_added: self.starts_added.get(),
+            has_dht: fixed.has_dht,
+            has_pex: fixed.has_pex,
+            has_lsd: fixed.has_lsd,
+            encryption: fixed.encryption,
+            panics: now.panics,
+        }
+    }
+
+    async fn details(&self, info_hash: InfoHash) -> Result<Details, Refusal> {
+        let listed = self.control.torrent(info_hash);
+        let listed = listed.ok_or(Refusal::Unknown(info_hash))?;
+        let runs = listed
+            .shown
+            .as_ref()
+            .is_some_and(|shown| matches!(shown.activity, Activity::Running | Activity::Asleep));
+        let told = match runs {
+            true => self.control.details(info_hash).await.ok(),
+            false => None,
+        };
+        let metainfo = self.control.metainfo(info_hash).await.ok();
+        Ok(view::details(&listed.row, metainfo.as_ref(), told.as_ref()))
+    }
+
+    async fn add(&self, torrent: NewTorrent) -> Result<Added, Refusal> {
+        let mut selected_files = None;
+        let source = match torrent.source {
+            NewSource::Torrent(bytes) => {
+                if !torrent.files.is_empty() {
+                    let metainfo = Metainfo::parse(&bytes);
+                    let metainfo = metainfo.map_err(|e| Refusal::BadTorrent(e.to_string()))?;
+                    let count = metainfo.info.files.len();
+                    selected_files = view::select(count, None, &torrent.files)?.flatten();
+                }
+                AddSource::Torrent(bytes)
+            }
+            NewSource::Magnet(link) => AddSource::Magnet(link),
+        };
+        let added = self.control.add(AddTorrent {
+            source,
+            folder: torrent.folder,
+            starts: !torrent.is_paused,
+            fetches: true,
+            labels: torrent.labels,
+            selected_files,
+        });
+        let info_hash = match added.await {
+            Ok(info_hash) => info_hash,
+            Err(ControlError::Duplicate(info_hash)) => {
+                return Ok(Added {
+                    info_hash,
+                    is_duplicate: true,
+                });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if torrent.is_sequential {
+            let change = crate::daemon::Change {
+                is_sequential: Some(true),
+                ..crate::daemon::Change::default()
+            };
+            self.control.change(info_hash, change).await?;
+        }
+        Ok(Added {
+            info_hash,
+            is_duplicate: false,
+        })
+    }
+
+    async fn act(&self, info_hash: InfoHash, action: Action) -> Result<(), Refusal> {
+        match action {
+            Action::Start | Action::StartNow => self.control.start(info_hash).await?,
+            Action::Stop => self.control.stop(info_hash).await?,
+            Action::Verify => self.control.verify(info_hash).await?,
+            Action::Reannounce => self.control.reannounce(info_hash).await?,
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, info_hash: InfoHash, with_data: bool) -> Result<(), Refusal> {
+        let removed = self.control.remove(info_hash, with_data).await?;
+        match removed.kept.first() {
+            Some(why) => Err(Refusal::Failed(format!(
+                "the torrent is removed, but not all of its files: {why}"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    async fn change(&self, info_hash: InfoHash, change: Change) -> Result<(), Refusal> {
+        if let Some(what) = unsupported(&change) {
+            return Err(Refusal::Unsupported(what));
+        }
+        let selected_files = match change.files.is_empty() {
+            true => None,
+            false => self.changed_files(info_hash, &change.files)?,
+        };
+        let seed_ratio = change.seed_ratio.map(|limit| match limit {
+            SeedLimit::Session => None,
+            SeedLimit::Own(ratio) => Some(ratio),
+            SeedLimit::Never => Some(RATIO_NEVER),
+        });
+        let change = crate::daemon::Change {
+            labels: change.labels,
+            seed_ratio,
+            selected_files,
+            is_sequential: change.is_sequential,
+        };
+        Ok(self.control.change(info_hash, change).await?)
+    }
+
+    async fn relocate(&self, _: InfoHash, _: &Path, _: bool) -> Result<(), Refusal> {
+        Err(Refusal::Unsupported(
+            "another folder for a torrent that is there",
+        ))
+    }
+
+    async fn rename(&self, _: InfoHash, _: &str, _: &str) -> Result<(), Refusal> {
+        Err(Refusal::Unsupported("another name for a file"))
+    }
+
+    async fn move_in_queue(&self, _: &[InfoHash], _: QueueMove) -> Result<(), Refusal> {
+        // Nothing waits for anything: every place is the first one.
+        Ok(())
+    }
+
+    async fn change_session(&self, change: SessionChange) -> Result<(), Refusal> {
+        if change.downloads.is_some() {
+            return Err(Refusal::Unsupported(
+                "another download folder while it runs",
+            ));
+        }
+        if change.seed_ratio.is_some_and(|ratio| ratio.is_some()) {
+            return Err(Refusal::Unsupported("another seed ratio while it runs"));
+        }
+        if let Some(starts) = change.starts_added {
+            self.starts_added.set(starts);
+        }
+        if change.limit_down.is_none() && change.limit_up.is_none() {
+            return Ok(());
+        }
+        let now = self.session();
+        let (down, up) = (
+            change.limit_down.unwrap_or(now.limit_down),
+            change.limit_up.unwrap_or(now.limit_up),
+        );
+        self.last_limits.set((down.bytes_per_s, up.bytes_per_s));
+        let rate = |limit: Limit| limit.is_on.then_some(limit.bytes_per_s.max(1));
+        let limits = Limits {
+            down_bytes_per_s: rate(down),
+            up_bytes_per_s: rate(up),
+        };
+        Ok(self.control.set_limits(limits).await?)
+    }
+
+    async fn free_space(&self, folder: &Path) -> Result<(u64, u64), Refusal> {
+        let path = PathBuf::from(folder);
+        let asked = tokio::task::spawn_blocking(move || nix::sys::statvfs::statvfs(&path));
+        let bad = |why: String| Refusal::BadPath(why);
+        let asked = asked.await.map_err(|error| bad(error.to_string()))?;
+        let space = asked.map_err(|error| bad(format!("{}: {error}", folder.display())))?;
+        let unit = space.fragment_size();
+        Ok((
+            space.blocks_available().saturating_mul(unit),
+            space.blocks().saturating_mul(unit),
+        ))
+    }
+
+    async fn test_port(&self) -> Result<bool, Refusal> {
+        // It would take somebody out there to try.
+        Err(Refusal::Unsupported("a test of the port"))
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        Vec::new()
+    }
+
+    async fn set_group(&self, _: Group) -> Result<(), Refusal> {
+        Err(Refusal::Unsupported("a bandwidth group"))
+    }
+
+    fn shut_down(&self) {
+        self.control.shut_down();
+    }
+}

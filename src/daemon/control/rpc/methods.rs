@@ -1,0 +1,219 @@
+//! The methods by name, and those about torrents. Layer 6.
+
+use serde_json::Value;
+
+use super::args::Args;
+use super::fields::{self, Field};
+use super::{ANSWER_BYTES_MAX, Fault, Rpc, too_long};
+use crate::daemon::control::backend::{Action, Backend, Details, QueueMove, Refusal, Torrent};
+use crate::daemon::control::json::{Json, snake};
+
+/// Fields that one call may ask for: all there are, with room for names that are none.
+const FIELDS_MAX: usize = 256;
+/// Torrents between two breaths of the thread's other work.
+const ROWS_A_BREATH: usize = 2_000;
+
+impl<B: Backend> Rpc<B> {
+    /// Does one method and writes what it answers as one object.
+    pub(super) async fn call(
+        &self,
+        method: &str,
+        args: &Args,
+        out: &mut Json,
+    ) -> Result<(), Fault> {
+        let method = snake(method);
+        match method.as_str() {
+            "torrent_get" => return self.torrent_get(args, out).await,
+            "torrent_add" => return self.torrent_add(args, out).await,
+            "torrent_rename_path" => return self.rename(args, out).await,
+            "session_get" => return self.session_get(args, out).await,
+            "session_stats" => return self.session_stats(out),
+            "free_space" => return self.free_space(args, out).await,
+            "port_test" => return self.port_test(out).await,
+            "group_get" => return self.group_get(args, out),
+            "torrent_start" => self.act(args, Action::Start).await?,
+            "torrent_start_now" => self.act(args, Action::StartNow).await?,
+            "torrent_stop" => self.act(args, Action::Stop).await?,
+            "torrent_verify" => self.act(args, Action::Verify).await?,
+            "torrent_reannounce" => self.act(args, Action::Reannounce).await?,
+            "torrent_remove" => self.remove(args).await?,
+            "torrent_set" => self.torrent_set(args).await?,
+            "torrent_set_location" => self.set_location(args).await?,
+            "queue_move_top" => self.queue(args, QueueMove::Top).await?,
+            "queue_move_up" => self.queue(args, QueueMove::Up).await?,
+            "queue_move_down" => self.queue(args, QueueMove::Down).await?,
+            "queue_move_bottom" => self.queue(args, QueueMove::Bottom).await?,
+            "session_set" => self.session_set(args).await?,
+            "session_close" => self.backend().shut_down(),
+            "group_set" => self.group_set(args).await?,
+            "blocklist_update" => return Err(Refusal::Unsupported("a blocklist").into()),
+            _ => return Err(Fault::new(-32601, "method name not recognized")),
+        }
+        out.open(b'{');
+        out.close(b'}');
+        Ok(())
+    }
+
+    async fn act(&self, args: &Args, action: Action) -> Result<(), Fault> {
+        for torrent in self.select(args)?.torrents {
+            ignore_gone(self.backend().act(torrent.info_hash, action).await)?;
+        }
+        self.refresh();
+        Ok(())
+    }
+
+    async fn remove(&self, args: &Args) -> Result<(), Fault> {
+        let with_data = args.bool("delete_local_data")?.unwrap_or(false);
+        // Where `ids` is forgotten, everything would be meant.
+        if args.get("ids").is_none() {
+            return Err(Fault::bad_argument("torrent-remove needs ids"));
+        }
+        for torrent in self.select(args)?.torrents {
+            ignore_gone(self.backend().remove(torrent.info_hash, with_data).await)?;
+        }
+        self.refresh();
+        Ok(())
+    }
+
+    async fn set_location(&self, args: &Args) -> Result<(), Fault> {
+        let location = args.text("location")?;
+        let location = location.ok_or_else(|| Fault::bad_argument("location is missing"))?;
+        let moves = args.bool("move")?.unwrap_or(false);
+        let folder = self.allowed(location).await?;
+        for torrent in self.select(args)?.torrents {
+            let moved = self
+                .backend()
+                .relocate(torrent.info_hash, &folder, moves)
+                .await;
+            ignore_gone(moved)?;
+        }
+        self.refresh();
+        Ok(())
+    }
+
+    async fn rename(&self, args: &Args, out: &mut Json) -> Result<(), Fault> {
+        let missing = || Fault::bad_argument("path and name are needed");
+        let path = args.text("path")?.ok_or_else(missing)?;
+        let name = args.text("name")?.ok_or_else(missing)?;
+        let is_name = !name.is_empty() && name != "." && name != ".." && name.len() <= 255;
+        if !is_name || name.contains(['/', '\0']) {
+            return Err(Fault::bad_argument("name is no name of a file"));
+        }
+        let selected = self.select(args)?.torrents;
+        let [torrent] = selected.as_slice() else {
+            return Err(Fault::bad_argument("torrent-rename-path needs one torrent"));
+        };
+        self.backend().rename(torrent.info_hash, path, name).await?;
+        self.refresh();
+        out.open(b'{');
+        out.key("id");
+        out.uint(torrent.id);
+        out.key("name");
+        out.text(name);
+        out.key("path");
+        out.text(path);
+        out.close(b'}');
+        Ok(())
+    }
+
+    async fn queue(&self, args: &Args, to: QueueMove) -> Result<(), Fault> {
+        let selected = self.select(args)?.torrents;
+        let hashes: Vec<_> = selected.iter().map(|torrent| torrent.info_hash).collect();
+        self.backend().move_in_queue(&hashes, to).await?;
+        self.refresh();
+        Ok(())
+    }
+
+    /// The folder, if it lies within those allowed.
+    pub(super) async fn allowed(&self, folder: &str) -> Result<std::path::PathBuf, Fault> {
+        let downloads = self.backend().session().downloads;
+        Ok(self.roots.allow(folder, &downloads).await?)
+    }
+
+    async fn torrent_get(&self, args: &Args, out: &mut Json) -> Result<(), Fault> {
+        let names = args.texts("fields")?.unwrap_or_default();
+        if names.is_empty() {
+            return Err(Fault::bad_argument("no fields specified"));
+        }
+        if names.len() > FIELDS_MAX {
+            return Err(Fault::bad_argument("fields has too many names"));
+        }
+        let is_table = args.text("format")? == Some("table");
+        let fields: Vec<(String, Field)> = names
+            .into_iter()
+            .filter_map(|name| fields::find(&name).map(|field| (name, field)))
+            .collect();
+        let needs_details = fields
+            .iter()
+            .any(|(_, field)| matches!(field, Field::Detail(_)));
+        let selection = self.select(args)?;
+        out.open(b'{');
+        if let Some(removed) = &selection.removed {
+            out.key("removed");
+            out.array(removed, |out, id| out.uint(*id));
+        }
+        out.key("torrents");
+        out.open(b'[');
+        if is_table {
+            out.array(&fields, |out, (name, _)| out.text(name));
+        }
+        for (at, torrent) in selection.torrents.iter().enumerate() {
+            let details = match needs_details {
+                // One that went meanwhile has none.
+                true => self
+                    .backend()
+                    .details(torrent.info_hash)
+                    .await
+                    .unwrap_or_default(),
+                false => Details::default(),
+            };
+            write_torrent(torrent, &details, &fields, is_table, out);
+            if out.len() > ANSWER_BYTES_MAX {
+                return Err(too_long());
+            }
+            if at % ROWS_A_BREATH == ROWS_A_BREATH - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        out.close(b']');
+        out.close(b'}');
+        Ok(())
+    }
+}
+
+fn write_torrent(
+    torrent: &Torrent,
+    details: &Details,
+    fields: &[(String, Field)],
+    is_table: bool,
+    out: &mut Json,
+) {
+    out.open(if is_table { b'[' } else { b'{' });
+    for (name, field) in fields {
+        if !is_table {
+            out.key_as_is(name);
+        }
+        match field {
+            Field::Row(write) => write(torrent, out),
+            Field::Detail(write) => write(torrent, details, out),
+        }
+    }
+    out.close(if is_table { b']' } else { b'}' });
+}
+
+/// A torrent that went in the meantime needs nothing any more.
+fn ignore_gone(done: Result<(), Refusal>) -> Result<(), Refusal> {
+    match done {
+        Err(Refusal::Unknown(_)) => Ok(()),
+        done => done,
+    }
+}
+
+/// The texts of an argument that is one text or a list of them.
+pub(super) fn names_of(value: Option<&Value>) -> Option<Vec<&str>> {
+    match value? {
+        Value::String(name) => Some(vec![name]),
+        Value::Array(names) => Some(names.iter().filter_map(Value::as_str).collect()),
+        _ => None,
+    }
+}

@@ -1,0 +1,220 @@
+//! Details of a torrent as the protocols show them, from what the session and its .torrent say. Layer 6.
+
+use super::backend::{Details, File, FileChange, Peer, Refusal, Tracker};
+use crate::base::Bitfield;
+use crate::daemon::TorrentRow;
+use crate::session::command::TorrentDetails;
+use crate::storage::safe_path;
+use crate::swarm::announce::TrackerState;
+use crate::swarm::sources::SourceCounts;
+use crate::wire::metainfo::Metainfo;
+
+/// All of it. Without a .torrent there are no files, without a run no peers.
+pub fn details(
+    row: &TorrentRow,
+    metainfo: Option<&Metainfo>,
+    told: Option<&TorrentDetails>,
+) -> Details {
+    let is_complete = row.wanted_bytes > 0 && row.have_bytes >= row.wanted_bytes;
+    let have = told.and_then(|told| told.have.clone());
+    let have = have.unwrap_or_else(|| match is_complete && row.selected_files.is_none() {
+        true => Bitfield::full(row.pieces),
+        false => Bitfield::new(row.pieces),
+    });
+    let mut details = Details {
+        have: have.as_bytes().to_vec(),
+        ..Details::default()
+    };
+    if let Some(metainfo) = metainfo {
+        details.files = files(row, metainfo, &have);
+        details.web_seeds = metainfo.web_seeds.clone();
+        let tiers = metainfo.announce_tiers.iter().enumerate();
+        let idle = tiers.flat_map(|(tier, urls)| urls.iter().map(move |url| (tier, url)));
+        details.trackers = idle
+            .map(|(tier, url)| Tracker {
+                url: url.clone(),
+                tier,
+                ..Tracker::default()
+            })
+            .collect();
+    }
+    if let Some(told) = told {
+        details.peers = told.peers.iter().map(peer).collect();
+        for (_, status) in &told.trackers {
+            note(&mut details.trackers, status);
+        }
+    }
+    details
+}
+
+fn peer(peer: &crate::swarm::torrent::PeerStats) -> Peer {
+    let word = peer.source.as_str();
+    let known = SourceCounts::WORDS.into_iter().find(|one| *one == word);
+    Peer {
+        addr: peer.addr,
+        client: peer.client.clone(),
+        source: known.unwrap_or("tracker"),
+        is_incoming: peer.is_inbound,
+        is_encrypted: false,
+        is_seed: peer.is_seed,
+        am_choking: peer.am_choking,
+        am_interested: peer.am_interested,
+        peer_choking: peer.peer_choking,
+        peer_interested: peer.peer_interested,
+        pieces_have: peer.pieces_have,
+        down_bytes_per_s: peer.down_bytes_per_s,
+        up_bytes_per_s: peer.up_bytes_per_s,
+        downloaded_bytes: peer.downloaded_bytes,
+        uploaded_bytes: peer.uploaded_bytes,
+    }
+}
+
+/// A tracker is asked in both address families: what works in one of them works.
+fn note(trackers: &mut Vec<Tracker>, status: &crate::swarm::announce::TrackerStatus) {
+    let place = trackers.iter().position(|one| one.url == status.url);
+    let place = place.unwrap_or_else(|| {
+        trackers.push(Tracker {
+            url: status.url.clone(),
+            tier: status.tier,
+            ..Tracker::default()
+        });
+        trackers.len() - 1
+    });
+    let Some(tracker) = trackers.get_mut(place) else {
+        return;
+    };
+    tracker.is_announcing |= status.state == TrackerState::Announcing;
+    let is_working = match status.state {
+        TrackerState::Working => Some(true),
+        TrackerState::Failing | TrackerState::Disabled => Some(false),
+        TrackerState::Idle | TrackerState::Announcing => None,
+    };
+    if is_working == Some(true) {
+        tracker.message.clear();
+    }
+    if tracker.is_working != Some(true) {
+        tracker.is_working = is_working.or(tracker.is_working);
+        tracker.message = status.message.clone().unwrap_or_default();
+    }
+    tracker.seeders = tracker.seeders.max(status.seeders);
+    tracker.leechers = tracker.leechers.max(status.leechers);
+}
+
+fn files(row: &TorrentRow, metainfo: &Metainfo, have: &Bitfield) -> Vec<File> {
+    let info = &metainfo.info;
+    let names = safe_path::safe_paths(info).unwrap_or_default();
+    let root = safe_path::root_name(info);
+    let piece_bytes = u64::from(info.geometry.piece_length_bytes()).max(1);
+    let mut begin = 0_u64;
+    let mut files = Vec::with_capacity(info.files.len());
+    for (index, entry) in info.files.iter().enumerate() {
+        let end = begin.saturating_add(entry.length_bytes);
+        let (first, last) = (begin / piece_bytes, end.div_ceil(piece_bytes));
+        let mut have_bytes = 0;
+        for number in first..last {
+            let piece = u32::try_from(number).ok();
+            let piece = piece.and_then(|number| info.geometry.piece(number));
+            if piece.is_some_and(|piece| have.has(piece)) {
+                let from = (number * piece_bytes).max(begin);
+                have_bytes += ((number + 1) * piece_bytes).min(end).saturating_sub(from);
+            }
+        }
+        let path = names.get(index).map(|path| path.to_string_lossy());
+        let name = match path {
+            Some(path) if info.is_multi_file && !path.starts_with(&*root) => {
+                format!("{root}/{path}")
+            }
+            Some(path) => path.into_owned(),
+            None => root.clone(),
+        };
+        let selected = row.selected_files.as_ref();
+        let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        files.push(File {
+            name,
+            length_bytes: entry.length_bytes,
+            have_bytes,
+            is_wanted: selected.is_none_or(|selected| selected.contains(&index)),
+            priority: 0,
+            pieces: (number(first), number(last)),
+        });
+        begin = end;
+    }
+    files
+}
+
+/// The files that are wanted after the changes: the inner `None` is all of them, the outer one no change.
+///
+/// # Errors
+/// An index that is none, no file left, a priority.
+pub fn select(
+    count: usize,
+    selected: Option<&[usize]>,
+    changes: &[(FileChange, Vec<usize>)],
+) -> Result<Option<Option<Vec<usize>>>, Refusal> {
+    if count == 0 {
+        let words = "the files are not known yet";
+        return Err(Refusal::BadValue(words.to_owned()));
+    }
+    let mut wanted = vec![selected.is_none(); count];
+    for index in selected.unwrap_or_default() {
+        if let Some(slot) = wanted.get_mut(*index) {
+            *slot = true;
+        }
+    }
+    let before = wanted.clone();
+    for (change, indices) in changes {
+        let is_wanted = match change {
+            FileChange::Wanted(is_wanted) => *is_wanted,
+            // The one that every file has.
+            FileChange::Priority(0) => continue,
+            FileChange::Priority(_) => return Err(Refusal::Unsupported("a priority of a file")),
+        };
+        // No index at all is short for all.
+        if indices.is_empty() {
+            wanted.fill(is_wanted);
+        }
+        for index in indices {
+            let slot = wanted.get_mut(*index);
+            let bad = || Refusal::BadValue(format!("there is no file {index}"));
+            *slot.ok_or_else(bad)? = is_wanted;
+        }
+    }
+    if wanted == before {
+        return Ok(None);
+    }
+    if wanted.iter().all(|is_wanted| *is_wanted) {
+        return Ok(Some(None));
+    }
+    let left = wanted
+        .iter()
+        .enumerate()
+        .filter(|(_, is_wanted)| **is_wanted);
+    let left: Vec<usize> = left.map(|(index, _)| index).collect();
+    match left.is_empty() {
+        true => Err(Refusal::BadValue(
+            "no file would be wanted: stop the torrent".to_owned(),
+        )),
+        false => Ok(Some(Some(left))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_chosen_by_index_and_an_empty_list_means_all() {
+        let wanted = |is: bool, indices: &[usize]| (FileChange::Wanted(is), indices.to_vec());
+        let one_off = select(3, None, &[wanted(false, &[1])]);
+        assert_eq!(one_off, Ok(Some(Some(vec![0, 2]))));
+        assert_eq!(
+            select(3, Some(&[0, 2]), &[wanted(true, &[])]),
+            Ok(Some(None))
+        );
+        let only = [wanted(false, &[]), wanted(true, &[2])];
+        assert_eq!(select(3, None, &only), Ok(Some(Some(vec![2]))));
+        assert_eq!(select(3, Some(&[0]), &[wanted(true, &[0])]), Ok(None));
+        assert!(select(3, None, &[wanted(false, &[])]).is_err());
+        assert!(select(3, None, &[wanted(true, &[3])]).is_err());
+    }
+}

@@ -1,0 +1,7 @@
+//! Control from outside: the RPC and the server around a daemon that is none.
+
+mod fake;
+mod hostile;
+mod remote;
+mod rpc;
+mod server;
