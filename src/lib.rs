@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod base;
+pub mod daemon;
 pub mod session;
 pub mod storage;
 pub mod swarm;

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the lowest to the highest; a layer may use itself and those before it.
-const LAYERS: [&str; 7] = [
-    "base", "wire", "swarm", "storage", "uring", "session", "app",
+const LAYERS: [&str; 8] = [
+    "base", "wire", "swarm", "storage", "uring", "session", "daemon", "app",
 ];
 /// The first so many are pure: the same code runs in the simulation, under virtual time.
 const PURE_COUNT: usize = 4;
