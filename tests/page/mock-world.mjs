@@ -31,7 +31,7 @@ export class World {
   torrents = new Map();
   settings = {
     version: '0.1.0', 'rpc-version': 17, 'download-dir': '/srv/torrents', 'incomplete-dir': '/srv/incomplete', 'incomplete-dir-enabled': false, 'start-added-torrents': true,
-    'speed-limit-down': 5000, 'speed-limit-down-enabled': false, 'speed-limit-up': 20000, 'speed-limit-up-enabled': true, 'alt-speed-enabled': false, 'alt-speed-down': 500,
+    'speed-limit-down': 5000, 'speed-limit-down-enabled': false, 'speed-limit-up': 80000, 'speed-limit-up-enabled': true, 'alt-speed-enabled': false, 'alt-speed-down': 500,
     'alt-speed-up': 500, 'download-queue-enabled': true, 'download-queue-size': 20, 'seed-queue-enabled': false, 'seed-queue-size': 10, seedRatioLimit: 2,
     seedRatioLimited: false, 'idle-seeding-limit': 30, 'idle-seeding-limit-enabled': false, 'peer-port': 51413, encryption: 'preferred', 'peer-limit-global': 2000,
     'peer-limit-per-torrent': 80, 'dht-enabled': true, 'pex-enabled': true, 'lpd-enabled': false,

@@ -16,7 +16,7 @@ export function drawRates(canvas, history, seconds, isLarge) {
   const down = history ? history.down.slice(-seconds) : [];
   const up = history ? history.up.slice(-seconds) : [];
   const top = roundUp(Math.max(1000, ...down, ...up) * 1.05);
-  const area = { left: 0, top: isLarge ? 12 : 6, width: width - (isLarge ? 76 : 0), height: height - (isLarge ? 34 : 8) };
+  const area = { left: 0, top: isLarge ? 12 : 18, width: width - (isLarge ? 76 : 0), height: height - (isLarge ? 34 : 20) };
   scale(context, area, top, seconds, isLarge);
   line(context, area, down, top, seconds, colour('--down'), true);
   line(context, area, up, top, seconds, colour('--up'), false);
@@ -38,9 +38,7 @@ function scale(context, area, top, seconds, isLarge) {
     if (isLarge) context.fillText(rate(top * step / steps), area.left + area.width + 8, y);
   }
   if (!isLarge) {
-    context.textAlign = 'right';
-    context.fillText(rate(top), area.left + area.width, area.top + 8);
-    context.textAlign = 'left';
+    context.fillText(rate(top), area.left + 4, area.top - 9);
     return;
   }
   context.textBaseline = 'top';

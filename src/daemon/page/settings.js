@@ -93,7 +93,7 @@ function control(id, key, kind, options, values) {
     return select;
   }
   if (kind === 'path') return h('input', { id, type: 'text', class: 'path', value: values[key], spellcheck: false });
-  return h('input', { id, type: 'number', inputMode: 'decimal', min: String(options.min ?? 0), max: String(options.max ?? ''), step: String(options.step ?? 1), value: String(values[key]) });
+  return h('input', { id, type: 'number', inputMode: 'decimal', required: true, min: String(options.min ?? 0), max: String(options.max ?? ''), step: String(options.step ?? 1), value: String(values[key]) });
 }
 
 function read(input, kind, options) {

@@ -147,7 +147,7 @@ export class Table {
       used.add(slot);
       this.#showRow(this.#rows[slot], view[index], index);
     }
-    this.#rows.forEach((row, slot) => { if (!used.has(slot) && !row.hidden) { row.hidden = true; row.removeAttribute('id'); } });
+    this.#rows.forEach((row, slot) => { if (!used.has(slot) && !row.hidden) this.#hideRow(row); });
     const active = this.cursor !== null ? `t${this.cursor}` : '';
     if (active && document.getElementById(active)) this.#grid.setAttribute('aria-activedescendant', active);
     else this.#grid.removeAttribute('aria-activedescendant');
@@ -164,6 +164,13 @@ export class Table {
     row.hidden = true;
     this.#body.append(row);
     return row;
+  }
+
+  #hideRow(row) {
+    row.hidden = true;
+    row.removeAttribute('id');
+    row.isSelected = false;
+    row.setAttribute('aria-selected', 'false');
   }
 
   #showRow(row, torrent, index) {

@@ -42,11 +42,11 @@ export class GeneralTab {
     if (t.errorString) {
       this.problem.replaceChildren(icon('warning'), h('span', {}, h('strong', {}, format.safe(t.errorString)), ` ${adviceFor(t.error)}`));
     }
-    const kbps = (is, n) => (is ? format.rate(n * 1000) : 'No limit');
+    const limits = [t.downloadLimited && `${format.rate(t.downloadLimit * 1000)} down`, t.uploadLimited && `${format.rate(t.uploadLimit * 1000)} up`];
     this.#group('Transfer', [
       ['Downloaded', format.bytes(t.downloadedEver)], ['Uploaded', format.bytes(t.uploadedEver)], ['Ratio', format.ratio(t.uploadRatio)],
       ['Remaining', format.bytes(t.leftUntilDone)], ['Discarded', format.bytes(t.corruptEver || 0)],
-      ['Limits', `${kbps(t.downloadLimited, t.downloadLimit)} down, ${kbps(t.uploadLimited, t.uploadLimit)} up`],
+      ['Limits', limits.filter(Boolean).join(', ') || 'None of its own'],
       ['Time seeding', t.secondsSeeding > 0 ? format.duration(t.secondsSeeding) : '–'],
     ]);
     this.#group('Torrent', [
