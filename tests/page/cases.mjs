@@ -155,6 +155,22 @@ export const cases = [
     assert.ok(inks >= 2, `${inks} colours on the map`);
   }],
 
+  ['the speed of the torrent in the details is drawn over time', async (kit) => {
+    needsMock(kit);
+    const page = await kit.open();
+    await page.click('[data-key=rate_down] button');
+    await page.locator('.row[aria-rowindex="2"]').dblclick();
+    await page.click('#tab-speed');
+    // Four seconds of a line and what it fills; a scale alone is grey.
+    await page.waitForFunction(() => {
+      const canvas = document.querySelector('.speed-graph');
+      const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      let blue = 0;
+      for (let at = 0; at < data.length; at += 4) if (data[at + 3] && data[at + 2] > data[at] + 60) blue += 1;
+      return blue > 2000;
+    });
+  }],
+
   ['a file that is unwanted stays so', async (kit) => {
     needsMock(kit);
     const page = await kit.open();

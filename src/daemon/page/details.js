@@ -64,7 +64,7 @@ export class Details {
 
   open(id, tab = this.#tab) {
     const isOther = id !== this.id;
-    this.id = id;
+    this.id = this.#store.watched = id;
     this.#panel.hidden = false;
     document.body.classList.add('has-details');
     if (isOther) {
@@ -75,7 +75,7 @@ export class Details {
   }
 
   close() {
-    this.id = null;
+    this.id = this.#store.watched = null;
     this.#panel.hidden = true;
     document.body.classList.remove('has-details');
     clearTimeout(this.#timer);

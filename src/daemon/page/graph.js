@@ -3,10 +3,10 @@
 import { colour, fitted } from './dom.js';
 import { rate } from './format.js';
 
-/** The next round figure of the scale: 1, 2, 2.5 or 5 times a power of ten. */
+/** The next figure that halves and quarters well. */
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((step) => step * power).find((step) => step >= value);
+  return [1, 1.2, 1.6, 2, 2.4, 3.2, 4, 5, 6, 8, 10].map((step) => step * power).find((step) => step >= value);
 }
 
 /** Draws the last `seconds` of a history; `isLarge` has a scale in words. */
@@ -15,7 +15,7 @@ export function drawRates(canvas, history, seconds, isLarge) {
   const { context, width, height } = fitted(canvas);
   const down = history ? history.down.slice(-seconds) : [];
   const up = history ? history.up.slice(-seconds) : [];
-  const top = roundUp(Math.max(1000, ...down, ...up) * 1.05);
+  const top = roundUp(Math.max(1000, 1.05 * Math.max(0, ...down, ...up)));
   const area = { left: 0, top: isLarge ? 12 : 18, width: width - (isLarge ? 76 : 0), height: height - (isLarge ? 34 : 20) };
   scale(context, area, top, seconds, isLarge);
   line(context, area, down, top, seconds, colour('--down'), true);

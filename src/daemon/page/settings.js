@@ -83,7 +83,7 @@ function row([key, words, kind, options], values, readers) {
     label = h('label', { for: check.id }, check, words);
     input.setAttribute('aria-label', options.unit ? `${words}, ${options.unit}` : words);
   }
-  return h('div', { class: 'setting' }, label, input, kind === 'number' ? h('span', { class: 'unit' }, options.unit || '') : null);
+  return h('div', { class: 'setting' }, label, input, kind !== 'path' ? h('span', { class: 'unit' }, options.unit || '') : null);
 }
 
 function control(id, key, kind, options, values) {

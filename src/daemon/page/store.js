@@ -5,15 +5,18 @@ import { sortKey } from './format.js';
 
 /** Seconds of rates kept, for the session and for each torrent that moves. */
 export const HISTORY_SECONDS = 600;
-/** Torrents whose rates are kept; the ones that moved first make room. */
-const HISTORIES_MAX = 400;
+/** Torrents whose rates are kept: 10 MB. Beyond that only the one in the details is taken in. */
+const HISTORIES_MAX = 1000;
 export const STATES = ['all', 'active', 'downloading', 'seeding', 'stopped', 'queued', 'checking', 'error'];
 
 /** Rates of the last minutes, newest last. */
 export class History {
   down = [];
   up = [];
+  /** Seconds without anything. */
+  silence = 0;
   push(down, up) {
+    this.silence = down > 0 || up > 0 ? 0 : this.silence + 1;
     this.down.push(down);
     this.up.push(up);
     if (this.down.length > HISTORY_SECONDS) { this.down.shift(); this.up.shift(); }
@@ -41,6 +44,8 @@ export class Store {
   history = new History();
   histories = new Map();
   isLoaded = false;
+  /** The id that the details show. */
+  watched = null;
   filter = { state: 'all', label: null, tracker: null, search: '' };
   sort = kept.get('sort', { column: 'added', descending: true });
   #columns = [];
@@ -120,9 +125,10 @@ export class Store {
     for (const torrent of this.torrents.values()) {
       const held = this.histories.get(torrent.id);
       const moves = torrent.rate_down > 0 || torrent.rate_up > 0;
-      if (held) held.push(torrent.rate_down, torrent.rate_up);
-      else if (moves) {
-        if (this.histories.size >= HISTORIES_MAX) this.histories.delete(this.histories.keys().next().value);
+      if (held) {
+        held.push(torrent.rate_down, torrent.rate_up);
+        if (held.silence >= HISTORY_SECONDS) this.histories.delete(torrent.id);
+      } else if (moves && (this.histories.size < HISTORIES_MAX || torrent.id === this.watched)) {
         const fresh = new History();
         fresh.push(torrent.rate_down, torrent.rate_up);
         this.histories.set(torrent.id, fresh);
