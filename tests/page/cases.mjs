@@ -61,6 +61,22 @@ export const cases = [
     await page.locator('#live[data-kind=live]').waitFor();
   }],
 
+  ['the login of the browser itself opens the table', async (kit) => {
+    needsMock(kit);
+    const mock = await kit.startMock({ torrents: 3, basic: 'op:secret' });
+    const browser = await kit.launch({ httpCredentials: { username: 'op', password: 'secret' } });
+    try {
+      const page = await browser.newPage();
+      await page.goto(mock.url);
+      await page.locator('#live[data-kind=live]').waitFor({ timeout: 20000 });
+      await page.locator('.row:not([hidden])').nth(2).waitFor();
+      await page.locator('#limit-up', { hasText: 'MB/s' }).waitFor();
+    } finally {
+      await browser.close();
+      await mock.close();
+    }
+  }],
+
   ['a dropped .torrent file is added and completes', async ({ open, mock }) => {
     const page = await open();
     const name = `dropped-${Date.now()}.bin`;

@@ -23,11 +23,19 @@ mkdirSync(out, { recursive: true });
 const mock = options.url ? null : await startMock({ torrents: 10000, token: 'a-token' });
 const url = options.url || mock.url;
 const token = options.url ? options.token : 'a-token';
-const profile = mkdtempSync(join(tmpdir(), 'gyre-page-'));
-const context = await chromium.launchPersistentContext(profile, {
+const profiles = [];
+
+/** A browser of its own with an empty profile; `extra` are options of Playwright. */
+function launch(extra = {}) {
+  const profile = mkdtempSync(join(tmpdir(), 'gyre-page-'));
+  profiles.push(profile);
+  return chromium.launchPersistentContext(profile, { ...settings, ...extra });
+}
+const settings = {
   executablePath: options.chromium, headless: true, viewport: { width: 1440, height: 900 }, locale: 'en-GB', timezoneId: 'UTC',
   args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-});
+};
+const context = await launch();
 const requests = [], complaints = [];
 context.on('request', (request) => requests.push(request.url()));
 
@@ -46,7 +54,7 @@ async function open({ base = url, key = token, viewport, scheme = 'light', wait 
 
 let passed = 0, failed = 0, skipped = 0;
 const kit = {
-  open, out, mock, url, token, requests, complaints, axe, context, startMock,
+  open, launch, out, mock, url, token, requests, complaints, axe, context, startMock,
   /** Ends a case that this run cannot do. */
   skip(reason) { throw Object.assign(new Error(reason), { isSkip: true }); },
 };
@@ -72,6 +80,6 @@ for (const [name, run] of cases) {
 }
 await context.close();
 if (mock) await mock.close();
-rmSync(profile, { recursive: true, force: true });
+for (const profile of profiles) rmSync(profile, { recursive: true, force: true });
 console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
 process.exit(failed ? 1 : 0);

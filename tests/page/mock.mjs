@@ -14,7 +14,7 @@ const CSP = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-a
 const ROWS_AN_EVENT = 2000;
 
 /** Starts on a free port. Returns `{ url, world, faults, close }`; `faults` are switched by tests. */
-export async function startMock({ torrents = 10000, token = '', port = 0, tickMs = 1000 } = {}) {
+export async function startMock({ torrents = 10000, token = '', basic = '', port = 0, tickMs = 1000 } = {}) {
   const world = new World(torrents);
   const faults = { refuseEvents: false, failNext: null };
   const sessionId = randomUUID();
@@ -23,8 +23,10 @@ export async function startMock({ torrents = 10000, token = '', port = 0, tickMs
 
   const server = createServer(async (request, response) => {
     const path = new URL(request.url, 'http://mock').pathname;
+    const login = basic && `Basic ${Buffer.from(basic).toString('base64')}`;
     try {
-      if (path === '/' || path.startsWith('/page/')) await asset(path, request, response);
+      if (login && request.headers.authorization !== login) response.writeHead(401, { 'WWW-Authenticate': 'Basic realm="Gyre"' }).end();
+      else if (path === '/' || path.startsWith('/page/')) await asset(path, request, response);
       else if (token && request.headers.authorization !== `Bearer ${token}`) response.writeHead(401).end();
       else if (path === '/api/events') events(response);
       else if (path === '/transmission/rpc') await rpc(request, response);
