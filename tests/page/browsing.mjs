@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 
 /** Tries to measure frames: other programs on the machine take some of them. */
-const ATTEMPTS = 5;
+const ATTEMPTS = 8;
 
 /** Scrolls through the whole table for a while; resolves to the longest gap between frames in milliseconds. */
 function longestGap(page) {
