@@ -7,6 +7,7 @@ mod date;
 mod folder;
 mod handle;
 pub mod notify;
+pub mod page;
 mod row;
 mod run;
 mod store;
