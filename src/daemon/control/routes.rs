@@ -87,14 +87,24 @@ fn sign_in<B: Backend>(
         return Err(Response::plain(429, "too many wrong passwords")
             .with("Retry-After", seconds.to_string()));
     }
+    let given = request.authorization.as_deref();
+    let has_token = given.is_some_and(|given| {
+        let scheme = given.split(' ').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case("bearer")
+    });
     let unauthorized = || {
-        Response::plain(401, "a name and password, or the token, are needed").with(
-            "WWW-Authenticate",
-            "Basic realm=\"gyre\", charset=\"UTF-8\"",
-        )
+        let answer = Response::plain(401, "a name and password, or the token, are needed");
+        match has_token {
+            // The page asks for the token itself: the browser's own dialog would get in its way.
+            true => answer,
+            false => answer.with(
+                "WWW-Authenticate",
+                "Basic realm=\"gyre\", charset=\"UTF-8\"",
+            ),
+        }
     };
     // Asking without any is how a client learns that it needs some.
-    let Some(given) = &request.authorization else {
+    let Some(given) = given else {
         return Err(unauthorized());
     };
     if shared.access.credentials.accept(given) {
