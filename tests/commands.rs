@@ -86,6 +86,7 @@ impl Session {
             runs,
             sleeps,
         };
+        let torrent = Box::new(torrent);
         self.ask(|reply| Command::Add { torrent, reply });
         info_hash
     }
@@ -330,7 +331,7 @@ fn a_torrent_that_cannot_run_says_why_and_can_be_tried_again() {
         sleeps: None,
     };
     let twice = session.handle.ask_blocking(|reply| Command::Add {
-        torrent: twice,
+        torrent: Box::new(twice),
         reply,
     });
     assert_eq!(twice, Err(CommandError::Present(info_hash)));

@@ -72,7 +72,7 @@ fn keep(state: &Path, number: usize, bytes: &[u8], folder: &Path) -> Write {
         .join("torrents")
         .join(format!("{}.torrent", row.info_hash));
     std::fs::write(path, bytes).unwrap();
-    Write::Put(row)
+    Write::Put(Box::new(row))
 }
 
 #[test]

@@ -256,14 +256,17 @@ impl Control {
             let mut rows = self.inner.torrents.rows();
             row.number = self.inner.number.fetch_add(1, Ordering::Relaxed) + 1;
             rows.insert(info_hash, Arc::new(row.clone()));
-            self.inner.torrents.writer.begin(vec![Write::Put(row)])
+            self.inner
+                .torrents
+                .writer
+                .begin(vec![Write::Put(Box::new(row))])
         };
         if let Err(error) = kept.done().await {
             self.inner.torrents.rows().remove(&info_hash);
             return Err(ControlError::NotKept(error));
         }
         let added = self.inner.session.ask(|reply| Command::Add {
-            torrent: new,
+            torrent: Box::new(new),
             reply,
         });
         added.await?;
@@ -471,7 +474,7 @@ impl Control {
             let before = row.clone();
             let row = Arc::make_mut(row);
             change(row);
-            let writes = vec![Write::Put(row.clone())];
+            let writes = vec![Write::Put(Box::new(row.clone()))];
             (self.inner.torrents.writer.begin(writes), before)
         };
         kept.done().await.map_err(|error| {
@@ -492,7 +495,7 @@ impl Control {
             let mut changed = TorrentRow::clone(row);
             changed.take_figures(shown, date).then(|| {
                 *row = Arc::new(changed.clone());
-                Write::Put(changed)
+                Write::Put(Box::new(changed))
             })
         });
         (now, self.inner.torrents.writer.begin(writes.collect()))

@@ -54,7 +54,7 @@ pub struct Store {
 /// What is written into it at once.
 #[derive(Clone, Debug)]
 pub enum Write {
-    Put(TorrentRow),
+    Put(Box<TorrentRow>),
     Remove(InfoHash),
 }
 
@@ -269,7 +269,9 @@ mod tests {
     fn filled(path: &Path) -> Rows {
         let mut store = Store::open(path).unwrap().store;
         for batch in 0..5 {
-            let writes: Vec<Write> = (0..40).map(|n| Write::Put(row(batch * 40 + n))).collect();
+            let writes: Vec<Write> = (0..40)
+                .map(|n| Write::Put(Box::new(row(batch * 40 + n))))
+                .collect();
             store.commit(&writes).unwrap();
         }
         store.commit(&[Write::Remove(row(17).info_hash)]).unwrap();

@@ -99,7 +99,7 @@ impl Torrents {
             };
             let row = Arc::make_mut(row);
             row.describe(&metainfo);
-            let written = self.writer.begin(vec![Write::Put(row.clone())]);
+            let written = self.writer.begin(vec![Write::Put(Box::new(row.clone()))]);
             (row.clone(), written)
         };
         written.done_blocking().map_err(cannot)?;

@@ -39,7 +39,7 @@ pub trait TorrentSource: Send + Sync {
 pub enum Command {
     /// Takes a torrent into the table and starts it if it is to run. Answered as soon as it is in the table.
     Add {
-        torrent: NewTorrent,
+        torrent: Box<NewTorrent>,
         reply: Reply<()>,
     },
     /// Takes many in at once, as from a state. The answer names those that were not taken, and why.

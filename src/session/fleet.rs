@@ -158,7 +158,7 @@ impl Fleet {
 
     fn on_command(self: &Rc<Self>, shared: &Rc<Shared>, command: Command) -> Answer {
         match command {
-            Command::Add { torrent, reply } => Some((reply, self.add(shared, torrent))),
+            Command::Add { torrent, reply } => Some((reply, self.add(shared, *torrent))),
             Command::AddAll { torrents, reply } => {
                 let results = torrents
                     .into_iter()
@@ -429,12 +429,14 @@ impl Fleet {
                 config.peers.append(&mut row.peers);
             }
         }
-        let is_still_to_run = |row: &Row| row.run == Run::Under;
-        let table = self.table.borrow();
-        if !table.rows.get(&info_hash).is_some_and(is_still_to_run) {
+        let is_still_to_run = {
+            let table = self.table.borrow();
+            let row = table.rows.get(&info_hash);
+            row.is_some_and(|row| row.run == Run::Under)
+        };
+        if !is_still_to_run {
             return Outcome::Stopped;
         }
-        drop(table);
         run_contained(shared.clone(), job).await.1
     }
 

@@ -209,10 +209,11 @@ impl Ctl {
         let all = self.torrents(&["id", "hashString", "name"], None)?;
         let mut ids = Vec::new();
         for word in named {
+            let number = word.parse().ok();
             let is_it = |torrent: &&Value| {
                 let hash = torrent["hashString"].as_str().unwrap_or_default();
                 let begins = word.len() >= 6 && hash.starts_with(&word.to_ascii_lowercase());
-                torrent["id"].to_string() == *word || begins || torrent["name"] == word.as_str()
+                torrent["id"].as_u64() == number || begins || torrent["name"] == word.as_str()
             };
             let found: Vec<&Value> = all.iter().filter(is_it).collect();
             match found.as_slice() {
