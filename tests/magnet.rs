@@ -12,7 +12,7 @@ use support::fake_holder::{FakeHolder, Holds, info_of, pex_of};
 use support::fake_tracker::{HttpTracker, ok, peers};
 use support::program::{self, PATIENCE};
 use support::raw_peer::{Hello, RawPeer, listener};
-use support::{Gyre, Sample, sample::text};
+use support::{Gyre, Sample, WebServer, sample::text};
 
 fn sample() -> Sample {
     Sample::file(1_000_000, 65_536, &[])
@@ -373,4 +373,70 @@ fn bytes_behind_the_handshake_are_not_lost_before_the_metadata_is_here() {
     ];
     std::io::Write::write_all(&mut stream, &all.concat()).unwrap();
     expect_done(&sample, "out", gyre);
+}
+
+/// A link with the .torrent and the data of the sample on a server of its whole folder.
+fn web_link(sample: &Sample, server: &WebServer) -> String {
+    let (torrent, data) = (server.url("sample.torrent"), server.url("data/sample.bin"));
+    format!("{}&xs={torrent}&ws={data}", link(sample, &[]))
+}
+
+fn web_bytes(seen: &[Value]) -> &Value {
+    &events(seen, "progress").last().unwrap()["downloaded_web_bytes"]
+}
+
+#[test]
+fn a_link_with_nothing_but_urls_is_enough() {
+    let sample = sample();
+    let server = WebServer::good(sample.folder.path());
+    let gyre = download(&sample, "out", &web_link(&sample, &server), &[]);
+    let seen = expect_done(&sample, "out", gyre);
+    assert_eq!(events(&seen, "metadata")[0]["name"], "sample.bin");
+    assert_eq!(web_bytes(&seen), 1_000_000);
+    let targets = server.asks().into_iter().map(|ask| ask.target);
+    let torrents = targets.filter(|target| target == "/sample.torrent");
+    assert_eq!(torrents.count(), 1, "fetched once");
+    // `info` needs nobody else either, and takes the other spelling.
+    let link = web_link(&sample, &server).replace("&xs=", "&as=");
+    let shown = run(&["info", &link, "--json"]);
+    assert_eq!(shown["total_bytes"], 1_000_000);
+}
+
+#[test]
+fn data_comes_from_the_web_seed_of_a_link_whose_one_peer_has_metadata_only() {
+    let sample = sample();
+    let server = WebServer::good(&sample.data);
+    let info = info_of(&std::fs::read(&sample.torrent).unwrap());
+    let holder = FakeHolder::start(71, sample.info_hash, Holds::Metadata(info));
+    let seed = server.url("sample.bin");
+    let link = format!("{}&ws={seed}", link(&sample, &[holder.addr]));
+    let gyre = download(&sample, "out", &link, &[]);
+    let seen = expect_done(&sample, "out", gyre);
+    assert_eq!(web_bytes(&seen), 1_000_000);
+}
+
+#[test]
+fn no_web_seeds_leaves_those_of_a_link_alone() {
+    let sample = sample();
+    let (_seed, addr) = seeder(&sample, &[]);
+    let server = WebServer::good(sample.folder.path());
+    let more = ["--no-web-seeds", "--peer", &addr.to_string()];
+    let gyre = download(&sample, "out", &web_link(&sample, &server), &more);
+    let seen = expect_done(&sample, "out", gyre);
+    assert_eq!(web_bytes(&seen), 0);
+    let asks = server.asks();
+    assert!(asks.iter().all(|ask| ask.target == "/sample.torrent"));
+}
+
+#[test]
+fn an_https_url_of_the_torrent_is_told_and_the_next_is_used() {
+    let sample = sample();
+    let server = WebServer::good(sample.folder.path());
+    let link = web_link(&sample, &server);
+    let link = link.replace("&xs=", "&xs=https://a.invalid/x.torrent&xs=");
+    let gyre = download(&sample, "out", &link, &[]);
+    let seen = expect_done(&sample, "out", gyre);
+    let warnings = events(&seen, "warning");
+    let message = warnings[0]["message"].as_str().unwrap();
+    assert!(message.contains("https is not supported"), "{message}");
 }

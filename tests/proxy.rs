@@ -511,3 +511,23 @@ fn it_listens_only_where_the_user_says() {
     let get = tracker.next();
     assert_eq!(get.parameter("port"), Some(port.to_string().as_str()));
 }
+
+#[test]
+fn what_a_link_names_by_url_comes_through_the_proxy() {
+    let sample = Sample::file(100_000, 1 << 14, &[]);
+    let server = WebServer::good(sample.folder.path());
+    let (web, web_seen) = watched(server.addr);
+    let proxy = SocksServer::start(Manners {
+        names: [("files.invalid".to_owned(), web)].into(),
+        ..Manners::default()
+    });
+    let info_hash: String = sample.info_hash.map(|byte| format!("{byte:02x}")).concat();
+    let link = format!(
+        "magnet:?xt=urn:btih:{info_hash}&xs=http://files.invalid/sample.torrent\
+         &ws=http://files.invalid/data/sample.bin"
+    );
+    let mut gyre = start(&sample, std::path::Path::new(&link), &proxy.url(), &[]);
+    finish(&sample, &mut gyre);
+    assert!(proxy.was_asked("connect files.invalid:80"));
+    all_through_the_proxy(&web_seen);
+}

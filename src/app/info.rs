@@ -284,6 +284,7 @@ fn show_magnet(link: &Magnet, as_json: bool) {
     let lists = [
         ("tracker", &link.trackers),
         ("web seed", &link.web_seeds),
+        (".torrent", &link.torrents),
         ("peer", &link.peers),
     ];
     for (label, values) in lists {
@@ -310,6 +311,7 @@ fn magnet_json(link: &Magnet) -> Value {
         "name": link.name,
         "trackers": link.trackers,
         "web_seeds": link.web_seeds,
+        "torrent_urls": link.torrents,
         "peers": link.peers,
         "selected_files": selected.map(|range| json!([range.start(), range.end()])).collect::<Vec<_>>(),
     })

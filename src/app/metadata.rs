@@ -44,8 +44,18 @@ impl Asking {
     /// True when anybody can be asked for the metadata of this link.
     pub fn knows_anybody(&self, link: &Magnet) -> bool {
         let has_tracker = self.trackers && !link.trackers.is_empty();
-        has_tracker || self.dht.is_some() || !link.peers.is_empty() || !self.peers.is_empty()
+        let has_peer = !link.peers.is_empty() || !self.peers.is_empty();
+        let has_url = link.torrents.iter().any(|url| is_http(url));
+        // The local network is around the proxy.
+        let has_network = self.searches_locally && self.route.proxy.is_none();
+        has_tracker || self.dht.is_some() || has_peer || has_url || has_network
     }
+}
+
+/// What can be fetched of the URLs that a link has for its .torrent.
+fn is_http(url: &str) -> bool {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("http"))
 }
 
 /// The refusal of a link that leads nowhere.
@@ -54,7 +64,7 @@ pub fn leads_nowhere(link: &Magnet) -> Failure {
     let name = name.map_or_else(String::new, |name| format!(" ({name})"));
     Failure::new(
         format!(
-            "nobody to ask for the metadata of {}{name}: the link names neither tracker nor peer",
+            "nobody to ask for the metadata of {}{name}: the link names no tracker, no peer and no http URL of its .torrent",
             link.info_hash
         ),
         "name a peer with --peer, or use the .torrent file",

@@ -1,9 +1,11 @@
 //! Metadata before the torrent (BEP 9): dials and listens for one info_hash until the info dictionary is here. Layer 5.
 //!
-//! What is decided is in `swarm::metadata`; the connections are in `metadata/link.rs`. When the search ends, its trackers
+//! What is decided is in `swarm::metadata`; the connections are in `metadata/link.rs`, the .torrent that the link names
+//! by URL is fetched in `metadata/torrent_url.rs`. When the search ends, its trackers
 //! go on for the torrent and the addresses it knows are handed over; its connections close and are dialed anew.
 
 mod link;
+mod torrent_url;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -141,6 +143,7 @@ impl Search {
         for peer in &config.link.peers {
             search.add_named(peer.clone());
         }
+        torrent_url::start(&search, &config.link.torrents);
         search
     }
 
@@ -397,8 +400,7 @@ impl Search {
             let is_good = hash.is_ok_and(|hash| hash[..] == search.info_hash.as_bytes()[..]);
             debug!(is_good, bytes = bytes.len(), "a copy of the metadata");
             if is_good {
-                *search.found.borrow_mut() = Some(bytes);
-                search.changed.notify_one();
+                search.take(bytes);
             }
             search.call(|core, cx| core.on_verified(attempt, is_good, cx));
         };
@@ -408,6 +410,12 @@ impl Search {
                 of_panic.on_panic();
             }
         });
+    }
+
+    /// A copy that is right.
+    fn take(&self, bytes: Arc<[u8]>) {
+        *self.found.borrow_mut() = Some(bytes);
+        self.changed.notify_one();
     }
 
     /// Drives the core's deadlines.

@@ -89,6 +89,9 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, shaken: Sh
             return;
         }
     };
+    if shaken.cover != Cover::Open && !conn.is_inbound {
+        driver.call(|core, _| core.on_hidden(key));
+    }
     let span = debug_span!("peer", addr = %conn.addr);
     let shared = driver.shared().clone();
     let handle = Rc::new(PeerHandle {

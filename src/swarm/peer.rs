@@ -250,6 +250,8 @@ pub(super) struct Peer {
 
     pub client: String,
     pub prefers_encryption: bool,
+    /// We reached it by a hidden handshake.
+    pub took_hidden: bool,
     pub extensions: PeerExtensions,
     /// Where an inbound peer says that it listens (BEP 10, `p`).
     pub listen_addr: Option<SocketAddr>,
@@ -318,6 +320,7 @@ impl Peer {
             idle_since: None,
             client: String::new(),
             prefers_encryption: false,
+            took_hidden: false,
             extensions: PeerExtensions::default(),
             listen_addr: None,
             metadata: MetadataQueue::default(),

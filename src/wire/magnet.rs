@@ -1,4 +1,5 @@
-//! Magnet links: BEP 9 (`xt`, `dn`, `tr`, `x.pe`), BEP 19 (`ws`), BEP 53 (`so`). Layer 1.
+//! Magnet links: BEP 9 (`xt`, `dn`, `tr`, `x.pe`), BEP 19 (`ws`), BEP 53 (`so`), and where the .torrent lies (`xs`, `as`).
+//! Layer 1.
 
 use crate::base::InfoHash;
 use crate::wire::metainfo::Metainfo;
@@ -9,7 +10,7 @@ use std::str::FromStr;
 /// The longest link looked at; browsers and shells pass on far less.
 pub const MAGNET_BYTES_MAX: usize = 64 * 1024;
 
-/// Trackers, web seeds, peers and file ranges kept of each; more is no help in finding peers.
+/// Trackers, web seeds, .torrent URLs, peers and file ranges kept of each; more is no help in finding peers.
 pub const ENTRIES_MAX: usize = 256;
 
 /// What a magnet link says.
@@ -22,6 +23,8 @@ pub struct Magnet {
     pub trackers: Vec<String>,
     /// `ws`
     pub web_seeds: Vec<String>,
+    /// `xs`, then `as`: URLs of the .torrent, of `http` and `https` only.
+    pub torrents: Vec<String>,
     /// `x.pe`: addresses of peers, `host:port` with `[…]` around IPv6; checked to be of that form only.
     pub peers: Vec<String>,
     /// `so`: indices of the files to fetch (BEP 53); empty means all.
@@ -51,6 +54,7 @@ impl Magnet {
             name: None,
             trackers: Vec::new(),
             web_seeds: Vec::new(),
+            torrents: Vec::new(),
             peers: Vec::new(),
             selected_files: Vec::new(),
         }
@@ -79,6 +83,9 @@ impl fmt::Display for Magnet {
         }
         for seed in &self.web_seeds {
             write!(f, "&ws={}", Encoded(seed))?;
+        }
+        for torrent in &self.torrents {
+            write!(f, "&xs={}", Encoded(torrent))?;
         }
         for peer in &self.peers {
             write!(f, "&x.pe={}", Encoded(peer))?;
@@ -111,6 +118,12 @@ impl FromStr for Magnet {
             _ => return Err(MagnetError::NotMagnet),
         };
         let mut magnet = Magnet::new(topic(query)?);
+        // What stands for the source itself comes before what is said to be as good.
+        for wanted in ["xs", "as"] {
+            for (_, value) in parameters(query).filter(|(key, _)| *key == wanted) {
+                keep(&mut magnet.torrents, web_url(value));
+            }
+        }
         for (key, value) in parameters(query) {
             match key {
                 "dn" if magnet.name.is_none() => {
@@ -201,6 +214,14 @@ fn url(value: &str) -> Option<String> {
     let url = decode(value);
     let is_good = !url.is_empty() && !url.chars().any(|c| c.is_control() || c.is_whitespace());
     is_good.then_some(url)
+}
+
+/// Sources are also names of other networks (`urn:…`, `dchub://…`), of which nothing can be fetched.
+fn web_url(value: &str) -> Option<String> {
+    let url = url(value)?;
+    let (scheme, _) = url.split_once("://")?;
+    let is_web = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    is_web.then_some(url)
 }
 
 fn peer(value: &str) -> Option<String> {
@@ -328,6 +349,23 @@ mod tests {
     }
 
     #[test]
+    fn urls_of_the_torrent_are_read_exact_sources_first() {
+        let m = magnet(
+            "&as=http%3A%2F%2Fb.example%2Fx.torrent&xs=urn:btih:1&xs=dchub://h/&xs=HTTP://a.example/x%20y\
+             &xs.1=http://a.example/x?k=1%26l&xs=https://c.example/&as=/x.torrent&xs=http://a.example/x?k=1%26l",
+        );
+        let expected = [
+            "http://a.example/x?k=1&l",
+            "https://c.example/",
+            "http://b.example/x.torrent",
+        ];
+        assert_eq!(m.torrents, expected);
+        assert_eq!(m.to_string().parse(), Ok(m));
+        let many: String = (0..2_000).map(|n| format!("&xs=http://a/{n}")).collect();
+        assert_eq!(magnet(&many).torrents.len(), ENTRIES_MAX);
+    }
+
+    #[test]
     fn malformed_parameters_are_skipped() {
         let m =
             magnet("&tr=&tr=a%20b&tr=%0a&x.pe=nohost&x.pe=h:0&x.pe=h:99999&so=5-3,x,-&dn=&ws&&=");
@@ -345,7 +383,7 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_never_panics(
-            text in "(magnet:\\?)?((xt|tr|dn|so|x\\.pe|ws|tr\\.1)=|urn:btih:|[%&+a-fA-F0-9=,é-]|.){0,60}",
+            text in "(magnet:\\?)?((xt|tr|dn|so|x\\.pe|ws|xs|as|tr\\.1)=|urn:btih:|[%&+a-fA-F0-9=,é-]|.){0,60}",
         ) {
             let _ = text.parse::<Magnet>();
             let _ = format!("magnet:?xt=urn:btih:{HEX}&{text}").parse::<Magnet>();

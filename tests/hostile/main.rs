@@ -18,6 +18,7 @@ mod replay;
 mod split;
 mod tapes;
 mod torrent_file;
+mod torrent_urls;
 mod torrents;
 mod trackers;
 mod udp_trackers;

@@ -9,11 +9,11 @@ STOPPED = 143
 class Gyre(JsonProgram):
     """`gyre download` or `gyre seed`, reporting in JSON."""
 
-    def __init__(self, binary, host, folder, verb, torrent, where, *options, name="gyre", pex=False):
+    def __init__(self, binary, host, folder, verb, torrent, where, *options, name="gyre", pex=False, lsd=False):
         argv = [binary, verb, torrent, "--output" if verb == "download" else "--data", where]
         argv += ["--state", folder / f"{name}.state", "--port", str(PORT), "--json", "-vv"]
         # Peers come from where the case says and from nowhere else.
-        argv += ["--no-dht", "--no-lsd", "--no-port-map", *([] if pex else ["--no-pex"]), *options]
+        argv += ["--no-dht", "--no-port-map", *([] if pex else ["--no-pex"]), *([] if lsd else ["--no-lsd"]), *options]
         self.host = host
         super().__init__(host, name, argv, folder)
 

@@ -10,7 +10,7 @@ from process import Failed, wait_until
 
 START_SECONDS = 60
 COMPLETE_SECONDS = 300
-# A peer that has next to nothing for as long as a case lasts.
+# A Gyre that has next to nothing for as long as a case lasts.
 SLOW_KIB_PER_S = 20
 
 
@@ -27,6 +27,8 @@ LINKS = [
     *(LinkCase(f"magnet-download-{client}", "download", client) for client in ("transmission", "qbittorrent", "libtorrent")),
     *(LinkCase(f"magnet-seed-{client}", "seed", client) for client in ("libtorrent", "aria2", "transmission")),
     LinkCase("pex-from-libtorrent", "told_by", "libtorrent"),
+    LinkCase("magnet-pex-libtorrent", "told_by_with_link", "libtorrent"),
+    LinkCase("magnet-lsd-libtorrent", "local", "libtorrent"),
     LinkCase("pex-to-libtorrent", "tells", "libtorrent"),
 ]
 
@@ -80,21 +82,46 @@ class Links:
         self.other.stop()
 
     def told_by(self, torrent, _, content):
-        """Gyre knows only a slow libtorrent, which knows a seeder."""
+        """Gyre knows only a libtorrent without data, which knows a seeder."""
+        self._known_seeder(torrent, content)
+        self._meets_by_pex(torrent, "--peer", self.other.endpoint(4))
+
+    def told_by_with_link(self, torrent, link, content):
+        """The same with a link: metadata from who has no data, data from whom that one tells of."""
+        self._known_seeder(torrent, content)
+        self._meets_by_pex(f"{link}&x.pe={self.other.endpoint(4)}")
+
+    def _known_seeder(self, torrent, content):
+        """A seeder that tells nobody of anybody, and a libtorrent that is connected with it and wants nothing."""
         seeder = self._gyre(self.third_host, "seed", torrent, content.parent, name="gyre-seeder")
         seeder.wait_seeding(START_SECONDS)
-        slow = self.folder / "slow"
-        slow.mkdir()
-        seeder_at = self.third_host.endpoint(4, PORT)
-        self.other.download(torrent, slow, "--peer", seeder_at, "--down-kib", str(SLOW_KIB_PER_S))
-        wait_until("connected libtorrent", lambda: self.other.running.last("progress").get("peers"), START_SECONDS)
-        dial = ["--peer", self.other.endpoint(4)]
-        gyre = self._gyre(self.host, "download", torrent, self.output, *dial, pex=True)
+        middle = self.folder / "middle"
+        middle.mkdir()
+        self.other.download(torrent, middle, "--peer", self.third_host.endpoint(4, PORT), "--no-data")
+        self._wait_connected()
+
+    def _wait_connected(self):
+        running = self.other.running
+        wait_until("connected libtorrent", lambda: running.last("progress").get("peers"), START_SECONDS, running)
+
+    def _meets_by_pex(self, source, *options):
+        gyre = self._gyre(self.host, "download", source, self.output, *options, pex=True)
         gyre.wait_complete(COMPLETE_SECONDS)
         gyre.expect_done()
         met = gyre.last("progress")["connections_by_source"]
         if not met["pex"]:
             raise Failed(f"nobody was met by peer exchange: {met}")
+
+    def local(self, torrent, link, content):
+        """A link that names nobody, and a seeding libtorrent on the same network."""
+        self.other.seed(torrent, content, "--lsd")
+        self.other.wait_seeding(START_SECONDS)
+        gyre = self._gyre(self.host, "download", link, self.output, lsd=True)
+        gyre.wait_complete(COMPLETE_SECONDS)
+        gyre.expect_done()
+        met = gyre.last("progress")["connections_by_source"]
+        if not (met["lsd"] or met["incoming"]):
+            raise Failed(f"nobody was met on the local network: {met}")
 
     def tells(self, torrent, _, content):
         """libtorrent knows only a slow Gyre, which knows a seeder."""

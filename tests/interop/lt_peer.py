@@ -60,18 +60,24 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--port", type=int, default=6881)
     parser.add_argument("--peer", help="HOST:PORT to connect to")
-    parser.add_argument("--down-kib", type=int, default=0, help="KiB a second at most")
+    parser.add_argument("--no-data", action="store_true", help="fetch no file, but stay with everybody")
+    parser.add_argument("--lsd", action="store_true", help="look for peers on the local network")
     parser.add_argument("--encrypted", action="store_true", help="talk to nobody who does not encrypt")
     arguments = parser.parse_args()
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-    limit = {"download_rate_limit": arguments.down_kib * 1024}
-    session = lt.session({**settings(arguments.port), **limit, **(ENCRYPTED if arguments.encrypted else {})})
+    wishes = {**settings(arguments.port), "enable_lsd": arguments.lsd, **(ENCRYPTED if arguments.encrypted else {})}
+    if arguments.no_data:
+        # Who wants nothing and meets a seeder would leave it.
+        wishes["close_redundant_connections"] = False
+    session = lt.session(wishes)
     if arguments.torrent.startswith("magnet:"):
         wanted = lt.parse_magnet_uri(arguments.torrent)
     else:
         wanted = lt.add_torrent_params()
         wanted.ti = lt.torrent_info(arguments.torrent)
+        if arguments.no_data:
+            wanted.file_priorities = [0] * wanted.ti.num_files()
     wanted.save_path = arguments.folder
     handle = session.add_torrent(wanted)
     if arguments.peer:

@@ -1,9 +1,10 @@
-"""Web seeds: Gyre downloads from nginx, alone and beside a seeder of its own."""
+"""Web seeds: Gyre downloads from nginx, alone and beside a seeder of its own, from a .torrent and from a link."""
 
 import shutil
 import subprocess
 from dataclasses import dataclass
 
+from clients import CLIENTS, missing
 from gyre import Gyre
 from pair import Skipped
 from payloads import MIB, Payloads, difference, make_torrent
@@ -31,6 +32,7 @@ http {{
     server {{
         listen {endpoint};
         root "{root}";
+        location = /{case}.torrent {{ alias "{torrent}"; }}
     }}
 }}
 """
@@ -38,17 +40,21 @@ http {{
 
 @dataclass(frozen=True)
 class WebCase:
-    """`has_peer`: a Gyre seeds as well."""
+    """`has_peer`: a Gyre seeds as well. `link`: Gyre has only a link to the data on the server, which gets the metadata
+    from the .torrent there (`xs`) or from a peer without data (`x.pe`)."""
 
     name: str
     shape: str
     has_peer: bool = False
+    link: str | None = None
 
 
 WEB = [
     WebCase("web-nginx-single", "single"),
     WebCase("web-nginx-tree", "tree"),
     WebCase("web-nginx-and-gyre", "single", has_peer=True),
+    WebCase("web-nginx-magnet", "tree", link="xs"),
+    WebCase("web-nginx-magnet-metadata-from-libtorrent", "single", link="x.pe"),
 ]
 
 
@@ -78,8 +84,9 @@ class Web:
         server_host, seeder_host, host = self.bench.hosts(3)
         # The last slash makes it the folder that the content lies in.
         url = f"http://{server_host.endpoint(4, PORT)}/"
-        torrent, _ = make_torrent("gyre", gyre, content, "256KiB", [], self.case.name, self.folder, [url])
-        self._serve(server_host, content.parent)
+        seeds = [] if self.case.link else [url]
+        torrent, info_hash = make_torrent("gyre", gyre, content, "256KiB", [], self.case.name, self.folder, seeds)
+        self._serve(server_host, content.parent, torrent)
         options = []
         if self.case.has_peer:
             limit = ["--limit-up", f"{SEEDER_MIB_PER_S}MB"]
@@ -89,7 +96,8 @@ class Web:
             options = ["--peer", seeder_host.endpoint(4, 6881), "--limit-down", f"{3 * SEEDER_MIB_PER_S}MB"]
         output = self.folder / "output"
         output.mkdir()
-        leecher = Gyre(gyre, host, self.folder, "download", torrent, output, *options)
+        source = self._link(info_hash, url, seeder_host, torrent) if self.case.link else torrent
+        leecher = Gyre(gyre, host, self.folder, "download", source, output, *options)
         self.programs.append(leecher)
         leecher.wait_complete(COMPLETE_SECONDS)
         leecher.expect_done()
@@ -98,11 +106,24 @@ class Web:
             raise Failed(differs)
         return self._judge(leecher.last("progress"), Payloads.size(content))
 
-    def _serve(self, host, root):
+    def _link(self, info_hash, url, peer_host, torrent):
+        link = f"magnet:?xt=urn:btih:{info_hash.hex()}&ws={url}"
+        if self.case.link == "xs":
+            return f"{link}&xs={url}{self.case.name}.torrent"
+        if reason := missing("libtorrent"):
+            raise Skipped(reason)
+        peer = CLIENTS["libtorrent"](peer_host, self.folder)
+        nothing = self.folder / "nothing"
+        nothing.mkdir()
+        peer.download(torrent, nothing, "--no-data")
+        self.programs.append(peer)
+        return f"{link}&x.pe={peer.endpoint(4)}"
+
+    def _serve(self, host, root, torrent):
         home = self.folder / "nginx"
         home.mkdir()
         config = home / "nginx.conf"
-        config.write_text(CONFIG.format(endpoint=host.endpoint(4, PORT), root=root))
+        config.write_text(CONFIG.format(endpoint=host.endpoint(4, PORT), root=root, case=self.case.name, torrent=torrent))
         server = Program(host, "nginx", ["nginx", "-p", home, "-c", config, "-e", "stderr"], self.folder)
         self.programs.append(server)
         probe = host.command(["python3", "-c", f"import socket; socket.create_connection(('{host.v4}', {PORT}), 2)"])

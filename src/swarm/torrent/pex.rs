@@ -17,6 +17,14 @@ use crate::wire::ut_pex::{PexFlags, PexMessage};
 const GATHER: Duration = Duration::from_secs(1);
 
 impl Torrent {
+    /// The connection that we made to it began hidden (Message Stream Encryption): others may do so too. To be called right after
+    /// `on_connected`; a stale key is ignored.
+    pub fn on_hidden(&mut self, key: PeerKey) {
+        if let Some(peer) = self.peers.get_mut(key.0) {
+            peer.took_hidden = true;
+        }
+    }
+
     /// Somebody whom others can reach came or went.
     pub(super) fn on_pex_news(&mut self, now: Now) {
         if self.cfg.has_pex() {
@@ -47,7 +55,10 @@ impl Torrent {
             let flags = [
                 (peer.is_seed(), PexFlags::SEED),
                 (!peer.conn.is_inbound, PexFlags::REACHABLE),
-                (peer.prefers_encryption, PexFlags::ENCRYPTION),
+                (
+                    peer.prefers_encryption || peer.took_hidden,
+                    PexFlags::ENCRYPTION,
+                ),
             ];
             let flags = flags.into_iter().filter(|(is_set, _)| *is_set);
             let flags = flags.fold(PexFlags::default(), |all, (_, flag)| all.and(flag));

@@ -19,8 +19,8 @@ class Libtorrent(Client):
         found = importlib.util.find_spec("libtorrent")
         return None if found else "libtorrent for Python is not installed"
 
-    def seed(self, torrent, content):
-        self._start(torrent, content.parent)
+    def seed(self, torrent, content, *options):
+        self._start(torrent, content.parent, *options)
 
     def download(self, torrent, folder, *options):
         self._start(torrent, folder, *options)

@@ -145,6 +145,28 @@ fn peers_hear_of_each_other_a_second_later_and_of_parting_a_minute_later() {
 }
 
 #[test]
+fn peers_are_told_who_takes_hidden_handshakes() {
+    let mut w = world("xx");
+    let dialed = |name, have| Come {
+        is_inbound: false,
+        ..come(name, have)
+    };
+    let hidden = join(&mut w, dialed(1, ".."), 5001, [0; 4]);
+    w.torrent.on_hidden(hidden);
+    join(&mut w, dialed(2, ".."), 5002, [0; 4]);
+    let told = join(&mut w, come(3, ".."), 5003, [0; 4]);
+    w.pass_secs(2);
+    let messages = pex(&mut w, told);
+    let flags = |name: u8| {
+        let of = SocketAddr::from(([1, 0, 0, name], 6881));
+        let mut added = messages[0].added.iter();
+        added.find(|peer| peer.addr == of).unwrap().flags
+    };
+    let both = PexFlags::ENCRYPTION.and(PexFlags::REACHABLE);
+    assert_eq!((flags(1), flags(2)), (both, PexFlags::REACHABLE));
+}
+
+#[test]
 fn addresses_that_peers_tell_are_dialed_and_those_of_a_private_torrent_are_not() {
     for (is_private, known) in [(false, 1), (true, 0)] {
         let mut w = world_with("..", |config| config.is_private = is_private);
