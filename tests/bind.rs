@@ -8,18 +8,14 @@
 
 mod support;
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::net::{TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
+use support::net::{Capture, Net};
 use support::program::{PATIENCE, clean};
 use support::sample::text;
 use support::{Gyre, Sample, machine};
@@ -27,51 +23,6 @@ use support::{Gyre, Sample, machine};
 const TRACKER_PORT: u16 = 6969;
 const SEEDER_PORT: u16 = 7001;
 const OUR_PORT: u16 = 7100;
-
-/// A network namespace, held open.
-struct Net(File);
-
-impl Net {
-    fn new() -> Option<Net> {
-        let made = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).ok()?;
-            File::open("/proc/thread-self/ns/net").ok()
-        });
-        let net = Net(made.join().unwrap()?);
-        net.ip("link set lo up");
-        Some(net)
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = clean(Command::new("nsenter"));
-        command.arg(format!("--net={}", self.path())).arg(program);
-        command
-    }
-
-    fn ip(&self, arguments: &str) {
-        let done = self
-            .command("ip")
-            .args(arguments.split_whitespace())
-            .output()
-            .unwrap();
-        let stderr = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "ip {arguments}: {stderr}");
-    }
-
-    /// Runs it on a thread inside.
-    fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let net = self.0.try_clone().unwrap();
-        let thread = std::thread::spawn(move || {
-            setns(net, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        });
-        thread.join().unwrap()
-    }
-}
 
 struct Lab {
     inner: Net,
@@ -88,35 +39,23 @@ impl Lab {
             machine::skipped(test, "no network namespaces");
             return None;
         };
+        // The world keeps its address whatever becomes of the link.
+        world.ip("address add 10.99.1.1/32 dev lo");
+        join(&world, &inner, "eth1", "eth0", "10.99.2");
+        inner.ip("route add default via 10.99.2.1");
+        let strays = world.inside(|| Strays::on("eth1"));
+        world.inside(answer_names);
         let lab = Lab {
-            strays: Strays::none(),
             inner,
             world,
+            strays,
         };
-        // The world keeps its address whatever becomes of the link.
-        lab.world.ip("address add 10.99.1.1/32 dev lo");
-        lab.join("eth1", "eth0", "10.99.2");
-        lab.inner.ip("route add default via 10.99.2.1");
         lab.make_vpn();
-        let strays = lab.world.inside(|| Strays::on("eth1"));
-        lab.world.inside(answer_names);
-        Some(Lab { strays, ..lab })
-    }
-
-    fn join(&self, outer: &str, inner: &str, prefix: &str) {
-        let (peer, path) = (format!("peer name {inner}"), self.inner.path());
-        self.world
-            .ip(&format!("link add {outer} type veth {peer} netns {path}"));
-        self.world
-            .ip(&format!("address add {prefix}.1/24 dev {outer}"));
-        self.world.ip(&format!("link set {outer} up"));
-        self.inner
-            .ip(&format!("address add {prefix}.2/24 dev {inner}"));
-        self.inner.ip(&format!("link set {inner} up"));
+        Some(lab)
     }
 
     fn make_vpn(&self) {
-        self.join("vpn1", "vpn0", "10.99.1");
+        join(&self.world, &self.inner, "vpn1", "vpn0", "10.99.1");
     }
 
     /// `gyre` in the world, without DHT and local search.
@@ -140,72 +79,40 @@ impl Lab {
     }
 }
 
+/// A pair of interfaces between the two.
+fn join(world: &Net, inside: &Net, outer: &str, inner: &str, prefix: &str) {
+    let (peer, path) = (format!("peer name {inner}"), inside.path());
+    world.ip(&format!("link add {outer} type veth {peer} netns {path}"));
+    world.ip(&format!("address add {prefix}.1/24 dev {outer}"));
+    world.ip(&format!("link set {outer} up"));
+    inside.ip(&format!("address add {prefix}.2/24 dev {inner}"));
+    inside.ip(&format!("link set {inner} up"));
+}
+
 /// What came over the interface that is not ours to use.
 struct Strays {
     seen: Arc<Mutex<Vec<String>>>,
-    is_over: Arc<AtomicBool>,
+    _capture: Capture,
 }
 
 impl Strays {
-    fn none() -> Strays {
-        Strays {
-            seen: Arc::default(),
-            is_over: Arc::default(),
-        }
-    }
-
     fn on(interface: &str) -> Strays {
-        // ETH_P_ALL in network order.
-        let protocol = i32::from(3_u16.to_be());
-        let index = nix::net::if_::if_nametoindex(interface).unwrap();
-        // SAFETY: plain system calls; the address structure is whole.
-        let fd = unsafe {
-            let fd = libc::socket(
-                libc::AF_PACKET,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                protocol,
-            );
-            assert!(fd >= 0);
-            let mut addr: libc::sockaddr_ll = std::mem::zeroed();
-            addr.sll_family = libc::AF_PACKET as u16;
-            addr.sll_protocol = 3_u16.to_be();
-            addr.sll_ifindex = index as i32;
-            let length = std::mem::size_of_val(&addr) as u32;
-            assert_eq!(libc::bind(fd, (&raw const addr).cast(), length), 0);
-            OwnedFd::from_raw_fd(fd)
-        };
-        let strays = Strays::none();
-        let (seen, is_over) = (strays.seen.clone(), strays.is_over.clone());
-        let mut packets = File::from(fd);
-        let time = nix::sys::time::TimeVal::new(0, 200_000);
-        let limit = nix::sys::socket::sockopt::ReceiveTimeout;
-        nix::sys::socket::setsockopt(&packets, limit, &time).unwrap();
-        std::thread::spawn(move || {
-            let mut frame = [0; 2_048];
-            while !is_over.load(Ordering::Relaxed) {
-                match packets.read(&mut frame) {
-                    Ok(length) if !is_kernels_own(&frame[..length]) => {
-                        let hex = frame[..length.min(80)].iter().map(|b| format!("{b:02x}"));
-                        seen.lock().unwrap().push(hex.collect());
-                    }
-                    Ok(_) => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(_) => return,
-                }
+        let seen = Arc::<Mutex<Vec<String>>>::default();
+        let strays = seen.clone();
+        let on_frame = move |frame: &[u8]| {
+            if !is_kernels_own(frame) {
+                let hex = frame[..frame.len().min(80)].iter();
+                let hex = hex.map(|byte| format!("{byte:02x}"));
+                strays.lock().unwrap().push(hex.collect());
             }
-        });
-        strays
+        };
+        let _capture = Capture::on(interface, on_frame);
+        Strays { seen, _capture }
     }
 
     fn assert_none(&self) {
         let seen = self.seen.lock().unwrap();
         assert!(seen.is_empty(), "{} strays: {:#?}", seen.len(), &*seen);
-    }
-}
-
-impl Drop for Strays {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -264,7 +171,8 @@ fn comes_back(test: &str, take_away: fn(&Lab), give_back: fn(&Lab), why: &str) {
     let Some(lab) = Lab::new(test) else { return };
     let trackers = ["http://web.test:6969/announce", "udp://udp.test:6969"];
     let sample = Sample::file(6_000_000, 65_536, &trackers);
-    let other = Sample::file(200_000, 16_384, &trackers);
+    // Of another name: both go into one folder.
+    let other = Sample::tree(&[("other.bin", 200_000)], 16_384, &trackers);
     let tracker = ["tracker", "--listen", "0.0.0.0:6969", "--interval", "2s"];
     let _tracker = lab.outside(&tracker);
     let (data, state) = (text(&sample.data), text(&sample.dir("seeder")));
@@ -363,8 +271,12 @@ fn comes_back(test: &str, take_away: fn(&Lab), give_back: fn(&Lab), why: &str) {
         .world
         .inside(|| TcpStream::connect(("10.99.1.2", OUR_PORT)).is_ok());
     assert!(listens, "it listens on the same port");
-    assert_eq!(leech.wait_exit(PATIENCE * 2), 0, "{}", leech.stderr());
+    let code = leech.wait_exit(PATIENCE * 2);
+    let errors = leech.seen().iter();
+    let errors: Vec<_> = errors.filter(|event| event["event"] == "error").collect();
+    assert_eq!(code, 0, "{errors:#?}, stderr: {}", leech.stderr());
     assert!(sample.is_same_in(&sample.dir("out")));
+    assert!(other.is_same_in(&sample.dir("out")));
     lab.strays.assert_none();
     assert_eq!(warnings(&leech, "everything waits"), 1);
     assert_eq!(warnings(&leech, "works again"), 1);

@@ -7,6 +7,7 @@ pub mod fake_tracker;
 pub mod fuse;
 pub mod hanging;
 pub mod machine;
+pub mod net;
 pub mod program;
 pub mod raw_peer;
 pub mod sample;
