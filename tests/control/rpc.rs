@@ -24,9 +24,10 @@ impl World {
     fn new(count: u64) -> World {
         let downloads = tempfile::tempdir().unwrap();
         let fake = Rc::new(Fake::with((1..=count).map(torrent), downloads.path()));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
         World {
-            runtime: { runtime }.build().unwrap(),
+            runtime,
             rpc: Rpc::new(fake.clone(), Roots::default(), "s".into()),
             fake,
             downloads,

@@ -11,7 +11,7 @@ use base64::Engine;
 use serde_json::{Map, Value, json};
 
 use super::exit::{Exit, Failure, io_cause};
-use super::{escape, json as lines, output, run, signals};
+use super::{escape, json as lines, output, run};
 use crate::daemon::control::socket_path;
 use args::{AddArgs, Ask, CtlArgs, LimitArgs};
 
@@ -76,10 +76,7 @@ pub fn run(args: &CtlArgs) -> Result<Exit, Failure> {
             ctl.act("torrent-remove", &remove.which.torrents, more)
         }
         Ask::Limit(limit) => ctl.limit(limit),
-        Ask::Top => {
-            signals::install();
-            top::run(&ctl)
-        }
+        Ask::Top => top::run(&ctl),
     }
 }
 

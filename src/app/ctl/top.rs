@@ -45,6 +45,8 @@ pub fn run(ctl: &Ctl) -> Result<Exit, Failure> {
     }
     // Asked once before the screen changes: a failure is to be read.
     let mut seen = look(ctl)?;
+    // The loop below looks for it: the terminal is put back first.
+    signals::on_first(|| {});
     output::stdout_bytes(ENTER);
     let _screen = Screen;
     loop {
