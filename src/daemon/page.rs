@@ -1,7 +1,8 @@
 //! The web page of `gyre daemon`: plain files compiled into the program, found by path. L6.
 //!
 //! What it does not hold: a server. Whoever serves answers a GET or HEAD of a path in [`ASSETS`] with its bytes, its
-//! `Content-Type`, its [`Asset::etag`] and all of [`HEADERS`], or 304 where [`Asset::is_held`].
+//! `Content-Type` and its [`Asset::etag`], or 304 where [`Asset::is_held`], and with a policy that allows nothing from other
+//! hosts and nothing inline.
 //!
 //! # What the page needs from the server
 //!
@@ -44,18 +45,6 @@
 //! seconds of Unix time; `error` empty, or words for the user; `queue_position` from 0.
 
 use std::sync::OnceLock;
-
-/// Headers that every asset is served with. The policy allows nothing from other hosts and nothing inline.
-pub const HEADERS: [(&str, &str); 4] = [
-    (
-        "Content-Security-Policy",
-        "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
-    ),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    // Asked for anew each time: with the ETag that costs one 304, and an update of the daemon is seen at once.
-    ("Cache-Control", "no-cache"),
-];
 
 /// One file of the page.
 #[derive(Debug)]
@@ -115,6 +104,15 @@ pub static ASSETS: [Asset; 22] = [
 pub fn find(path: &str) -> Option<&'static Asset> {
     ASSETS.iter().find(|asset| asset.path == path)
 }
+
+impl PartialEq for Asset {
+    /// There is one asset of a path.
+    fn eq(&self, other: &Asset) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Eq for Asset {}
 
 impl Asset {
     /// A strong entity tag in its quotes, another for other bytes (RFC 9110, "ETag").

@@ -6,9 +6,9 @@ use super::backend::Backend;
 use super::guard::{is_host_allowed, is_origin_allowed};
 use super::http::{Request, Response};
 use super::metrics;
-use super::page;
 use super::rpc::{Answer, RPC_VERSION_SEMVER};
 use super::server::{Client, Shared};
+use crate::daemon::page;
 
 /// What answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Route {
     Rpc,
     Events,
     Metrics,
-    Asset(page::Asset),
+    Asset(&'static page::Asset),
 }
 
 /// Where a request goes, or the answer that sends it away: a host that is not ours (HOSTILE.md A3), an origin that is not
@@ -138,8 +138,8 @@ pub async fn answer<B: Backend>(
             body: metrics::text(shared).into_bytes(),
         },
         Route::Asset(asset) => {
-            let is_same = request.if_none_match.as_deref() == Some(asset.etag.as_str());
-            let (status, body) = match is_same {
+            let held = request.if_none_match.as_deref();
+            let (status, body) = match held.is_some_and(|tags| asset.is_held(tags)) {
                 true => (304, Vec::new()),
                 false => (200, asset.bytes.to_vec()),
             };
@@ -149,7 +149,7 @@ pub async fn answer<B: Backend>(
                 headers: Vec::new(),
                 body,
             }
-            .with("ETag", asset.etag.clone())
+            .with("ETag", asset.etag().to_owned())
             .with("Cache-Control", "no-cache")
         }
         // Handled where the stream is.
