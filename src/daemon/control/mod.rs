@@ -11,7 +11,6 @@ pub mod json;
 mod listen;
 mod live;
 mod metrics;
-mod page;
 pub mod roots;
 mod routes;
 pub mod rpc;

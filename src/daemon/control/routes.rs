@@ -6,17 +6,17 @@ use super::backend::Backend;
 use super::guard::{is_host_allowed, is_origin_allowed};
 use super::http::{Request, Response};
 use super::metrics;
-use super::page;
 use super::rpc::{Answer, RPC_VERSION_SEMVER};
 use super::server::{Client, Shared};
+use crate::daemon::page;
 
 /// What answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Route {
     Rpc,
     Events,
     Metrics,
-    Asset(page::Asset),
+    Asset(&'static page::Asset),
 }
 
 /// Where a request goes, or the answer that sends it away: a host that is not ours (HOSTILE.md A3), an origin that is not
@@ -56,7 +56,7 @@ pub fn check<B: Backend>(
     {
         sign_in(shared, request, ip, now)?;
     }
-    if route == Route::Rpc {
+    if matches!(route, Route::Rpc) {
         let is_known = request.session_id.as_deref() == Some(shared.rpc.session_id());
         if !is_known && client != Client::Owner {
             let words = "send this request again with the X-Transmission-Session-Id of this answer";
@@ -138,7 +138,8 @@ pub async fn answer<B: Backend>(
             body: metrics::text(shared).into_bytes(),
         },
         Route::Asset(asset) => {
-            let is_same = request.if_none_match.as_deref() == Some(asset.etag.as_str());
+            let held = request.if_none_match.as_deref();
+            let is_same = held.is_some_and(|held| asset.is_held(held));
             let (status, body) = match is_same {
                 true => (304, Vec::new()),
                 false => (200, asset.bytes.to_vec()),
@@ -149,7 +150,7 @@ pub async fn answer<B: Backend>(
                 headers: Vec::new(),
                 body,
             }
-            .with("ETag", asset.etag.clone())
+            .with("ETag", asset.etag())
             .with("Cache-Control", "no-cache")
         }
         // Handled where the stream is.
