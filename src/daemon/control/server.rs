@@ -213,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Err(Some(status)) => return self.refuse(status, "the body is refused").await,
                 Err(None) => return None,
             };
-            if route == Route::Events {
+            if matches!(route, Route::Events) {
                 return self.stream_events(shared).await;
             }
             let response = routes::answer(shared, &request, &route, &body).await;
