@@ -1,8 +1,11 @@
-//! The peer port at the gateway: gateways of the test's own that speak PCP or NAT-PMP, say no, lie, or say nothing.
+//! The peer port at the gateway: gateways of the test's own that speak PCP, NAT-PMP or UPnP, say no, lie, lead elsewhere,
+//! or say nothing.
 
 mod support;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -179,4 +182,180 @@ fn a_gateway_that_says_nothing_is_no_trouble_and_delays_no_end() {
     let told = gyre.seen().iter();
     let told: Vec<_> = told.filter(|event| event["event"] == "warning").collect();
     assert!(told.is_empty(), "{told:#?}");
+}
+
+/// The web server of a gateway that speaks UPnP: requests go to `answer` as their first line and body; what it says is
+/// sent before the connection is closed. What was asked comes out of the channel.
+fn igd_server(
+    answer: impl Fn(&str, &str) -> Vec<u8> + Send + 'static,
+) -> (SocketAddr, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (sender, asked) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let (mut bytes, mut buf) = (Vec::new(), [0; 4_096]);
+            let whole = loop {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                    let length = head.split("Content-Length: ").nth(1);
+                    let length = length.map_or(0, |tail| {
+                        let digits = tail.split("\r\n").next().unwrap();
+                        digits.parse().unwrap()
+                    });
+                    if body.len() >= length {
+                        break text;
+                    }
+                }
+                match stream.read(&mut buf) {
+                    Ok(n @ 1..) => bytes.extend_from_slice(&buf[..n]),
+                    _ => break text,
+                }
+            };
+            let first = whole.lines().next().unwrap_or_default();
+            let body = whole.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+            let _ = sender.send(whole.clone());
+            let _ = stream.write_all(&answer(first, body));
+        }
+    });
+    (addr, asked)
+}
+
+fn http(status: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+fn description(control: &str) -> String {
+    let kind = "urn:schemas-upnp-org:service:WANIPConnection:1";
+    format!(
+        "<root><device><serviceList><service><serviceType>{kind}</serviceType>\
+         <controlURL>{control}</controlURL></service></serviceList></device></root>"
+    )
+}
+
+/// Says nothing but to searches, which are answered with these places in turn.
+fn ssdp(places: Vec<String>) -> Gateway {
+    let mut places = places.into_iter().cycle();
+    Gateway::start(move |question, from, socket| {
+        if !question.starts_with(b"M-SEARCH") {
+            return;
+        }
+        let place = places.next().unwrap();
+        let kind = "urn:schemas-upnp-org:device:InternetGatewayDevice:1";
+        let answer = format!("HTTP/1.1 200 OK\r\nST: {kind}\r\nLOCATION: {place}\r\n\r\n");
+        socket.send_to(answer.as_bytes(), from).unwrap();
+    })
+}
+
+fn field<'a>(body: &'a str, name: &str) -> &'a str {
+    let (_, tail) = body.split_once(&format!("<{name}>")).unwrap();
+    tail.split('<').next().unwrap()
+}
+
+#[test]
+fn a_gateway_that_speaks_upnp_alone_maps_both_ports_and_hears_of_the_end() {
+    let taken = Mutex::new(None);
+    // The first port that is asked for is somebody else's, and UDP is mapped for good or not at all.
+    let (addr, asked) = igd_server(move |first, body| {
+        let fault = |code: u16| http("500 Oops", &format!("<errorCode>{code}</errorCode>"));
+        if first.starts_with("GET /root.xml ") {
+            return http("200 OK", &description("/control?x=1&amp;y=2"));
+        }
+        assert!(first.starts_with("POST /control?x=1&y=2 "), "{first}");
+        if body.contains("GetExternalIPAddress") {
+            let ip = "<NewExternalIPAddress>203.0.113.5</NewExternalIPAddress>";
+            return http("200 OK", ip);
+        }
+        let port = field(body, "NewExternalPort").to_owned();
+        if taken.lock().unwrap().get_or_insert_with(|| port.clone()) == &port
+            && body.contains("TCP")
+        {
+            return fault(718);
+        }
+        let is_for_a_time = body.contains("<NewLeaseDuration>3600<");
+        match field(body, "NewProtocol") {
+            "UDP" if is_for_a_time => fault(725),
+            _ => http("200 OK", ""),
+        }
+    });
+    let gateway = ssdp(vec![format!("http://{addr}/root.xml")]);
+    let sample = Sample::file(50_000, 16_384, &[]);
+    let mut gyre = seeder(&sample, gateway.addr);
+    let port = gyre.listening().port();
+    let mut mapped = Vec::new();
+    for _ in 0..2 {
+        let event = gyre.event("mapped");
+        let told = [&event["protocol"], &event["external"]].map(|of| of.as_str().unwrap());
+        mapped.push((
+            told.map(str::to_owned),
+            event["lease_secs"].as_u64().unwrap(),
+        ));
+    }
+    let outside = |port: u16| SocketAddr::from((OUTSIDE, port)).to_string();
+    let next = port.checked_add(1).unwrap_or(1_025);
+    assert_eq!(mapped[0], (["tcp".to_owned(), outside(next)], 3_600));
+    assert_eq!(mapped[1], (["udp".to_owned(), outside(port)], 0));
+    gyre.signal(Signal::SIGTERM);
+    gyre.wait_exit(PATIENCE);
+    let all: Vec<String> = asked.try_iter().collect();
+    let deleted: Vec<_> = all
+        .iter()
+        .filter(|asked| asked.contains("#DeletePortMapping\""))
+        .map(|asked| (field(asked, "NewProtocol"), field(asked, "NewExternalPort")))
+        .collect();
+    let (next, port) = (next.to_string(), port.to_string());
+    assert_eq!(deleted, [("TCP", next.as_str()), ("UDP", port.as_str())]);
+    let added = all
+        .iter()
+        .find(|asked| asked.contains("<u:AddPortMapping "));
+    let added = added.unwrap();
+    assert_eq!(field(added, "NewInternalClient"), "127.0.0.1");
+    assert_eq!(field(added, "NewInternalPort"), port);
+}
+
+#[test]
+fn an_upnp_gateway_that_leads_elsewhere_or_never_ends_is_asked_for_nothing() {
+    let elsewhere = TcpListener::bind("127.0.0.2:0").unwrap();
+    elsewhere.set_nonblocking(true).unwrap();
+    let other = elsewhere.local_addr().unwrap();
+    let (addr, asked) = igd_server(move |first, _| match first.split(' ').nth(1) {
+        Some("/endless") => {
+            let head = b"HTTP/1.1 200 OK\r\n\r\n<root>";
+            [&head[..], &b"<service>".repeat(1 << 20)].concat()
+        }
+        Some("/control-elsewhere") => {
+            http("200 OK", &description(&format!("http://{other}/control")))
+        }
+        _ => format!("HTTP/1.1 302 Found\r\nLocation: http://{other}/root.xml\r\n\r\n").into(),
+    });
+    let own = |path: &str| format!("http://{addr}/{path}");
+    let gateway = ssdp(vec![
+        format!("http://{other}/root.xml"),
+        own("endless"),
+        own("control-elsewhere"),
+        own("moved"),
+        "http://localhost:1/root.xml".to_owned(),
+        format!("https://{addr}/root.xml"),
+    ]);
+    let sample = Sample::file(50_000, 16_384, &[]);
+    let mut gyre = seeder(&sample, gateway.addr);
+    for path in ["/endless", "/control-elsewhere", "/moved"] {
+        let request = asked.recv_timeout(PATIENCE).expect(path);
+        assert!(request.starts_with(&format!("GET {path} ")), "{request}");
+    }
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        gyre.event("progress");
+    }
+    assert_eq!(asked.try_iter().count(), 0, "nothing is asked for a port");
+    assert!(elsewhere.accept().is_err(), "nobody else gets a request");
+    let is_wrong = |name: &str| ["mapped", "warning", "error"].contains(&name);
+    let told = gyre.seen().iter();
+    let wrong: Vec<_> = told
+        .filter(|event| is_wrong(event["event"].as_str().unwrap()))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -199,6 +199,12 @@ pub struct SeedArgs {
     /// Folder the data lies in (--output of the download), or the content folder or file itself
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub data: PathBuf,
+    /// Show each peer one piece at a time, until there are other seeds
+    ///
+    /// For the first seeder of a torrent: a peer is shown the next piece when it has passed the last one on, so that little more
+    /// than one copy leaves this machine (BEP 16). It slows down a swarm that has seeds already.
+    #[arg(long)]
+    pub super_seed: bool,
     #[command(flatten)]
     pub session: SessionArgs,
 }

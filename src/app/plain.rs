@@ -274,6 +274,7 @@ mod tests {
             peers_known: 7,
             peers_filtered: 0,
             web_seeds: 0,
+            super_seeding: false,
             pieces_have: 0,
             pieces: 1,
             pieces_checked: 0,

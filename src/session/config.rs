@@ -154,6 +154,8 @@ pub struct TorrentConfig {
     pub check: CheckMode,
     pub preallocate: Preallocate,
     pub is_sequential: bool,
+    /// Peers are shown one piece at a time as long as there are no other seeds (BEP 16, `--super-seed`).
+    pub super_seeds: bool,
     /// Indices into `metainfo.info.files`; `None` is all.
     pub selected_files: Option<Vec<usize>>,
     /// Addresses to dial whatever the trackers say (`--peer`).
@@ -272,6 +274,8 @@ pub struct TorrentProgress {
     pub peers_filtered: u32,
     /// Web seeds in use.
     pub web_seeds: u32,
+    /// Peers are shown one piece at a time (BEP 16).
+    pub super_seeding: bool,
     pub pieces_have: u32,
     pub pieces: u32,
     /// Pieces hashed from disk by this run's check.
@@ -306,6 +310,7 @@ impl TorrentProgress {
             peers_obfuscated: 0,
             downloaded_web_bytes: 0,
             web_seeds: 0,
+            super_seeding: false,
             peers_by_source: SourceCounts::new(),
             connections_by_source: SourceCounts::new(),
             peers_known: 0,

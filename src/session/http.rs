@@ -6,6 +6,7 @@
 mod proxy;
 mod range;
 mod redirect;
+mod single;
 
 use std::cell::RefCell;
 use std::io;

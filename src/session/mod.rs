@@ -45,6 +45,7 @@ pub mod tracker;
 mod trouble;
 pub mod udp_port;
 pub mod udp_tracker;
+mod upnp;
 pub mod way;
 pub mod web_seed;
 

@@ -1,4 +1,5 @@
-//! The peer port, opened at the gateway for the time of the session: PCP first, NAT-PMP where that is not spoken. Layer 5.
+//! The peer port, opened at the gateway for the time of the session: PCP first, NAT-PMP where that is not spoken, UPnP where
+//! neither is answered. Layer 5.
 //!
 //! Only the gateway of the way out is asked, from sockets bound like all others, and only its datagrams are listened to. No
 //! gateway, or one that speaks neither, is nothing to trouble the user with. Mappings end by themselves should we not get
@@ -16,6 +17,7 @@ use tracing::{debug, info};
 
 use super::config::{BindTo, SessionEvent};
 use super::shared::Shared;
+use super::upnp::{self, Igd};
 use crate::uring::interfaces;
 use crate::uring::udp::Udp;
 use crate::wire::natpmp::{
@@ -63,6 +65,8 @@ pub struct PortMap {
     /// Granted and not taken back; for the end.
     held: RefCell<Vec<(Protocol, SocketAddr)>>,
     dialect: Cell<Dialect>,
+    /// Answers in UPnP.
+    igd: RefCell<Option<Rc<Igd>>>,
     told: RefCell<Vec<(Protocol, SocketAddr)>>,
 }
 
@@ -82,6 +86,7 @@ impl PortMap {
             settings,
             held: RefCell::default(),
             dialect: Cell::new(Dialect::Pcp),
+            igd: RefCell::default(),
             told: RefCell::default(),
         })
     }
@@ -103,7 +108,10 @@ impl PortMap {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 // What is behind it afterwards may be another gateway.
-                () = self.shared.way.shut() => self.dialect.set(Dialect::Pcp),
+                () = self.shared.way.shut() => {
+                    self.dialect.set(Dialect::Pcp);
+                    self.igd.take();
+                }
             }
         }
     }
@@ -113,9 +121,16 @@ impl PortMap {
         if self.held.borrow().is_empty() || !self.shared.way.is_open() {
             return;
         }
+        let igd = self.igd.borrow().clone();
         let ending = async {
-            let mut line = self.line()?;
             let held = self.held.take();
+            if let Some(igd) = igd {
+                for (protocol, external) in held {
+                    igd.unmap(protocol, external.port()).await?;
+                }
+                return Ok(());
+            }
+            let mut line = self.line()?;
             for (protocol, _) in held {
                 let request = self.request(protocol, &line, 0, 0);
                 if line.map(&request, self.dialect.get()).await.is_none() {
@@ -128,15 +143,57 @@ impl PortMap {
         debug!(?ended, "mappings taken back");
     }
 
-    /// Maps both protocols; the shortest lease.
+    /// Maps both protocols in whatever the gateway speaks; the shortest lease.
     async fn map_all(&self) -> io::Result<u32> {
+        let igd = self.igd.borrow().clone();
+        if let Some(igd) = igd {
+            match self.map_all_at(&igd).await {
+                Ok(lease_secs) => return Ok(lease_secs),
+                Err(error) => debug!(%error, "the gateway does not renew"),
+            }
+            self.igd.take();
+        }
+        match self.map_all_on_line().await {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                debug!(%error, "looking for UPnP");
+                let gateway = self.gateway()?.ip();
+                let igd = Igd::find(&self.shared, gateway, self.settings.gateway).await?;
+                let igd = Rc::new(igd);
+                let lease_secs = self.map_all_at(&igd).await;
+                self.igd.replace(Some(igd));
+                lease_secs
+            }
+            result => result,
+        }
+    }
+
+    /// Maps both protocols over UPnP.
+    async fn map_all_at(&self, igd: &Igd) -> io::Result<u32> {
+        let ip = igd.external_ip().await.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        for protocol in PROTOCOLS {
+            let (wished, port) = (self.wished(protocol), self.shared.port.get());
+            let (external_port, granted_secs) = igd.map(protocol, port, wished).await?;
+            let external = SocketAddr::new(ip.into(), external_port);
+            self.hold(protocol, external);
+            self.tell(protocol, external, granted_secs);
+        }
+        // One that is for good is looked after as well: gateways forget when they start anew.
+        Ok(upnp::LEASE_SECS)
+    }
+
+    fn hold(&self, protocol: Protocol, external: SocketAddr) {
+        let mut held = self.held.borrow_mut();
+        held.retain(|(of, _)| *of != protocol);
+        held.push((protocol, external));
+    }
+
+    async fn map_all_on_line(&self) -> io::Result<u32> {
         let mut line = self.line()?;
         let mut lease_secs = LEASE_SECS;
         for protocol in PROTOCOLS {
             let (external, granted_secs) = self.map(&mut line, protocol).await?;
             lease_secs = lease_secs.min(granted_secs);
-            self.held.borrow_mut().retain(|(held, _)| *held != protocol);
-            self.held.borrow_mut().push((protocol, external));
+            self.hold(protocol, external);
             self.tell(protocol, external, granted_secs);
         }
         Ok(lease_secs)
@@ -172,8 +229,10 @@ impl PortMap {
                 let lease_secs = lifetime_secs.clamp(LEASE_SECS_MIN, LEASE_SECS);
                 Ok((SocketAddr::new(ip, external_port), lease_secs))
             }
-            Some(answer) => Err(io::Error::other(format!("the gateway says {answer:?}"))),
-            None => Err(io::Error::new(
+            Some(answer @ (MapAnswer::Mapped { .. } | MapAnswer::Refused { .. })) => {
+                Err(io::Error::other(format!("the gateway says {answer:?}")))
+            }
+            Some(MapAnswer::OtherVersion) | None => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("{} says nothing", line.gateway),
             )),
@@ -220,20 +279,23 @@ impl PortMap {
     }
 
     fn line(&self) -> io::Result<Line> {
+        Line::open(&self.shared, self.gateway()?)
+    }
+
+    fn gateway(&self) -> io::Result<SocketAddr> {
         let none = || io::Error::new(io::ErrorKind::NotFound, "there is no gateway");
         let bind = self.shared.config.bind.as_ref();
-        let gateway = match (self.settings.gateway, bind) {
-            (Some(gateway), _) => gateway,
+        match (self.settings.gateway, bind) {
+            (Some(gateway), _) => Ok(gateway),
             (None, Some(BindTo::Interface(name))) => {
                 let ip = interfaces::gateway(Some(name)).ok_or_else(none)?;
-                SocketAddr::new(ip.into(), natpmp::PORT)
+                Ok(SocketAddr::new(ip.into(), natpmp::PORT))
             }
             (None, _) => {
                 let ip = interfaces::gateway(None).ok_or_else(none)?;
-                SocketAddr::new(ip.into(), natpmp::PORT)
+                Ok(SocketAddr::new(ip.into(), natpmp::PORT))
             }
-        };
-        Line::open(&self.shared, gateway)
+        }
     }
 }
 
@@ -252,7 +314,8 @@ impl Line {
         let any = options.bind.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         let udp = Udp::bind(SocketAddr::new(any, 0), options)?;
         let (sender, answers) = mpsc::channel(ANSWERS_MAX);
-        tokio_uring::spawn(hear(udp.clone(), gateway, sender));
+        let is_its = move |from: SocketAddr| from == gateway;
+        tokio_uring::spawn(hear(udp.clone(), is_its, DATAGRAM_BYTES_MAX, sender));
         Ok(Line {
             udp,
             gateway,
@@ -302,14 +365,19 @@ impl Drop for Line {
     }
 }
 
-/// Hands on what the gateway sends, and nothing of anybody else.
-async fn hear(udp: Udp, gateway: SocketAddr, answers: mpsc::Sender<Vec<u8>>) {
-    let mut buf = vec![0; DATAGRAM_BYTES_MAX + 1];
+/// Hands on what the gateway sends, and nothing of anybody else. Longer datagrams come cut to one byte more.
+pub(super) async fn hear(
+    udp: Udp,
+    is_its: impl Fn(SocketAddr) -> bool,
+    bytes_max: usize,
+    answers: mpsc::Sender<Vec<u8>>,
+) {
+    let mut buf = vec![0; bytes_max + 1];
     loop {
         let result;
         (result, buf) = udp.recv_from(buf).await;
         match result {
-            Ok(received) if received.from == gateway => {
+            Ok(received) if is_its(received.from) => {
                 let datagram = buf.get(..received.length).unwrap_or_default();
                 // What nobody waits for is lost.
                 let _ = answers.try_send(datagram.to_vec());

@@ -21,6 +21,7 @@ pub mod poison;
 pub mod priority;
 pub mod registry;
 pub mod sources;
+pub mod super_seed;
 pub mod torrent;
 pub mod uploads;
 

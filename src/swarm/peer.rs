@@ -235,6 +235,8 @@ pub(super) struct Peer {
     pub used_slot_at: Now,
 
     pub outbox: Vec<u8>,
+    /// All our pieces from this one on are still to be told, since they were kept from it (BEP 16).
+    pub unveil_from: Option<u32>,
     pub have_cursor: usize,
     pub is_woken: bool,
     pub woken_at: Now,
@@ -307,6 +309,7 @@ impl Peer {
             upload_progress_at: now,
             used_slot_at: Now::ZERO,
             outbox: Vec::new(),
+            unveil_from: None,
             have_cursor,
             is_woken: false,
             woken_at: now,

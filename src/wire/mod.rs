@@ -19,6 +19,7 @@ pub mod socks;
 pub mod tracker;
 pub mod tracker_http;
 pub mod tracker_udp;
+pub mod upnp;
 pub mod url;
 pub mod ut_metadata;
 pub mod ut_pex;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use gyre::base::InfoHash;
 use gyre::wire::natpmp::{DATAGRAM_BYTES_MAX, MapRequest, Protocol, read_address};
 use gyre::wire::tracker_http::scrape::parse_scrape;
+use gyre::wire::upnp::{Action, Service, read_error, read_external_ip, read_location};
 
 /// The request that the good inputs answer.
 pub const ASKED: MapRequest = MapRequest {
@@ -35,6 +36,19 @@ pub fn map_answer(data: &[u8]) {
         assert_eq!(other.read_natpmp(data), None);
     }
     black_box(read_address(data));
+}
+
+/// Answers to a search, descriptions and answers to calls: what is taken of them can break no request's head.
+pub fn upnp_answer(data: &[u8]) {
+    let is_plain = |url: &str| !url.is_empty() && !url.contains(char::is_control);
+    assert!(read_location(data).is_none_or(|url| is_plain(&url)));
+    if let Some((service, base)) = Service::find(data) {
+        assert!(is_plain(&service.control_url));
+        assert!(base.is_none_or(|base| is_plain(&base)));
+        let (fields, body) = service.call(&Action::GetExternalIpAddress);
+        assert!(fields.ends_with("\r\n") && !body.is_empty());
+    }
+    black_box((read_error(data), read_external_ip(data)));
 }
 
 /// Answers to a scrape.

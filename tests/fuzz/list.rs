@@ -28,6 +28,7 @@ macro_rules! every_target {
             damaged_lists_of_addresses_are_read_or_refused: proxy::ip_list / 1;
             damaged_utp_datagrams_are_refused: targets::utp_refusal / 1;
             damaged_answers_of_gateways_are_read_or_refused: gateway::map_answer / 1;
+            damaged_answers_of_upnp_gateways_are_read_or_refused: gateway::upnp_answer / 1;
             damaged_answers_to_a_scrape_are_read_or_refused: gateway::scrape_answer / 1;
             damaged_datagrams_of_the_dht_are_read_or_refused: dht::krpc / 1;
             damaged_lists_of_dht_nodes_are_read_or_refused: dht::saved_nodes / 1;

@@ -629,6 +629,32 @@ pub fn map_answer() -> Corpus {
     (corpus, NONE)
 }
 
+pub fn upnp_answer() -> Corpus {
+    let found = b"HTTP/1.1 200 OK\r\nST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n\
+        LOCATION: http://192.168.1.1:5000/root.xml\r\n\r\n";
+    let description = b"<root><URLBase>http://192.168.1.1/</URLBase><device><serviceList><service>\
+        <serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType>\
+        <controlURL>/ctl?a=1&amp;b=2</controlURL></service></serviceList></device></root>";
+    let corpus = vec![
+        found.to_vec(),
+        description.to_vec(),
+        b"<s:Fault><errorCode>725</errorCode></s:Fault>".to_vec(),
+        b"<NewExternalIPAddress>203.0.113.5</NewExternalIPAddress>".to_vec(),
+    ];
+    (
+        corpus,
+        &[
+            b"<service>",
+            b"</service>",
+            b"<controlURL>",
+            b"</controlURL>",
+            b"urn:schemas-upnp-org:service:WANPPPConnection:1",
+            b"&amp;",
+            b"/>",
+        ],
+    )
+}
+
 pub fn scrape_answer() -> Corpus {
     let corpus = vec![
         b"d5:filesd20:aaaaaaaaaaaaaaaaaaaad8:completei5e10:downloadedi50e10:incompletei10eeee"

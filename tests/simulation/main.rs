@@ -8,6 +8,7 @@
 mod disk;
 mod driver;
 mod faults;
+mod first_seeder;
 mod links;
 mod net;
 mod node;

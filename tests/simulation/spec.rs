@@ -50,6 +50,7 @@ pub struct NodeSpec {
     pub down_bytes_per_s: u64,
     pub budget_bytes: u64,
     pub is_sequential: bool,
+    pub super_seeds: bool,
     /// `None` wants everything.
     pub wanted: Option<Bitfield>,
     pub slots: UploadSlots,
@@ -70,6 +71,7 @@ impl NodeSpec {
             down_bytes_per_s: 10_000_000,
             budget_bytes: 8 << 20,
             is_sequential: false,
+            super_seeds: false,
             wanted: None,
             slots: UploadSlots::Auto,
             seed_choker: SeedChoker::RoundRobin,

@@ -408,6 +408,7 @@ impl World {
             config.wanted = wanted.clone();
         }
         config.is_sequential = n.spec.is_sequential;
+        config.super_seeds = n.spec.super_seeds;
         config.upload_slots = n.spec.slots;
         config.seed_choker = n.spec.seed_choker;
         config.assembly_budget_bytes = n.spec.budget_bytes;

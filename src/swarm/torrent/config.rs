@@ -47,6 +47,8 @@ pub struct TorrentConfig {
     pub metadata: Option<Arc<[u8]>>,
     /// Peers are told of each other, and believed (BEP 11); never in a private torrent.
     pub exchanges_peers: bool,
+    /// Peers are shown one piece at a time as long as there are no other seeds (BEP 16).
+    pub super_seeds: bool,
     /// The session's upload limit, for the choker's automatic slots.
     pub limit_up_bytes_per_s: Option<u64>,
 }
@@ -87,6 +89,7 @@ impl TorrentConfig {
             metadata: None,
             exchanges_peers: true,
             dht_port: None,
+            super_seeds: false,
             limit_up_bytes_per_s: None,
         }
     }

@@ -70,6 +70,9 @@ impl Torrent {
         };
         self.pieces.picker_mut().on_peer_gone(&peer.have);
         self.claims.on_gone(key);
+        if let Some(super_seed) = &mut self.super_seed {
+            super_seed.on_gone(key, peer.conn.addr.ip());
+        }
         if peer.is_starved {
             self.starved.retain(|starved| *starved != key);
         }

@@ -222,6 +222,7 @@ impl Torrent {
     /// Wakes the writers of peers that have not heard of all our pieces: at once after a quiet time, in batches while
     /// pieces come fast, so that a piece does not cost a send to every peer.
     pub(super) fn tell_news(&mut self, cx: &mut Cx<'_>) {
+        self.keep_veiled();
         if cx.now < self.news_from {
             self.news_at = Some(self.news_from);
             return;

@@ -68,12 +68,18 @@ impl Torrent {
     /// The first messages: which pieces we have, then the extension handshake (BEP 3, BEP 6, BEP 10).
     pub(super) fn greet(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
         let extensions = self.extensions();
+        let is_veiled = self.super_seed.is_some();
+        if let Some(super_seed) = &mut self.super_seed {
+            super_seed.on_peer(key, cx.now);
+        }
         let Some(peer) = self.peers.get_mut(key.0) else {
             return;
         };
         let have = self.pieces.have();
         let bytes = have.as_bytes();
         match (peer.is_fast, have.count()) {
+            (true, _) if is_veiled => peer.send(key, &Message::HaveNone, cx),
+            (false, _) if is_veiled => {}
             (true, _) if have.is_full() => peer.send(key, &Message::HaveAll, cx),
             (true, 0) => peer.send(key, &Message::HaveNone, cx),
             (false, 0) => {}
@@ -87,7 +93,7 @@ impl Torrent {
                 reqq: self.cfg.reqq,
                 your_ip: Some(peer.conn.addr.ip()),
                 metadata_size_bytes: self.cfg.metadata_size_bytes(),
-                upload_only: !self.cfg.fetches || self.pieces.is_complete(),
+                upload_only: !is_veiled && (!self.cfg.fetches || self.pieces.is_complete()),
             };
             let payload = handshake.encode();
             let id = EXTENSION_HANDSHAKE_ID;
@@ -174,7 +180,8 @@ impl Torrent {
         if self.pieces.is_needed(piece) {
             peer.needed_count -= 1;
         }
-        if self.pieces.have().has(piece) {
+        let is_shown = (self.super_seed.as_ref()).is_none_or(|of| of.is_shown(key, piece));
+        if self.pieces.have().has(piece) && is_shown {
             // It was not told, or has forgotten, that we have it.
             let piece = piece.get();
             peer.send(key, &Message::Have { piece }, cx);
@@ -189,6 +196,10 @@ impl Torrent {
     /// Tells peers that we want nothing more, or something again (BEP 21 after the handshake).
     pub(super) fn announce_upload_only(&mut self, is_upload_only: bool, cx: &mut Cx<'_>) {
         for (key, peer) in self.peers.iter_mut() {
+            let super_seed = self.super_seed.as_ref();
+            if super_seed.is_some_and(|of| of.is_veiled(PeerKey(key))) {
+                continue;
+            }
             if let Some(id) = peer.extensions.id(Extension::UploadOnly) {
                 let payload = [u8::from(is_upload_only)];
                 let (id, payload) = (id.get(), payload.as_slice());
@@ -200,6 +211,10 @@ impl Torrent {
     /// Tells peers that can hear it that we lost a piece (BEP 54).
     pub(super) fn announce_lost(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
         for (key, peer) in self.peers.iter_mut() {
+            let super_seed = self.super_seed.as_ref();
+            if super_seed.is_some_and(|of| !of.is_shown(PeerKey(key), piece)) {
+                continue;
+            }
             if let Some(id) = peer.extensions.id(Extension::LtDonthave) {
                 let payload = encode_donthave(piece.get());
                 let (id, payload) = (id.get(), payload.as_slice());
@@ -219,6 +234,10 @@ impl Torrent {
         };
         peer.count_useless(cx.now)?;
         let was_interested = std::mem::replace(&mut peer.peer_interested, is_interested);
+        if was_interested && !is_interested {
+            self.on_super_satisfied(key, cx);
+            return Ok(());
+        }
         if is_interested && !was_interested && peer.am_choking {
             self.on_newly_interested(cx);
             self.offer_allowed_fast(key, cx);
@@ -244,6 +263,7 @@ impl Torrent {
         if peer.have.is_all() {
             self.mark_seed(key, true);
         }
+        self.on_super_news(key, |news| news == piece, cx);
         let Some(peer) = self.peers.get_mut(key.0) else {
             return Ok(());
         };
@@ -303,7 +323,19 @@ impl Torrent {
         self.mark_seed(key, is_seed);
         self.recount_needed(key);
         self.update_interest(key, cx);
+        self.on_more_super_news(key, cx);
+        self.on_super_peer(key, cx);
         Ok(())
+    }
+
+    /// As many pieces as it may be: each may be one that somebody was shown.
+    fn on_more_super_news(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+        if self.is_super_seeding()
+            && let Some(peer) = self.peers.get(key.0)
+        {
+            let have = peer.have.clone();
+            self.on_super_news(key, |piece| have.has(piece), cx);
+        }
     }
 
     fn mark_seed(&mut self, key: PeerKey, is_seed: bool) {
@@ -354,6 +386,7 @@ impl Torrent {
         if self.peers.get(key.0).is_some_and(|peer| peer.have.is_all()) {
             self.mark_seed(key, true);
         }
+        self.on_more_super_news(key, cx);
         self.update_interest(key, cx);
         self.fill(key, cx);
     }
@@ -361,6 +394,9 @@ impl Torrent {
     /// Names pieces that a new peer may fetch although it stays choked: it has nothing to trade yet (BEP 6).
     fn offer_allowed_fast(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
         let geometry = self.cfg.geometry;
+        if self.is_veiled(key) {
+            return;
+        }
         let Some(peer) = self.peers.get_mut(key.0) else {
             return;
         };
@@ -436,6 +472,7 @@ impl Torrent {
         match Extension::from_our_id(id) {
             Some(Extension::UploadOnly) => {
                 peer.is_upload_only = parse_upload_only(payload).map_err(|_| bad)?;
+                self.open_if_done(key, cx);
             }
             Some(Extension::LtDonthave) => {
                 let piece = self.check_piece(parse_donthave(payload).map_err(|_| bad)?)?;
@@ -489,6 +526,7 @@ impl Torrent {
             self.on_pex_news(cx.now);
         }
         self.on_pex_taker(cx.now);
+        self.open_if_done(key, cx);
     }
 
     fn check_piece(&self, got: u32) -> Result<PieceIndex, PeerFault> {

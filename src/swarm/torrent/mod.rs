@@ -13,6 +13,7 @@ mod metadata;
 mod pex;
 mod room;
 mod stats;
+mod super_seed;
 mod takeover;
 mod timers;
 mod upload;
@@ -36,6 +37,7 @@ use crate::swarm::pieces::Pieces;
 use crate::swarm::poison::{Party, Suspects};
 use crate::swarm::priority::OwnAddress;
 use crate::swarm::sources::SourceCounts;
+use crate::swarm::super_seed::SuperSeed;
 use crate::wire::ip_filter::IpFilter;
 use crate::wire::message::{Message, RawBlock, encode};
 
@@ -79,6 +81,8 @@ pub struct Torrent {
     pieces: Pieces,
     choker: Choker,
     claims: Claims,
+    /// While we are the first seeder (BEP 16).
+    super_seed: Option<SuperSeed>,
     candidates: Candidates,
     suspects: Suspects,
     banned: Vec<IpAddr>,
@@ -141,6 +145,11 @@ impl Torrent {
             slots: cfg.upload_slots,
             seed_choker: cfg.seed_choker,
         });
+        let super_seed = cfg.super_seeds.then(|| {
+            let pieces = cfg.geometry.piece_count();
+            let cursor = rng.below(u64::from(pieces)) as u32;
+            SuperSeed::new(pieces, cursor, now)
+        });
         let mut candidates = Candidates::new(cfg.is_private, Rng::new(rng.next_u64()));
         candidates.set_complete(!cfg.fetches || pieces.is_complete());
         Torrent {
@@ -150,6 +159,7 @@ impl Torrent {
             pieces,
             choker,
             claims: Claims::new(),
+            super_seed,
             candidates,
             suspects: Suspects::new(),
             banned: Vec::new(),
@@ -296,6 +306,9 @@ impl Torrent {
         for &piece in pieces {
             if self.pieces.on_lost(piece) {
                 self.announce_lost(piece, cx);
+                if let Some(super_seed) = &mut self.super_seed {
+                    super_seed.on_lost(piece, cx.now);
+                }
             }
         }
         self.drop_lost_uploads(cx);
@@ -418,6 +431,9 @@ impl Torrent {
             encode(&Message::Have { piece }, out);
             peer.have_cursor += 1;
         }
+        if peer.outbox.is_empty() {
+            super_seed::unveil(peer, self.pieces.have(), out, before + max_bytes);
+        }
         if peer.outbox.is_empty()
             && let Some(metadata) = &self.cfg.metadata
         {
@@ -436,8 +452,10 @@ impl Torrent {
                 && peer
                     .clone()
                     .skip_old_news(&self.have_log, self.pieces.have());
-            let has_messages =
-                !peer.outbox.is_empty() || peer.pipeline.has_unsent() || !peer.metadata.is_empty();
+            let has_messages = !peer.outbox.is_empty()
+                || peer.pipeline.has_unsent()
+                || !peer.metadata.is_empty()
+                || peer.unveil_from.is_some();
             let is_held = peer.is_deferred || self.is_upload_held;
             let has_uploads = !peer.uploads.is_empty() && !is_held;
             !peer.is_closing && (has_news || has_messages || has_uploads)

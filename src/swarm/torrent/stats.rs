@@ -47,6 +47,8 @@ pub struct TorrentStats {
     pub assembly_bytes: u64,
     /// Pieces found bad.
     pub bad_pieces: u32,
+    /// Peers are shown one piece at a time (BEP 16).
+    pub is_super_seeding: bool,
     pub is_complete: bool,
     pub is_paused: bool,
 }
@@ -107,6 +109,7 @@ impl Torrent {
             left_bytes: self.left_bytes(),
             assembly_bytes: pieces.reserved_bytes(),
             bad_pieces: self.bad_pieces,
+            is_super_seeding: self.is_super_seeding(),
             is_complete: pieces.is_complete(),
             is_paused: self.is_paused,
         }
@@ -146,6 +149,14 @@ impl Torrent {
     /// When one is broken.
     pub fn check(&self) {
         self.pieces.check();
+        if let Some(super_seed) = &self.super_seed {
+            super_seed.check();
+            assert!(
+                super_seed
+                    .veiled()
+                    .all(|key| self.peers.get(key.0).is_some())
+            );
+        }
         let (mut requests, mut receiving, mut starved) = (0, 0, 0);
         for (key, peer) in self.peers.iter() {
             peer.uploads.check();

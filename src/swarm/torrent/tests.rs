@@ -10,6 +10,7 @@ mod requests;
 mod selection;
 mod sharing;
 mod silence;
+mod super_seed;
 mod uploads;
 mod web;
 mod world;

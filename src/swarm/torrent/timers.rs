@@ -180,6 +180,7 @@ impl Torrent {
         if !self.peers.is_empty() {
             self.tick_by(cx.now + pause);
         }
+        self.super_seed_tick(cx);
         self.make_room_to_dial(cx);
         if self.dial_at.is_none() {
             self.dial(cx);

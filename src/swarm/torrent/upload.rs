@@ -44,10 +44,12 @@ impl Torrent {
             }
             return self.refuse(key, header, true, cx);
         };
+        let super_seed = self.super_seed.as_ref();
+        let is_shown = super_seed.is_none_or(|of| of.is_shown(key, block.piece()));
         let is_gift = peer.am_choking
             && peer.allowed_out.contains(&block.piece())
             && peer.allowed_out_bytes >= u64::from(length);
-        if peer.am_choking && !is_gift || !self.pieces.have().has(block.piece()) {
+        if peer.am_choking && !is_gift || !is_shown || !self.pieces.have().has(block.piece()) {
             // Requests that crossed our choke on the wire are no one's fault.
             let is_grace = |choked_at: Now| cx.now.since(choked_at) <= CHOKE_GRACE;
             let is_fault = !peer.am_choking || !peer.choked_at.is_some_and(is_grace);
@@ -222,6 +224,9 @@ impl Torrent {
         }
         peer.refused_count = peer.refused_count.saturating_sub(blocks);
         self.up.add(bytes, cx.now);
+        if let Some(super_seed) = &mut self.super_seed {
+            super_seed.on_sent(cx.now);
+        }
         if self.deferred_at.is_some() && !self.is_line_busy(cx.now) {
             self.wake_deferred(cx);
         }
