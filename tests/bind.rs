@@ -229,6 +229,8 @@ fn comes_back(test: &str, take_away: fn(&Lab), give_back: fn(&Lab), why: &str) {
     leech.wait_for("a fifth of it", |event| {
         event["have_bytes"].as_u64() > Some(1_200_000)
     });
+    // A line that has just been made may be seen before it carries anything.
+    let begun = warnings(&leech, "everything waits");
     take_away(&lab);
     let told = warning(&mut leech, "everything waits");
     assert!(told["message"].as_str().unwrap().contains(why), "{told}");
@@ -278,8 +280,8 @@ fn comes_back(test: &str, take_away: fn(&Lab), give_back: fn(&Lab), why: &str) {
     assert!(sample.is_same_in(&sample.dir("out")));
     assert!(other.is_same_in(&sample.dir("out")));
     lab.strays.assert_none();
-    assert_eq!(warnings(&leech, "everything waits"), 1);
-    assert_eq!(warnings(&leech, "works again"), 1);
+    assert_eq!(warnings(&leech, "everything waits"), begun + 1);
+    assert_eq!(warnings(&leech, "works again"), begun + 1);
 }
 
 /// Another .torrent of the same content.

@@ -230,9 +230,14 @@ impl Reach {
         if self.shared.config.bind.is_none() {
             return;
         }
+        // What the last look found while the way was shut: an interface that is being made goes up and down for a moment.
+        let mut before = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            match (self.look(), self.shared.way.is_open()) {
+            let found = self.look();
+            let is_steady = found.as_ref().ok() == before.as_ref();
+            before = found.as_ref().ok().copied();
+            match (found, self.shared.way.is_open()) {
                 (Err(why), true) => self.on_shut(&why),
                 // Removed and made again since the last look. The sockets are opened at the next one, when the
                 // connections have ended.
@@ -241,7 +246,7 @@ impl Reach {
                         self.on_shut(&NoWay::Gone(name.clone()));
                     }
                 }
-                (Ok(index), false) => match self.reopen().await {
+                (Ok(index), false) if is_steady => match self.reopen().await {
                     Ok(()) => self.on_open(index),
                     Err(error) => debug!(%error, "not listening yet"),
                 },

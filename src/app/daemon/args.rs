@@ -9,12 +9,17 @@ use clap::Args;
 #[derive(Clone, Debug, Default, Args)]
 pub struct DaemonArgs {
     /// Read settings from FILE (TOML); options override them
+    ///
+    /// Every option below is a key there, with the same name and meaning; --print-config shows them all. SIGHUP has the file
+    /// read anew: what can change without a restart does, and what cannot is named in the log.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Print a settings file with every key, what it is for and its default, and leave
     #[arg(long)]
     pub print_config: bool,
     /// Folder of everything that is remembered [default: $XDG_STATE_HOME/gyre]
+    ///
+    /// Torrents with their labels, folders and counters survive a kill and a power cut there. One daemon uses it at a time.
     #[arg(long, value_name = "DIR")]
     pub state: Option<String>,
     /// Folder for torrents that are added without one [default: the current folder]
@@ -75,6 +80,9 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "ENGINE")]
     pub write_engine: Option<String>,
     /// Serve the control API and the page there, or nowhere with "off" [default: 127.0.0.1:9091]
+    ///
+    /// The page is at /, Transmission's RPC at /transmission/rpc, figures for Prometheus at /metrics. All of it asks for the token
+    /// in control.token of the state folder, or for a password. Beyond this machine only with a password.
     #[arg(long, value_name = "ADDR|off")]
     pub api: Option<String>,
     /// The socket that gyre ctl asks [default: control.sock in the state folder]
@@ -90,6 +98,8 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "NAMES")]
     pub api_hosts: Option<String>,
     /// Folders besides the one for downloads that the API may put data in, with commas between them
+    ///
+    /// Whoever may ask the API may add torrents and so write files: only below these folders.
     #[arg(long, value_name = "DIRS")]
     pub api_roots: Option<String>,
     /// Shortest announce interval taken from a tracker, for swarms of one's own
