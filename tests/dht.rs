@@ -90,7 +90,9 @@ fn a_download_finds_its_seeder_through_the_dht_alone() {
     let mut figures = figures.filter(|event| event["event"] == "progress");
     let met = &figures.next().unwrap()["connections_by_source"];
     // The seeder may have found us first.
-    let met: Vec<_> = ["dht", "incoming"].map(|source| met[source].as_u64()).into();
+    let met: Vec<_> = ["dht", "incoming"]
+        .map(|source| met[source].as_u64())
+        .into();
     assert!(met.iter().flatten().sum::<u64>() > 0, "{met:?}");
     assert!(sample.is_same_in(&out));
 }
