@@ -147,10 +147,11 @@ impl SuperSeed {
         self.moved_at = now;
     }
 
-    /// The peer says that it has more; whoever has passed its piece on by that, the longest wait first.
+    /// The peer says that it has more, or with `is_first` what it came with; whoever has passed its piece on by that, the longest wait first.
     pub fn on_news(
         &mut self,
         by: PeerKey,
+        is_first: bool,
         has: impl Fn(PieceIndex) -> bool,
         now: Now,
     ) -> Vec<PeerKey> {
@@ -172,8 +173,8 @@ impl SuperSeed {
                 true => *has_it = true,
                 false => *is_elsewhere = true,
             }
-            // Where others were shown it too, those may have passed it on.
-            let is_its_own = self.shown_counts[piece.as_usize()] == 1;
+            // Where others were shown it too, those may have passed it on; who comes with it has it from elsewhere.
+            let is_its_own = !is_first && self.shown_counts[piece.as_usize()] == 1;
             if *is_elsewhere && (*has_it || is_its_own) {
                 earned.push((*since, *key));
                 veil.step = Step::Earned { since: now };
@@ -403,7 +404,7 @@ mod tests {
         fn has(&mut self, peer: usize, piece: u32) -> Vec<usize> {
             self.have[peer][piece as usize] = true;
             let is_it = |at: PieceIndex| at.get() == piece;
-            let earned = self.of.on_news(self.keys[peer], is_it, self.now);
+            let earned = self.of.on_news(self.keys[peer], false, is_it, self.now);
             self.of.check();
             let place = |key| self.keys.iter().position(|of| *of == key).unwrap();
             earned.into_iter().map(place).collect()

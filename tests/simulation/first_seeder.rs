@@ -26,7 +26,7 @@ fn a_super_seeder_sends_little_more_than_one_copy() {
     fn build(rng: &mut Rng) -> Spec {
         first_seeder("a_super_seeder_sends_little_more_than_one_copy", rng, true)
     }
-    run(20, build, |world| {
+    run(8, build, |world| {
         let percent = percent_sent(world);
         assert!(percent <= 120, "the super-seeder sent {percent} %");
     });
@@ -38,7 +38,7 @@ fn without_super_seeding_a_quick_seeder_sends_several_copies() {
         let name = "without_super_seeding_a_quick_seeder_sends_several_copies";
         first_seeder(name, rng, false)
     }
-    run(5, build, |world| {
+    run(3, build, |world| {
         let percent = percent_sent(world);
         assert!(percent >= 200, "the seeder sent {percent} %");
     });
@@ -69,5 +69,5 @@ fn super_seeding_ends_for_everybody_whatever_goes_wrong() {
         }
         spec
     }
-    run(40, build, |_| {});
+    run(20, build, |_| {});
 }

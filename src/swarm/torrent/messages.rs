@@ -263,7 +263,7 @@ impl Torrent {
         if peer.have.is_all() {
             self.mark_seed(key, true);
         }
-        self.on_super_news(key, |news| news == piece, cx);
+        self.on_super_news(key, false, |news| news == piece, cx);
         let Some(peer) = self.peers.get_mut(key.0) else {
             return Ok(());
         };
@@ -323,18 +323,18 @@ impl Torrent {
         self.mark_seed(key, is_seed);
         self.recount_needed(key);
         self.update_interest(key, cx);
-        self.on_more_super_news(key, cx);
+        self.on_more_super_news(key, true, cx);
         self.on_super_peer(key, cx);
         Ok(())
     }
 
     /// As many pieces as it may be: each may be one that somebody was shown.
-    fn on_more_super_news(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
+    fn on_more_super_news(&mut self, key: PeerKey, is_first: bool, cx: &mut Cx<'_>) {
         if self.is_super_seeding()
             && let Some(peer) = self.peers.get(key.0)
         {
             let have = peer.have.clone();
-            self.on_super_news(key, |piece| have.has(piece), cx);
+            self.on_super_news(key, is_first, |piece| have.has(piece), cx);
         }
     }
 
@@ -386,7 +386,7 @@ impl Torrent {
         if self.peers.get(key.0).is_some_and(|peer| peer.have.is_all()) {
             self.mark_seed(key, true);
         }
-        self.on_more_super_news(key, cx);
+        self.on_more_super_news(key, false, cx);
         self.update_interest(key, cx);
         self.fill(key, cx);
     }

@@ -28,13 +28,14 @@ impl Torrent {
     pub(super) fn on_super_news(
         &mut self,
         by: PeerKey,
+        is_first: bool,
         has: impl Fn(PieceIndex) -> bool,
         cx: &mut Cx<'_>,
     ) {
         let Some(super_seed) = &mut self.super_seed else {
             return;
         };
-        let earned = super_seed.on_news(by, has, cx.now);
+        let earned = super_seed.on_news(by, is_first, has, cx.now);
         self.open_if_done(by, cx);
         for key in earned {
             self.show_next(key, cx);
