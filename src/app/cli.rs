@@ -38,6 +38,7 @@ Examples:
   gyre magnet debian.torrent
   gyre tracker --listen 0.0.0.0:6969
   gyre daemon --config gyre.toml
+  gyre ctl list
   gyre doctor --output /srv/torrents
   gyre bench seed
   gyre demo
