@@ -124,7 +124,7 @@ impl TorrentRow {
     /// Reads what [`TorrentRow::encode`] wrote. Never panics, whatever the bytes.
     ///
     /// # Errors
-    /// See [`RowError`].
+    /// The bytes are no row, or one of another form.
     pub fn decode(bytes: &[u8]) -> Result<TorrentRow, RowError> {
         let split = bytes.split_at_checked(CHECKSUM_BYTES);
         let (checksum, json) = split.ok_or(RowError::BadChecksum)?;

@@ -2,7 +2,7 @@
 //! was seen to pass that on. Layer 2.
 //!
 //! Holds what each peer was shown and how far that went; who has what and what is said to whom is the torrent's. Two things
-//! are never waited for: somebody who takes what nobody shares, since a swarm that stands still for [`STALLED_AFTER`] is
+//! are never waited for: somebody who takes what nobody shares, since a swarm that stands still for `STALLED_AFTER` is
 //! shown one piece more, and others who could have shared it, once there are none.
 
 use std::collections::BTreeMap;

@@ -211,7 +211,7 @@ pub fn snake(name: &str) -> String {
     text
 }
 
-/// Reads JSON that is not nested deeper than [`DEPTH_MAX`]; `None` if it is, or if it is no JSON.
+/// Reads JSON that is not nested deeper than `DEPTH_MAX`; `None` if it is, or if it is no JSON.
 pub fn read(bytes: &[u8]) -> Option<Value> {
     let (mut depth, mut is_text, mut is_escaped) = (0_usize, false, false);
     for byte in bytes {
