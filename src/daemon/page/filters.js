@@ -73,7 +73,8 @@ export class Filters {
     const chosen = this.#store.filter[filter];
     if (chosen !== null && !keys.includes(chosen)) { entries.push([chosen, 0]); keys.push(chosen); }
     // Counts change all the time; the places do not until an entry comes or goes.
-    const print = [...keys].sort().join('\n');
+    // As JSON: the one entry without a name is not the same as no entry.
+    const print = JSON.stringify([...keys].sort());
     if (this.#lists[name] !== print) {
       this.#lists[name] = print;
       for (const key of [...this.#buttons.keys()]) if (key.startsWith(`${filter} `)) this.#buttons.delete(key);

@@ -93,7 +93,8 @@ export class Store {
     const shown = [];
     for (const torrent of this.torrents.values()) if (this.#fits(torrent)) shown.push(torrent);
     this.view = shown.sort(this.#order());
-    for (const listener of this.#listeners) listener();
+    // A fault in what shows one part must neither keep the others old nor end the stream that is read.
+    for (const listener of this.#listeners) { try { listener(); } catch (error) { reportError(error); } }
   }
 
   setFilter(change) {
