@@ -13,7 +13,7 @@ LEECHERS = 6
 SEEDER_MIB_PER_S = 20
 # What the seeder may send, in copies of the content.
 COPIES_MAX = 1.5
-SUPER_COPIES_MAX = 1.2
+SUPER_COPIES_MAX = 1.35
 START_SECONDS = 60
 COMPLETE_SECONDS = 300
 
