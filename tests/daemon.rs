@@ -217,7 +217,7 @@ fn a_damaged_state_file_is_set_aside_and_named() {
 }
 
 #[test]
-fn a_hangup_has_settings_read_anew_and_bad_ones_are_named_and_change_nothing() {
+fn settings_that_are_none_are_named_with_their_line() {
     let state = samples(1)[0].dir("state");
     let config = state.join("gyre.toml");
     std::fs::create_dir_all(&state).unwrap();

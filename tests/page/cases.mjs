@@ -108,7 +108,7 @@ export const cases = [
     assert.equal(await page.getAttribute('#tab-files', 'aria-selected'), 'true');
     await row.locator('.chip', { hasText: 'short' }).waitFor();
     await row.click();
-    // The daemon has no limits of single torrents, and says so.
+    // The daemon has no limits of single torrents yet.
     if (kit.mock) {
       await page.click('#selection-tools [data-act=limits]');
       await page.locator('#dialog-limits[open]').waitFor();
