@@ -61,11 +61,16 @@ fn a_port_given_is_refused_when_any_of_its_sockets_is_taken() {
         assert_eq!(message, format!("port {port} is taken"));
         assert!(hint.contains("--port 0"), "{hint}");
     }
-    if let Some(six) = taken.get(2) {
-        let port = six.port().to_string();
-        let free = started(&sample, &["--no-ipv6", "--port", &port]);
-        assert_eq!(free, [format!("0.0.0.0:{port}")]);
-    }
+    // Others may have the port of an IPv6 socket in IPv4: one of a few is free there.
+    let sixes: Vec<TcpListener> = (0..10)
+        .filter_map(|_| TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok())
+        .collect();
+    let is_free = sixes.iter().any(|six| {
+        let port = six.local_addr().unwrap().port().to_string();
+        let more = ["--no-ipv6", "--port", &port, "--seed-time", "0s"];
+        run_all(&seed(&sample, &more)).code == 0
+    });
+    assert!(is_free || sixes.is_empty());
 }
 
 #[test]

@@ -31,8 +31,8 @@ pub enum Fault {
 pub enum Doing {
     /// So many bytes.
     Write(u32),
-    /// A file, not a folder.
-    SyncFile,
+    /// A file, not a folder, that is so many bytes long.
+    SyncFile(u64),
     SyncFolder,
 }
 
@@ -134,14 +134,15 @@ fn serve(device: &File, state: &Mutex<State>) {
 }
 
 fn fault(state: &Mutex<State>, request: &Request<'_>) -> Fault {
+    let state = &mut *state.lock().unwrap();
     let doing = match request.opcode {
         16 => Doing::Write(request.u32(16)),
-        20 => Doing::SyncFile,
+        20 => Doing::SyncFile(state.tree.file(request.node).map_or(0, |file| file.length)),
         30 => Doing::SyncFolder,
         _ => return Fault::None,
     };
-    let plan = &mut state.lock().unwrap().plan;
-    plan.as_mut().map_or(Fault::None, |plan| plan(doing))
+    let plan = state.plan.as_mut();
+    plan.map_or(Fault::None, |plan| plan(doing))
 }
 
 fn now_ns() -> i64 {
