@@ -274,6 +274,7 @@ fn torrent_config(sample: &Sample) -> TorrentConfig {
             seeds: true,
             ..SeedAfter::default()
         },
+        tuning: Tuning::default(),
     }
 }
 

@@ -1,0 +1,64 @@
+//! Settings that change while torrents run or sleep. Layer 5.
+
+use std::rc::Rc;
+
+use super::Fleet;
+use super::row::Run;
+use crate::base::InfoHash;
+use crate::session::announce::Announcers;
+use crate::session::command::{CommandError, Limits, Sleep};
+use crate::session::door::Door;
+use crate::session::driver::Driver;
+use crate::session::shared::Shared;
+use crate::session::tune::Tuned;
+
+impl Fleet {
+    /// Puts other settings of a torrent in force, whatever it does. Of one that rests nothing is held here.
+    pub(super) fn tune(
+        self: &Rc<Self>,
+        shared: &Rc<Shared>,
+        info_hash: InfoHash,
+        tuned: &Tuned,
+    ) -> Result<(), CommandError> {
+        let wakes = self.with_row(info_hash, |row| {
+            // One that runs with trackers of its own goes on with them: it may sleep from its next start on.
+            let sleeps = row.sleeps.take().filter(|_| tuned.may_sleep);
+            row.sleeps = sleeps.map(|sleep| Sleep {
+                tiers: tuned.tiers.clone(),
+                ..sleep
+            });
+            row.run == Run::Asleep && row.sleeps.is_none()
+        })?;
+        if shared.seed_trackers.has(&info_hash) {
+            shared
+                .seed_trackers
+                .set_tiers(shared, info_hash, &tuned.tiers);
+        }
+        match shared.door(&info_hash) {
+            Some(Door::Torrent(driver)) => {
+                driver.tune(tuned);
+                if driver.has_trackers() {
+                    let door = Door::Torrent(driver.clone());
+                    Announcers::set_tiers(&driver.announcers, door, tuned.tiers.to_vec());
+                }
+            }
+            Some(Door::Metadata(search)) => {
+                let door = Door::Metadata(search.clone());
+                Announcers::set_tiers(search.announcers(), door, tuned.tiers.to_vec());
+            }
+            None => {}
+        }
+        if wakes {
+            self.begin_now(shared, info_hash);
+        }
+        Ok(())
+    }
+}
+
+/// Changes the limits of the whole session.
+pub(super) fn set_limits(shared: &Shared, limits: Limits) {
+    shared.up.set_rate(limits.up_bytes_per_s, &shared.clock);
+    shared.down.set_rate(limits.down_bytes_per_s, &shared.clock);
+    let drivers: Vec<Rc<Driver>> = shared.torrents.borrow().values().cloned().collect();
+    drivers.iter().for_each(Driver::on_limits);
+}
