@@ -22,9 +22,7 @@ use crate::base::InfoHash;
 use crate::session::command::{
     Activity, NewTorrent, Removed, SessionSnapshot, Sleep, TorrentDetails, TorrentSnapshot,
 };
-use crate::session::{
-    Command, CommandError, Outcome, SessionError, SessionHandle, Stopper,
-};
+use crate::session::{Command, CommandError, Outcome, SessionError, SessionHandle, Stopper};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::{Metainfo, MetainfoError};
 
@@ -560,8 +558,7 @@ impl TorrentRow {
     /// True when something is to be written.
     fn take_figures(&mut self, shown: &TorrentSnapshot, date: i64, is_waiting: bool) -> bool {
         let (before, progress) = (self.clone(), &shown.progress);
-        let is_done =
-            shown.activity == Activity::Stopped && shown.outcome == Some(Outcome::Done);
+        let is_done = shown.activity == Activity::Stopped && shown.outcome == Some(Outcome::Done);
         // Of one that waits for another run this is the end of an earlier one.
         if is_done && !is_waiting {
             self.is_wanted = false;

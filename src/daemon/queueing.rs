@@ -58,8 +58,8 @@ impl Queue {
         let place = self.places.get(&info_hash).copied();
         let is_waiting = place == Some(None);
         let is_over = |shown: &&TorrentSnapshot| {
-            let is_done = shown.activity == Activity::Stopped
-                && shown.outcome == Some(Outcome::Done);
+            let is_done =
+                shown.activity == Activity::Stopped && shown.outcome == Some(Outcome::Done);
             !is_waiting && (is_done || shown.activity == Activity::Failed)
         };
         if !row.is_wanted || row.leaving.is_some() || shown.filter(is_over).is_some() {
@@ -145,8 +145,16 @@ impl Control {
             let session = &self.inner.session;
             // One that went meanwhile has no turn.
             let _ = match turn {
-                Turn::Begin(_) => session.ask(|reply| Command::Start { info_hash, reply }).await,
-                Turn::Wait => session.ask(|reply| Command::Stop { info_hash, reply }).await,
+                Turn::Begin(_) => {
+                    session
+                        .ask(|reply| Command::Start { info_hash, reply })
+                        .await
+                }
+                Turn::Wait => {
+                    session
+                        .ask(|reply| Command::Stop { info_hash, reply })
+                        .await
+                }
                 Turn::GoOn(_) => Ok(()),
             };
         }

@@ -214,7 +214,10 @@ mod tests {
         row.set_ratio_limit(SeedLimit::Own(0.5));
         row.settings.seed_idle = SeedLimit::Own(2.0);
         let after = row.seed_after(daemons);
-        assert_eq!((after.ratio, after.idle), (Some(0.5), Some(Duration::from_secs(120))));
+        assert_eq!(
+            (after.ratio, after.idle),
+            (Some(0.5), Some(Duration::from_secs(120)))
+        );
         assert_eq!(row.ratio_limit(), SeedLimit::Own(0.5));
         row.set_ratio_limit(SeedLimit::Never);
         row.settings.seed_idle = SeedLimit::Never;

@@ -62,7 +62,9 @@ impl PeerHandle {
     /// Waits for its share of the rate limits.
     async fn acquire(&self, direction: Direction, bytes: u64) {
         let is_closing = || self.is_closing();
-        self.pace.acquire(direction, self.client, bytes, is_closing).await;
+        self.pace
+            .acquire(direction, self.client, bytes, is_closing)
+            .await;
     }
 }
 

@@ -361,9 +361,9 @@ impl<'c> Running<'c> {
         self.upload_max_bytes()
             .is_some_and(|max_bytes| uploaded_bytes >= max_bytes)
             || after.time.is_some_and(|wanted| seeded >= wanted)
-            || after.idle.is_some_and(|wanted| {
-                seeded >= wanted && now.since(self.last_upload.0) >= wanted
-            })
+            || after
+                .idle
+                .is_some_and(|wanted| seeded >= wanted && now.since(self.last_upload.0) >= wanted)
     }
 
     /// A run that ends by its ratio without having sent a byte says why.

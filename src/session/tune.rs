@@ -140,7 +140,13 @@ impl Pace {
 
     /// Waits until the connection may move `bytes`. One that is closing waits for nothing: nobody would forget it
     /// again.
-    pub async fn acquire(&self, direction: Direction, client: u64, bytes: u64, is_closing: impl Fn() -> bool) {
+    pub async fn acquire(
+        &self,
+        direction: Direction,
+        client: u64,
+        bytes: u64,
+        is_closing: impl Fn() -> bool,
+    ) {
         let (priority, clock) = (self.priority.get(), &self.shared.clock);
         if !is_closing() {
             let own = self.own(direction);
@@ -246,10 +252,9 @@ mod tests {
         }
         let total: u64 = lengths.iter().sum();
         let hashes = usize::try_from(total.div_ceil(16_384)).unwrap() * 20;
-        let mut bytes = format!(
-            "d4:infod5:filesl{files}e4:name1:t12:piece lengthi16384e6:pieces{hashes}:"
-        )
-        .into_bytes();
+        let mut bytes =
+            format!("d4:infod5:filesl{files}e4:name1:t12:piece lengthi16384e6:pieces{hashes}:")
+                .into_bytes();
         bytes.extend(vec![1; hashes]);
         bytes.extend(b"ee");
         Metainfo::parse(&bytes).unwrap()

@@ -307,7 +307,9 @@ impl Announcer {
         }
         let mut old = std::mem::take(&mut self.trackers);
         let in_flight = self.in_flight.take();
-        let asked = in_flight.as_ref().and_then(|flight| old.get(flight.tracker));
+        let asked = in_flight
+            .as_ref()
+            .and_then(|flight| old.get(flight.tracker));
         let asked = asked.map(|tracker| tracker.url.clone());
         for (tier, mut urls) in tiers.into_iter().enumerate() {
             self.rng.shuffle(&mut urls);
@@ -331,8 +333,11 @@ impl Announcer {
             (Some(flight), Some(tracker)) => self.in_flight = Some(InFlight { tracker, ..flight }),
             // Its `started` may have arrived though the answer has not.
             _ => {
-                let gone = old.iter_mut().find(|tracker| Some(&tracker.url) == asked.as_ref());
-                gone.into_iter().for_each(|tracker| tracker.is_told_started = true);
+                let gone = old
+                    .iter_mut()
+                    .find(|tracker| Some(&tracker.url) == asked.as_ref());
+                gone.into_iter()
+                    .for_each(|tracker| tracker.is_told_started = true);
             }
         }
         let is_working = |tracker: &Tracker| tracker.state == TrackerState::Working;

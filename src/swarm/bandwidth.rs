@@ -113,13 +113,7 @@ impl Bandwidth {
     }
 
     /// The same for a client of that priority.
-    pub fn request_as(
-        &mut self,
-        priority: Priority,
-        client: u64,
-        bytes: u64,
-        now: Now,
-    ) -> Grant {
+    pub fn request_as(&mut self, priority: Priority, client: u64, bytes: u64, now: Now) -> Grant {
         if self.bytes_per_s.is_none() && self.waiting.is_empty() {
             return Grant::Now;
         }

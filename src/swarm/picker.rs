@@ -140,7 +140,10 @@ impl Picker {
 
     /// Number of pieces that may be opened.
     pub fn openable_count(&self) -> u32 {
-        self.shelves.iter().map(|shelf| shelf.openable.count()).sum()
+        self.shelves
+            .iter()
+            .map(|shelf| shelf.openable.count())
+            .sum()
     }
 
     /// Number of pieces that may be opened and that a connected peer has.
@@ -540,7 +543,10 @@ mod tests {
     fn a_web_seed_begins_at_the_longest_stretch_of_what_is_wanted_first() {
         let mut p = picker("0 0 0 0 0 0");
         p.set_levels(levels(". . . . h h"));
-        assert_eq!(p.longest_stretch(&PeerHave::All), Some((PieceIndex::new(4), 2)));
+        assert_eq!(
+            p.longest_stretch(&PeerHave::All),
+            Some((PieceIndex::new(4), 2))
+        );
         assert_eq!(
             p.longest_stretch(&has("x x x . . .")),
             Some((PieceIndex::new(0), 3))

@@ -136,7 +136,12 @@ fn files(row: &TorrentRow, metainfo: &Metainfo, have: &Bitfield) -> Vec<File> {
             length_bytes: entry.length_bytes,
             have_bytes,
             is_wanted: selected.is_none_or(|selected| selected.contains(&index)),
-            priority: row.settings.file_priorities.get(&index).copied().unwrap_or(0),
+            priority: row
+                .settings
+                .file_priorities
+                .get(&index)
+                .copied()
+                .unwrap_or(0),
             pieces: (number(first), number(last)),
         });
         begin = end;
@@ -238,15 +243,21 @@ mod tests {
 
     #[test]
     fn files_have_priorities_and_0_is_none() {
-        let change = |priority, indices: &[usize]| {
-            (FileChange::Priority(priority), indices.to_vec())
-        };
+        let change =
+            |priority, indices: &[usize]| (FileChange::Priority(priority), indices.to_vec());
         let none = BTreeMap::new();
-        let set = priorities(3, &none, &[change(-1, &[]), change(1, &[1]), change(0, &[2])]);
+        let set = priorities(
+            3,
+            &none,
+            &[change(-1, &[]), change(1, &[1]), change(0, &[2])],
+        );
         let set = set.unwrap().unwrap();
         assert_eq!(set, BTreeMap::from([(0, -1), (1, 1)]));
         assert_eq!(priorities(3, &set, &[change(1, &[1])]), Ok(None));
-        assert_eq!(priorities(3, &set, &[change(0, &[])]), Ok(Some(none.clone())));
+        assert_eq!(
+            priorities(3, &set, &[change(0, &[])]),
+            Ok(Some(none.clone()))
+        );
         assert!(priorities(3, &set, &[change(1, &[3])]).is_err());
         let wanted = (FileChange::Wanted(false), vec![0]);
         assert_eq!(priorities(3, &none, &[wanted]), Ok(None));

@@ -74,7 +74,9 @@ impl Reader {
                 false => self.allowance_bytes = usize::MAX,
             }
             if self.allowance_bytes == 0 && !handle.is_closing() {
-                handle.acquire(Direction::Down, RECV_LIMITED_BYTES as u64).await;
+                handle
+                    .acquire(Direction::Down, RECV_LIMITED_BYTES as u64)
+                    .await;
                 self.allowance_bytes = RECV_LIMITED_BYTES;
             }
             // The buffer is borrowed only while data keeps coming: an idle peer pins none.

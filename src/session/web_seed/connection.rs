@@ -230,7 +230,8 @@ impl Connection {
                 let (handle, bytes) = (&self.handle, RECV_LIMITED_BYTES as u64);
                 let is_closing = || handle.is_closing();
                 let pace = &self.driver.pace;
-                pace.acquire(Direction::Down, handle.client, bytes, is_closing).await;
+                pace.acquire(Direction::Down, handle.client, bytes, is_closing)
+                    .await;
                 self.allowance_bytes = RECV_LIMITED_BYTES;
             }
             if self.handle.is_closing() {

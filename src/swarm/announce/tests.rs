@@ -313,7 +313,10 @@ fn trackers_that_go_hear_goodbye_and_new_ones_are_asked_at_once() {
     assert_eq!(a.next_announce(later), None, "nothing is due");
 
     let goodbyes = a.set_tiers(tiers(&[&["new"], &["stays"]]), later);
-    let told: Vec<_> = goodbyes.iter().map(|job| (job.url.as_str(), job.event)).collect();
+    let told: Vec<_> = goodbyes
+        .iter()
+        .map(|job| (job.url.as_str(), job.event))
+        .collect();
     assert_eq!(told, [("old", Some(Event::Stopped))]);
     let job = a.next_announce(later).unwrap();
     assert_eq!((job.url.as_str(), job.event), ("new", Some(Event::Started)));

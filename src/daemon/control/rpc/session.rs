@@ -113,7 +113,9 @@ const PRESENT: [(&str, Write); 35] = [
     ("queue-stalled-minutes", |s, json| {
         json.uint(s.queue_stalled.value);
     }),
-    ("seed-queue-enabled", |s, json| json.bool(s.seed_queue.is_on)),
+    ("seed-queue-enabled", |s, json| {
+        json.bool(s.seed_queue.is_on)
+    }),
     ("seed-queue-size", |s, json| json.uint(s.seed_queue.value)),
 ];
 
@@ -163,9 +165,7 @@ fn idle(args: &Args, before: Option<u64>) -> Result<Option<Option<u64>>, Fault> 
     let is_on = args.bool("idle_seeding_limit_enabled")?;
     Ok(match (is_on, minutes) {
         (Some(false), _) => Some(None),
-        (Some(true), minutes) => {
-            Some(minutes.or(before).or(Some(IDLE_MINUTES_DEFAULT)))
-        }
+        (Some(true), minutes) => Some(minutes.or(before).or(Some(IDLE_MINUTES_DEFAULT))),
         (None, Some(minutes)) if before.is_some() => Some(Some(minutes)),
         (None, _) => None,
     })
