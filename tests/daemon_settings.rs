@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use support::fake_peer::Content;
 use support::fake_tracker::{HttpTracker, ok, peers};
 use support::program::{PATIENCE, command};
-use support::raw_peer::RawPeer;
+use support::raw_peer::{self, RawPeer};
 use support::sample::text;
 use support::{Gyre, Sample};
 
@@ -412,6 +412,55 @@ fn what_is_set_survives_a_restart_until_the_settings_file_says_something_else() 
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(daemon.session("speed-limit-down"), 600);
+    daemon.terminate();
+}
+
+#[test]
+fn files_of_high_priority_are_asked_for_first_and_those_of_low_priority_last() {
+    let pieces = 8;
+    let length = pieces * 16_384;
+    let files = [("a", length), ("b", length), ("c", length)];
+    let sample = Sample::tree(&files, 16_384, &[]);
+    let content = Content::of(&sample);
+    let daemon = Daemon::start(&sample.dir("state"), &[]);
+    let id = daemon.add(&sample.torrent, &sample.dir("out"), true);
+    daemon.set(id, json!({ "priority-low": [0], "priority-high": [2] }));
+    daemon.call("torrent-start", json!({ "ids": [id] }));
+    daemon.wait_status(id, DOWNLOADS);
+    let mut peer = RawPeer::dial(daemon.addr, content.info_hash);
+    peer.send(&raw_peer::message(5, &[0xff; 3]));
+    peer.send(&raw_peer::message(1, &[]));
+    let mut levels = Vec::new();
+    while levels.len() < 3 * pieces {
+        let asked = peer.wait_for(6).numbers();
+        let (piece, begin, length) = (asked[0], asked[1], asked[2]);
+        levels.push(2 - piece as usize / pieces);
+        let block = content.block(piece, begin, length).unwrap();
+        peer.send(&raw_peer::piece(piece, begin, block));
+    }
+    assert!(levels.is_sorted(), "{levels:?}");
+    daemon.wait(id, "percentDone", |share| *share == 1.0);
+    daemon.terminate();
+}
+
+#[test]
+fn limits_of_torrents_are_set_from_the_command_line() {
+    let sample = Sample::file(1_000, 16_384, &[]);
+    let state = sample.dir("state");
+    let daemon = Daemon::start(&state, &[]);
+    let id = daemon.add(&sample.torrent, &sample.data, false);
+    let run = |words: &[&str]| {
+        let mut ctl = command();
+        ctl.args(["ctl", "--state"]).arg(&state).args(words);
+        let output = ctl.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = run(&["limit", &id.to_string(), "--up", "2000000"]);
+    assert!(told.contains("sample.bin: down no limit, up 2"), "{told}");
+    assert_eq!(daemon.get(id, "uploadLimit"), 2_000);
+    assert_eq!(daemon.get(id, "uploadLimited"), true);
+    assert_eq!(daemon.session("speed-limit-up-enabled"), false);
     daemon.terminate();
 }
 

@@ -178,6 +178,11 @@ impl Control {
         self.inner.kept().now.clone()
     }
 
+    /// The folder for downloads as the settings file says.
+    pub fn first_downloads(&self) -> PathBuf {
+        self.inner.kept().file.downloads.clone()
+    }
+
     /// Changes settings of the whole daemon, on disk and in the session.
     ///
     /// # Errors

@@ -367,6 +367,8 @@ pub struct Tracker {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Session {
     pub downloads: String,
+    /// The folder for downloads that the settings file names: data may go there too.
+    pub first_downloads: String,
     pub state: String,
     pub peer_port: u16,
     pub peers: u32,

@@ -281,6 +281,11 @@ impl Backend for Live {
         let fixed = &self.fixed;
         Session {
             downloads: settings.downloads.to_string_lossy().into_owned(),
+            first_downloads: self
+                .control
+                .first_downloads()
+                .to_string_lossy()
+                .into_owned(),
             state: fixed.state.clone(),
             peer_port: now.listening.first().map_or(0, std::net::SocketAddr::port),
             peers: now.peers,

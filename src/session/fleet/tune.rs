@@ -20,19 +20,23 @@ impl Fleet {
         info_hash: InfoHash,
         tuned: &Tuned,
     ) -> Result<(), CommandError> {
-        let wakes = self.with_row(info_hash, |row| {
+        let (wakes, is_scheduled) = self.with_row(info_hash, |row| {
             // One that runs with trackers of its own goes on with them: it may sleep from its next start on.
             let sleeps = row.sleeps.take().filter(|_| tuned.may_sleep);
             row.sleeps = sleeps.map(|sleep| Sleep {
                 tiers: tuned.tiers.clone(),
                 ..sleep
             });
-            row.run == Run::Asleep && row.sleeps.is_none()
+            let may_sleep = row.sleeps.is_some();
+            let is_scheduled = may_sleep && matches!(row.run, Run::Asleep | Run::Under);
+            (row.run == Run::Asleep && !may_sleep, is_scheduled)
         })?;
-        if shared.seed_trackers.has(&info_hash) {
-            shared
-                .seed_trackers
-                .set_tiers(shared, info_hash, &tuned.tiers);
+        let schedule = &shared.seed_trackers;
+        if schedule.has(&info_hash) {
+            schedule.set_tiers(shared, info_hash, &tuned.tiers);
+        } else if is_scheduled {
+            // It had no trackers until now.
+            schedule.add(shared, info_hash, &tuned.tiers);
         }
         match shared.door(&info_hash) {
             Some(Door::Torrent(driver)) => {

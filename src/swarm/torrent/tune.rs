@@ -21,7 +21,7 @@ impl Torrent {
         };
         let staying = self.staying().map(|(key, peer)| (worth(peer), key));
         let mut staying: Vec<(_, PeerKey)> = staying.collect();
-        staying.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        staying.sort_unstable_by_key(|one| one.0);
         let surplus = staying.len().saturating_sub(peers_max as usize);
         for (_, key) in staying.into_iter().take(surplus) {
             self.close(key, CloseReason::Replaced, cx);

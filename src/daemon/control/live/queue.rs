@@ -24,7 +24,7 @@ pub fn places(listed: &[Listed]) -> Vec<u64> {
 }
 
 /// Moves some within the queue; they keep their order among each other.
-pub fn shift(all: &mut Vec<InfoHash>, some: &[InfoHash], to: QueueMove) {
+pub fn shift(all: &mut [InfoHash], some: &[InfoHash], to: QueueMove) {
     let some: BTreeSet<InfoHash> = some.iter().copied().collect();
     let is_moved = |info_hash: &InfoHash| some.contains(info_hash);
     match to {
