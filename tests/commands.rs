@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use gyre::base::InfoHash;
 use gyre::session::command::{self, Activity, Limits, NewTorrent, Sleep, TorrentSnapshot};
+use gyre::session::tune::Tuning;
 use gyre::session::{
     self, CheckMode, Command, CommandError, Encryption, Job, Outcome, PortChoice, Preallocate,
     SeedAfter, SendEngine, SessionConfig, SessionError, SessionHandle, SessionSummary, Stopper,
@@ -171,6 +172,7 @@ fn torrent(metainfo: Metainfo, folder: &Path, fetches: bool) -> TorrentConfig {
             seeds: true,
             ..SeedAfter::default()
         },
+        tuning: Tuning::default(),
     }
 }
 

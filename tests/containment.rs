@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gyre::base::InfoHash;
+use gyre::session::tune::Tuning;
 use gyre::session::{
     self, CheckMode, Encryption, Job, Outcome, PortChoice, Preallocate, SeedAfter, SendEngine,
     SessionConfig, SessionError, SessionEvent, SessionSummary, Stopper, TorrentConfig, WriteEngine,
@@ -274,6 +275,7 @@ fn torrent_config(sample: &Sample) -> TorrentConfig {
             seeds: true,
             ..SeedAfter::default()
         },
+        tuning: Tuning::default(),
     }
 }
 

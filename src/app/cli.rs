@@ -132,7 +132,7 @@ SIGTERM ends it in order, exit code 0; SIGHUP has the settings read anew.
 Example:
   gyre daemon --print-config > gyre.toml
   gyre daemon --config gyre.toml --limit-up 10MiB")]
-    Daemon(DaemonArgs),
+    Daemon(Box<DaemonArgs>),
     /// Ask a running daemon: list, add, show, start, stop, remove, verify, limit, top
     #[command(after_long_help = "\
 Example:

@@ -18,6 +18,7 @@ use super::render::{Mode, Renderer};
 use super::source::Given;
 use super::{escape, info, json, output, plain, select, signals, size, source, verify};
 use crate::session::ip_filter::{self, IpFilterSettings, Reloader};
+use crate::session::tune::Tuning;
 use crate::session::{
     self, BindTo, CheckMode, DhtSettings, Encryption, Job, Outcome, PortChoice, PortMapSettings,
     Preallocate, SeedAfter, SendEngine, SessionConfig, Stopper, TorrentConfig, WriteEngine,
@@ -317,6 +318,7 @@ fn torrent_config(
         trackers: !args.no_trackers,
         web_seeds,
         seed_after: seed_after(args),
+        tuning: Tuning::default(),
     })
 }
 
@@ -325,6 +327,7 @@ const fn seed_after(args: &SessionArgs) -> SeedAfter {
         seeds: args.seed || args.seed_ratio.is_some() || args.seed_time.is_some(),
         ratio: args.seed_ratio,
         time: args.seed_time,
+        idle: None,
     }
 }
 

@@ -4,24 +4,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing::warn;
 
 use super::date::unix_now_s;
+use super::kept::Kept;
+use super::queueing::Queue;
 use super::row::{Origin, TorrentRow};
 use super::store::Write;
 use super::torrents::Torrents;
+use super::tuning::ends;
 use super::writer::Pending;
 use crate::base::InfoHash;
 use crate::session::command::{
-    Activity, Limits, NewTorrent, Removed, SessionSnapshot, Sleep, TorrentDetails, TorrentSnapshot,
+    Activity, NewTorrent, Removed, SessionSnapshot, Sleep, TorrentDetails, TorrentSnapshot,
 };
-use crate::session::{
-    Command, CommandError, Outcome, SeedAfter, SessionError, SessionHandle, Stopper,
-};
+use crate::session::{Command, CommandError, Outcome, SessionError, SessionHandle, Stopper};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::{Metainfo, MetainfoError};
 
@@ -34,18 +35,33 @@ const LABEL_CHARS_MAX: usize = 256;
 /// Controls one daemon, from any thread of its runtime; clones share it.
 #[derive(Clone)]
 pub struct Control {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    torrents: Arc<Torrents>,
-    session: SessionHandle,
+pub(super) struct Inner {
+    pub(super) torrents: Arc<Torrents>,
+    pub(super) session: SessionHandle,
     stopper: Stopper,
-    downloads: Mutex<PathBuf>,
+    kept: Mutex<Kept>,
+    queue: Mutex<Queue>,
+    /// The highest place in the queue.
+    pub(super) last_in_queue: AtomicI64,
     /// The highest number that a torrent was given.
     number: AtomicU64,
     /// Being added: not on disk yet.
     adding: Mutex<BTreeSet<InfoHash>>,
+}
+
+impl Inner {
+    /// The daemon's own settings. What holds them waits for nothing.
+    pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who waits for a place. Taken before the rows, never behind them.
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A torrent to take in.
@@ -76,6 +92,8 @@ pub struct Listed {
     pub row: Arc<TorrentRow>,
     /// `None` for the moment between being added and being known to the session.
     pub shown: Option<Arc<TorrentSnapshot>>,
+    /// It is to run as soon as others make room.
+    pub is_waiting: bool,
 }
 
 /// A change of what a torrent is to do; `None` leaves it as it is.
@@ -127,8 +145,9 @@ impl Control {
         torrents: Arc<Torrents>,
         session: SessionHandle,
         stopper: Stopper,
-        downloads: PathBuf,
+        kept: Kept,
     ) -> Control {
+        let last = torrents.rows().values().map(|row| row.settings.queue).max();
         let highest = torrents.rows().values().map(|row| row.number).max();
         Control {
             inner: Arc::new(Inner {
@@ -136,7 +155,9 @@ impl Control {
                 torrents,
                 session,
                 stopper,
-                downloads: Mutex::new(downloads),
+                kept: Mutex::new(kept),
+                queue: Mutex::default(),
+                last_in_queue: AtomicI64::new(last.unwrap_or(0)),
                 adding: Mutex::default(),
             }),
         }
@@ -144,9 +165,11 @@ impl Control {
 
     /// Every torrent, in the order of their info_hashes.
     pub fn torrents(&self) -> Vec<Listed> {
+        let waiting = self.inner.queue().waiting();
         let rows = self.inner.torrents.rows().clone();
         let listed = rows.into_iter().map(|(info_hash, row)| Listed {
             shown: self.inner.session.torrent(&info_hash),
+            is_waiting: waiting.contains(&info_hash),
             row,
         });
         listed
@@ -156,9 +179,14 @@ impl Control {
 
     /// One torrent, if it is there.
     pub fn torrent(&self, info_hash: InfoHash) -> Option<Listed> {
+        let is_waiting = self.inner.queue().is_waiting(&info_hash);
         let row = self.inner.torrents.rows().get(&info_hash).cloned()?;
         let shown = self.inner.session.torrent(&info_hash);
-        row.leaving.is_none().then_some(Listed { row, shown })
+        row.leaving.is_none().then_some(Listed {
+            row,
+            shown,
+            is_waiting,
+        })
     }
 
     /// The session's own figures.
@@ -168,8 +196,7 @@ impl Control {
 
     /// Folder for torrents that are added without one.
     pub fn downloads(&self) -> PathBuf {
-        let downloads = self.inner.downloads.lock();
-        downloads.unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.kept().now.downloads.clone()
     }
 
     /// A torrent's metadata, parsed anew each time: hold what is needed of it.
@@ -248,13 +275,15 @@ impl Control {
         }
         let new = NewTorrent {
             figures: row.figures(),
-            runs: row.is_wanted,
+            // With a queue, when its turn comes.
+            runs: row.is_wanted && !self.has_queue(),
             // Nobody knows what is there before it was looked at.
             sleeps: None,
         };
         let kept = {
             let mut rows = self.inner.torrents.rows();
             row.number = self.inner.number.fetch_add(1, Ordering::Relaxed) + 1;
+            row.settings.queue = self.inner.last_in_queue.fetch_add(1, Ordering::Relaxed) + 1;
             rows.insert(info_hash, Arc::new(row.clone()));
             self.inner
                 .torrents
@@ -270,6 +299,7 @@ impl Control {
             reply,
         });
         added.await?;
+        self.settle_queue(false).await;
         Ok(info_hash)
     }
 
@@ -328,6 +358,7 @@ impl Control {
         kept.done().await.map_err(ControlError::NotKept)?;
         self.inner.torrents.folder.remove_torrent(info_hash);
         self.inner.torrents.rows().remove(&info_hash);
+        self.settle_queue(false).await;
         Ok(removed)
     }
 
@@ -336,13 +367,7 @@ impl Control {
     /// # Errors
     /// See [`ControlError`].
     pub async fn start(&self, info_hash: InfoHash) -> Result<(), ControlError> {
-        self.change_row(info_hash, |row| row.is_wanted = true)
-            .await?;
-        let asked = self
-            .inner
-            .session
-            .ask(|reply| Command::Start { info_hash, reply });
-        Ok(asked.await?)
+        self.let_run(info_hash, false).await
     }
 
     /// Ends a torrent in order; it stays in the list.
@@ -356,7 +381,9 @@ impl Control {
             .inner
             .session
             .ask(|reply| Command::Stop { info_hash, reply });
-        Ok(asked.await?)
+        asked.await?;
+        self.settle_queue(false).await;
+        Ok(())
     }
 
     /// Hashes all of a torrent's data.
@@ -389,9 +416,8 @@ impl Control {
     /// See [`ControlError`].
     pub async fn change(&self, info_hash: InfoHash, change: Change) -> Result<(), ControlError> {
         check_labels(change.labels.as_deref().unwrap_or_default())?;
-        let begins_anew = change.selected_files.is_some()
-            || change.seed_ratio.is_some()
-            || change.is_sequential.is_some();
+        let begins_anew = change.selected_files.is_some();
+        let is_tuned = change.seed_ratio.is_some() || change.is_sequential.is_some();
         let metainfo = match &change.selected_files {
             Some(_) => Some(self.metainfo(info_hash).await?),
             None => None,
@@ -418,42 +444,10 @@ impl Control {
                 .session
                 .ask(|reply| Command::Reload { info_hash, reply });
             asked.await?;
+        } else if is_tuned {
+            self.put_in_force(info_hash).await?;
         }
         Ok(())
-    }
-
-    /// Changes the limits of the whole session, until the daemon ends or reads its settings anew.
-    ///
-    /// # Errors
-    /// The daemon is ending.
-    pub async fn set_limits(&self, limits: Limits) -> Result<(), ControlError> {
-        let asked = self
-            .inner
-            .session
-            .ask(|reply| Command::SetLimits { limits, reply });
-        Ok(asked.await?)
-    }
-
-    /// Takes settings that may change while the daemon runs. Blocks until the session has them: not for its runtimes.
-    pub fn apply(&self, downloads: PathBuf, seed_after: SeedAfter, limits: Limits) {
-        let folder = self.inner.downloads.lock();
-        *folder.unwrap_or_else(PoisonError::into_inner) = downloads;
-        let daemons = self.inner.torrents.seed_after.lock();
-        let mut daemons = daemons.unwrap_or_else(PoisonError::into_inner);
-        let is_changed = std::mem::replace(&mut *daemons, seed_after) != seed_after;
-        drop(daemons);
-        let session = &self.inner.session;
-        // A session that has ended needs no settings.
-        let _ = session.ask_blocking(|reply| Command::SetLimits { limits, reply });
-        let rows = self.inner.torrents.rows();
-        let own = rows
-            .values()
-            .filter(|row| row.seed_ratio.is_none() && row.is_wanted);
-        let own: Vec<InfoHash> = own.map(|row| row.info_hash).collect();
-        drop(rows);
-        for info_hash in own.into_iter().filter(|_| is_changed) {
-            let _ = session.ask_blocking(|reply| Command::Reload { info_hash, reply });
-        }
     }
 
     /// Asks the daemon to end; it saves everything first.
@@ -462,7 +456,7 @@ impl Control {
     }
 
     /// Changes a row that is not being removed, in memory and on disk.
-    async fn change_row(
+    pub(super) async fn change_row(
         &self,
         info_hash: InfoHash,
         change: impl FnOnce(&mut TorrentRow),
@@ -488,12 +482,14 @@ impl Control {
     pub(super) fn take_figures(&self, revision: u64) -> (u64, Pending) {
         let now = self.session().revision;
         let (shown, date) = (self.inner.session.torrents(), unix_now_s());
+        let waiting = self.inner.queue().waiting();
         let mut rows = self.inner.torrents.rows();
         let changed = shown.iter().filter(|shown| shown.revision > revision);
         let writes = changed.filter_map(|shown| {
             let row = rows.get_mut(&shown.info_hash())?;
             let mut changed = TorrentRow::clone(row);
-            changed.take_figures(shown, date).then(|| {
+            let is_waiting = waiting.contains(&shown.info_hash());
+            changed.take_figures(shown, date, is_waiting).then(|| {
                 *row = Arc::new(changed.clone());
                 Write::Put(Box::new(changed))
             })
@@ -504,11 +500,12 @@ impl Control {
     /// Hands the rows of the state to the session, and finishes removals that were begun.
     pub(super) async fn restore(&self) {
         let (mut torrents, mut leaving) = (Vec::new(), Vec::new());
+        let waiting = self.begin_queue();
         let mut tiers_of = Shared::new();
         for (info_hash, row) in self.inner.torrents.rows().iter() {
             torrents.push(NewTorrent {
                 figures: row.figures(),
-                runs: row.is_wanted && row.leaving.is_none(),
+                runs: row.is_wanted && row.leaving.is_none() && !waiting.contains(info_hash),
                 sleeps: self.sleep(row, &mut tiers_of),
             });
             leaving.extend(row.leaving.map(|with_data| (*info_hash, with_data)));
@@ -529,14 +526,12 @@ impl Control {
 
     /// A seed that has everything, and whose seeding nothing ends, sleeps until somebody asks for it.
     fn sleep(&self, row: &TorrentRow, tiers_of: &mut Shared) -> Option<Sleep> {
-        let daemons = self.inner.torrents.seed_after.lock();
-        let daemons = *daemons.unwrap_or_else(PoisonError::into_inner);
+        let ends = ends(row.seed_after(self.inner.torrents.seed_after()));
         let is_whole = row.pieces > 0 && row.pieces_have == row.pieces;
-        let ends = row.seed_ratio.or(daemons.ratio).is_some() || daemons.time.is_some();
         (is_whole && !ends && row.origin == Origin::Torrent).then(|| Sleep {
             tiers: tiers_of
-                .entry(row.tiers.clone())
-                .or_insert_with(|| row.tiers.clone().into())
+                .entry(row.trackers().to_vec())
+                .or_insert_with(|| row.trackers().into())
                 .clone(),
             after: SLEEPS_AFTER,
         })
@@ -561,9 +556,11 @@ impl Drop for Adding<'_> {
 
 impl TorrentRow {
     /// True when something is to be written.
-    fn take_figures(&mut self, shown: &TorrentSnapshot, date: i64) -> bool {
+    fn take_figures(&mut self, shown: &TorrentSnapshot, date: i64, is_waiting: bool) -> bool {
         let (before, progress) = (self.clone(), &shown.progress);
-        if shown.activity == Activity::Stopped && shown.outcome == Some(Outcome::Done) {
+        let is_done = shown.activity == Activity::Stopped && shown.outcome == Some(Outcome::Done);
+        // Of one that waits for another run this is the end of an earlier one.
+        if is_done && !is_waiting {
             self.is_wanted = false;
         }
         if shown.activity != Activity::Failed && progress.pieces > 0 && !progress.is_preparing() {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
+use super::tuning::TorrentSettings;
 use crate::base::InfoHash;
 use crate::session::{TorrentProgress, TorrentState};
 
@@ -50,8 +51,10 @@ pub struct TorrentRow {
     pub is_sequential: bool,
     /// Uploaded ÷ max(downloaded, selected size) that ends the seeding; `None` is the daemon's own setting.
     pub seed_ratio: Option<f64>,
+    /// What may change while it runs.
+    pub settings: TorrentSettings,
     pub is_private: bool,
-    /// Trackers by tier (BEP 12).
+    /// Trackers by tier (BEP 12), as the torrent says: [`TorrentSettings::trackers`] may name others.
     pub tiers: Vec<Vec<String>>,
     pub files: u64,
     pub pieces: u32,
@@ -85,6 +88,7 @@ impl Default for TorrentRow {
             selected_files: None,
             is_sequential: false,
             seed_ratio: None,
+            settings: TorrentSettings::default(),
             is_private: false,
             tiers: Vec::new(),
             files: 0,
@@ -165,7 +169,7 @@ mod info_hash {
 }
 
 /// A path may have any bytes: text where it is some, else a list of numbers.
-mod path {
+pub(super) mod path {
     use std::path::Path;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -207,6 +211,11 @@ mod tests {
             labels: vec!["tv".into()],
             selected_files: Some(vec![0, 2]),
             seed_ratio: Some(1.5),
+            settings: TorrentSettings {
+                file_priorities: [(3, -1)].into(),
+                trackers: Some(vec![vec!["udp://t:1".into()]]),
+                ..TorrentSettings::default()
+            },
             leaving: Some(true),
             ..TorrentRow::default()
         }
@@ -216,6 +225,19 @@ mod tests {
     fn a_row_is_read_as_it_was_written() {
         let row = row();
         assert_eq!(TorrentRow::decode(&row.encode()), Ok(row));
+    }
+
+    #[test]
+    fn a_row_without_settings_has_the_usual_ones() {
+        let mut json = serde_json::to_value(row()).unwrap();
+        json.as_object_mut().unwrap().remove("settings");
+        let json = serde_json::to_vec(&json).unwrap();
+        let bytes = [&Sha1::digest(&json)[..], &json].concat();
+        let expected = TorrentRow {
+            settings: TorrentSettings::default(),
+            ..row()
+        };
+        assert_eq!(TorrentRow::decode(&bytes), Ok(expected));
     }
 
     #[test]

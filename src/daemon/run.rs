@@ -15,7 +15,9 @@ use tracing::{info, warn};
 
 use super::folder::StateFolder;
 use super::handle::Control;
+use super::kept::{Kept, LiveSettings};
 use super::notify::Notifier;
+use super::queue::QueueLimits;
 use super::row::TorrentRow;
 use super::store::{Opened, Store};
 use super::torrents::Torrents;
@@ -29,6 +31,8 @@ use crate::uring::ring::Ring;
 
 /// Figures go into the state file this often; resume records have their own times.
 const FIGURES_INTERVAL: Duration = Duration::from_secs(30);
+/// Places in the queue are looked at this often.
+const QUEUE_INTERVAL: Duration = Duration::from_secs(1);
 /// The same where there is no watchdog to be fed.
 const IDLE_INTERVAL: Duration = Duration::from_secs(3_600);
 
@@ -40,6 +44,7 @@ pub struct Settings {
     pub downloads: PathBuf,
     /// When torrents that say nothing themselves end seeding; `seeds` is not looked at.
     pub seed_after: SeedAfter,
+    pub queue: QueueLimits,
     /// How it is controlled from outside.
     pub control: super::control::ControlSettings,
 }
@@ -62,7 +67,7 @@ impl Daemon {
     ///
     /// # Errors
     /// Another daemon has it, or it cannot be used.
-    pub fn open(settings: Settings) -> Result<Daemon, SessionError> {
+    pub fn open(mut settings: Settings) -> Result<Daemon, SessionError> {
         let hint = "name another folder with --state";
         let cannot = |error: String| SessionError::new(error, hint);
         let folder = StateFolder::take(&settings.session.state_dir);
@@ -72,6 +77,7 @@ impl Daemon {
         let Opened {
             store,
             rows,
+            kept,
             set_aside,
         } = opened.map_err(|error| {
             cannot(format!(
@@ -91,11 +97,16 @@ impl Daemon {
         let no_thread = |error: io::Error| cannot(format!("cannot start a thread: {error}"));
         let (writer, writer_thread) = Writer::start(store).map_err(no_thread)?;
         info!(torrents = rows.len(), "state");
-        let torrents = remembered(folder, writer, rows, settings.seed_after);
+        let file = LiveSettings::of(&settings);
+        let mut kept = kept.unwrap_or_else(|| Kept::from_file(file.clone()));
+        kept.on_file(file);
+        let (limits, seed_after) = (kept.now.limits(), kept.now.seed_after());
+        settings.session.limit_up_bytes_per_s = limits.up_bytes_per_s;
+        settings.session.limit_down_bytes_per_s = limits.down_bytes_per_s;
+        let torrents = remembered(folder, writer, rows, seed_after);
         let (session, commands) = command::channel();
         let stopper = Stopper::default();
-        let downloads = settings.downloads.clone();
-        let control = Control::new(torrents.clone(), session, stopper.clone(), downloads);
+        let control = Control::new(torrents.clone(), session, stopper.clone(), kept);
         Ok(Daemon {
             settings,
             torrents,
@@ -210,7 +221,9 @@ async fn keep(control: &Control, notifier: &Notifier, revision: &mut u64) {
     notifier.tell("READY=1");
     let mut figures = tokio::time::interval(FIGURES_INTERVAL);
     let mut watchdog = tokio::time::interval(notifier.watchdog_interval().unwrap_or(IDLE_INTERVAL));
+    let mut queue = tokio::time::interval(QUEUE_INTERVAL);
     figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    queue.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut uptime = Duration::ZERO;
     loop {
         tokio::select! {
@@ -221,6 +234,7 @@ async fn keep(control: &Control, notifier: &Notifier, revision: &mut u64) {
                     *revision = now;
                 }
             }
+            _ = queue.tick() => control.settle_queue(false).await,
             _ = watchdog.tick() => {
                 // A ring thread that hangs shows nothing new.
                 let now = control.session().uptime;

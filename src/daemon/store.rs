@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use sha1::{Digest, Sha1};
 
+use super::kept::Kept;
 use super::row::{RowError, TorrentRow};
 use crate::base::InfoHash;
 
@@ -56,12 +57,16 @@ pub struct Store {
 pub enum Write {
     Put(Box<TorrentRow>),
     Remove(InfoHash),
+    /// Settings of the whole daemon.
+    Keep(Box<Kept>),
 }
 
 /// An open store and what it held.
 pub struct Opened {
     pub store: Store,
     pub rows: BTreeMap<InfoHash, TorrentRow>,
+    /// Settings that were changed while it ran.
+    pub kept: Option<Kept>,
     /// What was found in its place, could not be used, and is now there.
     pub set_aside: Option<(String, PathBuf)>,
 }
@@ -112,10 +117,11 @@ impl Store {
     /// Nothing can be made there, or what is there cannot be moved.
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
         let why = match guarded(|| open_or_make(path)) {
-            Ok((store, rows)) => {
+            Ok((store, rows, kept)) => {
                 return Ok(Opened {
                     store,
                     rows,
+                    kept,
                     set_aside: None,
                 });
             }
@@ -124,10 +130,11 @@ impl Store {
         let aside = set_aside(path).ok_or_else(|| {
             StoreError::File(format!("{why}, and it cannot be moved out of the way"))
         })?;
-        let (store, rows) = guarded(|| open_or_make(path))?;
+        let (store, rows, kept) = guarded(|| open_or_make(path))?;
         Ok(Opened {
             store,
             rows,
+            kept,
             set_aside: Some((why.to_string(), aside)),
         })
     }
@@ -142,10 +149,16 @@ impl Store {
             let transaction = self.database.begin_write().map_err(StoreError::file)?;
             {
                 let mut table = transaction.open_table(TORRENTS).map_err(StoreError::file)?;
+                let mut about = transaction.open_table(ABOUT).map_err(StoreError::file)?;
                 for write in writes {
                     let (key, row) = match write {
                         Write::Put(row) => (row.info_hash, Some(row.encode())),
                         Write::Remove(info_hash) => (*info_hash, None),
+                        Write::Keep(kept) => {
+                            let put = about.insert("settings", kept.encode().as_slice());
+                            put.map_err(StoreError::file)?;
+                            continue;
+                        }
                     };
                     if let Some(row) = &row {
                         sum.add(row);
@@ -158,7 +171,6 @@ impl Store {
                         sum.take(old.value());
                     }
                 }
-                let mut about = transaction.open_table(ABOUT).map_err(StoreError::file)?;
                 let put = about.insert("sum", sum.encode().as_slice());
                 put.map_err(StoreError::file)?;
             }
@@ -176,7 +188,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreEr
 
 type Rows = BTreeMap<InfoHash, TorrentRow>;
 
-fn open_or_make(path: &Path) -> Result<(Store, Rows), StoreError> {
+fn open_or_make(path: &Path) -> Result<(Store, Rows, Option<Kept>), StoreError> {
     let is_new = !path.exists();
     let mut builder = Database::builder();
     let mut database = builder
@@ -198,11 +210,11 @@ fn open_or_make(path: &Path) -> Result<(Store, Rows), StoreError> {
     } else if !database.check_integrity().map_err(StoreError::file)? {
         return Err(StoreError::Damaged);
     }
-    let (rows, sum) = read(&database)?;
-    Ok((Store { database, sum }, rows))
+    let (rows, sum, kept) = read(&database)?;
+    Ok((Store { database, sum }, rows, kept))
 }
 
-fn read(database: &Database) -> Result<(Rows, Sum), StoreError> {
+fn read(database: &Database) -> Result<(Rows, Sum, Option<Kept>), StoreError> {
     let transaction = database.begin_read().map_err(StoreError::file)?;
     let about = transaction.open_table(ABOUT).map_err(StoreError::file)?;
     let of = |key| {
@@ -216,6 +228,8 @@ fn read(database: &Database) -> Result<(Rows, Sum), StoreError> {
         return Err(StoreError::Newer { got });
     }
     let expected = Sum::decode(&of("sum")?).ok_or(StoreError::Damaged)?;
+    let kept = about.get("settings").map_err(StoreError::file)?;
+    let kept = kept.map(|value| Kept::decode(value.value())).transpose()?;
     let table = transaction.open_table(TORRENTS).map_err(StoreError::file)?;
     let (mut rows, mut sum) = (Rows::new(), Sum::default());
     for entry in table.iter().map_err(StoreError::file)? {
@@ -234,7 +248,7 @@ fn read(database: &Database) -> Result<(Rows, Sum), StoreError> {
     if sum != expected {
         return Err(StoreError::Damaged);
     }
-    Ok((rows, sum))
+    Ok((rows, sum, kept))
 }
 
 /// Gives it a name that nothing has.
@@ -288,6 +302,24 @@ mod tests {
         assert_eq!(rows.len(), 199);
         assert!(!rows.contains_key(&row(17).info_hash));
         assert_eq!(rows[&row(18).info_hash], row(18));
+    }
+
+    #[test]
+    fn settings_are_kept_beside_the_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let mut store = Store::open(&path).unwrap().store;
+        let mut kept = Kept::default();
+        kept.now.seed_ratio = Some(1.25);
+        let writes = [
+            Write::Keep(Box::new(kept.clone())),
+            Write::Put(Box::new(row(3))),
+        ];
+        store.commit(&writes).unwrap();
+        drop(store);
+        let opened = Store::open(&path).unwrap();
+        assert_eq!(opened.kept, Some(kept));
+        assert_eq!(opened.rows.len(), 1);
     }
 
     #[test]

@@ -58,11 +58,22 @@ impl Torrents {
         }
     }
 
-    fn config(&self, row: &TorrentRow, metainfo: Metainfo) -> TorrentConfig {
-        let daemons = *self
-            .seed_after
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    /// The daemon's own limits of seeding.
+    pub fn seed_after(&self) -> SeedAfter {
+        let seed_after = self.seed_after.lock();
+        *seed_after.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Other limits of seeding from now on.
+    pub fn set_seed_after(&self, seed_after: SeedAfter) {
+        let held = self.seed_after.lock();
+        *held.unwrap_or_else(PoisonError::into_inner) = seed_after;
+    }
+
+    fn config(&self, row: &TorrentRow, mut metainfo: Metainfo) -> TorrentConfig {
+        if let Some(trackers) = &row.settings.trackers {
+            metainfo.announce_tiers.clone_from(trackers);
+        }
         TorrentConfig {
             web_seeds: metainfo.web_seeds.clone(),
             metainfo: Arc::new(metainfo),
@@ -75,11 +86,8 @@ impl Torrents {
             selected_files: row.selected_files.clone(),
             peers: Vec::new(),
             trackers: true,
-            seed_after: SeedAfter {
-                seeds: true,
-                ratio: row.seed_ratio.or(daemons.ratio),
-                time: daemons.time,
-            },
+            seed_after: row.seed_after(self.seed_after()),
+            tuning: row.settings.tuning(),
         }
     }
 
@@ -124,10 +132,13 @@ impl TorrentSource for Torrents {
             }
             Origin::Magnet(link) => link.parse::<Magnet>(),
         };
-        let link = link.map_err(|error| {
+        let mut link = link.map_err(|error| {
             let message = format!("the link of {info_hash} cannot be used: {error}");
             SessionError::new(message, "remove the torrent and add it again")
         })?;
+        if let Some(trackers) = &row.settings.trackers {
+            link.trackers = trackers.concat();
+        }
         let own = self.own.clone();
         Ok(Job::Magnet(MagnetConfig {
             link,

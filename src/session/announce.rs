@@ -59,10 +59,11 @@ impl Announcers {
             let start = move || {
                 let (of_counters, of_outcome) = (of_loop.clone(), of_loop.clone());
                 let failing = failing.clone();
+                let tiers = steered.last_tiers().unwrap_or_else(|| tiers.clone());
                 announce_loop(
                     trackers.clone(),
                     target.clone(),
-                    tiers.clone(),
+                    tiers,
                     announce_config.clone(),
                     steered.clone(),
                     move || of_counters.counters(),
@@ -78,6 +79,16 @@ impl Announcers {
                 task,
                 is_failing,
             });
+        }
+    }
+
+    /// Other trackers from now on, by tier.
+    pub fn set_tiers(this: &Rc<Self>, door: Door, tiers: Vec<Vec<String>>) {
+        if this.loops.borrow().is_empty() {
+            return Announcers::start(this, door, tiers);
+        }
+        for running in this.loops.borrow().iter() {
+            running.handle.set_tiers(tiers.clone());
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::contain::caught;
 use super::deadline::Deadline;
 use super::http::{
     FetchError, GET_TIMEOUT, GetOptions, HttpClient, TRACKER_BODY_BYTES_MAX, family_name,
@@ -102,6 +103,10 @@ struct Shared {
     wants_peers: Cell<bool>,
     numwant: Cell<Option<u32>>,
     stop: Cell<Option<Instant>>,
+    /// Other trackers, by tier.
+    tiers: RefCell<Option<Vec<Vec<String>>>>,
+    /// The last that were given.
+    last_tiers: RefCell<Option<Vec<Vec<String>>>>,
     changed: Notify,
     status: RefCell<Vec<TrackerStatus>>,
 }
@@ -123,6 +128,18 @@ impl AnnounceHandle {
         self.inner.changed.notify_one();
     }
 
+    /// Other trackers from now on, by tier; those that go hear `stopped`.
+    pub fn set_tiers(&self, tiers: Vec<Vec<String>>) {
+        self.inner.last_tiers.replace(Some(tiers.clone()));
+        self.inner.tiers.replace(Some(tiers));
+        self.inner.changed.notify_one();
+    }
+
+    /// The trackers that it was last given, if it was.
+    pub fn last_tiers(&self) -> Option<Vec<Vec<String>>> {
+        self.inner.last_tiers.borrow().clone()
+    }
+
     /// Peers to ask for from now on.
     pub fn set_numwant(&self, numwant: u32) {
         self.inner.numwant.set(Some(numwant));
@@ -140,6 +157,18 @@ impl AnnounceHandle {
     /// Completes once it was asked to stop.
     pub async fn stopping(&self) {
         while self.inner.stop.get().is_none() {
+            self.inner.changed.notified().await;
+        }
+    }
+
+    /// Completes once it was asked to stop, or to leave that tracker alone.
+    async fn leaving(&self, url: &str) {
+        let is_leaving = || {
+            let tiers = self.inner.tiers.borrow();
+            let is_there = |tiers: &Vec<Vec<String>>| tiers.iter().flatten().any(|one| one == url);
+            self.inner.stop.get().is_some() || tiers.as_ref().is_some_and(|new| !is_there(new))
+        };
+        while !is_leaving() {
             self.inner.changed.notified().await;
         }
     }
@@ -167,6 +196,10 @@ pub async fn announce_loop(
     let shared = &handle.inner;
     while shared.stop.get().is_none() {
         apply_commands(shared, &mut announcer);
+        let tiers = shared.tiers.take();
+        if let Some(goodbyes) = tiers.map(|tiers| announcer.set_tiers(tiers, now())) {
+            say_goodbye(&clients, &target, goodbyes, counters());
+        }
         shared.status.replace(announcer.status());
         if !clients.way.is_open() {
             tokio::select! {
@@ -250,7 +283,7 @@ async fn announce_or_stop(
     tokio::select! {
         biased;
         result = &mut announce => return result,
-        () = handle.stopping() => deadline.shorten_to(Duration::ZERO),
+        () = handle.leaving(&job.url) => deadline.shorten_to(Duration::ZERO),
         () = clients.way.shut() => deadline.shorten_to(Duration::ZERO),
     }
     announce.await
@@ -290,6 +323,24 @@ pub(super) async fn send_stopped(
             std::panic::resume_unwind(error.into_panic());
         }
     }
+}
+
+/// Tells trackers that are used no more, beside whatever else is announced.
+fn say_goodbye(
+    clients: &TrackerClients,
+    target: &AnnounceTarget,
+    jobs: Vec<AnnounceJob>,
+    counters: Counters,
+) {
+    if jobs.is_empty() {
+        return;
+    }
+    let (clients, target) = (clients.clone(), target.clone());
+    tokio_uring::spawn(async move {
+        let sent = send_stopped(clients, target, jobs, counters, STOPPED_TIMEOUT);
+        // What broke it is logged with the panic; nobody waits for a goodbye.
+        let _ = caught(sent).await;
+    });
 }
 
 /// What one announce tells, and by when it must be over.

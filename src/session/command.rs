@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::config::{Job, Outcome, TorrentProgress};
 use super::error::SessionError;
+use super::tune::Tuned;
 use crate::base::{Bitfield, InfoHash};
 use crate::swarm::announce::TrackerStatus;
 use crate::swarm::torrent::PeerStats;
@@ -74,6 +75,13 @@ pub enum Command {
     /// anew with them. Answered at once.
     Reload {
         info_hash: InfoHash,
+        reply: Reply<()>,
+    },
+    /// Other settings of a torrent, put in force without ending what runs. The source is to give the same ones from
+    /// now on. Answered at once.
+    Tune {
+        info_hash: InfoHash,
+        tuned: Box<Tuned>,
         reply: Reply<()>,
     },
     /// Asks a torrent's trackers and the DHT for peers as soon as they allow. Answered at once.

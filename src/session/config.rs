@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::error::SessionError;
 use super::ip_filter::IpFilterSettings;
 use super::port_map::PortMapSettings;
+use super::tune::Tuning;
 use crate::base::{Bitfield, InfoHash};
 pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
 use crate::swarm::SourceCounts;
@@ -165,6 +166,8 @@ pub struct TorrentConfig {
     /// URLs of web seeds (BEP 19), whether the .torrent or a magnet link named them; empty with `--no-web-seeds`.
     pub web_seeds: Vec<String>,
     pub seed_after: SeedAfter,
+    /// How it stands beside the others.
+    pub tuning: Tuning,
 }
 
 /// What is made of metadata that peers sent: the torrent to run, or nothing when only the metadata was wanted. Called
@@ -209,6 +212,8 @@ pub struct SeedAfter {
     pub ratio: Option<f64>,
     /// Time spent seeding in this run.
     pub time: Option<Duration>,
+    /// Time of this run without an upload.
+    pub idle: Option<Duration>,
 }
 
 /// What a torrent is doing.

@@ -13,7 +13,7 @@ use tracing::{Instrument, Span, debug, info};
 
 use super::announce::Announcers;
 use super::check::CheckJob;
-use super::config::{SessionEvent, TorrentConfig, TorrentState};
+use super::config::{SeedAfter, SessionEvent, TorrentConfig, TorrentState};
 use super::connect;
 use super::contain::{Panicked, caught, count_panic};
 use super::disk::{Changed, DiskError, DiskTorrent, ReadError, SyncError};
@@ -23,6 +23,7 @@ use super::peer::PeerHandle;
 use super::shake::Cover;
 use super::shared::Shared;
 use super::trouble::Trouble;
+use super::tune::Pace;
 use super::web_seed::{WebHandle, WebSeeds};
 use crate::base::{InfoHash, Now, PieceIndex};
 use crate::swarm::candidates::Source;
@@ -96,6 +97,11 @@ pub struct Driver {
     pub(super) trouble: Trouble,
     pub(super) lost: LostPieces,
     pub(super) state: Cell<TorrentState>,
+    /// Rate limits of its connections.
+    pub(super) pace: Rc<Pace>,
+    pub(super) seed_after: Cell<SeedAfter>,
+    /// It announces itself: no schedule does it for many.
+    has_trackers: bool,
     /// How pieces are looked at again.
     pub(super) check_job: CheckJob,
     span: Span,
@@ -112,6 +118,7 @@ impl Driver {
         announcers: Rc<Announcers>,
         span: Span,
     ) -> Rc<Self> {
+        let pace = Pace::new(&shared, &config.tuning);
         Rc::new(Driver {
             shared,
             metainfo: config.metainfo.clone(),
@@ -132,6 +139,9 @@ impl Driver {
             trouble: Trouble::default(),
             lost: LostPieces::default(),
             state: Cell::new(TorrentState::Stalled),
+            pace,
+            seed_after: Cell::new(config.seed_after),
+            has_trackers: config.trackers,
             check_job,
             span,
         })
@@ -145,6 +155,11 @@ impl Driver {
     /// Its files.
     pub fn disk(&self) -> &Rc<DiskTorrent> {
         &self.disk
+    }
+
+    /// True when its trackers are its own matter.
+    pub fn has_trackers(&self) -> bool {
+        self.has_trackers
     }
 
     /// Its description.

@@ -6,6 +6,7 @@
 mod asked;
 mod asleep;
 mod row;
+mod tune;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -27,6 +28,7 @@ use super::shared::Shared;
 use crate::base::{InfoHash, Now};
 use asked::{details, reannounce};
 use row::{Behind, Row, Run, Table};
+use tune::set_limits;
 
 /// The board is brought up to date this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -184,9 +186,13 @@ impl Fleet {
                 }
                 Some((reply, done))
             }
+            Command::Tune {
+                info_hash,
+                tuned,
+                reply,
+            } => Some((reply, self.tune(shared, info_hash, &tuned))),
             Command::SetLimits { limits, reply } => {
-                shared.up.set_rate(limits.up_bytes_per_s, &shared.clock);
-                shared.down.set_rate(limits.down_bytes_per_s, &shared.clock);
+                set_limits(shared, limits);
                 Some((reply, Ok(())))
             }
             Command::Remove {
@@ -425,7 +431,9 @@ impl Fleet {
             }
             let mut table = self.table.borrow_mut();
             if let Some(row) = table.rows.get_mut(&info_hash) {
-                config.trackers &= row.sleeps.is_none();
+                // One schedule announces all that may sleep.
+                let is_scheduled = shared.seed_trackers.has(&info_hash);
+                config.trackers &= row.sleeps.is_none() && !is_scheduled;
                 config.peers.append(&mut row.peers);
             }
         }

@@ -43,6 +43,7 @@ pub mod socks;
 mod torrent;
 pub mod tracker;
 mod trouble;
+pub mod tune;
 pub mod udp_port;
 pub mod udp_tracker;
 mod upnp;

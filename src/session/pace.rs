@@ -1,4 +1,4 @@
-//! Keeping the session to its rate limits: tasks wait here for their share of bandwidth. Layer 5.
+//! Keeping a session, or one torrent, to its rate limits: tasks wait here for their share of bandwidth. Layer 5.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 use tracing::trace;
 
 use super::clock::Clock;
-use crate::swarm::bandwidth::{Bandwidth, Grant};
+use crate::swarm::bandwidth::{Bandwidth, Grant, Priority};
 
-/// One direction's limit, shared by all peers of a session.
+/// One direction's limit, shared by all peers of a session or a torrent.
 pub struct Pacer {
     bandwidth: RefCell<Bandwidth>,
     waiting: RefCell<BTreeMap<u64, oneshot::Sender<u64>>>,
@@ -54,9 +54,11 @@ impl Pacer {
     }
 
     /// Waits until the connection may move `bytes`; at once without a limit.
-    pub async fn acquire(&self, client: u64, bytes: u64, clock: &Clock) {
+    pub async fn acquire(&self, client: u64, bytes: u64, priority: Priority, clock: &Clock) {
         let bandwidth = &self.bandwidth;
-        let grant = bandwidth.borrow_mut().request(client, bytes, clock.now());
+        let grant = bandwidth
+            .borrow_mut()
+            .request_as(priority, client, bytes, clock.now());
         if grant == Grant::Now {
             return;
         }

@@ -20,6 +20,7 @@ use super::driver::Driver;
 use super::lab::Followed;
 use super::shake::{Cover, Shaken};
 use super::shared::Shared;
+use super::tune::{Direction, Pace};
 use crate::swarm::CloseReason;
 use crate::swarm::peer::PeerFault;
 use crate::swarm::torrent::{Connected, Refusal};
@@ -37,9 +38,9 @@ pub struct PeerHandle {
     followed: Rc<Followed>,
     closing: Cell<Option<CloseReason>>,
     shared: Rc<Shared>,
-    /// Its numbers with the rate limits.
-    up_client: u64,
-    down_client: u64,
+    pace: Rc<Pace>,
+    /// Its number with the rate limits.
+    client: u64,
 }
 
 impl PeerHandle {
@@ -50,13 +51,20 @@ impl PeerHandle {
             self.closing.set(Some(reason));
             self.stream.shutdown();
             self.wake.notify_one();
-            self.shared.up.forget(self.up_client);
-            self.shared.down.forget(self.down_client);
+            self.pace.forget(self.client);
         }
     }
 
     fn is_closing(&self) -> bool {
         self.closing.get().is_some()
+    }
+
+    /// Waits for its share of the rate limits.
+    async fn acquire(&self, direction: Direction, bytes: u64) {
+        let is_closing = || self.is_closing();
+        self.pace
+            .acquire(direction, self.client, bytes, is_closing)
+            .await;
     }
 }
 
@@ -101,8 +109,8 @@ pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, shaken: Sh
         cover: shaken.cover,
         followed: Rc::default(),
         closing: Cell::new(None),
-        up_client: shared.up.client(),
-        down_client: shared.down.client(),
+        client: driver.pace.client(),
+        pace: driver.pace.clone(),
         shared,
     });
     driver.add_peer(key, handle.clone());

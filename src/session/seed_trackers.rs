@@ -79,6 +79,35 @@ impl SeedTrackers {
         self.queue(info_hash);
     }
 
+    /// True for a seed that is announced here.
+    pub fn has(&self, info_hash: &InfoHash) -> bool {
+        self.seeds.borrow().contains_key(info_hash)
+    }
+
+    /// Other trackers of a seed that is announced here.
+    pub fn set_tiers(&self, shared: &Rc<Shared>, info_hash: InfoHash, tiers: &[Vec<String>]) {
+        let mut goodbyes = Vec::new();
+        if let Some(seed) = self.seeds.borrow_mut().get_mut(&info_hash) {
+            let counters = counters(shared, info_hash, seed);
+            let now = shared.now();
+            for (family, announcer) in &mut seed.announcers {
+                let jobs = announcer.set_tiers(tiers.to_vec(), now);
+                goodbyes.push((target(shared, info_hash, seed.key, *family), jobs, counters));
+            }
+        }
+        for (target, jobs, counters) in goodbyes {
+            let shared = shared.clone();
+            tokio_uring::spawn(async move {
+                let clients = shared.trackers.clone();
+                let sent = send_stopped(clients, target, jobs, counters, STOPPED_TIMEOUT);
+                if caught(sent).await.is_err() {
+                    count_panic(&shared, "saying goodbye to a tracker");
+                }
+            });
+        }
+        self.queue(info_hash);
+    }
+
     /// Says goodbye, and announces it no more.
     pub fn remove(&self, shared: &Rc<Shared>, info_hash: InfoHash) {
         let Some(goodbye) = self.goodbye(shared, info_hash) else {

@@ -20,6 +20,7 @@ use super::metadata::Search;
 use super::root_lock::RootLock;
 use super::shared::Shared;
 use super::trouble::SILENT_AFTER;
+use super::tune;
 use crate::base::{Bitfield, InfoHash, Now};
 use crate::swarm;
 use crate::swarm::candidates::Source;
@@ -146,6 +147,10 @@ struct Running<'c> {
     pieces_checked: u32,
     started_at: Now,
     seeding_since: Option<Now>,
+    /// When more was uploaded than ever before in this run, and how much that was.
+    last_upload: (Now, u64),
+    /// The core was told where uploads end.
+    had_upload_max: bool,
     was_complete: bool,
     look: Rc<Cell<Look>>,
     /// Complete before this run: nothing is announced as `completed` (BEP 3).
@@ -183,6 +188,7 @@ impl<'c> Running<'c> {
             span,
         );
         driver.trouble.made_progress(shared.now());
+        driver.apply(&config.tuning);
         shared.add_torrent(driver.clone());
         let timed = driver.clone();
         let timer = tokio_uring::spawn(async move {
@@ -215,8 +221,9 @@ impl<'c> Running<'c> {
             search.end_dht();
         }
         let checkpointer = Rc::new(Checkpointer::new(&shared, loaded.store, loaded.record));
+        let shared_now = shared.now();
         Running {
-            started_at: shared.now(),
+            started_at: shared_now,
             shared,
             config,
             checkpointer,
@@ -224,6 +231,8 @@ impl<'c> Running<'c> {
             wanted_bytes,
             pieces_checked: loaded.pieces_checked,
             seeding_since: None,
+            last_upload: (shared_now, 0),
+            had_upload_max: false,
             was_complete: false,
             look: Rc::default(),
             is_old_news: driver.read(swarm::Torrent::is_complete),
@@ -264,7 +273,9 @@ impl<'c> Running<'c> {
         if is_seeding {
             self.seeding_since.get_or_insert(now);
         }
-        if self.config.seed_after.ratio.is_some() {
+        let has_ratio = self.driver.seed_after.get().ratio.is_some();
+        if has_ratio || self.had_upload_max {
+            self.had_upload_max = has_ratio;
             let max_bytes = self.upload_max_bytes().filter(|_| is_seeding);
             self.driver
                 .call(|core, cx| core.set_upload_max(max_bytes, cx));
@@ -299,6 +310,9 @@ impl<'c> Running<'c> {
             self.driver.look_for_hang();
             self.driver.state.set(self.state(is_complete));
             let progress = self.progress();
+            if progress.uploaded_bytes > self.last_upload.1 {
+                self.last_upload = (now, progress.uploaded_bytes);
+            }
             if progress.downloaded_bytes > self.downloaded_bytes {
                 self.downloaded_bytes = progress.downloaded_bytes;
                 self.driver.trouble.payload_arrived(now);
@@ -336,7 +350,7 @@ impl<'c> Running<'c> {
     }
 
     fn is_seeding_done(&self, now: Now) -> bool {
-        let after = self.config.seed_after;
+        let after = self.driver.seed_after.get();
         if !after.seeds {
             return true;
         }
@@ -347,12 +361,15 @@ impl<'c> Running<'c> {
         self.upload_max_bytes()
             .is_some_and(|max_bytes| uploaded_bytes >= max_bytes)
             || after.time.is_some_and(|wanted| seeded >= wanted)
+            || after
+                .idle
+                .is_some_and(|wanted| seeded >= wanted && now.since(self.last_upload.0) >= wanted)
     }
 
     /// A run that ends by its ratio without having sent a byte says why.
     fn tell_old_ratio(&self) {
         let (_, before) = self.checkpointer.totals(&self.driver);
-        let Some(ratio) = self.config.seed_after.ratio else {
+        let Some(ratio) = self.driver.seed_after.get().ratio else {
             return;
         };
         if self.uploaded_bytes() == 0 && before > 0 && self.upload_max_bytes() == Some(0) {
@@ -374,7 +391,7 @@ impl<'c> Running<'c> {
 
     /// What may be uploaded in this run until the wanted ratio is reached.
     fn upload_max_bytes(&self) -> Option<u64> {
-        let ratio = self.config.seed_after.ratio?;
+        let ratio = self.driver.seed_after.get().ratio?;
         let (down, up) = self.checkpointer.totals(&self.driver);
         let all_bytes = (ratio * down.max(self.wanted_bytes).max(1) as f64).ceil();
         let before = up.saturating_sub(self.uploaded_bytes());
@@ -451,7 +468,7 @@ impl<'c> Running<'c> {
         if self.driver.trouble.is_disk_waiting() {
             return TorrentState::Error;
         }
-        if !self.config.fetches || (is_complete && self.config.seed_after.seeds) {
+        if !self.config.fetches || (is_complete && self.driver.seed_after.get().seeds) {
             return TorrentState::Seeding;
         }
         if is_complete {
@@ -615,7 +632,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         super_seeds: config.super_seeds,
         fetches: config.fetches,
         is_private: info.is_private,
-        peers_max: shared.config.peers_max,
+        peers_max: tune::peers_max(shared, &config.tuning),
         upload_slots: shared.config.upload_slots,
         seed_choker: shared.config.seed_choker,
         assembly_budget_bytes: shared.assembly_bytes,

@@ -293,6 +293,79 @@ impl Announcer {
         self.wants_peers = true;
     }
 
+    /// Other trackers from now on. Those that stay keep what is known of them. Gives the `stopped` announces for those
+    /// that go and know us; their outcome need not be reported.
+    pub fn set_tiers(&mut self, tiers: Vec<Vec<String>>, now: Now) -> Vec<AnnounceJob> {
+        let urls = tiers.iter().enumerate();
+        let mut urls = urls.flat_map(|(tier, urls)| urls.iter().map(move |url| (tier, url)));
+        let is_there = |(tier, url): (usize, &String)| {
+            let mut trackers = self.trackers.iter();
+            trackers.any(|tracker| tracker.tier == tier && tracker.url == *url)
+        };
+        if tiers.iter().flatten().count() == self.trackers.len() && urls.all(is_there) {
+            return Vec::new();
+        }
+        let mut old = std::mem::take(&mut self.trackers);
+        let in_flight = self.in_flight.take();
+        let asked = in_flight
+            .as_ref()
+            .and_then(|flight| old.get(flight.tracker));
+        let asked = asked.map(|tracker| tracker.url.clone());
+        for (tier, mut urls) in tiers.into_iter().enumerate() {
+            self.rng.shuffle(&mut urls);
+            for url in urls {
+                let is_new = self.trackers.iter().all(|tracker| tracker.url != url);
+                if !is_new || self.trackers.len() >= TRACKERS_MAX {
+                    continue;
+                }
+                let known = old.iter().position(|tracker| tracker.url == url);
+                self.trackers.push(match known {
+                    Some(place) => Tracker {
+                        tier,
+                        ..old.swap_remove(place)
+                    },
+                    None => Tracker::new(url, tier, now),
+                });
+            }
+        }
+        let still = |url: &String| self.trackers.iter().position(|one| one.url == *url);
+        match (in_flight, asked.as_ref().and_then(still)) {
+            (Some(flight), Some(tracker)) => self.in_flight = Some(InFlight { tracker, ..flight }),
+            // Its `started` may have arrived though the answer has not.
+            _ => {
+                let gone = old
+                    .iter_mut()
+                    .find(|tracker| Some(&tracker.url) == asked.as_ref());
+                gone.into_iter()
+                    .for_each(|tracker| tracker.is_told_started = true);
+            }
+        }
+        let is_working = |tracker: &Tracker| tracker.state == TrackerState::Working;
+        if !self.trackers.first().is_some_and(is_working) {
+            // Those before the one that works are tried at once, and it is not asked sooner than it likes.
+            self.due = self.due.min(now);
+            for tracker in self.trackers.iter_mut().filter(|one| is_working(one)) {
+                tracker.not_before = tracker.not_before.max(tracker.early_from);
+            }
+        }
+        let gone = old.into_iter().filter(|tracker| tracker.is_told_started);
+        let goodbyes = gone.take(STOPPED_MAX).map(|tracker| {
+            self.next_job += 1;
+            AnnounceJob {
+                id: JobId(self.next_job - 1),
+                is_answering: tracker.last_success.is_some() && tracker.failures_in_row == 0,
+                url: tracker.url,
+                event: Some(Event::Stopped),
+                numwant: 0,
+                tracker_id: tracker.tracker_id,
+                is_last_hope: false,
+            }
+        });
+        let goodbyes = goodbyes.collect();
+        self.check();
+        goodbyes
+    }
+
     /// Peers to ask for from now on.
     pub fn set_numwant(&mut self, numwant: u32) {
         self.config.numwant = numwant;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::Now;
 
-/// What a client may take before the next one's turn: one block.
+/// What a usual client may take before the next one's turn: one block.
 const QUANTUM_BYTES: u64 = 16_384;
 /// Unused rate is kept for a twentieth of a second: late timers lose nothing, and two seconds stay within 3 %.
 const BURST_PER_S: u64 = 20;
@@ -15,6 +15,36 @@ const BURST_PER_S: u64 = 20;
 const WAKE_MIN: Duration = Duration::from_millis(1);
 /// Tokens are counted in millionths of a byte, so no rate is lost to rounding.
 const MICRO: u128 = 1_000_000;
+
+/// How a client stands to those that wait beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Gets half of what a usual one gets.
+    Low,
+    #[default]
+    Normal,
+    /// Gets twice of what a usual one gets.
+    High,
+}
+
+impl Priority {
+    /// From what control protocols say: below, at or above 0.
+    pub const fn from_number(number: i8) -> Priority {
+        match number {
+            ..0 => Priority::Low,
+            0 => Priority::Normal,
+            1.. => Priority::High,
+        }
+    }
+
+    const fn quantum_bytes(self) -> u64 {
+        match self {
+            Priority::Low => QUANTUM_BYTES / 2,
+            Priority::Normal => QUANTUM_BYTES,
+            Priority::High => QUANTUM_BYTES * 2,
+        }
+    }
+}
 
 /// The answer to [`Bandwidth::request`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +61,7 @@ struct Waiting {
     wanted_bytes: u64,
     saved_bytes: u64,
     turn_left_bytes: u64,
+    quantum_bytes: u64,
 }
 
 /// A limiter of one direction of the whole session.
@@ -78,6 +109,11 @@ impl Bandwidth {
 
     /// Asks to move `bytes`. After [`Grant::Wait`] the client waits for [`Bandwidth::poll`]; asking again adds to it.
     pub fn request(&mut self, client: u64, bytes: u64, now: Now) -> Grant {
+        self.request_as(Priority::Normal, client, bytes, now)
+    }
+
+    /// The same for a client of that priority.
+    pub fn request_as(&mut self, priority: Priority, client: u64, bytes: u64, now: Now) -> Grant {
         if self.bytes_per_s.is_none() && self.waiting.is_empty() {
             return Grant::Now;
         }
@@ -95,7 +131,8 @@ impl Bandwidth {
         let entry = Waiting {
             wanted_bytes: bytes,
             saved_bytes: 0,
-            turn_left_bytes: QUANTUM_BYTES,
+            turn_left_bytes: priority.quantum_bytes(),
+            quantum_bytes: priority.quantum_bytes(),
         };
         self.waiting.insert(client, entry);
         self.turns.push_back(client);
@@ -128,7 +165,7 @@ impl Bandwidth {
                 self.waiting.remove(&client);
                 self.turns.pop_front();
             } else if entry.turn_left_bytes == 0 {
-                entry.turn_left_bytes = QUANTUM_BYTES;
+                entry.turn_left_bytes = entry.quantum_bytes;
                 self.turns.rotate_left(1);
             } else {
                 break;
@@ -239,6 +276,30 @@ mod tests {
         let fair = 10_000_000;
         for bytes in &got {
             assert!((fair * 9 / 10..=fair * 11 / 10).contains(bytes), "{got:?}");
+        }
+    }
+
+    #[test]
+    fn priorities_share_a_line_four_to_two_to_one() {
+        let priorities = [Priority::Low, Priority::Normal, Priority::High];
+        let mut limiter = Bandwidth::new(Some(7_000_000));
+        let (mut got, mut now) = ([0_u64; 3], Now::from_secs(1));
+        let ask = |limiter: &mut Bandwidth, got: &mut [u64; 3], client: usize, now| {
+            let priority = priorities[client];
+            while limiter.request_as(priority, client as u64, 32_768, now) == Grant::Now {
+                got[client] += 32_768;
+            }
+        };
+        (0..3).for_each(|client| ask(&mut limiter, &mut got, client, now));
+        while now < Now::from_secs(11) {
+            now = limiter.next_deadline().unwrap().max(now);
+            for (client, bytes) in limiter.poll(now) {
+                got[client as usize] += bytes;
+                ask(&mut limiter, &mut got, client as usize, now);
+            }
+        }
+        for (bytes, fair) in got.into_iter().zip([10_000_000, 20_000_000, 40_000_000]) {
+            assert!((fair * 9 / 10..=fair * 11 / 10).contains(&bytes), "{got:?}");
         }
     }
 

@@ -1,8 +1,10 @@
-//! Which piece to open next: rarest first, at random, or in order. Layer 2.
+//! Which piece to open next: those wanted first before the others, and among them rarest first, at random, or in order.
+//! Layer 2.
 //!
 //! Holds the pieces that may be opened, in one bucket per availability, each bucket in random order. A change of
 //! availability moves a piece between neighbouring buckets in O(1); a pick looks at a bounded number of pieces and
-//! then compares bitfields word by word. Which blocks of an open piece are asked for is `pieces`' matter.
+//! then compares bitfields word by word. Pieces of another level have buckets of their own, which are there only where
+//! levels are set. Which blocks of an open piece are asked for is `pieces`' matter.
 
 use crate::base::{Bitfield, Geometry, PieceIndex, Rng};
 use crate::swarm::peer::PeerHave;
@@ -31,22 +33,50 @@ pub enum PickOrder {
     Sequential,
 }
 
+/// How early a piece is wanted: pieces of a level are opened before any of the next one that the peer has too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    First,
+    #[default]
+    Usual,
+    Last,
+}
+
 /// The pieces that may be opened and how many connected peers have each.
 #[derive(Clone, Debug)]
 pub struct Picker {
     /// Copies of each piece among peers that do not have everything: seeds would add the same to all.
     copies: Vec<u16>,
-    /// The openable pieces by `copies`.
-    buckets: Vec<Vec<u32>>,
     /// Where a piece lies in its bucket, or `NOWHERE`.
     position: Vec<u32>,
-    /// The openable pieces again, for comparisons with bitfields.
-    openable: Bitfield,
-    /// Nothing below this byte of `openable` is set.
-    first_byte: usize,
+    /// One a piece; empty when all are usual.
+    levels: Vec<Level>,
+    /// The openable pieces, one shelf a level; a single one when all are usual.
+    shelves: Vec<Shelf>,
     /// Connected peers that came with everything.
     seeds: u32,
     rng: Rng,
+}
+
+/// The openable pieces of one level.
+#[derive(Clone, Debug)]
+struct Shelf {
+    /// By copies.
+    buckets: Vec<Vec<u32>>,
+    /// The same pieces again, for comparisons with bitfields.
+    openable: Bitfield,
+    /// Nothing below this byte of `openable` is set.
+    first_byte: usize,
+}
+
+impl Shelf {
+    fn new(pieces: u32) -> Shelf {
+        Shelf {
+            buckets: Vec::new(),
+            openable: Bitfield::new(pieces),
+            first_byte: 0,
+        }
+    }
 }
 
 impl Picker {
@@ -55,10 +85,9 @@ impl Picker {
         let pieces = geometry.piece_count();
         Picker {
             copies: vec![0; pieces as usize],
-            buckets: Vec::new(),
             position: vec![NOWHERE; pieces as usize],
-            openable: Bitfield::new(pieces),
-            first_byte: 0,
+            levels: Vec::new(),
+            shelves: vec![Shelf::new(pieces)],
             seeds: 0,
             rng: Rng::new(seed),
         }
@@ -66,31 +95,65 @@ impl Picker {
 
     /// Puts a piece in or takes it out.
     pub fn set_openable(&mut self, piece: PieceIndex, is_openable: bool) {
-        if is_openable && self.openable.set(piece) {
-            self.first_byte = self.first_byte.min(piece.as_usize() / 8);
+        let at = self.shelf_of(piece);
+        let shelf = &mut self.shelves[at];
+        if is_openable && shelf.openable.set(piece) {
+            shelf.first_byte = shelf.first_byte.min(piece.as_usize() / 8);
             self.insert(piece);
-        } else if !is_openable && self.openable.clear(piece) {
+        } else if !is_openable && shelf.openable.clear(piece) {
             self.remove(piece);
+        }
+    }
+
+    /// How early each piece is wanted from now on, one level a piece; `None` when all are alike.
+    pub fn set_levels(&mut self, levels: Option<Vec<Level>>) {
+        let pieces = self.copies.len();
+        let mut levels = levels.unwrap_or_default();
+        if !levels.is_empty() {
+            levels.resize(pieces, Level::Usual);
+        }
+        if levels == self.levels {
+            return;
+        }
+        let openable: Vec<PieceIndex> = self.openable().collect();
+        for &piece in &openable {
+            self.set_openable(piece, false);
+        }
+        let shelves = if levels.is_empty() { 1 } else { 3 };
+        self.levels = levels;
+        self.shelves = vec![Shelf::new(pieces as u32); shelves];
+        for piece in openable {
+            self.set_openable(piece, true);
         }
     }
 
     /// True when the piece may be opened.
     pub fn is_openable(&self, piece: PieceIndex) -> bool {
-        self.openable.has(piece)
+        self.shelves[self.shelf_of(piece)].openable.has(piece)
+    }
+
+    /// True when no piece of an earlier level may be opened.
+    pub fn is_of_first_level(&self, piece: PieceIndex) -> bool {
+        let earlier = &self.shelves[..self.shelf_of(piece)];
+        earlier.iter().all(|shelf| shelf.openable.count() == 0)
     }
 
     /// Number of pieces that may be opened.
     pub fn openable_count(&self) -> u32 {
-        self.openable.count()
+        self.shelves
+            .iter()
+            .map(|shelf| shelf.openable.count())
+            .sum()
     }
 
     /// Number of pieces that may be opened and that a connected peer has.
     pub fn reachable_count(&self) -> u32 {
+        let without_copy = |shelf: &Shelf| shelf.buckets.first().map_or(0, Vec::len) as u32;
         let unreachable = match self.seeds {
-            0 => self.buckets.first().map_or(0, Vec::len) as u32,
+            0 => self.shelves.iter().map(without_copy).sum(),
             _ => 0,
         };
-        self.openable.count() - unreachable
+        self.openable_count() - unreachable
     }
 
     /// Copies of the piece among peers that do not have everything.
@@ -128,22 +191,36 @@ impl Picker {
 
     /// The piece this peer should be asked for next, if it has any that may be opened.
     pub fn pick(&mut self, have: &PeerHave, order: PickOrder) -> Option<PieceIndex> {
-        if self.openable.count() == 0 || have.is_none() {
+        if have.is_none() {
+            return None;
+        }
+        (0..self.shelves.len()).find_map(|at| self.pick_at(at, have, order))
+    }
+
+    fn pick_at(&mut self, at: usize, have: &PeerHave, order: PickOrder) -> Option<PieceIndex> {
+        if self.shelves[at].openable.count() == 0 {
             return None;
         }
         match order {
-            PickOrder::Rarest => self.pick_rarest(have),
+            PickOrder::Rarest => self.pick_rarest(at, have),
             PickOrder::Random => {
-                let start = self.rng.below(self.openable.as_bytes().len() as u64) as usize;
-                self.scan(have, start, 1)
+                let start = self.random_byte();
+                self.scan(at, have, start, 1)
             }
-            PickOrder::Sequential => self.pick_first(have),
+            PickOrder::Sequential => self.pick_first(at, have),
         }
     }
 
-    /// The longest stretch of openable pieces that the peer has: its first piece and its length. Of a large torrent only
-    /// a part is looked at, another one each time.
+    /// The longest stretch of openable pieces that the peer has, within the first level that there is one of: its first
+    /// piece and its length. Of a large torrent only a part is looked at, another one each time.
     pub fn longest_stretch(&mut self, have: &PeerHave) -> Option<(PieceIndex, u32)> {
+        (0..self.shelves.len()).find_map(|at| self.stretch_at(at, have))
+    }
+
+    fn stretch_at(&mut self, at: usize, have: &PeerHave) -> Option<(PieceIndex, u32)> {
+        if self.shelves[at].openable.count() == 0 {
+            return None;
+        }
         let pieces = self.copies.len() as u32;
         let last = pieces.saturating_sub(STRETCH_PIECES_MAX);
         let start = self.rng.below(u64::from(last) + 1) as u32;
@@ -151,14 +228,14 @@ impl Picker {
         let mut run = 0;
         for index in start..pieces.min(start + STRETCH_PIECES_MAX) {
             let piece = PieceIndex::new(index);
-            let is_in = self.openable.has(piece) && have.has(piece);
+            let is_in = self.shelves[at].openable.has(piece) && have.has(piece);
             run = if is_in { run + 1 } else { 0 };
             if run > best.map_or(0, |(_, longest)| longest) {
                 best = Some((PieceIndex::new(index + 1 - run), run));
             }
         }
         match best {
-            None if last > 0 => self.pick_first(have).map(|piece| (piece, 1)),
+            None if last > 0 => self.pick_first(at, have).map(|piece| (piece, 1)),
             best => best,
         }
     }
@@ -168,24 +245,44 @@ impl Picker {
     /// # Panics
     /// When one is broken.
     pub fn check(&self) {
-        let mut held = 0;
-        for (copies, bucket) in self.buckets.iter().enumerate() {
-            for (position, &piece) in bucket.iter().enumerate() {
-                let piece = PieceIndex::new(piece);
-                assert!(self.openable.has(piece));
-                assert_eq!(usize::from(self.copies[piece.as_usize()]), copies);
-                assert_eq!(self.position[piece.as_usize()] as usize, position);
-                held += 1;
+        for (at, shelf) in self.shelves.iter().enumerate() {
+            let mut held = 0;
+            for (copies, bucket) in shelf.buckets.iter().enumerate() {
+                for (position, &piece) in bucket.iter().enumerate() {
+                    let piece = PieceIndex::new(piece);
+                    assert!(shelf.openable.has(piece));
+                    assert_eq!(self.shelf_of(piece), at);
+                    assert_eq!(usize::from(self.copies[piece.as_usize()]), copies);
+                    assert_eq!(self.position[piece.as_usize()] as usize, position);
+                    held += 1;
+                }
             }
+            assert_eq!(held, shelf.openable.count());
+            let below = &shelf.openable.as_bytes()[..shelf.first_byte];
+            assert!(below.iter().all(|byte| *byte == 0));
         }
-        assert_eq!(held, self.openable.count());
-        let below = &self.openable.as_bytes()[..self.first_byte];
-        assert!(below.iter().all(|byte| *byte == 0));
     }
 
-    fn pick_rarest(&mut self, have: &PeerHave) -> Option<PieceIndex> {
+    fn shelf_of(&self, piece: PieceIndex) -> usize {
+        match self.levels.get(piece.as_usize()) {
+            None | Some(Level::First) => 0,
+            Some(Level::Usual) => 1,
+            Some(Level::Last) => 2,
+        }
+    }
+
+    fn openable(&self) -> impl Iterator<Item = PieceIndex> {
+        self.shelves.iter().flat_map(|shelf| shelf.openable.iter())
+    }
+
+    fn random_byte(&mut self) -> usize {
+        let bytes = self.copies.len().div_ceil(8);
+        self.rng.below(bytes as u64) as usize
+    }
+
+    fn pick_rarest(&mut self, at: usize, have: &PeerHave) -> Option<PieceIndex> {
         let mut looked_at = 0;
-        for bucket in &self.buckets {
+        for bucket in &self.shelves[at].buckets {
             for &piece in bucket {
                 let piece = PieceIndex::new(piece);
                 if have.has(piece) {
@@ -193,26 +290,33 @@ impl Picker {
                 }
                 looked_at += 1;
                 if looked_at == WALK_MAX {
-                    let start = self.rng.below(self.openable.as_bytes().len() as u64) as usize;
-                    return self.scan(have, start, SAMPLE_MAX);
+                    let start = self.random_byte();
+                    return self.scan(at, have, start, SAMPLE_MAX);
                 }
             }
         }
         None
     }
 
-    fn pick_first(&mut self, have: &PeerHave) -> Option<PieceIndex> {
-        let bytes = self.openable.as_bytes();
-        let ahead = bytes[self.first_byte..]
+    fn pick_first(&mut self, at: usize, have: &PeerHave) -> Option<PieceIndex> {
+        let shelf = &mut self.shelves[at];
+        let bytes = shelf.openable.as_bytes();
+        let ahead = bytes[shelf.first_byte..]
             .iter()
             .position(|byte| *byte != 0)?;
-        self.first_byte += ahead;
-        first_common(self.openable.as_bytes(), have, self.first_byte)
+        shelf.first_byte += ahead;
+        first_common(shelf.openable.as_bytes(), have, shelf.first_byte)
     }
 
     /// The rarest of up to `sample_max` pieces in both sets, from byte `start` on and round to it.
-    fn scan(&self, have: &PeerHave, start: usize, sample_max: u32) -> Option<PieceIndex> {
-        let bytes = self.openable.as_bytes();
+    fn scan(
+        &self,
+        shelf: usize,
+        have: &PeerHave,
+        start: usize,
+        sample_max: u32,
+    ) -> Option<PieceIndex> {
+        let bytes = self.shelves[shelf].openable.as_bytes();
         let mut best: Option<PieceIndex> = None;
         let mut seen = 0;
         let mut at = start;
@@ -250,10 +354,12 @@ impl Picker {
     /// Appends to its bucket and trades places with a random member, so that the bucket stays shuffled.
     fn insert(&mut self, piece: PieceIndex) {
         let copies = usize::from(self.copies[piece.as_usize()]);
-        if self.buckets.len() <= copies {
-            self.buckets.resize_with(copies + 1, Vec::new);
+        let at = self.shelf_of(piece);
+        let buckets = &mut self.shelves[at].buckets;
+        if buckets.len() <= copies {
+            buckets.resize_with(copies + 1, Vec::new);
         }
-        let bucket = &mut self.buckets[copies];
+        let bucket = &mut buckets[copies];
         let last = bucket.len();
         bucket.push(piece.get());
         let other = self.rng.below(last as u64 + 1) as usize;
@@ -263,7 +369,9 @@ impl Picker {
     }
 
     fn remove(&mut self, piece: PieceIndex) {
-        let bucket = &mut self.buckets[usize::from(self.copies[piece.as_usize()])];
+        let at = self.shelf_of(piece);
+        let copies = usize::from(self.copies[piece.as_usize()]);
+        let bucket = &mut self.shelves[at].buckets[copies];
         let position = self.position[piece.as_usize()] as usize;
         bucket.swap_remove(position);
         if let Some(&moved) = bucket.get(position) {
@@ -373,6 +481,76 @@ mod tests {
         p.set_openable(PieceIndex::new(0), true);
         assert_eq!(p.pick(&PeerHave::All, PickOrder::Sequential), piece(0));
         p.check();
+    }
+
+    /// `h` marks pieces wanted first, `l` those wanted last.
+    fn levels(marks: &str) -> Option<Vec<Level>> {
+        let level = |mark: &str| match mark {
+            "h" => Level::First,
+            "l" => Level::Last,
+            _ => Level::Usual,
+        };
+        Some(marks.split(' ').map(level).collect())
+    }
+
+    #[test]
+    fn pieces_wanted_first_come_before_rarer_ones_and_those_wanted_last_behind_all() {
+        let mut p = picker("1 9 0 5 2");
+        p.set_levels(levels(". h l h ."));
+        p.check();
+        let mut order = Vec::new();
+        while let Some(piece) = p.pick(&PeerHave::All, PickOrder::Rarest) {
+            p.set_openable(piece, false);
+            p.check();
+            order.push(piece.get());
+        }
+        assert_eq!(order, [3, 1, 0, 4, 2]);
+    }
+
+    #[test]
+    fn a_peer_without_pieces_wanted_first_is_asked_for_others() {
+        for order in [PickOrder::Rarest, PickOrder::Random, PickOrder::Sequential] {
+            let mut p = picker("1 1 1 1");
+            p.set_levels(levels("h . l l"));
+            assert_eq!(p.pick(&has("x x x x"), order), piece(0), "{order:?}");
+            assert_eq!(p.pick(&has(". x x x"), order), piece(1), "{order:?}");
+            assert_eq!(p.pick(&has(". . . x"), order), piece(3), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn levels_may_change_and_go_and_nothing_is_lost_by_it() {
+        let mut p = picker("2 1 - 0");
+        p.set_levels(levels("h . h l"));
+        assert_eq!(p.openable_count(), 3);
+        assert_eq!(p.reachable_count(), 2);
+        assert!(p.is_of_first_level(PieceIndex::new(0)));
+        assert!(!p.is_of_first_level(PieceIndex::new(1)));
+        p.set_openable(PieceIndex::new(2), true);
+        p.on_copy_added(PieceIndex::new(3));
+        p.check();
+        p.set_levels(levels("l l l h"));
+        p.check();
+        assert_eq!(p.pick(&PeerHave::All, PickOrder::Sequential), piece(3));
+        p.set_levels(None);
+        p.check();
+        assert_eq!(p.openable_count(), 4);
+        assert_eq!(p.pick(&PeerHave::All, PickOrder::Sequential), piece(0));
+        assert!(p.is_of_first_level(PieceIndex::new(1)));
+    }
+
+    #[test]
+    fn a_web_seed_begins_at_the_longest_stretch_of_what_is_wanted_first() {
+        let mut p = picker("0 0 0 0 0 0");
+        p.set_levels(levels(". . . . h h"));
+        assert_eq!(
+            p.longest_stretch(&PeerHave::All),
+            Some((PieceIndex::new(4), 2))
+        );
+        assert_eq!(
+            p.longest_stretch(&has("x x x . . .")),
+            Some((PieceIndex::new(0), 3))
+        );
     }
 
     #[test]

@@ -262,6 +262,13 @@ impl Backend for Fake {
         session.limit_down = change.limit_down.unwrap_or(session.limit_down);
         session.limit_up = change.limit_up.unwrap_or(session.limit_up);
         session.seed_ratio = change.seed_ratio.unwrap_or(session.seed_ratio);
+        session.seed_idle_minutes = change
+            .seed_idle_minutes
+            .unwrap_or(session.seed_idle_minutes);
+        session.alt = change.alt.unwrap_or(session.alt);
+        session.download_queue = change.download_queue.unwrap_or(session.download_queue);
+        session.seed_queue = change.seed_queue.unwrap_or(session.seed_queue);
+        session.queue_stalled = change.queue_stalled.unwrap_or(session.queue_stalled);
         session.starts_added = change.starts_added.unwrap_or(session.starts_added);
         if let Some(downloads) = change.downloads {
             session.downloads = downloads.to_str().unwrap().to_owned();

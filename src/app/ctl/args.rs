@@ -37,7 +37,7 @@ pub enum Ask {
     Remove(RemoveArgs),
     /// Hash all data of torrents
     Verify(Which),
-    /// Show or set the limits of the whole daemon
+    /// Show or set limits, of the whole daemon or of torrents
     Limit(LimitArgs),
     /// Watch the torrents that are busy, redrawn once a second
     Top,
@@ -77,6 +77,9 @@ pub struct AddArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct LimitArgs {
+    /// Numbers, info_hashes or names of torrents; none is the whole daemon
+    #[arg(value_name = "TORRENT")]
+    pub torrents: Vec<String>,
     /// Download at most this fast, 0 for no limit
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub down: Option<u64>,

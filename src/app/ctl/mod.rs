@@ -80,6 +80,14 @@ pub fn run(args: &CtlArgs) -> Result<Exit, Failure> {
     }
 }
 
+/// A limit in kB/s as words.
+fn limit_words(is_on: bool, kilobytes: &Value) -> String {
+    match is_on {
+        true => super::size::rate(kilobytes.as_u64().unwrap_or(0).saturating_mul(1_000)),
+        false => "no limit".to_owned(),
+    }
+}
+
 struct Ctl {
     socket: PathBuf,
     as_json: bool,
@@ -172,6 +180,9 @@ impl Ctl {
     }
 
     fn limit(&self, args: &LimitArgs) -> Result<Exit, Failure> {
+        if !args.torrents.is_empty() {
+            return self.limit_torrents(args);
+        }
         let mut asked = Map::new();
         for (name, rate) in [("down", args.down), ("up", args.up)] {
             let Some(rate) = rate else { continue };
@@ -191,12 +202,47 @@ impl Ctl {
         }
         for name in ["down", "up"] {
             let is_on = session[format!("speed-limit-{name}-enabled")] == true;
-            let rate = session[format!("speed-limit-{name}")].as_u64().unwrap_or(0);
-            let words = match is_on {
-                true => super::size::rate(rate.saturating_mul(1_000)),
-                false => "no limit".to_owned(),
-            };
+            let words = limit_words(is_on, &session[format!("speed-limit-{name}")]);
             output::stdout_line(&format!("{name:<4} {words}"));
+        }
+        Ok(Exit::Done)
+    }
+
+    fn limit_torrents(&self, args: &LimitArgs) -> Result<Exit, Failure> {
+        let ids = self.ids(&args.torrents)?;
+        let mut asked = Map::new();
+        for (name, rate) in [("download", args.down), ("upload", args.up)] {
+            let Some(rate) = rate else { continue };
+            asked.insert(format!("{name}Limited"), json!(rate > 0));
+            if rate > 0 {
+                asked.insert(format!("{name}Limit"), json!(rate.div_ceil(1_000)));
+            }
+        }
+        if !asked.is_empty() {
+            asked.insert("ids".to_owned(), ids.clone());
+            self.call("torrent-set", &Value::Object(asked))?;
+        }
+        let fields = [
+            "id",
+            "name",
+            "downloadLimit",
+            "downloadLimited",
+            "uploadLimit",
+            "uploadLimited",
+        ];
+        for torrent in self.torrents(&fields, Some(ids))? {
+            if self.as_json {
+                lines::print(&torrent);
+                continue;
+            }
+            let name = torrent["name"].as_str().unwrap_or_default();
+            let of = |name: &str| {
+                let is_on = torrent[format!("{name}Limited")] == true;
+                limit_words(is_on, &torrent[format!("{name}Limit")])
+            };
+            let (down, up) = (of("download"), of("upload"));
+            let name = escape::terminal(name);
+            output::stdout_line(&format!("{name}: down {down}, up {up}"));
         }
         Ok(Exit::Done)
     }

@@ -55,6 +55,18 @@ pub struct DaemonArgs {
     /// Seed for this long after a torrent is complete
     #[arg(long, value_name = "T")]
     pub seed_time: Option<String>,
+    /// Seed until nothing was uploaded for this long
+    #[arg(long, value_name = "T")]
+    pub seed_idle: Option<String>,
+    /// Torrents that download at a time, 0 for no limit; the others wait in the queue
+    #[arg(long, value_name = "N")]
+    pub download_queue_size: Option<String>,
+    /// Torrents that seed at a time, 0 for no limit; the others wait in the queue
+    #[arg(long, value_name = "N")]
+    pub seed_queue_size: Option<String>,
+    /// A torrent that moved nothing for this long takes no place in the queue [default: 30m]
+    #[arg(long, value_name = "T")]
+    pub queue_stalled: Option<String>,
     /// Whether peers of public torrents are looked for in the DHT
     #[arg(long, value_name = "BOOL")]
     pub dht: Option<String>,
@@ -126,6 +138,10 @@ impl DaemonArgs {
             ("upload-slots", &self.upload_slots),
             ("seed-ratio", &self.seed_ratio),
             ("seed-time", &self.seed_time),
+            ("seed-idle", &self.seed_idle),
+            ("download-queue-size", &self.download_queue_size),
+            ("seed-queue-size", &self.seed_queue_size),
+            ("queue-stalled", &self.queue_stalled),
             ("dht", &self.dht),
             ("dht-bootstrap", &self.dht_bootstrap),
             ("pex", &self.pex),

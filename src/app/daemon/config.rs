@@ -15,8 +15,9 @@ use crate::app::values::{
     self, parse_bind, parse_host_port, parse_peers_max, parse_port, parse_ratio, parse_slots,
 };
 use crate::app::{escape, run};
-use crate::daemon::Settings;
 use crate::daemon::control::ControlSettings;
+use crate::daemon::control::backend::Count;
+use crate::daemon::{QueueLimits, Settings};
 use crate::session::{
     DhtSettings, Encryption, PortChoice, PortMapSettings, SeedAfter, SendEngine, SessionConfig,
     WriteEngine,
@@ -25,6 +26,8 @@ use crate::swarm::choker::{SeedChoker, UploadSlots};
 
 /// The longest settings file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// As Transmission has it.
+const QUEUE_STALLED_DEFAULT: Duration = Duration::from_secs(30 * 60);
 /// Where programs for Transmission look.
 const API_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9_091);
 
@@ -54,7 +57,7 @@ const fn live(name: &'static str, default: &'static str, about: &'static str) ->
     }
 }
 
-const KEYS: [Key; 27] = [
+const KEYS: [Key; 31] = [
     key(
         "state",
         "",
@@ -110,6 +113,26 @@ const KEYS: [Key; 27] = [
         "seed-time",
         "",
         "Seed for this long after a torrent is complete, such as \"240h\". Left out: for ever.",
+    ),
+    live(
+        "seed-idle",
+        "",
+        "Seed until nothing was uploaded for this long, such as \"30m\". Left out: for ever.",
+    ),
+    live(
+        "download-queue-size",
+        "0",
+        "Torrents that download at a time; the others wait in the queue. 0 is no limit.",
+    ),
+    live(
+        "seed-queue-size",
+        "0",
+        "Torrents that seed at a time; the others wait in the queue. 0 is no limit.",
+    ),
+    live(
+        "queue-stalled",
+        "\"30m\"",
+        "A torrent that moved nothing for this long takes no place in the queue; \"0s\" lets it keep its place.",
     ),
     key(
         "dht",
@@ -410,7 +433,28 @@ impl Values {
                 seeds: true,
                 ratio: self.get("seed-ratio", parse_ratio)?,
                 time: self.get("seed-time", parse_duration)?,
+                idle: self.get("seed-idle", parse_duration)?,
             },
+            queue: self.queue()?,
+        })
+    }
+
+    fn queue(&self) -> Result<QueueLimits, Failure> {
+        let number = |text: &str| {
+            let hint = |_| "write a whole number, 0 for no limit".to_owned();
+            text.parse::<u64>().map_err(hint)
+        };
+        let count = |value: Option<u64>| Count {
+            value: value.unwrap_or(0),
+            is_on: value.is_some_and(|value| value > 0),
+        };
+        let stalled = self.get("queue-stalled", parse_duration)?;
+        let stalled = stalled.unwrap_or(QUEUE_STALLED_DEFAULT);
+        Ok(QueueLimits {
+            downloads: count(self.get("download-queue-size", number)?),
+            seeds: count(self.get("seed-queue-size", number)?),
+            // Whole minutes, as control protocols have them; less than one counts as one.
+            stalled: count(Some(stalled.as_secs().div_ceil(60))),
         })
     }
 

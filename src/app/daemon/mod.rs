@@ -11,9 +11,8 @@ use tracing::{info, warn};
 use super::exit::{Exit, Failure};
 use super::{escape, json, output, run, signals};
 use crate::daemon::control::Listeners;
-use crate::daemon::{Control, Daemon, Service};
+use crate::daemon::{Control, Daemon, LiveSettings, Service};
 use crate::session::SessionEvent;
-use crate::session::command::Limits;
 use crate::uring::{limits, ring};
 use args::DaemonArgs;
 
@@ -67,11 +66,7 @@ fn on_signals(args: &DaemonArgs, control: &Control) {
     signals::on_hangup(move || match config::load(&args) {
         Ok(settings) => {
             let control = control.lock().unwrap_or_else(PoisonError::into_inner);
-            let limits = Limits {
-                up_bytes_per_s: settings.session.limit_up_bytes_per_s,
-                down_bytes_per_s: settings.session.limit_down_bytes_per_s,
-            };
-            control.apply(settings.downloads, settings.seed_after, limits);
+            control.apply(LiveSettings::of(&settings));
             info!("settings read anew");
         }
         Err(failure) => warn!(

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::InfoHash;
 use crate::swarm::sources::SourceCounts;
 
@@ -71,7 +73,7 @@ impl Problem {
 }
 
 /// When seeding ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum SeedLimit {
     /// As the session says.
     #[default]
@@ -274,9 +276,31 @@ impl Default for TorrentLimits {
 }
 
 /// A rate, and whether it counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
     pub bytes_per_s: u64,
+    pub is_on: bool,
+}
+
+/// A number, and whether it counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    pub value: u64,
+    pub is_on: bool,
+}
+
+impl Count {
+    /// The number, if it counts.
+    pub fn get(self) -> Option<u64> {
+        self.is_on.then_some(self.value)
+    }
+}
+
+/// Limits of the session in place of the usual ones, as long as they are on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AltLimits {
+    pub down_bytes_per_s: u64,
+    pub up_bytes_per_s: u64,
     pub is_on: bool,
 }
 
@@ -343,6 +367,8 @@ pub struct Tracker {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Session {
     pub downloads: String,
+    /// The folder for downloads that the settings file names: data may go there too.
+    pub first_downloads: String,
     pub state: String,
     pub peer_port: u16,
     pub peers: u32,
@@ -357,6 +383,12 @@ pub struct Session {
     pub limit_up: Limit,
     pub seed_ratio: Option<f64>,
     pub seed_idle_minutes: Option<u64>,
+    pub alt: AltLimits,
+    /// Torrents that download, and that seed, at a time.
+    pub download_queue: Count,
+    pub seed_queue: Count,
+    /// Minutes without payload until a torrent takes no place in the queue.
+    pub queue_stalled: Count,
     pub starts_added: bool,
     pub has_dht: bool,
     pub has_pex: bool,
@@ -374,6 +406,11 @@ pub struct SessionChange {
     pub limit_up: Option<Limit>,
     pub seed_ratio: Option<Option<f64>>,
     pub starts_added: Option<bool>,
+    pub seed_idle_minutes: Option<Option<u64>>,
+    pub alt: Option<AltLimits>,
+    pub download_queue: Option<Count>,
+    pub seed_queue: Option<Count>,
+    pub queue_stalled: Option<Count>,
 }
 
 /// A torrent to take in.

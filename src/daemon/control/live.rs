@@ -1,6 +1,9 @@
 //! The daemon as the protocols see it: [`Backend`] over [`Control`]. Layer 6.
 
-use std::cell::{Cell, RefCell};
+mod change;
+mod queue;
+
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -9,18 +12,18 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::backend::{
-    Action, Added, Backend, Change, Details, FileChange, Group, Limit, NewSource, NewTorrent,
-    Problem, QueueMove, Refusal, SeedLimit, Session, SessionChange, Status, Torrent,
+    Action, Added, Backend, Change, Details, Group, NewSource, NewTorrent, Problem, QueueMove,
+    Refusal, Session, SessionChange, Status, Torrent, TorrentLimits,
 };
 use super::view;
 use crate::base::InfoHash;
+use crate::daemon::TorrentRow;
 use crate::daemon::handle::{AddSource, AddTorrent, Control, ControlError, Listed};
-use crate::session::command::{Activity, Limits};
+use crate::session::command::Activity;
 use crate::session::{Encryption, SessionConfig, TorrentState};
+use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 
-/// A seed ratio above any that is reached: seeds for ever.
-const RATIO_NEVER: f64 = 1e300;
 /// Text of a torrent that is kept for the list.
 const COMMENT_CHARS_MAX: usize = 1_024;
 /// Trackers of a torrent that are kept for the list.
@@ -34,9 +37,6 @@ pub struct Live {
     facts: RefCell<BTreeMap<InfoHash, Rc<Facts>>>,
     /// Some are missing.
     lacks: Notify,
-    starts_added: Cell<bool>,
-    /// Limits that were switched off.
-    last_limits: Cell<(u64, u64)>,
 }
 
 /// Settings that do not change while it runs.
@@ -67,20 +67,24 @@ impl Facts {
             let text = text.as_deref().unwrap_or_default();
             text.chars().take(COMMENT_CHARS_MAX).collect()
         };
-        let tiers = metainfo.announce_tiers.iter().enumerate();
-        let trackers =
-            tiers.flat_map(|(tier, urls)| urls.iter().map(move |url| (tier, url.clone())));
         let link = crate::wire::magnet::Magnet::from_metainfo(metainfo);
         Facts {
             total_bytes: metainfo.info.files.iter().map(|f| f.length_bytes).sum(),
             piece_length_bytes: metainfo.info.geometry.piece_length_bytes(),
-            trackers: trackers.take(TRACKERS_MAX).collect(),
+            trackers: in_list(&metainfo.announce_tiers),
             comment: cut(&metainfo.comment),
             creator: cut(&metainfo.created_by),
             created_unix_s: metainfo.creation_date,
             magnet: link.to_string(),
         }
     }
+}
+
+/// Trackers as the list shows them.
+fn in_list(tiers: &[Vec<String>]) -> Arc<[(usize, String)]> {
+    let tiers = tiers.iter().enumerate();
+    let trackers = tiers.flat_map(|(tier, urls)| urls.iter().map(move |url| (tier, url.clone())));
+    trackers.take(TRACKERS_MAX).collect()
 }
 
 impl From<ControlError> for Refusal {
@@ -115,8 +119,6 @@ impl Live {
             },
             facts: RefCell::default(),
             lacks: Notify::new(),
-            starts_added: Cell::new(true),
-            last_limits: Cell::default(),
         }
     }
 
@@ -158,41 +160,36 @@ impl Live {
         torrent.queue_position = place;
         torrent.is_sequential = row.is_sequential;
         torrent.metadata_share = if row.pieces == 0 { 0.0 } else { 1.0 };
-        torrent.seed_ratio = match row.seed_ratio {
-            None => SeedLimit::Session,
-            Some(ratio) if ratio >= RATIO_NEVER => SeedLimit::Never,
-            Some(ratio) => SeedLimit::Own(ratio),
+        torrent.seed_ratio = row.ratio_limit();
+        torrent.seed_idle = row.settings.seed_idle;
+        torrent.limits = TorrentLimits {
+            down: row.settings.down,
+            up: row.settings.up,
+            honors_session: !row.settings.ignores_session,
+            peers_max: row.settings.peers_max.unwrap_or(self.fixed.peers_max),
+            priority: row.settings.priority,
         };
-        torrent.limits.peers_max = self.fixed.peers_max;
         if let Some(facts) = self.facts.borrow().get(&row.info_hash) {
             torrent.total_bytes = facts.total_bytes;
             torrent.piece_length_bytes = facts.piece_length_bytes;
             torrent.trackers = facts.trackers.clone();
-            let first = facts.trackers.first();
-            torrent.tracker_host = first
-                .map(|(_, url)| super::rpc::tracker_host(url).to_owned())
-                .unwrap_or_default();
             torrent.comment = facts.comment.clone();
             torrent.creator = facts.creator.clone();
             torrent.created_unix_s = facts.created_unix_s;
             torrent.magnet = facts.magnet.clone();
         }
+        if let Some(tiers) = &row.settings.trackers {
+            torrent.trackers = in_list(tiers);
+        }
+        let first = torrent.trackers.first();
+        torrent.tracker_host = first
+            .map(|(_, url)| super::rpc::tracker_host(url).to_owned())
+            .unwrap_or_default();
         if let crate::daemon::Origin::Magnet(link) = &row.origin {
             torrent.magnet = link.clone();
         }
         show(&mut torrent, listed);
         torrent
-    }
-
-    fn changed_files(
-        &self,
-        info_hash: InfoHash,
-        changes: &[(FileChange, Vec<usize>)],
-    ) -> Result<Option<Option<Vec<usize>>>, Refusal> {
-        let listed = self.control.torrent(info_hash);
-        let row = listed.ok_or(Refusal::Unknown(info_hash))?.row;
-        let count = usize::try_from(row.files).unwrap_or(0);
-        view::select(count, row.selected_files.as_deref(), changes)
     }
 }
 
@@ -218,6 +215,8 @@ fn show(torrent: &mut Torrent, listed: &Listed) {
         (Activity::Running, TorrentState::Checking) => Status::Checking,
         (Activity::Running, _) if is_complete => Status::Seeding,
         (Activity::Running, _) => Status::Downloading,
+        _ if listed.is_waiting && is_complete => Status::SeedWaiting,
+        _ if listed.is_waiting => Status::DownloadWaiting,
         _ => Status::Stopped,
     };
     torrent.is_stalled = progress.state == TorrentState::Stalled;
@@ -225,7 +224,12 @@ fn show(torrent: &mut Torrent, listed: &Listed) {
     if let Some(trouble) = &shown.trouble {
         torrent.problem = Problem::Local(trouble.message.clone());
     }
-    if torrent.status == Status::Stopped {
+    let rests = [
+        Status::Stopped,
+        Status::SeedWaiting,
+        Status::DownloadWaiting,
+    ];
+    if rests.contains(&torrent.status) {
         return;
     }
     torrent.down_bytes_per_s = progress.down_bytes_per_s;
@@ -243,39 +247,6 @@ fn show(torrent: &mut Torrent, listed: &Listed) {
         torrent.metadata_share =
             f64::from(progress.metadata_bytes) / f64::from(progress.metadata_total_bytes);
     }
-}
-
-/// The first thing asked for that this daemon cannot do.
-fn unsupported(change: &Change) -> Option<&'static str> {
-    let is_limit = |limit: Option<Limit>| limit.is_some_and(|limit| limit.is_on);
-    let has_idle = change
-        .seed_idle
-        .is_some_and(|idle| matches!(idle, SeedLimit::Own(_)));
-    let has_priority = change.priority.is_some_and(|priority| priority != 0);
-    [
-        (
-            is_limit(change.down) || is_limit(change.up),
-            "a speed limit of one torrent",
-        ),
-        (
-            change.honors_session == Some(false),
-            "a torrent above the session's limits",
-        ),
-        (has_idle, "an end of seeding by idleness"),
-        (has_priority, "a priority of one torrent"),
-        (
-            change.peers_max.is_some(),
-            "a number of peers of one torrent",
-        ),
-        (
-            change.group.as_ref().is_some_and(|g| !g.is_empty()),
-            "a bandwidth group",
-        ),
-        (change.queue_position.is_some(), "a queue"),
-        (change.trackers.is_some(), "a change of trackers"),
-    ]
-    .into_iter()
-    .find_map(|(is_asked, what)| is_asked.then_some(what))
 }
 
 impl Backend for Live {
@@ -297,7 +268,8 @@ impl Backend for Live {
                 .borrow_mut()
                 .retain(|hash, _| there.contains(hash));
         }
-        let placed = listed.iter().zip(0..);
+        let places = queue::places(&listed);
+        let placed = listed.iter().zip(places);
         placed
             .map(|(listed, place)| Arc::new(self.torrent(listed, place)))
             .collect()
@@ -305,14 +277,15 @@ impl Backend for Live {
 
     fn session(&self) -> Session {
         let now = self.control.session();
-        let (last_down, last_up) = self.last_limits.get();
-        let limit = |limit: Option<u64>, last: u64| Limit {
-            bytes_per_s: limit.unwrap_or(last),
-            is_on: limit.is_some(),
-        };
+        let settings = self.control.settings();
         let fixed = &self.fixed;
         Session {
-            downloads: self.control.downloads().to_string_lossy().into_owned(),
+            downloads: settings.downloads.to_string_lossy().into_owned(),
+            first_downloads: self
+                .control
+                .first_downloads()
+                .to_string_lossy()
+                .into_owned(),
             state: fixed.state.clone(),
             peer_port: now.listening.first().map_or(0, std::net::SocketAddr::port),
             peers: now.peers,
@@ -322,11 +295,15 @@ impl Backend for Live {
             uploaded_bytes: now.uploaded_bytes,
             downloaded_bytes: now.downloaded_bytes,
             uptime_s: now.uptime.as_secs(),
-            limit_down: limit(now.limits.down_bytes_per_s, last_down),
-            limit_up: limit(now.limits.up_bytes_per_s, last_up),
-            seed_ratio: None,
-            seed_idle_minutes: None,
-            starts_added: self.starts_added.get(),
+            limit_down: settings.down,
+            limit_up: settings.up,
+            seed_ratio: settings.seed_ratio,
+            seed_idle_minutes: settings.seed_idle.map(|idle| idle.as_secs().div_ceil(60)),
+            alt: settings.alt,
+            download_queue: settings.queue.downloads,
+            seed_queue: settings.queue.seeds,
+            queue_stalled: settings.queue.stalled,
+            starts_added: settings.starts_added,
             has_dht: fixed.has_dht,
             has_pex: fixed.has_pex,
             has_lsd: fixed.has_lsd,
@@ -352,17 +329,28 @@ impl Backend for Live {
 
     async fn add(&self, torrent: NewTorrent) -> Result<Added, Refusal> {
         let mut selected_files = None;
+        // Trackers that it has when it is there already.
+        let mut merged = None;
+        let mut wish = change::wish(&torrent);
         let source = match torrent.source {
             NewSource::Torrent(bytes) => {
+                let metainfo = Metainfo::parse(&bytes);
+                let metainfo = metainfo.map_err(|e| Refusal::BadTorrent(e.to_string()))?;
                 if !torrent.files.is_empty() {
-                    let metainfo = Metainfo::parse(&bytes);
-                    let metainfo = metainfo.map_err(|e| Refusal::BadTorrent(e.to_string()))?;
                     let count = metainfo.info.files.len();
                     selected_files = view::select(count, None, &torrent.files)?.flatten();
+                    wish.priorities = view::priorities(count, &BTreeMap::new(), &torrent.files)?;
                 }
+                merged = Some((metainfo.announce_tiers.clone(), true));
                 AddSource::Torrent(bytes)
             }
-            NewSource::Magnet(link) => AddSource::Magnet(link),
+            NewSource::Magnet(link) => {
+                if let Ok(parsed) = link.parse::<Magnet>() {
+                    let tiers = parsed.trackers.into_iter().map(|url| vec![url]);
+                    merged = Some((tiers.collect(), false));
+                }
+                AddSource::Magnet(link)
+            }
         };
         let added = self.control.add(AddTorrent {
             source,
@@ -372,32 +360,34 @@ impl Backend for Live {
             labels: torrent.labels,
             selected_files,
         });
-        let info_hash = match added.await {
-            Ok(info_hash) => info_hash,
+        match added.await {
+            Ok(info_hash) => {
+                if !wish.is_nothing() {
+                    let take = |row: &mut TorrentRow| wish.take(row);
+                    self.control.tune(info_hash, take).await?;
+                }
+                Ok(Added {
+                    info_hash,
+                    is_duplicate: false,
+                })
+            }
             Err(ControlError::Duplicate(info_hash)) => {
-                return Ok(Added {
+                if let Some((tiers, is_torrent)) = merged {
+                    self.merge(info_hash, &tiers, is_torrent).await?;
+                }
+                Ok(Added {
                     info_hash,
                     is_duplicate: true,
-                });
+                })
             }
-            Err(error) => return Err(error.into()),
-        };
-        if torrent.is_sequential {
-            let change = crate::daemon::Change {
-                is_sequential: Some(true),
-                ..crate::daemon::Change::default()
-            };
-            self.control.change(info_hash, change).await?;
+            Err(error) => Err(error.into()),
         }
-        Ok(Added {
-            info_hash,
-            is_duplicate: false,
-        })
     }
 
     async fn act(&self, info_hash: InfoHash, action: Action) -> Result<(), Refusal> {
         match action {
-            Action::Start | Action::StartNow => self.control.start(info_hash).await?,
+            Action::Start => self.control.let_run(info_hash, false).await?,
+            Action::StartNow => self.control.let_run(info_hash, true).await?,
             Action::Stop => self.control.stop(info_hash).await?,
             Action::Verify => self.control.verify(info_hash).await?,
             Action::Reannounce => self.control.reannounce(info_hash).await?,
@@ -416,25 +406,7 @@ impl Backend for Live {
     }
 
     async fn change(&self, info_hash: InfoHash, change: Change) -> Result<(), Refusal> {
-        if let Some(what) = unsupported(&change) {
-            return Err(Refusal::Unsupported(what));
-        }
-        let selected_files = match change.files.is_empty() {
-            true => None,
-            false => self.changed_files(info_hash, &change.files)?,
-        };
-        let seed_ratio = change.seed_ratio.map(|limit| match limit {
-            SeedLimit::Session => None,
-            SeedLimit::Own(ratio) => Some(ratio),
-            SeedLimit::Never => Some(RATIO_NEVER),
-        });
-        let change = crate::daemon::Change {
-            labels: change.labels,
-            seed_ratio,
-            selected_files,
-            is_sequential: change.is_sequential,
-        };
-        Ok(self.control.change(info_hash, change).await?)
+        self.change_torrent(info_hash, change).await
     }
 
     async fn relocate(&self, _: InfoHash, _: &Path, _: bool) -> Result<(), Refusal> {
@@ -447,38 +419,16 @@ impl Backend for Live {
         Err(Refusal::Unsupported("another name for a file"))
     }
 
-    async fn move_in_queue(&self, _: &[InfoHash], _: QueueMove) -> Result<(), Refusal> {
-        // Nothing waits for anything: every place is the first one.
-        Ok(())
+    async fn move_in_queue(&self, torrents: &[InfoHash], to: QueueMove) -> Result<(), Refusal> {
+        let order = |all: &mut Vec<InfoHash>| queue::shift(all, torrents, to);
+        Ok(self.control.reorder_queue(order).await?)
     }
 
     async fn change_session(&self, change: SessionChange) -> Result<(), Refusal> {
-        if change.downloads.is_some() {
-            return Err(Refusal::Unsupported(
-                "another download folder while it runs",
-            ));
-        }
-        if change.seed_ratio.is_some_and(|ratio| ratio.is_some()) {
-            return Err(Refusal::Unsupported("another seed ratio while it runs"));
-        }
-        if let Some(starts) = change.starts_added {
-            self.starts_added.set(starts);
-        }
-        if change.limit_down.is_none() && change.limit_up.is_none() {
-            return Ok(());
-        }
-        let now = self.session();
-        let (down, up) = (
-            change.limit_down.unwrap_or(now.limit_down),
-            change.limit_up.unwrap_or(now.limit_up),
-        );
-        self.last_limits.set((down.bytes_per_s, up.bytes_per_s));
-        let rate = |limit: Limit| limit.is_on.then_some(limit.bytes_per_s.max(1));
-        let limits = Limits {
-            down_bytes_per_s: rate(down),
-            up_bytes_per_s: rate(up),
-        };
-        Ok(self.control.set_limits(limits).await?)
+        Ok(self
+            .control
+            .change_settings(|settings| change::take_session(settings, change))
+            .await?)
     }
 
     async fn free_space(&self, folder: &Path) -> Result<(u64, u64), Refusal> {

@@ -1,5 +1,7 @@
 //! Details of a torrent as the protocols show them, from what the session and its .torrent say. Layer 6.
 
+use std::collections::BTreeMap;
+
 use super::backend::{Details, File, FileChange, Peer, Refusal, Tracker};
 use crate::base::Bitfield;
 use crate::daemon::TorrentRow;
@@ -28,7 +30,7 @@ pub fn details(
     if let Some(metainfo) = metainfo {
         details.files = files(row, metainfo, &have);
         details.web_seeds = metainfo.web_seeds.clone();
-        let tiers = metainfo.announce_tiers.iter().enumerate();
+        let tiers = row.trackers().iter().enumerate();
         let idle = tiers.flat_map(|(tier, urls)| urls.iter().map(move |url| (tier, url)));
         details.trackers = idle
             .map(|(tier, url)| Tracker {
@@ -134,7 +136,12 @@ fn files(row: &TorrentRow, metainfo: &Metainfo, have: &Bitfield) -> Vec<File> {
             length_bytes: entry.length_bytes,
             have_bytes,
             is_wanted: selected.is_none_or(|selected| selected.contains(&index)),
-            priority: 0,
+            priority: row
+                .settings
+                .file_priorities
+                .get(&index)
+                .copied()
+                .unwrap_or(0),
             pieces: (number(first), number(last)),
         });
         begin = end;
@@ -145,7 +152,7 @@ fn files(row: &TorrentRow, metainfo: &Metainfo, have: &Bitfield) -> Vec<File> {
 /// The files that are wanted after the changes: the inner `None` is all of them, the outer one no change.
 ///
 /// # Errors
-/// An index that is none, no file left, a priority.
+/// An index that is none, no file left.
 pub fn select(
     count: usize,
     selected: Option<&[usize]>,
@@ -165,9 +172,7 @@ pub fn select(
     for (change, indices) in changes {
         let is_wanted = match change {
             FileChange::Wanted(is_wanted) => *is_wanted,
-            // The one that every file has.
-            FileChange::Priority(0) => continue,
-            FileChange::Priority(_) => return Err(Refusal::Unsupported("a priority of a file")),
+            FileChange::Priority(_) => continue,
         };
         // No index at all is short for all.
         if indices.is_empty() {
@@ -198,9 +203,65 @@ pub fn select(
     }
 }
 
+/// The priorities of files after the changes, those that are not 0; `None` is no change.
+///
+/// # Errors
+/// An index that is none.
+pub fn priorities(
+    count: usize,
+    before: &BTreeMap<usize, i8>,
+    changes: &[(FileChange, Vec<usize>)],
+) -> Result<Option<BTreeMap<usize, i8>>, Refusal> {
+    let mut all = before.clone();
+    for (change, indices) in changes {
+        let FileChange::Priority(priority) = change else {
+            continue;
+        };
+        if let Some(index) = indices.iter().find(|index| **index >= count) {
+            return Err(Refusal::BadValue(format!("there is no file {index}")));
+        }
+        let mut set = |index: usize| match priority {
+            0 => all.remove(&index),
+            priority => all.insert(index, *priority),
+        };
+        // No index at all is short for all.
+        if indices.is_empty() {
+            (0..count).for_each(|index| {
+                set(index);
+            });
+        }
+        for index in indices {
+            set(*index);
+        }
+    }
+    Ok((all != *before).then_some(all))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_have_priorities_and_0_is_none() {
+        let change =
+            |priority, indices: &[usize]| (FileChange::Priority(priority), indices.to_vec());
+        let none = BTreeMap::new();
+        let set = priorities(
+            3,
+            &none,
+            &[change(-1, &[]), change(1, &[1]), change(0, &[2])],
+        );
+        let set = set.unwrap().unwrap();
+        assert_eq!(set, BTreeMap::from([(0, -1), (1, 1)]));
+        assert_eq!(priorities(3, &set, &[change(1, &[1])]), Ok(None));
+        assert_eq!(
+            priorities(3, &set, &[change(0, &[])]),
+            Ok(Some(none.clone()))
+        );
+        assert!(priorities(3, &set, &[change(1, &[3])]).is_err());
+        let wanted = (FileChange::Wanted(false), vec![0]);
+        assert_eq!(priorities(3, &none, &[wanted]), Ok(None));
+    }
 
     #[test]
     fn files_are_chosen_by_index_and_an_empty_list_means_all() {

@@ -11,6 +11,7 @@ use crate::session::contain;
 use crate::session::driver::Driver;
 use crate::session::lab::Followed;
 use crate::session::shared::Shared;
+use crate::session::tune::Direction;
 use crate::swarm::{Effect, PeerKey};
 use crate::uring::buffers::{Pool, Segment};
 use crate::wire::decoder::{Decoder, Event};
@@ -47,7 +48,7 @@ impl Reader {
         cipher: Option<Box<Rc4>>,
     ) -> Self {
         let decoder = Decoder::new(driver.decoder_limits());
-        let is_limited = driver.shared().down.is_limited();
+        let is_limited = driver.pace.is_limited(Direction::Down);
         let allowance_bytes = if is_limited { 0 } else { usize::MAX };
         Reader {
             driver,
@@ -67,15 +68,15 @@ impl Reader {
         let mut want = RECV_BYTES_MIN;
         while !handle.is_closing() {
             handle.stream.readable().await?;
-            match shared.down.is_limited() {
+            match self.driver.pace.is_limited(Direction::Down) {
                 true if self.allowance_bytes == usize::MAX => self.allowance_bytes = 0,
                 true => {}
                 false => self.allowance_bytes = usize::MAX,
             }
-            // A closed connection asks for no bandwidth: nobody would forget it again.
             if self.allowance_bytes == 0 && !handle.is_closing() {
-                let (client, bytes) = (handle.down_client, RECV_LIMITED_BYTES as u64);
-                shared.down.acquire(client, bytes, &shared.clock).await;
+                handle
+                    .acquire(Direction::Down, RECV_LIMITED_BYTES as u64)
+                    .await;
                 self.allowance_bytes = RECV_LIMITED_BYTES;
             }
             // The buffer is borrowed only while data keeps coming: an idle peer pins none.

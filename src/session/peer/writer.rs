@@ -18,6 +18,7 @@ use crate::session::contain;
 use crate::session::disk::{ReadError, ReadRun, Via};
 use crate::session::driver::Driver;
 use crate::session::lab::Stage;
+use crate::session::tune::Direction;
 use crate::swarm::{CloseReason, PeerKey, UploadRun};
 use crate::wire::message::PIECE_HEADER_BYTES;
 use crate::wire::mse::Rc4;
@@ -124,8 +125,7 @@ impl Writer {
             },
         };
         let shared = self.driver.shared().clone();
-        let (client, bytes) = (self.handle.up_client, run_bytes(&run));
-        shared.up.acquire(client, bytes, &shared.clock).await;
+        self.handle.acquire(Direction::Up, run_bytes(&run)).await;
         self.handle.followed.on_stage(&shared, &run, Stage::Queued);
         if self.was_read {
             self.read_ahead();
@@ -144,7 +144,7 @@ impl Writer {
 
     /// Long runs are for lines without a limit: under one, each peer's turn is short.
     fn run_bytes_max(&self) -> u32 {
-        match self.driver.shared().up.is_limited() {
+        match self.driver.pace.is_limited(Direction::Up) {
             true => RUN_LIMITED_BYTES,
             false => RUN_BYTES_MAX,
         }

@@ -16,7 +16,7 @@ use crate::session::deadline::Deadline;
 use crate::session::driver::Driver;
 use crate::session::http::{Answer, Kept, Place};
 use crate::session::peer::reader::{RECV_BYTES_MAX, RECV_LIMITED_BYTES, recv_memory};
-use crate::session::shared::Shared;
+use crate::session::tune::{Direction, Pace};
 use crate::storage::layout::Span;
 use crate::swarm::{CloseReason, PeerKey, Refusal};
 use crate::uring::stream::Stream;
@@ -31,18 +31,18 @@ pub struct WebHandle {
     closing: Cell<Option<CloseReason>>,
     /// Of the operation under way.
     deadline: RefCell<Deadline>,
-    down_client: u64,
-    shared: Rc<Shared>,
+    client: u64,
+    pace: Rc<Pace>,
 }
 
 impl WebHandle {
-    fn new(shared: &Rc<Shared>) -> Rc<WebHandle> {
+    fn new(pace: &Rc<Pace>) -> Rc<WebHandle> {
         Rc::new(WebHandle {
             wake: Notify::new(),
             closing: Cell::new(None),
             deadline: RefCell::new(Deadline::after(Duration::ZERO)),
-            down_client: shared.down.client(),
-            shared: shared.clone(),
+            client: pace.client(),
+            pace: pace.clone(),
         })
     }
 
@@ -52,7 +52,7 @@ impl WebHandle {
             self.closing.set(Some(reason));
             self.deadline.borrow().shorten_to(Duration::ZERO);
             self.wake.notify_one();
-            self.shared.down.forget(self.down_client);
+            self.pace.forget(self.client);
         }
     }
 
@@ -97,7 +97,7 @@ pub(super) async fn run(driver: &Rc<Driver>, seed: &Rc<Seed>) -> Result<(), Fail
         Err(_) => return Err(Failure::Closed),
     };
     let shared = driver.shared().clone();
-    let handle = WebHandle::new(&shared);
+    let handle = WebHandle::new(&driver.pace);
     driver.add_web_seed(key, handle.clone());
     let mut connection = Connection {
         driver: driver.clone(),
@@ -224,12 +224,14 @@ impl Connection {
     async fn take_body(&mut self, answer: Answer, span: Span) -> Result<(), Failure> {
         let mut body = Body::new(answer.head.framing, span.length);
         body.take(&answer.early, |data| self.feeder.feed(data))?;
-        let shared = self.driver.shared().clone();
         let mut want = RECV_LIMITED_BYTES;
         while !body.is_over() {
-            if shared.down.is_limited() && self.allowance_bytes == 0 {
-                let (client, bytes) = (self.handle.down_client, RECV_LIMITED_BYTES as u64);
-                shared.down.acquire(client, bytes, &shared.clock).await;
+            if self.driver.pace.is_limited(Direction::Down) && self.allowance_bytes == 0 {
+                let (handle, bytes) = (&self.handle, RECV_LIMITED_BYTES as u64);
+                let is_closing = || handle.is_closing();
+                let pace = &self.driver.pace;
+                pace.acquire(Direction::Down, handle.client, bytes, is_closing)
+                    .await;
                 self.allowance_bytes = RECV_LIMITED_BYTES;
             }
             if self.handle.is_closing() {
@@ -261,7 +263,7 @@ impl Connection {
     ) -> Result<usize, Failure> {
         let shared = self.driver.shared().clone();
         // A limit that was set just now counts from the next receive on.
-        let is_limited = shared.down.is_limited() && self.allowance_bytes > 0;
+        let is_limited = self.driver.pace.is_limited(Direction::Down) && self.allowance_bytes > 0;
         let mut segment = recv_memory(&shared.pool, want);
         loop {
             let room = match is_limited {

@@ -298,3 +298,60 @@ fn a_clock_that_leaps_a_year_ahead_makes_one_announce_and_no_storm() {
     }
     assert!(count <= 4, "{count} announces in a minute");
 }
+
+fn tiers(tiers: &[&[&str]]) -> Vec<Vec<String>> {
+    let own = |tier: &&[&str]| tier.iter().map(|url| (*url).to_owned()).collect();
+    tiers.iter().map(own).collect()
+}
+
+#[test]
+fn trackers_that_go_hear_goodbye_and_new_ones_are_asked_at_once() {
+    let mut a = announcer(&[&["old"], &["stays"]]);
+    let job = a.next_announce(Now::ZERO).unwrap();
+    a.on_success(job.id, &answer(600), Now::ZERO);
+    let later = Now::from_secs(10);
+    assert_eq!(a.next_announce(later), None, "nothing is due");
+
+    let goodbyes = a.set_tiers(tiers(&[&["new"], &["stays"]]), later);
+    let told: Vec<_> = goodbyes
+        .iter()
+        .map(|job| (job.url.as_str(), job.event))
+        .collect();
+    assert_eq!(told, [("old", Some(Event::Stopped))]);
+    let job = a.next_announce(later).unwrap();
+    assert_eq!((job.url.as_str(), job.event), ("new", Some(Event::Started)));
+    a.on_success(job.id, &answer(600), later);
+    let urls: Vec<String> = a.status().into_iter().map(|status| status.url).collect();
+    assert_eq!(urls, ["new", "stays"]);
+}
+
+#[test]
+fn a_tracker_that_stays_keeps_its_place_in_time() {
+    let mut a = announcer(&[&["x"]]);
+    let job = a.next_announce(Now::ZERO).unwrap();
+    a.on_success(job.id, &answer(600), Now::ZERO);
+    let due = a.next_deadline().unwrap();
+    assert_eq!(a.set_tiers(tiers(&[&["x"]]), Now::from_secs(5)), []);
+    assert_eq!(a.next_deadline(), Some(due));
+    assert_eq!(a.on_stopping()[0].url, "x", "it still knows us");
+}
+
+#[test]
+fn an_announce_under_way_counts_for_a_tracker_that_stays_and_not_for_one_that_went() {
+    let mut a = announcer(&[&["x"]]);
+    let job = a.next_announce(Now::ZERO).unwrap();
+    assert_eq!(a.set_tiers(tiers(&[&["y"], &["x"]]), Now::ZERO), []);
+    assert_eq!(a.next_announce(Now::ZERO), None, "one at a time");
+    a.on_success(job.id, &answer(600), Now::ZERO);
+    assert_eq!(a.status()[1].state, TrackerState::Working);
+
+    let mut a = announcer(&[&["x"]]);
+    let job = a.next_announce(Now::ZERO).unwrap();
+    let goodbyes = a.set_tiers(tiers(&[&["y"]]), Now::ZERO);
+    assert_eq!(goodbyes.len(), 1, "its started may have arrived");
+    assert_eq!(a.next_announce(Now::ZERO).unwrap().url, "y");
+    a.on_success(job.id, &answer(600), Now::ZERO);
+    assert_eq!(a.status()[0].state, TrackerState::Announcing);
+    assert_eq!(a.set_tiers(Vec::new(), Now::ZERO).len(), 1);
+    assert_eq!(a.next_deadline(), None);
+}

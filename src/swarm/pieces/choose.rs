@@ -169,11 +169,14 @@ impl Pieces {
         if !asker.have.has(next) || self.is_avoided(next, asker, now) {
             return None;
         }
-        if self.picker.is_openable(next)
-            && !self.open(next, asker.peer, asker.is_suspect, now, credits)
-        {
-            *is_starved = true;
-            return None;
+        if self.picker.is_openable(next) {
+            if !self.picker.is_of_first_level(next) {
+                return None;
+            }
+            if !self.open(next, asker.peer, asker.is_suspect, now, credits) {
+                *is_starved = true;
+                return None;
+            }
         }
         if self.orphans.contains(&next) {
             self.own(next, asker);

@@ -16,6 +16,7 @@ mod stats;
 mod super_seed;
 mod takeover;
 mod timers;
+mod tune;
 mod upload;
 mod web;
 

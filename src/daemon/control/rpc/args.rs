@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::Fault;
-use crate::daemon::control::backend::Limit;
+use crate::daemon::control::backend::{Count, Limit};
 
 /// Files, labels or torrents that one call may name: above any torrent that is known, below what a body can hold.
 const LIST_MAX: usize = 1_000_000;
@@ -88,6 +88,16 @@ impl Args {
             bytes_per_s: bytes.unwrap_or(before.bytes_per_s),
             is_on: is_on.unwrap_or(before.is_on),
         }))
+    }
+
+    /// A number in two arguments, itself and whether it counts; what is not said stays as in `before`.
+    pub fn count(&self, value: &str, on: &str, before: Count) -> Result<Option<Count>, Fault> {
+        let (value, is_on) = (self.uint(value)?, self.bool(on)?);
+        let count = Count {
+            value: value.unwrap_or(before.value),
+            is_on: is_on.unwrap_or(before.is_on),
+        };
+        Ok((count != before).then_some(count))
     }
 
     fn take<'a, T>(

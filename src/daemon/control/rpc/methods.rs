@@ -126,8 +126,11 @@ impl<B: Backend> Rpc<B> {
 
     /// The folder, if it lies within those allowed.
     pub(super) async fn allowed(&self, folder: &str) -> Result<std::path::PathBuf, Fault> {
-        let downloads = self.backend().session().downloads;
-        Ok(self.roots.allow(folder, &downloads).await?)
+        let session = self.backend().session();
+        match self.roots.allow(folder, &session.downloads).await {
+            Ok(path) => Ok(path),
+            Err(_) => Ok(self.roots.allow(folder, &session.first_downloads).await?),
+        }
     }
 
     async fn torrent_get(&self, args: &Args, out: &mut Json) -> Result<(), Fault> {

@@ -4,47 +4,35 @@ use super::args::Args;
 use super::methods::names_of;
 use super::{Fault, RPC_VERSION, RPC_VERSION_MINIMUM, RPC_VERSION_SEMVER, Rpc};
 use crate::daemon::control::backend::{
-    Backend, Group, Limit, Refusal, Session, SessionChange, Status,
+    AltLimits, Backend, Group, Limit, Refusal, Session, SessionChange, Status,
 };
 use crate::daemon::control::json::{Dialect, Json, snake};
 
 type Write = fn(&Session, &mut Json);
 
 /// What there is no setting for, with the value that says so.
-const ABSENT_BOOLS: [&str; 19] = [
-    "alt-speed-enabled",
+const ABSENT_BOOLS: [&str; 13] = [
     "alt-speed-time-enabled",
     "blocklist-enabled",
-    "download-queue-enabled",
-    "idle-seeding-limit-enabled",
     "incomplete-dir-enabled",
     "peer-port-random-on-start",
     "port-forwarding-enabled",
-    "queue-stalled-enabled",
     "rename-partial-files",
     "script-torrent-added-enabled",
     "script-torrent-done-enabled",
     "script-torrent-done-seeding-enabled",
-    "seed-queue-enabled",
     "sequential-download",
     "trash-original-torrent-files",
     "utp-enabled",
     "anti-brute-force-enabled",
-    "tcp-enabled",
 ];
-const ABSENT_NUMBERS: [&str; 12] = [
-    "alt-speed-down",
+const ABSENT_NUMBERS: [&str; 6] = [
     "alt-speed-time-begin",
     "alt-speed-time-day",
     "alt-speed-time-end",
-    "alt-speed-up",
     "anti-brute-force-threshold",
     "blocklist-size",
     "cache-size-mb",
-    "download-queue-size",
-    "idle-seeding-limit",
-    "queue-stalled-minutes",
-    "seed-queue-size",
 ];
 const ABSENT_TEXTS: [&str; 6] = [
     "blocklist-url",
@@ -55,7 +43,7 @@ const ABSENT_TEXTS: [&str; 6] = [
     "script-torrent-done-seeding-filename",
 ];
 
-const PRESENT: [(&str, Write); 26] = [
+const PRESENT: [(&str, Write); 35] = [
     ("config-dir", |s, json| json.text(&s.state)),
     ("dht-enabled", |s, json| json.bool(s.has_dht)),
     ("download-dir", |s, json| json.text(&s.downloads)),
@@ -106,11 +94,45 @@ const PRESENT: [(&str, Write); 26] = [
         json.bool(s.seed_idle_minutes.is_some());
     }),
     ("tcp-enabled", |_, json| json.bool(true)),
+    ("alt-speed-down", |s, json| {
+        json.uint(s.alt.down_bytes_per_s / 1_000);
+    }),
+    ("alt-speed-enabled", |s, json| json.bool(s.alt.is_on)),
+    ("alt-speed-up", |s, json| {
+        json.uint(s.alt.up_bytes_per_s / 1_000);
+    }),
+    ("download-queue-enabled", |s, json| {
+        json.bool(s.download_queue.is_on);
+    }),
+    ("download-queue-size", |s, json| {
+        json.uint(s.download_queue.value);
+    }),
+    ("queue-stalled-enabled", |s, json| {
+        json.bool(s.queue_stalled.is_on);
+    }),
+    ("queue-stalled-minutes", |s, json| {
+        json.uint(s.queue_stalled.value);
+    }),
+    ("seed-queue-enabled", |s, json| {
+        json.bool(s.seed_queue.is_on)
+    }),
+    ("seed-queue-size", |s, json| json.uint(s.seed_queue.value)),
 ];
 
 /// Names of settings that may be set, as they are looked up.
-const SETTABLE: [&str; 8] = [
+const SETTABLE: [&str; 19] = [
+    "alt_speed_down",
+    "alt_speed_enabled",
+    "alt_speed_up",
     "download_dir",
+    "download_queue_enabled",
+    "download_queue_size",
+    "idle_seeding_limit",
+    "idle_seeding_limit_enabled",
+    "queue_stalled_enabled",
+    "queue_stalled_minutes",
+    "seed_queue_enabled",
+    "seed_queue_size",
     "speed_limit_down",
     "speed_limit_down_enabled",
     "speed_limit_up",
@@ -133,6 +155,34 @@ fn units(json: &mut Json) {
         json.array(words.into_iter().skip(1), |json, word| json.text(word));
     }
     json.close(b'}');
+}
+
+/// Minutes without an upload that end seeding where no number was ever given: as Transmission has it.
+const IDLE_MINUTES_DEFAULT: u64 = 30;
+
+fn idle(args: &Args, before: Option<u64>) -> Result<Option<Option<u64>>, Fault> {
+    let minutes = args.uint("idle_seeding_limit")?;
+    let is_on = args.bool("idle_seeding_limit_enabled")?;
+    Ok(match (is_on, minutes) {
+        (Some(false), _) => Some(None),
+        (Some(true), minutes) => Some(minutes.or(before).or(Some(IDLE_MINUTES_DEFAULT))),
+        (None, Some(minutes)) if before.is_some() => Some(Some(minutes)),
+        (None, _) => None,
+    })
+}
+
+fn alt(args: &Args, before: AltLimits) -> Result<Option<AltLimits>, Fault> {
+    let bytes = |rate: u64| rate.saturating_mul(1_000);
+    let alt = AltLimits {
+        down_bytes_per_s: args
+            .uint("alt_speed_down")?
+            .map_or(before.down_bytes_per_s, bytes),
+        up_bytes_per_s: args
+            .uint("alt_speed_up")?
+            .map_or(before.up_bytes_per_s, bytes),
+        is_on: args.bool("alt_speed_enabled")?.unwrap_or(before.is_on),
+    };
+    Ok((alt != before).then_some(alt))
 }
 
 impl<B: Backend> Rpc<B> {
@@ -215,6 +265,19 @@ impl<B: Backend> Rpc<B> {
             limit_up: args.limit("speed_limit_up", "speed_limit_up_enabled", now.limit_up)?,
             seed_ratio: ratio,
             starts_added: args.bool("start_added_torrents")?,
+            seed_idle_minutes: idle(args, now.seed_idle_minutes)?,
+            alt: alt(args, now.alt)?,
+            download_queue: args.count(
+                "download_queue_size",
+                "download_queue_enabled",
+                now.download_queue,
+            )?,
+            seed_queue: args.count("seed_queue_size", "seed_queue_enabled", now.seed_queue)?,
+            queue_stalled: args.count(
+                "queue_stalled_minutes",
+                "queue_stalled_enabled",
+                now.queue_stalled,
+            )?,
         };
         if change != SessionChange::default() {
             self.backend().change_session(change).await?;

@@ -1,0 +1,68 @@
+//! Settings that change while torrents run or sleep. Layer 5.
+
+use std::rc::Rc;
+
+use super::Fleet;
+use super::row::Run;
+use crate::base::InfoHash;
+use crate::session::announce::Announcers;
+use crate::session::command::{CommandError, Limits, Sleep};
+use crate::session::door::Door;
+use crate::session::driver::Driver;
+use crate::session::shared::Shared;
+use crate::session::tune::Tuned;
+
+impl Fleet {
+    /// Puts other settings of a torrent in force, whatever it does. Of one that rests nothing is held here.
+    pub(super) fn tune(
+        self: &Rc<Self>,
+        shared: &Rc<Shared>,
+        info_hash: InfoHash,
+        tuned: &Tuned,
+    ) -> Result<(), CommandError> {
+        let (wakes, is_scheduled) = self.with_row(info_hash, |row| {
+            // One that runs with trackers of its own goes on with them: it may sleep from its next start on.
+            let sleeps = row.sleeps.take().filter(|_| tuned.may_sleep);
+            row.sleeps = sleeps.map(|sleep| Sleep {
+                tiers: tuned.tiers.clone(),
+                ..sleep
+            });
+            let may_sleep = row.sleeps.is_some();
+            let is_scheduled = may_sleep && matches!(row.run, Run::Asleep | Run::Under);
+            (row.run == Run::Asleep && !may_sleep, is_scheduled)
+        })?;
+        let schedule = &shared.seed_trackers;
+        if schedule.has(&info_hash) {
+            schedule.set_tiers(shared, info_hash, &tuned.tiers);
+        } else if is_scheduled {
+            // It had no trackers until now.
+            schedule.add(shared, info_hash, &tuned.tiers);
+        }
+        match shared.door(&info_hash) {
+            Some(Door::Torrent(driver)) => {
+                driver.tune(tuned);
+                if driver.has_trackers() {
+                    let door = Door::Torrent(driver.clone());
+                    Announcers::set_tiers(&driver.announcers, door, tuned.tiers.to_vec());
+                }
+            }
+            Some(Door::Metadata(search)) => {
+                let door = Door::Metadata(search.clone());
+                Announcers::set_tiers(search.announcers(), door, tuned.tiers.to_vec());
+            }
+            None => {}
+        }
+        if wakes {
+            self.begin_now(shared, info_hash);
+        }
+        Ok(())
+    }
+}
+
+/// Changes the limits of the whole session.
+pub(super) fn set_limits(shared: &Shared, limits: Limits) {
+    shared.up.set_rate(limits.up_bytes_per_s, &shared.clock);
+    shared.down.set_rate(limits.down_bytes_per_s, &shared.clock);
+    let drivers: Vec<Rc<Driver>> = shared.torrents.borrow().values().cloned().collect();
+    drivers.iter().for_each(Driver::on_limits);
+}
