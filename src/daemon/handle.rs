@@ -11,6 +11,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::date::unix_now_s;
+use super::relocate::Moves;
 use super::row::{Origin, TorrentRow};
 use super::store::Write;
 use super::torrents::Torrents;
@@ -34,18 +35,19 @@ const LABEL_CHARS_MAX: usize = 256;
 /// Controls one daemon, from any thread of its runtime; clones share it.
 #[derive(Clone)]
 pub struct Control {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    torrents: Arc<Torrents>,
-    session: SessionHandle,
+pub(super) struct Inner {
+    pub(super) torrents: Arc<Torrents>,
+    pub(super) session: SessionHandle,
     stopper: Stopper,
     downloads: Mutex<PathBuf>,
     /// The highest number that a torrent was given.
     number: AtomicU64,
     /// Being added: not on disk yet.
     adding: Mutex<BTreeSet<InfoHash>>,
+    pub(super) moves: Moves,
 }
 
 /// A torrent to take in.
@@ -138,6 +140,7 @@ impl Control {
                 stopper,
                 downloads: Mutex::new(downloads),
                 adding: Mutex::default(),
+                moves: Moves::default(),
             }),
         }
     }
@@ -303,6 +306,7 @@ impl Control {
             row.leaving = Some(with_data || row.leaving == Some(true));
         })
         .await?;
+        self.break_off_move(info_hash).await;
         self.finish_removal(info_hash, with_data).await
     }
 
@@ -338,6 +342,9 @@ impl Control {
     pub async fn start(&self, info_hash: InfoHash) -> Result<(), ControlError> {
         self.change_row(info_hash, |row| row.is_wanted = true)
             .await?;
+        if self.inner.moves.holds(&info_hash) {
+            return Ok(());
+        }
         let asked = self
             .inner
             .session
@@ -364,6 +371,7 @@ impl Control {
     /// # Errors
     /// See [`ControlError`].
     pub async fn verify(&self, info_hash: InfoHash) -> Result<(), ControlError> {
+        self.inner.moves.is_free(&info_hash)?;
         let asked = self
             .inner
             .session
@@ -392,6 +400,9 @@ impl Control {
         let begins_anew = change.selected_files.is_some()
             || change.seed_ratio.is_some()
             || change.is_sequential.is_some();
+        if change.selected_files.is_some() {
+            self.inner.moves.is_free(&info_hash)?;
+        }
         let metainfo = match &change.selected_files {
             Some(_) => Some(self.metainfo(info_hash).await?),
             None => None,
@@ -462,7 +473,7 @@ impl Control {
     }
 
     /// Changes a row that is not being removed, in memory and on disk.
-    async fn change_row(
+    pub(super) async fn change_row(
         &self,
         info_hash: InfoHash,
         change: impl FnOnce(&mut TorrentRow),
@@ -504,14 +515,16 @@ impl Control {
     /// Hands the rows of the state to the session, and finishes removals that were begun.
     pub(super) async fn restore(&self) {
         let (mut torrents, mut leaving) = (Vec::new(), Vec::new());
+        let mut moving = Vec::new();
         let mut tiers_of = Shared::new();
         for (info_hash, row) in self.inner.torrents.rows().iter() {
             torrents.push(NewTorrent {
                 figures: row.figures(),
-                runs: row.is_wanted && row.leaving.is_none(),
+                runs: row.is_wanted && row.leaving.is_none() && row.moving.is_none(),
                 sleeps: self.sleep(row, &mut tiers_of),
             });
             leaving.extend(row.leaving.map(|with_data| (*info_hash, with_data)));
+            moving.extend(row.moving.as_ref().map(|_| *info_hash));
         }
         let added = self
             .inner
@@ -519,6 +532,9 @@ impl Control {
             .ask(|reply| Command::AddAll { torrents, reply });
         for error in added.await.unwrap_or_default() {
             warn!(%error, "a torrent of the state is left out");
+        }
+        for info_hash in moving {
+            self.resume_move(info_hash).await;
         }
         for (info_hash, with_data) in leaving {
             if let Err(error) = self.finish_removal(info_hash, with_data).await {

@@ -8,6 +8,7 @@ mod folder;
 mod handle;
 pub mod notify;
 pub mod page;
+mod relocate;
 mod row;
 mod run;
 mod store;
@@ -15,6 +16,6 @@ mod torrents;
 mod writer;
 
 pub use handle::{AddSource, AddTorrent, Change, Control, ControlError, Listed};
-pub use row::{Origin, TorrentRow};
+pub use row::{Moving, Origin, TorrentRow};
 pub use run::{Daemon, Service, Settings};
 pub use store::{Opened, Store, StoreError, Write};

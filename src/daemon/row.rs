@@ -69,6 +69,17 @@ pub struct TorrentRow {
     pub active_unix_s: Option<i64>,
     /// It is being removed, with its data if true: finished at the next start if this one cannot.
     pub leaving: Option<bool>,
+    /// Its files are being moved: finished at the next start if this one cannot.
+    pub moving: Option<Moving>,
+}
+
+/// A move of a torrent's files. Once `folder` of the row is `to`, only the old files are still to go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    #[serde(with = "path")]
+    pub from: PathBuf,
+    #[serde(with = "path")]
+    pub to: PathBuf,
 }
 
 impl Default for TorrentRow {
@@ -99,6 +110,7 @@ impl Default for TorrentRow {
             done_unix_s: None,
             active_unix_s: None,
             leaving: None,
+            moving: None,
         }
     }
 }
@@ -208,6 +220,10 @@ mod tests {
             selected_files: Some(vec![0, 2]),
             seed_ratio: Some(1.5),
             leaving: Some(true),
+            moving: Some(Moving {
+                from: PathBuf::from("/srv/old"),
+                to: PathBuf::from(OsString::from_vec(b"/new/\xff".to_vec())),
+            }),
             ..TorrentRow::default()
         }
     }

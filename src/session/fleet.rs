@@ -177,6 +177,19 @@ impl Fleet {
                 }
                 Some((reply, done.map(|_| ())))
             }
+            Command::End { info_hash, reply } => {
+                self.end_told(shared, info_hash, reply);
+                None
+            }
+            Command::BeginAnew { info_hash, reply } => {
+                let done = self.with_row(info_hash, |row| row.run);
+                match done {
+                    Ok(Run::Asleep) => self.begin_now(shared, info_hash),
+                    Ok(Run::Under | Run::Ending(_)) => self.begin_anew(shared, info_hash),
+                    _ => {}
+                }
+                Some((reply, done.map(|_| ())))
+            }
             Command::Reannounce { info_hash, reply } => {
                 let done = self.with_row(info_hash, |_| ());
                 if done.is_ok() {
@@ -241,6 +254,7 @@ impl Fleet {
                 is_wanted: torrent.runs,
                 run: Run::No,
                 leaving: None,
+                enders: Vec::new(),
                 sleeps: torrent.sleeps,
                 peers: Vec::new(),
                 idle_since: None,
@@ -282,6 +296,24 @@ impl Fleet {
             shared.stop_torrent(&info_hash);
         }
         Ok(())
+    }
+
+    /// The same, and tells when it has ended. Peers that can be dialed are kept for the next run.
+    fn end_told(&self, shared: &Rc<Shared>, info_hash: InfoHash, reply: Reply<()>) {
+        let peers = details(shared, &info_hash).peers;
+        let dialed = peers.iter().filter(|peer| !peer.is_inbound);
+        let dialed = dialed.map(|peer| peer.addr).collect();
+        let result = self.stop(shared, info_hash);
+        let table = &mut *self.table.borrow_mut();
+        match table.rows.get_mut(&info_hash) {
+            Some(row) if result.is_ok() && row.is_running() => {
+                row.peers = dialed;
+                row.enders.push(reply);
+            }
+            _ => {
+                let _ = reply.send(result);
+            }
+        }
     }
 
     /// One that may sleep is announced by the schedule, which hears that this is over.
@@ -451,6 +483,7 @@ impl Fleet {
 
     fn on_run_over(self: &Rc<Self>, shared: &Rc<Shared>, info_hash: InfoHash, outcome: Outcome) {
         debug!(%info_hash, ?outcome, "a run is over");
+        let enders;
         let next = {
             let table = &mut *self.table.borrow_mut();
             table.session.running = table.session.running.saturating_sub(1);
@@ -481,9 +514,13 @@ impl Fleet {
                 false if behind == Behind::Begin || is_restarted => Next::Begin,
                 false => Next::Rest,
             };
+            enders = std::mem::take(&mut row.enders);
             table.touch(info_hash);
             next
         };
+        for ender in enders {
+            let _ = ender.send(Ok(()));
+        }
         match next {
             Next::Forget => self.forget(shared, info_hash),
             // With a check to be made it does not fall asleep before that.

@@ -429,7 +429,7 @@ impl Drop for NewRoot {
 }
 
 /// Where the root lies, whatever folder the command was started in: records are found by it.
-fn root_path(folder: &Path, layout: &FileLayout) -> PathBuf {
+pub(super) fn root_path(folder: &Path, layout: &FileLayout) -> PathBuf {
     let folder = std::fs::canonicalize(folder)
         .or_else(|_| std::path::absolute(folder))
         .unwrap_or_else(|_| folder.to_owned());

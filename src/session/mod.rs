@@ -30,6 +30,7 @@ pub mod pace;
 mod peer;
 pub mod port_map;
 pub mod reach;
+pub mod relocate;
 mod removal;
 pub mod resume_store;
 pub mod root_lock;
