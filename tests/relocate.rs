@@ -51,6 +51,7 @@ fn config(sample: &Sample) -> TorrentConfig {
     TorrentConfig {
         metainfo: Arc::new(Metainfo::parse(&bytes).unwrap()),
         folder: sample.data.clone(),
+        place: gyre::session::DataPlace::default(),
         fetches: true,
         check: CheckMode::Auto,
         preallocate: Preallocate::default(),

@@ -520,11 +520,11 @@ impl Control {
         for (info_hash, row) in self.inner.torrents.rows().iter() {
             torrents.push(NewTorrent {
                 figures: row.figures(),
-                runs: row.is_wanted && row.leaving.is_none() && row.moving.is_none(),
+                runs: row.is_wanted && row.leaving.is_none() && !row.is_on_its_way(),
                 sleeps: self.sleep(row, &mut tiers_of),
             });
             leaving.extend(row.leaving.map(|with_data| (*info_hash, with_data)));
-            moving.extend(row.moving.as_ref().map(|_| *info_hash));
+            moving.extend(row.is_on_its_way().then_some(*info_hash));
         }
         let added = self
             .inner

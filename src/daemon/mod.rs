@@ -4,11 +4,13 @@
 
 pub mod control;
 mod date;
+mod drives;
 mod folder;
 mod handle;
 pub mod notify;
 pub mod page;
 mod relocate;
+mod rename;
 mod row;
 mod run;
 mod store;

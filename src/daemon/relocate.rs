@@ -42,7 +42,7 @@ impl Default for Moves {
 }
 
 /// One move.
-struct Move {
+pub(super) struct Move {
     progress: Arc<MoveProgress>,
     /// The session must not run the torrent now: it starts behind the move if it is to.
     holds: AtomicBool,
@@ -76,7 +76,11 @@ impl Moves {
         }
     }
 
-    fn begin(&self, info_hash: InfoHash, holds: bool) -> Result<Arc<Move>, ControlError> {
+    pub(super) fn begin(
+        &self,
+        info_hash: InfoHash,
+        holds: bool,
+    ) -> Result<Arc<Move>, ControlError> {
         let mut table = self.table();
         if table.contains_key(&info_hash) {
             return Err(under_way());
@@ -92,13 +96,13 @@ impl Moves {
         Ok(this)
     }
 
-    fn end(&self, info_hash: &InfoHash) {
+    pub(super) fn end(&self, info_hash: &InfoHash) {
         if let Some(this) = self.table().remove(info_hash) {
             this.is_over.send_replace(true);
         }
     }
 
-    fn tell(&self, info_hash: InfoHash, words: String) {
+    pub(super) fn tell(&self, info_hash: InfoHash, words: String) {
         warn!(%info_hash, "{words}");
         let mut troubles = self.told();
         if troubles.len() < TROUBLES_MAX {
@@ -114,6 +118,13 @@ fn under_way() -> ControlError {
 impl From<RelocateError> for ControlError {
     fn from(error: RelocateError) -> ControlError {
         ControlError::BadValue(error.to_string())
+    }
+}
+
+impl TorrentRow {
+    /// Its files are being moved or renamed.
+    pub(super) const fn is_on_its_way(&self) -> bool {
+        self.moving.is_some() || self.renaming.is_some()
     }
 }
 
@@ -135,7 +146,7 @@ impl Control {
             return Err(ControlError::BadValue(text));
         }
         let row = self.row(info_hash)?;
-        if row.moving.is_some() {
+        if row.is_on_its_way() {
             return Err(under_way());
         }
         let this = self.inner.moves.begin(info_hash, false)?;
@@ -164,7 +175,7 @@ impl Control {
         self.inner.moves.told().get(info_hash).cloned()
     }
 
-    fn row(&self, info_hash: InfoHash) -> Result<Arc<TorrentRow>, ControlError> {
+    pub(super) fn row(&self, info_hash: InfoHash) -> Result<Arc<TorrentRow>, ControlError> {
         let listed = self.torrent(info_hash);
         Ok(listed.ok_or(ControlError::Unknown(info_hash))?.row)
     }
@@ -223,11 +234,14 @@ impl Control {
         opened.await.unwrap_or(Err(RelocateError::Cancelled))
     }
 
-    /// Goes on with a move that an earlier run of the daemon began.
+    /// Goes on with a move, or a renaming, that an earlier run of the daemon began.
     pub(super) async fn resume_move(&self, info_hash: InfoHash) {
         let Some(row) = self.inner.torrents.rows().get(&info_hash).cloned() else {
             return;
         };
+        if let (Some(rename), true) = (row.renaming.clone(), row.leaving.is_none()) {
+            return self.resume_rename(info_hash, rename).await;
+        }
         let (Some(moving), Ok(this)) = (
             row.moving.clone(),
             self.inner.moves.begin(info_hash, row.leaving.is_none()),
@@ -288,7 +302,7 @@ impl Control {
         }
     }
 
-    async fn end_move(&self, info_hash: InfoHash, this: &Move) {
+    pub(super) async fn end_move(&self, info_hash: InfoHash, this: &Move) {
         self.let_run(info_hash, this).await;
         self.inner.moves.end(&info_hash);
     }
@@ -374,7 +388,7 @@ impl Control {
     }
 
     /// Ends the run, if any, and has none begin.
-    async fn hold(&self, info_hash: InfoHash, this: &Move) {
+    pub(super) async fn hold(&self, info_hash: InfoHash, this: &Move) {
         this.holds.store(true, Ordering::SeqCst);
         let ended = self
             .inner
@@ -385,7 +399,7 @@ impl Control {
     }
 
     /// Lets it run again if it is to.
-    async fn let_run(&self, info_hash: InfoHash, this: &Move) {
+    pub(super) async fn let_run(&self, info_hash: InfoHash, this: &Move) {
         if !this.holds.swap(false, Ordering::SeqCst) {
             return;
         }
@@ -412,7 +426,9 @@ fn or_discarded(mover: Mover, result: Result<(), RelocateError>) -> Result<Mover
 }
 
 /// Does it on a thread of its own, which nobody waits for at the daemon's end; `None` when there is none.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let (done, answer) = oneshot::channel();
     let thread = std::thread::Builder::new().name("gyre-move".into());
     let spawned = thread.spawn(move || {

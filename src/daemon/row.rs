@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
 use crate::base::InfoHash;
-use crate::session::{TorrentProgress, TorrentState};
+use crate::session::{Rename, TorrentProgress, TorrentState};
 
 /// Length of the SHA-1 in front of a row.
 const CHECKSUM_BYTES: usize = 20;
@@ -71,6 +71,10 @@ pub struct TorrentRow {
     pub leaving: Option<bool>,
     /// Its files are being moved: finished at the next start if this one cannot.
     pub moving: Option<Moving>,
+    /// Names in the place of the torrent's own, in the order they were given.
+    pub renames: Vec<Rename>,
+    /// The next of them, on its way to the disk.
+    pub renaming: Option<Rename>,
 }
 
 /// A move of a torrent's files. Once `folder` of the row is `to`, only the old files are still to go.
@@ -111,6 +115,8 @@ impl Default for TorrentRow {
             active_unix_s: None,
             leaving: None,
             moving: None,
+            renames: Vec::new(),
+            renaming: None,
         }
     }
 }

@@ -298,24 +298,6 @@ impl Fleet {
         Ok(())
     }
 
-    /// The same, and tells when it has ended. Peers that can be dialed are kept for the next run.
-    fn end_told(&self, shared: &Rc<Shared>, info_hash: InfoHash, reply: Reply<()>) {
-        let peers = details(shared, &info_hash).peers;
-        let dialed = peers.iter().filter(|peer| !peer.is_inbound);
-        let dialed = dialed.map(|peer| peer.addr).collect();
-        let result = self.stop(shared, info_hash);
-        let table = &mut *self.table.borrow_mut();
-        match table.rows.get_mut(&info_hash) {
-            Some(row) if result.is_ok() && row.is_running() => {
-                row.peers = dialed;
-                row.enders.push(reply);
-            }
-            _ => {
-                let _ = reply.send(result);
-            }
-        }
-    }
-
     /// One that may sleep is announced by the schedule, which hears that this is over.
     fn stop_announcing(&self, shared: &Rc<Shared>, info_hash: InfoHash) {
         shared.forget_sleeper(&info_hash);

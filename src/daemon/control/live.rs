@@ -453,8 +453,8 @@ impl Backend for Live {
         Ok(self.control.relocate(info_hash, folder, moves).await?)
     }
 
-    async fn rename(&self, _: InfoHash, _: &str, _: &str) -> Result<(), Refusal> {
-        Err(Refusal::Unsupported("another name for a file"))
+    async fn rename(&self, info_hash: InfoHash, path: &str, name: &str) -> Result<(), Refusal> {
+        Ok(self.control.rename(info_hash, path, name).await?)
     }
 
     async fn move_in_queue(&self, _: &[InfoHash], _: QueueMove) -> Result<(), Refusal> {
