@@ -159,6 +159,7 @@ fn torrent(metainfo: Metainfo, folder: &Path, fetches: bool) -> TorrentConfig {
     TorrentConfig {
         metainfo: Arc::new(metainfo),
         folder: folder.to_owned(),
+        place: gyre::session::DataPlace::default(),
         fetches,
         check: CheckMode::Auto,
         preallocate: Preallocate::Sparse,

@@ -262,6 +262,7 @@ fn torrent_config(sample: &Sample) -> TorrentConfig {
     TorrentConfig {
         metainfo: Arc::new(Metainfo::parse(&bytes).unwrap()),
         folder: sample.data.clone(),
+        place: gyre::session::DataPlace::default(),
         fetches: false,
         check: CheckMode::Auto,
         preallocate: Preallocate::default(),

@@ -304,6 +304,7 @@ fn torrent_config(
     Ok(TorrentConfig {
         metainfo: Arc::new(metainfo),
         folder: folder.to_owned(),
+        place: crate::session::DataPlace::default(),
         fetches: false,
         check: match args.check {
             cli::Check::Auto => CheckMode::Auto,

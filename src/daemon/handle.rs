@@ -13,6 +13,7 @@ use tracing::warn;
 use super::date::unix_now_s;
 use super::kept::Kept;
 use super::queueing::Queue;
+use super::relocate::Moves;
 use super::row::{Origin, TorrentRow};
 use super::store::Write;
 use super::torrents::Torrents;
@@ -50,6 +51,7 @@ pub(super) struct Inner {
     number: AtomicU64,
     /// Being added: not on disk yet.
     adding: Mutex<BTreeSet<InfoHash>>,
+    pub(super) moves: Moves,
 }
 
 impl Inner {
@@ -159,6 +161,7 @@ impl Control {
                 queue: Mutex::default(),
                 last_in_queue: AtomicI64::new(last.unwrap_or(0)),
                 adding: Mutex::default(),
+                moves: Moves::default(),
             }),
         }
     }
@@ -333,6 +336,7 @@ impl Control {
             row.leaving = Some(with_data || row.leaving == Some(true));
         })
         .await?;
+        self.break_off_move(info_hash).await;
         self.finish_removal(info_hash, with_data).await
     }
 
@@ -391,6 +395,7 @@ impl Control {
     /// # Errors
     /// See [`ControlError`].
     pub async fn verify(&self, info_hash: InfoHash) -> Result<(), ControlError> {
+        self.inner.moves.is_free(&info_hash)?;
         let asked = self
             .inner
             .session
@@ -418,6 +423,9 @@ impl Control {
         check_labels(change.labels.as_deref().unwrap_or_default())?;
         let begins_anew = change.selected_files.is_some();
         let is_tuned = change.seed_ratio.is_some() || change.is_sequential.is_some();
+        if change.selected_files.is_some() {
+            self.inner.moves.is_free(&info_hash)?;
+        }
         let metainfo = match &change.selected_files {
             Some(_) => Some(self.metainfo(info_hash).await?),
             None => None,
@@ -501,14 +509,19 @@ impl Control {
     pub(super) async fn restore(&self) {
         let (mut torrents, mut leaving) = (Vec::new(), Vec::new());
         let waiting = self.begin_queue();
+        let mut moving = Vec::new();
         let mut tiers_of = Shared::new();
         for (info_hash, row) in self.inner.torrents.rows().iter() {
             torrents.push(NewTorrent {
                 figures: row.figures(),
-                runs: row.is_wanted && row.leaving.is_none() && !waiting.contains(info_hash),
+                runs: row.is_wanted
+                    && row.leaving.is_none()
+                    && !row.is_on_its_way()
+                    && !waiting.contains(info_hash),
                 sleeps: self.sleep(row, &mut tiers_of),
             });
             leaving.extend(row.leaving.map(|with_data| (*info_hash, with_data)));
+            moving.extend(row.is_on_its_way().then_some(*info_hash));
         }
         let added = self
             .inner
@@ -516,6 +529,9 @@ impl Control {
             .ask(|reply| Command::AddAll { torrents, reply });
         for error in added.await.unwrap_or_default() {
             warn!(%error, "a torrent of the state is left out");
+        }
+        for info_hash in moving {
+            self.resume_move(info_hash).await;
         }
         for (info_hash, with_data) in leaving {
             if let Err(error) = self.finish_removal(info_hash, with_data).await {

@@ -4,6 +4,7 @@
 
 pub mod control;
 mod date;
+mod drives;
 mod folder;
 mod handle;
 mod kept;
@@ -11,6 +12,8 @@ pub mod notify;
 pub mod page;
 mod queue;
 mod queueing;
+mod relocate;
+mod rename;
 mod row;
 mod run;
 mod store;
@@ -21,7 +24,7 @@ mod writer;
 pub use handle::{AddSource, AddTorrent, Change, Control, ControlError, Listed};
 pub use kept::LiveSettings;
 pub use queue::QueueLimits;
-pub use row::{Origin, TorrentRow};
+pub use row::{Moving, Origin, TorrentRow};
 pub use run::{Daemon, Service, Settings};
 pub use store::{Opened, Store, StoreError, Write};
 pub use tuning::TorrentSettings;

@@ -145,6 +145,8 @@ impl Control {
             let session = &self.inner.session;
             // One that went meanwhile has no turn.
             let _ = match turn {
+                // It starts when its files are where they go.
+                Turn::Begin(_) if self.inner.moves.holds(&info_hash) => Ok(()),
                 Turn::Begin(_) => {
                     session
                         .ask(|reply| Command::Start { info_hash, reply })
@@ -220,6 +222,10 @@ impl Control {
             row.settings.skips_queue = now;
         })
         .await?;
+        // It starts when its files are where they go.
+        if self.inner.moves.holds(&info_hash) {
+            return Ok(());
+        }
         if self.has_queue() {
             let shown = self.inner.session.torrent(&info_hash);
             let runs = shown.is_some_and(|shown| {

@@ -12,7 +12,7 @@ use sha1::{Digest, Sha1};
 
 use super::tuning::TorrentSettings;
 use crate::base::InfoHash;
-use crate::session::{TorrentProgress, TorrentState};
+use crate::session::{Rename, TorrentProgress, TorrentState};
 
 /// Length of the SHA-1 in front of a row.
 const CHECKSUM_BYTES: usize = 20;
@@ -72,6 +72,21 @@ pub struct TorrentRow {
     pub active_unix_s: Option<i64>,
     /// It is being removed, with its data if true: finished at the next start if this one cannot.
     pub leaving: Option<bool>,
+    /// Its files are being moved: finished at the next start if this one cannot.
+    pub moving: Option<Moving>,
+    /// Names in the place of the torrent's own, in the order they were given.
+    pub renames: Vec<Rename>,
+    /// The next of them, on its way to the disk.
+    pub renaming: Option<Rename>,
+}
+
+/// A move of a torrent's files. Once `folder` of the row is `to`, only the old files are still to go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    #[serde(with = "path")]
+    pub from: PathBuf,
+    #[serde(with = "path")]
+    pub to: PathBuf,
 }
 
 impl Default for TorrentRow {
@@ -103,6 +118,9 @@ impl Default for TorrentRow {
             done_unix_s: None,
             active_unix_s: None,
             leaving: None,
+            moving: None,
+            renames: Vec::new(),
+            renaming: None,
         }
     }
 }
@@ -217,6 +235,10 @@ mod tests {
                 ..TorrentSettings::default()
             },
             leaving: Some(true),
+            moving: Some(Moving {
+                from: PathBuf::from("/srv/old"),
+                to: PathBuf::from(OsString::from_vec(b"/new/\xff".to_vec())),
+            }),
             ..TorrentRow::default()
         }
     }

@@ -196,13 +196,14 @@ fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Recei
             .into_iter()
             .map(|service| tokio::task::spawn_local(service(control.clone())))
             .collect();
+        let drives = tokio::task::spawn_local(super::drives::watch(control.clone()));
         let mut revision = 0;
         tokio::select! {
             () = keep(control, &notifier, &mut revision) => {}
             _ = on_end => {}
         }
         notifier.tell("STOPPING=1");
-        for service in running {
+        for service in running.into_iter().chain([drives]) {
             service.abort();
         }
         let (_, kept) = control.take_figures(revision);

@@ -9,7 +9,7 @@ use super::store::Write;
 use super::writer::Writer;
 use crate::base::InfoHash;
 use crate::session::{
-    CheckMode, Job, MagnetConfig, Preallocate, SeedAfter, SessionError, TorrentConfig,
+    CheckMode, DataPlace, Job, MagnetConfig, Preallocate, SeedAfter, SessionError, TorrentConfig,
     TorrentSource,
 };
 use crate::wire::magnet::Magnet;
@@ -78,6 +78,10 @@ impl Torrents {
             web_seeds: metainfo.web_seeds.clone(),
             metainfo: Arc::new(metainfo),
             folder: row.folder.clone(),
+            place: DataPlace {
+                is_expected: row.pieces_have > 0,
+                renames: row.renames.clone(),
+            },
             fetches: row.fetches,
             check: CheckMode::Auto,
             preallocate: Preallocate::default(),
@@ -165,6 +169,7 @@ impl TorrentRow {
         self.wanted_bytes = wanted.map(|(_, file)| file.length_bytes).sum();
         self.origin = Origin::Torrent;
         self.name = info.name.clone();
+        self.name_by_root();
         self.is_private = info.is_private;
         self.tiers = metainfo.announce_tiers.clone();
         self.files = info.files.len() as u64;

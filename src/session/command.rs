@@ -58,6 +58,16 @@ pub enum Command {
         info_hash: InfoHash,
         reply: Reply<()>,
     },
+    /// The same, answered once it has ended. Peers that it had dialed are dialed first when it starts again.
+    End {
+        info_hash: InfoHash,
+        reply: Reply<()>,
+    },
+    /// Its data lies elsewhere now: one that runs or sleeps begins anew there. Answered at once.
+    BeginAnew {
+        info_hash: InfoHash,
+        reply: Reply<()>,
+    },
     /// Ends a torrent, forgets it and its resume records, and with `with_data` deletes its files. Answered when all that
     /// is done.
     Remove {

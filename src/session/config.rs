@@ -150,6 +150,7 @@ pub struct TorrentConfig {
     pub metainfo: Arc<Metainfo>,
     /// Folder the torrent's root goes into or lies in. For seeding it may be the content folder or file itself.
     pub folder: PathBuf,
+    pub place: DataPlace,
     /// False for `gyre seed`: what is good is served, nothing is fetched.
     pub fetches: bool,
     pub check: CheckMode,
@@ -168,6 +169,24 @@ pub struct TorrentConfig {
     pub seed_after: SeedAfter,
     /// How it stands beside the others.
     pub tuning: Tuning,
+}
+
+/// What is known of a torrent's data before it is looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DataPlace {
+    /// There was some: where its folder or root is not, the disk is not there, and nothing is made in its place.
+    pub is_expected: bool,
+    /// Names in the place of the torrent's own, in the order they were given.
+    pub renames: Vec<Rename>,
+}
+
+/// Another name for a file or folder of a torrent.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Rename {
+    /// With the torrent's root as its first part, as it was called by then.
+    pub path: String,
+    /// Its last part from then on.
+    pub name: String,
 }
 
 /// What is made of metadata that peers sent: the torrent to run, or nothing when only the metadata was wanted. Called

@@ -179,6 +179,19 @@ impl Fleet {
                 }
                 Some((reply, done.map(|_| ())))
             }
+            Command::End { info_hash, reply } => {
+                self.end_told(shared, info_hash, reply);
+                None
+            }
+            Command::BeginAnew { info_hash, reply } => {
+                let done = self.with_row(info_hash, |row| row.run);
+                match done {
+                    Ok(Run::Asleep) => self.begin_now(shared, info_hash),
+                    Ok(Run::Under | Run::Ending(_)) => self.begin_anew(shared, info_hash),
+                    _ => {}
+                }
+                Some((reply, done.map(|_| ())))
+            }
             Command::Reannounce { info_hash, reply } => {
                 let done = self.with_row(info_hash, |_| ());
                 if done.is_ok() {
@@ -247,6 +260,7 @@ impl Fleet {
                 is_wanted: torrent.runs,
                 run: Run::No,
                 leaving: None,
+                enders: Vec::new(),
                 sleeps: torrent.sleeps,
                 peers: Vec::new(),
                 idle_since: None,
@@ -459,6 +473,7 @@ impl Fleet {
 
     fn on_run_over(self: &Rc<Self>, shared: &Rc<Shared>, info_hash: InfoHash, outcome: Outcome) {
         debug!(%info_hash, ?outcome, "a run is over");
+        let enders;
         let next = {
             let table = &mut *self.table.borrow_mut();
             table.session.running = table.session.running.saturating_sub(1);
@@ -489,9 +504,13 @@ impl Fleet {
                 false if behind == Behind::Begin || is_restarted => Next::Begin,
                 false => Next::Rest,
             };
+            enders = std::mem::take(&mut row.enders);
             table.touch(info_hash);
             next
         };
+        for ender in enders {
+            let _ = ender.send(Ok(()));
+        }
         match next {
             Next::Forget => self.forget(shared, info_hash),
             // With a check to be made it does not fall asleep before that.

@@ -306,12 +306,40 @@ pub fn find_data(config: &TorrentConfig) -> Result<(), SessionError> {
 }
 
 pub(super) fn layout_of(config: &TorrentConfig) -> Result<FileLayout, SessionError> {
-    FileLayout::new(&config.metainfo.info).map_err(|error| {
+    let layout = FileLayout::new(&config.metainfo.info).map_err(|error| {
         SessionError::new(
             format!("this torrent cannot be stored: {error}"),
             "the torrent is malformed",
         )
+    })?;
+    let mut renames = config.place.renames.iter();
+    renames.try_fold(layout, |layout, rename| {
+        let renamed = layout.renamed(Path::new(&rename.path), &rename.name);
+        renamed.map_err(|error| {
+            let message = format!("{} cannot be called {}: {error}", rename.path, rename.name);
+            SessionError::new(message, "remove the torrent and add it again")
+        })
     })
+}
+
+/// Where data was and is not, its disk is missing: nothing is made in the mount point's place (HOSTILE.md L15).
+fn refuse_absent(
+    config: &TorrentConfig,
+    folder: &Path,
+    layout: &FileLayout,
+) -> Result<(), SessionError> {
+    let root = folder.join(layout.root_name());
+    if !config.place.is_expected || std::fs::symlink_metadata(&root).is_ok() {
+        return Ok(());
+    }
+    let what = match folder.is_dir() {
+        true => root,
+        false => folder.to_owned(),
+    };
+    Err(SessionError::no_data(
+        format!("missing files: {} is not there", what.display()),
+        "mount the disk or restore the files: the torrent goes on by itself then",
+    ))
 }
 
 fn lock_root(
@@ -333,6 +361,7 @@ fn lock_root(
 fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError> {
     let info = &config.metainfo.info;
     let (folder, layout) = locate(config, layout_of(config)?)?;
+    refuse_absent(config, &folder, &layout)?;
     let selected = selected(config, layout.files().len());
     let wanted = wanted_pieces(&layout, &selected);
     let parts = PartsMap::new(&layout, config.metainfo.info_hash);
@@ -429,7 +458,7 @@ impl Drop for NewRoot {
 }
 
 /// Where the root lies, whatever folder the command was started in: records are found by it.
-fn root_path(folder: &Path, layout: &FileLayout) -> PathBuf {
+pub(super) fn root_path(folder: &Path, layout: &FileLayout) -> PathBuf {
     let folder = std::fs::canonicalize(folder)
         .or_else(|_| std::path::absolute(folder))
         .unwrap_or_else(|_| folder.to_owned());

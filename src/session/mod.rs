@@ -30,7 +30,9 @@ pub mod pace;
 mod peer;
 pub mod port_map;
 pub mod reach;
+pub mod relocate;
 mod removal;
+pub mod rename;
 pub mod resume_store;
 pub mod root_lock;
 mod run;
@@ -52,9 +54,9 @@ pub mod web_seed;
 
 pub use command::{Command, CommandError, SessionHandle, TorrentSource};
 pub use config::{
-    BindTo, CheckMode, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome, PortChoice,
-    Preallocate, ProxySettings, SeedAfter, SendEngine, SessionConfig, SessionEvent, Stopper,
-    TorrentConfig, TorrentProgress, TorrentState, WriteEngine,
+    BindTo, CheckMode, DataPlace, DhtSettings, Encryption, Job, MagnetConfig, OnMetadata, Outcome,
+    PortChoice, Preallocate, ProxySettings, Rename, SeedAfter, SendEngine, SessionConfig,
+    SessionEvent, Stopper, TorrentConfig, TorrentProgress, TorrentState, WriteEngine,
 };
 pub use error::SessionError;
 pub use load::find_data;

@@ -1,7 +1,7 @@
 //! Which bytes of a torrent lie in which file: BEP 3 "files", BEP 47 pad files and links. Layer 3.
 //! Names come from `safe_path`; nothing here touches a disk.
 
-use super::safe_path::{PATH_BYTES_MAX, PathError, root_name, safe_paths};
+use super::safe_path::{PATH_BYTES_MAX, PathError, is_safe_name, root_name, safe_paths};
 use crate::base::{Geometry, PieceIndex};
 use crate::wire::metainfo::Info;
 use std::collections::BTreeMap;
@@ -58,6 +58,21 @@ pub enum LayoutError {
     Path(#[from] PathError),
     #[error("the files have {got_bytes} bytes where the torrent has {expected_bytes}")]
     LengthMismatch { expected_bytes: u64, got_bytes: u64 },
+}
+
+/// Why something of a torrent cannot have a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RenameError {
+    #[error("that is no name for a file")]
+    BadName,
+    #[error("the torrent has no such file or folder")]
+    Unknown,
+    #[error("something else of the torrent has that name")]
+    Taken,
+    #[error("its path would be too long")]
+    TooLong,
+    #[error("the torrent has links, which would lead nowhere")]
+    HasLinks,
 }
 
 impl LayoutFile {
@@ -130,6 +145,48 @@ impl FileLayout {
         }
         self.root_name = root;
         Some(self)
+    }
+
+    /// The same files with another name for the last part of `path`, which is a file or a folder of the torrent or its root.
+    ///
+    /// # Errors
+    /// See [`RenameError`].
+    pub fn renamed(mut self, path: &Path, name: &str) -> Result<FileLayout, RenameError> {
+        if !is_safe_name(name) {
+            return Err(RenameError::BadName);
+        }
+        let new = path.with_file_name(name);
+        if !self.files.iter().any(|file| file.path.starts_with(path)) {
+            return Err(RenameError::Unknown);
+        }
+        if new == path {
+            return Ok(self);
+        }
+        let is_root = path == self.root_name;
+        let mut stored = self.files.iter().filter(|file| !file.is_pad);
+        if stored.any(|file| file.path.starts_with(&new)) {
+            return Err(RenameError::Taken);
+        }
+        // What a link says is relative to its own folder: only the root may change around it.
+        if !is_root && self.files.iter().any(|file| file.symlink.is_some()) {
+            return Err(RenameError::HasLinks);
+        }
+        for file in &mut self.files {
+            let Ok(below) = file.path.strip_prefix(path) else {
+                continue;
+            };
+            file.path = match below.as_os_str().is_empty() {
+                true => new.clone(),
+                false => new.join(below),
+            };
+            if file.path.as_os_str().len() > PATH_BYTES_MAX {
+                return Err(RenameError::TooLong);
+            }
+        }
+        if is_root {
+            self.root_name = new;
+        }
+        Ok(self)
     }
 
     /// The files in the order of the torrent's bytes.
@@ -323,6 +380,40 @@ mod tests {
             source: None,
             kind: Kind::V1,
         }
+    }
+
+    #[test]
+    fn files_folders_and_the_root_take_other_names_and_no_taken_or_unsafe_ones() {
+        let paths = |layout: &FileLayout| {
+            let paths = layout
+                .files()
+                .iter()
+                .map(|file| file.path.display().to_string());
+            paths.collect::<Vec<_>>().join(" ")
+        };
+        let of = || layout(16_384, "a/x=1 a/y=2 b=3");
+        let to = |path: &str, name: &str| of().renamed(Path::new(path), name);
+        assert_eq!(paths(&to("r/a/x", "z").unwrap()), "r/a/z r/a/y r/b");
+        assert_eq!(paths(&to("r/a", "c").unwrap()), "r/c/x r/c/y r/b");
+        let root = to("r", "s").unwrap();
+        assert_eq!(paths(&root), "s/a/x s/a/y s/b");
+        assert_eq!(root.root_name(), Path::new("s"));
+        for (path, name, why) in [
+            ("r/a/x", "y", RenameError::Taken),
+            ("r/b", "a", RenameError::Taken),
+            ("r/b", "..", RenameError::BadName),
+            ("r/b", "x/y", RenameError::BadName),
+            ("r/b", ".gyre-parts", RenameError::BadName),
+            ("r/b", "", RenameError::BadName),
+            ("r/a/q", "z", RenameError::Unknown),
+            ("../r", "z", RenameError::Unknown),
+        ] {
+            assert_eq!(to(path, name).unwrap_err(), why, "{path} {name}");
+        }
+        let links = layout(16_384, "a/x=1 l->a/x");
+        let error = links.clone().renamed(Path::new("r/a"), "z").unwrap_err();
+        assert_eq!(error, RenameError::HasLinks);
+        assert!(links.renamed(Path::new("r"), "s").is_ok());
     }
 
     fn layout(piece_length: u64, files: &str) -> FileLayout {

@@ -83,6 +83,11 @@ pub fn root_name(info: &Info) -> String {
     safe_element(info.name.as_bytes()).unwrap_or_else(|| "_".to_owned())
 }
 
+/// Whether a name that somebody chose can be taken as it is.
+pub fn is_safe_name(name: &str) -> bool {
+    safe_element(name.as_bytes()).as_deref() == Some(name)
+}
+
 fn path_bytes(root: &str, elements: &[String]) -> usize {
     root.len() + elements.iter().map(|name| name.len() + 1).sum::<usize>()
 }

@@ -653,14 +653,14 @@ pub fn try_lock(fd: &OwnedFd, is_exclusive: bool) -> io::Result<bool> {
 }
 
 /// The folder and the last element of a path below `root`.
-fn split<'a>(root: &OwnedFd, rel: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
+pub(super) fn split<'a>(root: &OwnedFd, rel: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
     check_relative(rel)?;
     let name = rel.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let parent = rel.parent().unwrap_or(Path::new(""));
     Ok((open_dir_beneath(root, parent)?, name))
 }
 
-fn check_regular(fd: &OwnedFd) -> io::Result<()> {
+pub(super) fn check_regular(fd: &OwnedFd) -> io::Result<()> {
     let kind = fstat(fd)?.st_mode & SFlag::S_IFMT.bits();
     let what = match SFlag::from_bits_truncate(kind) {
         SFlag::S_IFREG => return Ok(()),
@@ -673,7 +673,7 @@ fn check_regular(fd: &OwnedFd) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-fn check_relative(rel: &Path) -> io::Result<()> {
+pub(super) fn check_relative(rel: &Path) -> io::Result<()> {
     let is_normal = |c: Component<'_>| matches!(c, Component::Normal(_));
     if rel.as_os_str().is_empty() || !rel.components().all(is_normal) {
         let error = format!("{} is not a path inside the folder", rel.display());
@@ -682,7 +682,7 @@ fn check_relative(rel: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn open_with(root: &OwnedFd, rel: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+pub(super) fn open_with(root: &OwnedFd, rel: &Path, flags: OFlag) -> io::Result<OwnedFd> {
     let mode = if flags.contains(OFlag::O_CREAT) {
         Mode::from_bits_truncate(0o666)
     } else {

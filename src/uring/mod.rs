@@ -2,6 +2,7 @@
 
 pub mod buddy;
 pub mod buffers;
+pub mod copy;
 pub mod files;
 pub mod hasher;
 pub mod inherited;

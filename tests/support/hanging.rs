@@ -242,6 +242,11 @@ fn set_attributes(path: &Path, request: &Request<'_>) -> Answer {
         let file = OpenOptions::new().write(true).open(path)?;
         file.set_len(request.u64(16))?;
     }
+    if valid & 1 << 5 != 0 {
+        let mtime = Duration::new(request.u64(40), request.u32(60));
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_modified(std::time::UNIX_EPOCH + mtime)?;
+    }
     attributes(path)
 }
 

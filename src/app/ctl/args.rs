@@ -37,6 +37,8 @@ pub enum Ask {
     Remove(RemoveArgs),
     /// Hash all data of torrents
     Verify(Which),
+    /// Move the files of torrents to another folder, while they are seeded
+    Move(MoveArgs),
     /// Show or set limits, of the whole daemon or of torrents
     Limit(LimitArgs),
     /// Watch the torrents that are busy, redrawn once a second
@@ -57,6 +59,18 @@ pub struct RemoveArgs {
     /// Delete their files too
     #[arg(long)]
     pub with_data: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct MoveArgs {
+    #[command(flatten)]
+    pub which: Which,
+    /// Folder that they go to: the daemon's own or below one of its api-roots
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub to: PathBuf,
+    /// Move nothing: the files are there already, and are looked at anew
+    #[arg(long)]
+    pub no_data: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -13,10 +13,10 @@ use serde_json::{Map, Value, json};
 use super::exit::{Exit, Failure, io_cause};
 use super::{escape, json as lines, output, run};
 use crate::daemon::control::socket_path;
-use args::{AddArgs, Ask, CtlArgs, LimitArgs};
+use args::{AddArgs, Ask, CtlArgs, LimitArgs, MoveArgs};
 
 /// What the list shows.
-const LIST_FIELDS: [&str; 14] = [
+const LIST_FIELDS: [&str; 15] = [
     "id",
     "hashString",
     "name",
@@ -31,6 +31,7 @@ const LIST_FIELDS: [&str; 14] = [
     "eta",
     "labels",
     "errorString",
+    "movedShare",
 ];
 /// What `show` shows besides.
 const SHOW_FIELDS: [&str; 13] = [
@@ -75,6 +76,7 @@ pub fn run(args: &CtlArgs) -> Result<Exit, Failure> {
             let more = json!({ "delete-local-data": remove.with_data });
             ctl.act("torrent-remove", &remove.which.torrents, more)
         }
+        Ask::Move(to) => ctl.relocate(to),
         Ask::Limit(limit) => ctl.limit(limit),
         Ask::Top => top::run(&ctl),
     }
@@ -147,15 +149,7 @@ impl Ctl {
         for source in &args.sources {
             let mut asked = json!({ "paused": args.paused, "labels": args.labels });
             if let Some(folder) = &args.output {
-                let folder = std::path::absolute(folder).map_err(|error| {
-                    let shown = escape::terminal_path(folder);
-                    let cause = io_cause(&error);
-                    Failure::new(
-                        format!("no folder {shown}: {cause}"),
-                        "name another with -o",
-                    )
-                })?;
-                asked["download-dir"] = json!(folder.to_string_lossy());
+                asked["download-dir"] = json!(absolute(folder, "name another with -o")?);
             }
             match source.starts_with("magnet:") {
                 true => asked["filename"] = json!(source),
@@ -177,6 +171,12 @@ impl Ctl {
             output::stdout_line(&format!("{} {name} {hash} {word}", torrent["id"]));
         }
         Ok(Exit::Done)
+    }
+
+    fn relocate(&self, args: &MoveArgs) -> Result<Exit, Failure> {
+        let folder = absolute(&args.to, "name another folder with --to")?;
+        let more = json!({ "location": folder, "move": !args.no_data });
+        self.act("torrent-set-location", &args.which.torrents, more)
     }
 
     fn limit(&self, args: &LimitArgs) -> Result<Exit, Failure> {
@@ -273,6 +273,15 @@ impl Ctl {
         }
         Ok(Value::Array(ids))
     }
+}
+
+/// The folder as the daemon has to hear it: relative to ours it means nothing there.
+fn absolute(folder: &Path, hint: &str) -> Result<String, Failure> {
+    let folder = std::path::absolute(folder).map_err(|error| {
+        let shown = escape::terminal_path(folder);
+        Failure::new(format!("no folder {shown}: {}", io_cause(&error)), hint)
+    })?;
+    Ok(folder.to_string_lossy().into_owned())
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

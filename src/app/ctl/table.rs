@@ -28,6 +28,14 @@ const fn word(status: u64) -> &'static str {
     }
 }
 
+fn state(torrent: &Value) -> String {
+    let moved = torrent["movedShare"].as_f64();
+    match moved.filter(|share| *share >= 0.0) {
+        Some(share) => format!("moving {:.0}%", share * 100.0),
+        None => word(number(torrent, "status")).to_owned(),
+    }
+}
+
 fn rate(bytes_per_s: u64) -> String {
     match bytes_per_s {
         0 => "-".to_owned(),
@@ -52,10 +60,9 @@ fn line(torrent: &Value) -> String {
         true => "-".to_owned(),
         false => format!("{ratio:.2}"),
     };
-    let error = text(torrent, "errorString");
-    let state = match error.is_empty() {
-        true => word(number(torrent, "status")),
-        false => "trouble",
+    let state = match text(torrent, "errorString").is_empty() {
+        true => state(torrent),
+        false => "trouble".to_owned(),
     };
     let name = text(torrent, "name");
     format!(
@@ -86,7 +93,7 @@ pub fn show(torrent: &Value) -> Vec<String> {
     let mut lines: Vec<String> = [
         ("name", text(torrent, "name")),
         ("info_hash", text(torrent, "hashString")),
-        ("state", word(number(torrent, "status")).to_owned()),
+        ("state", state(torrent)),
         ("trouble", text(torrent, "errorString")),
         ("folder", text(torrent, "downloadDir")),
         ("done", format!("{share:.1}% of {}", bytes("sizeWhenDone"))),

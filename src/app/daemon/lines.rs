@@ -66,8 +66,18 @@ async fn answer(control: &Control, asked: &Value) -> Result<Value, ControlError>
         "start" => control.start(info_hash()?).await.map(|()| json!({})),
         "stop" => control.stop(info_hash()?).await.map(|()| json!({})),
         "verify" => control.verify(info_hash()?).await.map(|()| json!({})),
+        "relocate" => {
+            let moves = asked["moves"].as_bool().unwrap_or(true);
+            let to = PathBuf::from(text("to"));
+            control.relocate(info_hash()?, to, moves).await?;
+            Ok(json!({}))
+        }
         "list" => {
-            let torrents: Vec<Value> = control.torrents().iter().map(listed).collect();
+            let torrents: Vec<Value> = control
+                .torrents()
+                .iter()
+                .map(|one| listed(control, one))
+                .collect();
             Ok(json!({ "torrents": torrents }))
         }
         "count" => {
@@ -82,9 +92,13 @@ async fn answer(control: &Control, asked: &Value) -> Result<Value, ControlError>
     }
 }
 
-fn listed(listed: &Listed) -> Value {
+fn listed(control: &Control, listed: &Listed) -> Value {
     let (row, shown) = (&listed.row, &listed.shown);
     json!({
+        "folder": row.folder.to_string_lossy(),
+        "moved_share": control.moved_share(&row.info_hash),
+        "move_trouble": control.move_trouble(&row.info_hash),
+        "trouble": shown.as_ref().and_then(|shown| Some(&shown.trouble.as_ref()?.message)),
         "info_hash": row.info_hash.to_string(),
         "number": row.number,
         "name": row.name,

@@ -125,6 +125,8 @@ pub struct Torrent {
     /// 0 to 1.
     pub checked_share: f64,
     pub metadata_share: f64,
+    /// Of its files on their way to another folder; `None` when they stay.
+    pub moved_share: Option<f64>,
     pub down_bytes_per_s: u64,
     pub up_bytes_per_s: u64,
     pub downloaded_bytes: u64,
@@ -180,6 +182,7 @@ impl Torrent {
             have_bytes: 0,
             checked_share: 0.0,
             metadata_share: 1.0,
+            moved_share: None,
             down_bytes_per_s: 0,
             up_bytes_per_s: 0,
             downloaded_bytes: 0,

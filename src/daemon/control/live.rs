@@ -189,6 +189,12 @@ impl Live {
             torrent.magnet = link.clone();
         }
         show(&mut torrent, listed);
+        torrent.moved_share = self.control.moved_share(&row.info_hash);
+        if let Some(words) = self.control.move_trouble(&row.info_hash)
+            && torrent.problem == Problem::None
+        {
+            torrent.problem = Problem::Local(words);
+        }
         torrent
     }
 }
@@ -409,14 +415,18 @@ impl Backend for Live {
         self.change_torrent(info_hash, change).await
     }
 
-    async fn relocate(&self, _: InfoHash, _: &Path, _: bool) -> Result<(), Refusal> {
-        Err(Refusal::Unsupported(
-            "another folder for a torrent that is there",
-        ))
+    async fn relocate(
+        &self,
+        info_hash: InfoHash,
+        folder: &Path,
+        moves: bool,
+    ) -> Result<(), Refusal> {
+        let folder = folder.to_path_buf();
+        Ok(self.control.relocate(info_hash, folder, moves).await?)
     }
 
-    async fn rename(&self, _: InfoHash, _: &str, _: &str) -> Result<(), Refusal> {
-        Err(Refusal::Unsupported("another name for a file"))
+    async fn rename(&self, info_hash: InfoHash, path: &str, name: &str) -> Result<(), Refusal> {
+        Ok(self.control.rename(info_hash, path, name).await?)
     }
 
     async fn move_in_queue(&self, torrents: &[InfoHash], to: QueueMove) -> Result<(), Refusal> {

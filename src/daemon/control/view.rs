@@ -1,15 +1,16 @@
 //! Details of a torrent as the protocols show them, from what the session and its .torrent say. Layer 6.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::backend::{Details, File, FileChange, Peer, Refusal, Tracker};
 use crate::base::Bitfield;
 use crate::daemon::TorrentRow;
 use crate::session::command::TorrentDetails;
-use crate::storage::safe_path;
+use crate::storage::layout::FileLayout;
 use crate::swarm::announce::TrackerState;
 use crate::swarm::sources::SourceCounts;
-use crate::wire::metainfo::Metainfo;
+use crate::wire::metainfo::{Info, Metainfo};
 
 /// All of it. Without a .torrent there are no files, without a run no peers.
 pub fn details(
@@ -104,8 +105,7 @@ fn note(trackers: &mut Vec<Tracker>, status: &crate::swarm::announce::TrackerSta
 
 fn files(row: &TorrentRow, metainfo: &Metainfo, have: &Bitfield) -> Vec<File> {
     let info = &metainfo.info;
-    let names = safe_path::safe_paths(info).unwrap_or_default();
-    let root = safe_path::root_name(info);
+    let names = names(row, info);
     let piece_bytes = u64::from(info.geometry.piece_length_bytes()).max(1);
     let mut begin = 0_u64;
     let mut files = Vec::with_capacity(info.files.len());
@@ -121,18 +121,12 @@ fn files(row: &TorrentRow, metainfo: &Metainfo, have: &Bitfield) -> Vec<File> {
                 have_bytes += ((number + 1) * piece_bytes).min(end).saturating_sub(from);
             }
         }
-        let path = names.get(index).map(|path| path.to_string_lossy());
-        let name = match path {
-            Some(path) if info.is_multi_file && !path.starts_with(&*root) => {
-                format!("{root}/{path}")
-            }
-            Some(path) => path.into_owned(),
-            None => root.clone(),
-        };
+        let name = names.get(index);
+        let name = name.map(|path| path.to_string_lossy().into_owned());
         let selected = row.selected_files.as_ref();
         let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         files.push(File {
-            name,
+            name: name.unwrap_or_default(),
             length_bytes: entry.length_bytes,
             have_bytes,
             is_wanted: selected.is_none_or(|selected| selected.contains(&index)),
@@ -147,6 +141,21 @@ fn files(row: &TorrentRow, metainfo: &Metainfo, have: &Bitfield) -> Vec<File> {
         begin = end;
     }
     files
+}
+
+/// The path of each file, with its new names.
+fn names(row: &TorrentRow, info: &Info) -> Vec<PathBuf> {
+    let Ok(mut layout) = FileLayout::new(info) else {
+        return Vec::new();
+    };
+    for rename in &row.renames {
+        let renamed = layout
+            .clone()
+            .renamed(Path::new(&rename.path), &rename.name);
+        layout = renamed.unwrap_or(layout);
+    }
+    let files = layout.files().iter();
+    files.map(|file| file.path.clone()).collect()
 }
 
 /// The files that are wanted after the changes: the inner `None` is all of them, the outer one no change.

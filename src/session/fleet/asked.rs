@@ -1,7 +1,10 @@
 //! What is asked of one torrent, wherever it is in its life. Layer 5.
 
+use std::rc::Rc;
+
+use super::Fleet;
 use crate::base::InfoHash;
-use crate::session::command::TorrentDetails;
+use crate::session::command::{Reply, TorrentDetails};
 use crate::session::door::Door;
 use crate::session::shared::Shared;
 
@@ -41,5 +44,25 @@ pub(super) fn details(shared: &Shared, info_hash: &InfoHash) -> TorrentDetails {
             trackers: shared.seed_trackers.status(info_hash),
             have: None,
         },
+    }
+}
+
+impl Fleet {
+    /// Ends a torrent in order, and tells when it has ended. Peers that can be dialed are kept for the next run.
+    pub(super) fn end_told(&self, shared: &Rc<Shared>, info_hash: InfoHash, reply: Reply<()>) {
+        let peers = details(shared, &info_hash).peers;
+        let dialed = peers.iter().filter(|peer| !peer.is_inbound);
+        let dialed = dialed.map(|peer| peer.addr).collect();
+        let result = self.stop(shared, info_hash);
+        let table = &mut *self.table.borrow_mut();
+        match table.rows.get_mut(&info_hash) {
+            Some(row) if result.is_ok() && row.is_running() => {
+                row.peers = dialed;
+                row.enders.push(reply);
+            }
+            _ => {
+                let _ = reply.send(result);
+            }
+        }
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Row {
     pub(super) run: Run,
     /// Somebody waits for it to be gone.
     pub(super) leaving: Option<Leaving>,
+    /// Who waits for the end of this run.
+    pub(super) enders: Vec<Reply<()>>,
     pub(super) sleeps: Option<Sleep>,
     /// Addresses for the next run.
     pub(super) peers: Vec<SocketAddr>,

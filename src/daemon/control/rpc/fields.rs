@@ -32,7 +32,7 @@ const fn kilobytes(bytes: u64) -> u64 {
     bytes / 1_000
 }
 
-const ROWS: [Row; 70] = [
+const ROWS: [Row; 71] = [
     ("activity_date", |t, json| date(t.active_unix_s, json)),
     ("added_date", |t, json| json.int(t.added_unix_s)),
     ("bandwidth_priority", |t, json| json.int(t.limits.priority)),
@@ -76,6 +76,10 @@ const ROWS: [Row; 70] = [
     }),
     ("metadata_percent_complete", |t, json| {
         json.float(t.metadata_share);
+    }),
+    // Ours alone: -1 when its files stay where they are.
+    ("moved_share", |t, json| {
+        json.float(t.moved_share.unwrap_or(-1.0))
     }),
     ("name", |t, json| json.text(&t.name)),
     ("peer_limit", |t, json| json.uint(t.limits.peers_max)),

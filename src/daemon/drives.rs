@@ -1,0 +1,146 @@
+//! Disks that go away and come back under the folders of torrents. Layer 6.
+//!
+//! A look now and then, one system call a folder however many torrents lie in it. Where a folder is another one than it was
+//! (unmounted, mounted, gone, made again), its torrents begin anew: those whose files are there go on, the others say
+//! that their files are missing, and nothing is made in their place (`session::load`, HOSTILE.md L15).
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::info;
+
+use super::handle::{Control, Listed};
+use super::relocate::off_thread;
+use crate::base::InfoHash;
+use crate::session::Command;
+use crate::session::command::Activity;
+
+/// Between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(3);
+/// Folders that are looked at; torrents usually lie in a few.
+const FOLDERS_MAX: usize = 16_384;
+
+/// How a folder looks: which one it is, and when a name in it last changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
+/// Torrents in one folder that a change of it concerns.
+#[derive(Default)]
+struct Residents {
+    /// Running or asleep with some data.
+    alive: Vec<InfoHash>,
+    /// Ended by a failure with some data.
+    failed: Vec<InfoHash>,
+}
+
+/// Looks until the daemon ends.
+pub async fn watch(control: Control) {
+    let mut known: BTreeMap<PathBuf, Option<Look>> = BTreeMap::new();
+    let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let residents = residents(&control.torrents());
+        let folders: Vec<PathBuf> = residents.keys().cloned().collect();
+        // A mount that hangs holds this thread and the look, and nobody else.
+        let looked = off_thread(move || {
+            let looked = folders.into_iter().map(|folder| {
+                let look = look(&folder);
+                (folder, look)
+            });
+            looked.collect::<BTreeMap<_, _>>()
+        });
+        let Some(now) = looked.await else { continue };
+        for (folder, look) in &now {
+            let Some(residents) = residents.get(folder) else {
+                continue;
+            };
+            match known.get(folder) {
+                Some(before) => on_change(&control, folder, residents, *before, *look).await,
+                // A failure may have been of the moment before.
+                None if look.is_some() => begin(&control, &residents.failed).await,
+                None => {}
+            }
+        }
+        known = now;
+    }
+}
+
+fn look(folder: &Path) -> Option<Look> {
+    let look = std::fs::metadata(folder)
+        .ok()
+        .filter(|look| look.is_dir())?;
+    Some(Look {
+        device: look.dev(),
+        inode: look.ino(),
+        changed: (look.mtime(), look.mtime_nsec()),
+    })
+}
+
+fn residents(listed: &[Listed]) -> BTreeMap<PathBuf, Residents> {
+    let mut folders: BTreeMap<PathBuf, Residents> = BTreeMap::new();
+    for one in listed {
+        let row = &one.row;
+        let Some(shown) = one.shown.as_ref().filter(|_| row.pieces_have > 0) else {
+            continue;
+        };
+        if !folders.contains_key(&row.folder) && folders.len() >= FOLDERS_MAX {
+            continue;
+        }
+        let residents = folders.entry(row.folder.clone()).or_default();
+        match shown.activity {
+            Activity::Running | Activity::Asleep => residents.alive.push(row.info_hash),
+            Activity::Failed if row.is_wanted => residents.failed.push(row.info_hash),
+            _ => {}
+        }
+    }
+    folders
+}
+
+async fn on_change(
+    control: &Control,
+    folder: &Path,
+    residents: &Residents,
+    before: Option<Look>,
+    now: Option<Look>,
+) {
+    if before == now {
+        return;
+    }
+    let which = |look: Option<Look>| look.map(|look| (look.device, look.inode));
+    if which(before) != which(now) {
+        let (is_there, torrents) = (now.is_some(), residents.alive.len());
+        info!(folder = %folder.display(), is_there, torrents, "another folder than before");
+        for info_hash in residents.alive.iter().copied() {
+            let asked = control
+                .inner
+                .session
+                .ask(|reply| Command::BeginAnew { info_hash, reply });
+            // It may be gone by now.
+            let _ = asked.await;
+        }
+    }
+    if now.is_some() {
+        begin(control, &residents.failed).await;
+    }
+}
+
+/// Has torrents that failed try again.
+async fn begin(control: &Control, failed: &[InfoHash]) {
+    for info_hash in failed.iter().copied() {
+        if control.inner.moves.holds(&info_hash) {
+            continue;
+        }
+        let asked = control
+            .inner
+            .session
+            .ask(|reply| Command::Start { info_hash, reply });
+        let _ = asked.await;
+    }
+}
