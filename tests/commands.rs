@@ -381,6 +381,7 @@ fn a_seed_sleeps_until_a_peer_asks_for_it_hidden_or_in_the_open_and_again_behind
     let session = Session::start(&sample.dir("state"));
     let port = session.port();
     let sleeps = Some(Sleep {
+        is_whole: true,
         tiers: Arc::default(),
         after: Duration::from_millis(1_500),
     });
@@ -402,11 +403,22 @@ fn a_seed_sleeps_until_a_peer_asks_for_it_hidden_or_in_the_open_and_again_behind
 
 #[test]
 fn a_seed_is_announced_while_it_sleeps_and_waking_is_nothing_to_its_tracker() {
+    hears_of_no_sleep(true);
+}
+
+#[test]
+fn a_seed_that_goes_to_sleep_for_the_first_time_is_announced_on_as_if_nothing_had_happened() {
+    hears_of_no_sleep(false);
+}
+
+/// A tracker hears `started`, `stopped` at the end, and nothing of what is between them: sleep, a peer, sleep.
+fn hears_of_no_sleep(is_whole: bool) {
     let tracker = HttpTracker::saying(ok(&peers(&[])));
     let sample = Sample::file(300_000, 65_536, &[&tracker.url()]);
     let session = Session::start(&sample.dir("state"));
     let port = session.port();
     let sleeps = Some(Sleep {
+        is_whole,
         tiers: [vec![tracker.url()]].into(),
         after: Duration::from_millis(1_500),
     });
@@ -414,6 +426,7 @@ fn a_seed_is_announced_while_it_sleeps_and_waking_is_nothing_to_its_tracker() {
     let first = tracker.next();
     assert_eq!(first.parameter("event"), Some("started"));
     assert_eq!(first.parameter("left"), Some("0"));
+    session.wait_for(info_hash, |torrent| torrent.activity == Activity::Asleep);
     fetch(&sample, "out", port);
     session.wait_for(info_hash, |torrent| torrent.activity == Activity::Asleep);
     session.ask(|reply| Command::Stop { info_hash, reply });
@@ -435,6 +448,7 @@ fn a_seed_whose_data_is_gone_fails_when_it_is_woken_and_is_not_woken_again() {
     let session = Session::start(&sample.dir("state"));
     let port = session.port();
     let sleeps = Some(Sleep {
+        is_whole: true,
         tiers: Arc::default(),
         after: Duration::from_secs(60),
     });

@@ -280,8 +280,7 @@ impl Control {
             figures: row.figures(),
             // With a queue, when its turn comes.
             runs: row.is_wanted && !self.has_queue(),
-            // Nobody knows what is there before it was looked at.
-            sleeps: None,
+            sleeps: self.sleep(&row, &mut Shared::new()),
         };
         let kept = {
             let mut rows = self.inner.torrents.rows();
@@ -540,11 +539,13 @@ impl Control {
         }
     }
 
-    /// A seed that has everything, and whose seeding nothing ends, sleeps until somebody asks for it.
+    /// A seed that has everything, and whose seeding nothing ends, sleeps until somebody asks for it. Nobody knows what is
+    /// there of a new one before it was looked at.
     fn sleep(&self, row: &TorrentRow, tiers_of: &mut Shared) -> Option<Sleep> {
         let ends = ends(row.seed_after(self.inner.torrents.seed_after()));
         let is_whole = row.pieces > 0 && row.pieces_have == row.pieces;
-        (is_whole && !ends && row.origin == Origin::Torrent).then(|| Sleep {
+        (!ends && row.origin == Origin::Torrent).then(|| Sleep {
+            is_whole,
             tiers: tiers_of
                 .entry(row.trackers().to_vec())
                 .or_insert_with(|| row.trackers().into())

@@ -11,7 +11,7 @@ use tracing::{Instrument, debug};
 use super::announce_task::{AnnounceHandle, AnnounceOutcome, AnnounceTarget, announce_loop};
 use super::contain::{caught, count_panic};
 use super::door::Door;
-use crate::swarm::announce::{AnnounceConfig, TrackerStatus};
+use crate::swarm::announce::{AnnounceConfig, Announcer, TrackerStatus};
 use crate::swarm::candidates::Source;
 use crate::wire::tracker::{Counters, Event, Family};
 
@@ -21,6 +21,15 @@ pub struct Announcers {
     loops: RefCell<Vec<Loop>>,
     /// Who is told what they find.
     door: RefCell<Option<Door>>,
+    /// What trackers know us by, whatever our address.
+    key: Cell<u32>,
+}
+
+/// The state of announces that another goes on with.
+pub struct Announcing {
+    /// What trackers know us by.
+    pub key: u32,
+    pub announcers: Vec<(Family, Announcer)>,
 }
 
 struct Loop {
@@ -39,6 +48,7 @@ impl Announcers {
         let (shared, info_hash) = (door.shared().clone(), door.info_hash());
         this.go_on(door);
         let key = shared.random() as u32;
+        this.key.set(key);
         for family in shared.announce_families().iter().copied() {
             let target = AnnounceTarget {
                 info_hash,
@@ -55,17 +65,19 @@ impl Announcers {
             let is_failing = Rc::new(Cell::new(false));
             let (of_loop, tiers) = (this.clone(), tiers.clone());
             let (steered, failing) = (handle.clone(), is_failing.clone());
-            let trackers = shared.trackers.clone();
+            let (trackers, of_clock) = (shared.trackers.clone(), shared.clone());
             let start = move || {
                 let (of_counters, of_outcome) = (of_loop.clone(), of_loop.clone());
                 let failing = failing.clone();
                 let tiers = steered.last_tiers().unwrap_or_else(|| tiers.clone());
+                let clock = of_clock.clone();
                 announce_loop(
                     trackers.clone(),
                     target.clone(),
                     tiers,
                     announce_config.clone(),
                     steered.clone(),
+                    move || clock.now(),
                     move || of_counters.counters(),
                     move |outcome| of_outcome.on_outcome(&failing, outcome),
                 )
@@ -130,6 +142,23 @@ impl Announcers {
             status.into_iter().map(move |status| (family, status))
         };
         loops.iter().flat_map(of).collect()
+    }
+
+    /// Ends without a word to the trackers; what comes out goes on announcing. Empty when nothing was announced.
+    pub async fn hand_over(&self) -> Announcing {
+        let loops = self.loops.take();
+        loops.iter().for_each(|running| running.handle.hand_over());
+        let mut announcers = Vec::new();
+        for running in loops {
+            let _ = running.task.await;
+            let kept = running.handle.take_kept();
+            announcers.extend(kept.map(|announcer| (running.family, announcer)));
+        }
+        self.door.take();
+        Announcing {
+            key: self.key.get(),
+            announcers,
+        }
     }
 
     /// Announces `stopped` as far as `limit` allows.

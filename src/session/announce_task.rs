@@ -103,6 +103,9 @@ struct Shared {
     wants_peers: Cell<bool>,
     numwant: Cell<Option<u32>>,
     stop: Cell<Option<Instant>>,
+    /// At the end nobody is told, and the state is kept.
+    hands_over: Cell<bool>,
+    kept: RefCell<Option<Announcer>>,
     /// Other trackers, by tier.
     tiers: RefCell<Option<Vec<Vec<String>>>>,
     /// The last that were given.
@@ -154,6 +157,17 @@ impl AnnounceHandle {
         self.inner.changed.notify_one();
     }
 
+    /// Ends the loop without a word to the trackers; its state is there when the loop is over.
+    pub fn hand_over(&self) {
+        self.inner.hands_over.set(true);
+        self.stop(Duration::ZERO);
+    }
+
+    /// The state that a loop which was to hand over has left.
+    pub fn take_kept(&self) -> Option<Announcer> {
+        self.inner.kept.take()
+    }
+
     /// Completes once it was asked to stop.
     pub async fn stopping(&self) {
         while self.inner.stop.get().is_none() {
@@ -186,11 +200,10 @@ pub async fn announce_loop(
     tiers: Vec<Vec<String>>,
     config: AnnounceConfig,
     handle: AnnounceHandle,
+    now: impl Fn() -> Now,
     mut counters: impl FnMut() -> Counters,
     mut on_outcome: impl FnMut(AnnounceOutcome),
 ) {
-    let start = Instant::now();
-    let now = || Now::ZERO + start.elapsed();
     let seed = RandomState::new().hash_one(target.info_hash.as_bytes());
     let mut announcer = Announcer::new(tiers, config, seed, now());
     let shared = &handle.inner;
@@ -223,6 +236,11 @@ pub async fn announce_loop(
         }
         let outcome = report(&mut announcer, &target, job, result, now());
         on_outcome(outcome);
+    }
+    if shared.hands_over.get() {
+        announcer.on_broken_off();
+        shared.kept.replace(Some(announcer));
+        return;
     }
     let jobs = announcer.on_stopping();
     shared.status.replace(announcer.status());

@@ -117,7 +117,7 @@ pub struct NewTorrent {
     pub figures: TorrentProgress,
     /// False waits for [`Command::Start`].
     pub runs: bool,
-    /// Of a seed that has everything: it sleeps until somebody asks for it.
+    /// Of one that may sleep whenever it has everything and nobody asks for it.
     pub sleeps: Option<Sleep>,
 }
 
@@ -126,8 +126,10 @@ pub struct NewTorrent {
 pub struct Sleep {
     /// Its trackers by tier (BEP 12); shared, because thousands have the same.
     pub tiers: Arc<[Vec<String>]>,
-    /// Without a peer for so long, it goes back to sleep.
+    /// Without a peer for so long, it goes to sleep.
     pub after: Duration,
+    /// It is known to have everything: it sleeps from the start on.
+    pub is_whole: bool,
 }
 
 /// Rates at most, in bytes a second; `None` is no limit.

@@ -447,7 +447,7 @@ impl Fleet {
             if let Some(row) = table.rows.get_mut(&info_hash) {
                 // One schedule announces all that may sleep.
                 let is_scheduled = shared.seed_trackers.has(&info_hash);
-                config.trackers &= row.sleeps.is_none() && !is_scheduled;
+                config.trackers &= !is_scheduled;
                 config.peers.append(&mut row.peers);
             }
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::debug;
 
+use super::announce::Announcing;
 use super::announce_task::{
     AnnounceOutcome, AnnounceTarget, STOPPED_TIMEOUT, announce_once, report, send_stopped,
 };
@@ -41,6 +42,8 @@ pub struct SeedTrackers {
     due: RefCell<BTreeSet<(Now, InfoHash)>>,
     under_way: Cell<usize>,
     changed: Notify,
+    /// Those that run and announce by themselves, and are about to go to sleep.
+    expected: RefCell<BTreeSet<InfoHash>>,
     /// Those asleep that a tracker named peers of, and the peers.
     found: RefCell<BTreeMap<InfoHash, Vec<SocketAddr>>>,
 }
@@ -72,6 +75,39 @@ impl SeedTrackers {
         let seed = Seed {
             announcers: shared.families.iter().map(of).collect(),
             key: shared.random() as u32,
+            queued_at: None,
+            uploaded_bytes: 0,
+        };
+        self.seeds.borrow_mut().insert(info_hash, seed);
+        self.queue(info_hash);
+    }
+
+    /// It is about to go to sleep: its announces are to be handed over.
+    pub fn expect(&self, info_hash: InfoHash) {
+        if !self.has(&info_hash) {
+            self.expected.borrow_mut().insert(info_hash);
+        }
+    }
+
+    /// Whether its announces are to be handed over.
+    pub fn is_expected(&self, info_hash: &InfoHash) -> bool {
+        self.expected.borrow().contains(info_hash)
+    }
+
+    /// Goes on with what a run has announced.
+    pub fn adopt(&self, info_hash: InfoHash, announcing: Announcing) {
+        self.expected.borrow_mut().remove(&info_hash);
+        if announcing.announcers.is_empty() || self.has(&info_hash) {
+            return;
+        }
+        let announcers = announcing.announcers.into_iter();
+        let announcers = announcers.map(|(family, mut announcer)| {
+            announcer.set_numwant(NUMWANT);
+            (family, announcer)
+        });
+        let seed = Seed {
+            announcers: announcers.collect(),
+            key: announcing.key,
             queued_at: None,
             uploaded_bytes: 0,
         };
@@ -118,6 +154,7 @@ impl SeedTrackers {
 
     /// What it sent in a run that is over.
     pub fn on_run_over(&self, info_hash: &InfoHash, uploaded_bytes: u64) {
+        self.expected.borrow_mut().remove(info_hash);
         if let Some(seed) = self.seeds.borrow_mut().get_mut(info_hash) {
             seed.uploaded_bytes += uploaded_bytes;
         }

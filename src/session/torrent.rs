@@ -528,10 +528,21 @@ impl<'c> Running<'c> {
         }
     }
 
+    /// A seed that goes to sleep is announced on as if nothing had happened; else trackers hear that it stops.
+    async fn end_announcing(&self) {
+        let (shared, info_hash) = (self.driver.shared(), self.driver.info_hash());
+        if shared.seed_trackers.is_expected(&info_hash) {
+            let announcing = self.driver.announcers.hand_over().await;
+            shared.seed_trackers.adopt(info_hash, announcing);
+        } else {
+            self.driver.announcers.stop(STOPPED_TIMEOUT).await;
+        }
+    }
+
     /// Says goodbye to trackers and peers, syncs, and records the end, which is a failure after all when what was
     /// fetched is not on disk.
     async fn end(&mut self, outcome: Outcome) -> Outcome {
-        let announced = self.driver.announcers.stop(STOPPED_TIMEOUT);
+        let announced = self.end_announcing();
         let saved = async {
             self.driver.end_dials();
             if self.driver.try_call(|core, cx| core.stop(cx)).is_err() {

@@ -269,6 +269,17 @@ impl Announcer {
         }
     }
 
+    /// Nobody waits for the answer to what is under way any more: it is asked for again.
+    pub fn on_broken_off(&mut self) {
+        let Some(flight) = self.in_flight.take() else {
+            return;
+        };
+        if let Some(tracker) = self.trackers.get_mut(flight.tracker) {
+            tracker.state = TrackerState::Idle;
+        }
+        self.check();
+    }
+
     /// Peers are running out: announces as early as the tracker's `min interval` allows.
     pub fn on_want_peers(&mut self) {
         self.wants_peers = true;

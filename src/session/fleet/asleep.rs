@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
@@ -14,6 +15,11 @@ use super::row::{Behind, Row, Run};
 use crate::base::InfoHash;
 use crate::session::contain::{Serves, keep_up};
 use crate::session::shared::Shared;
+
+/// Each that runs holds its metadata, a lock and files. Beyond so many, those without a peer do not stay up for long.
+const AWAKE_MAX: usize = 500;
+/// They have so long to be asked for.
+const AWAKE_FOR: Duration = Duration::from_secs(5);
 
 impl Fleet {
     /// Has a torrent run, or sleep until somebody asks for it.
@@ -64,14 +70,19 @@ impl Fleet {
         let now = shared.now();
         let table = &mut *self.table.borrow_mut();
         let mut sleepy = Vec::new();
+        let after_max = match table.session.running > AWAKE_MAX {
+            true => AWAKE_FOR,
+            false => Duration::MAX,
+        };
         for (info_hash, row) in &mut table.rows {
-            if row.is_sleepy(now) {
+            if row.is_sleepy(now, after_max) {
                 row.run = Run::Ending(Behind::Sleep);
                 sleepy.push(*info_hash);
             }
         }
         for info_hash in sleepy {
             table.touch(info_hash);
+            shared.seed_trackers.expect(info_hash);
             shared.stop_torrent(&info_hash);
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::{InfoHash, Now};
 use crate::session::command::{
@@ -152,18 +153,19 @@ impl Row {
         is_running
     }
 
-    /// Its trackers; `None` when it is not one to sleep.
+    /// Its trackers; `None` when it is not one to sleep now.
     pub(super) fn fall_asleep(&mut self) -> Option<Arc<[Vec<String>]>> {
-        let tiers = self.sleeps.as_ref()?.tiers.clone();
+        let sleep = self.sleeps.as_ref().filter(|sleep| sleep.is_whole)?;
+        let tiers = sleep.tiers.clone();
         self.run = Run::Asleep;
         self.idle_since = None;
         self.progress.state = TorrentState::Seeding;
         Some(tiers)
     }
 
-    /// Whether it was without peers for long enough.
-    pub(super) fn is_sleepy(&mut self, now: Now) -> bool {
-        let Some(sleep) = &self.sleeps else {
+    /// Whether it was without peers for long enough, which is at most `after_max`.
+    pub(super) fn is_sleepy(&mut self, now: Now, after_max: Duration) -> bool {
+        let Some(sleep) = &mut self.sleeps else {
             return false;
         };
         let progress = &self.progress;
@@ -177,7 +179,9 @@ impl Row {
             return false;
         }
         let since = *self.idle_since.get_or_insert(now);
-        now.since(since) >= sleep.after
+        let is_sleepy = now.since(since) >= sleep.after.min(after_max);
+        sleep.is_whole |= is_sleepy;
+        is_sleepy
     }
 
     pub(super) fn snapshot(&self) -> TorrentSnapshot {
