@@ -482,6 +482,7 @@ impl Control {
     pub(super) fn take_figures(&self, revision: u64) -> (u64, Pending) {
         let now = self.session().revision;
         let (shown, date) = (self.inner.session.torrents(), unix_now_s());
+        let uptime = self.session().uptime;
         let waiting = self.inner.queue().waiting();
         let mut rows = self.inner.torrents.rows();
         let changed = shown.iter().filter(|shown| shown.revision > revision);
@@ -489,7 +490,9 @@ impl Control {
             let row = rows.get_mut(&shown.info_hash())?;
             let mut changed = TorrentRow::clone(row);
             let is_waiting = waiting.contains(&shown.info_hash());
-            changed.take_figures(shown, date, is_waiting).then(|| {
+            changed.take_announce(shown.announced.as_ref(), date, uptime);
+            let is_other = changed.take_figures(shown, date, is_waiting);
+            (is_other || changed.announced != row.announced).then(|| {
                 *row = Arc::new(changed.clone());
                 Write::Put(Box::new(changed))
             })
@@ -534,6 +537,7 @@ impl Control {
                 .or_insert_with(|| row.trackers().into())
                 .clone(),
             after: SLEEPS_AFTER,
+            announced: row.last_announce(unix_now_s()),
         })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::base::{InfoHash, Now};
 use crate::session::command::{
-    Activity, Removed, Reply, SessionSnapshot, Sleep, TorrentSnapshot, Trouble,
+    Activity, Announced, Removed, Reply, SessionSnapshot, Sleep, TorrentSnapshot, Trouble,
 };
 use crate::session::config::{Outcome, TorrentProgress, TorrentState};
 
@@ -31,6 +31,8 @@ pub(super) struct Row {
     /// Somebody waits for it to be gone.
     pub(super) leaving: Option<Leaving>,
     pub(super) sleeps: Option<Sleep>,
+    /// The tracker that lists it, as far as the schedule for many knows.
+    pub(super) announced: Option<Announced>,
     /// Addresses for the next run.
     pub(super) peers: Vec<SocketAddr>,
     /// It has been without peers since then.
@@ -150,13 +152,14 @@ impl Row {
         is_running
     }
 
-    /// Its trackers; `None` when it is not one to sleep.
-    pub(super) fn fall_asleep(&mut self) -> Option<Arc<[Vec<String>]>> {
-        let tiers = self.sleeps.as_ref()?.tiers.clone();
+    /// Its trackers, and which of them listed it before this session; `None` when it is not one to sleep.
+    pub(super) fn fall_asleep(&mut self) -> Option<(Arc<[Vec<String>]>, Option<Announced>)> {
+        let sleep = self.sleeps.as_mut()?;
+        let trackers = (sleep.tiers.clone(), sleep.announced.take());
         self.run = Run::Asleep;
         self.idle_since = None;
         self.progress.state = TorrentState::Seeding;
-        Some(tiers)
+        Some(trackers)
     }
 
     /// Whether it was without peers for long enough.
@@ -184,6 +187,7 @@ impl Row {
             activity: self.activity(),
             outcome: self.outcome,
             trouble: self.trouble.clone(),
+            announced: self.announced.clone(),
             revision: self.revision,
         }
     }
