@@ -477,6 +477,7 @@ fn a_seed_whose_data_is_gone_fails_when_it_is_woken_and_is_not_woken_again() {
     let sleeps = Some(Sleep {
         tiers: Arc::default(),
         after: Duration::from_secs(60),
+        announced: None,
     });
     let elsewhere = sample.dir("elsewhere");
     let info_hash = session.add_sleeping(&sample, &elsewhere, false, true, sleeps);
