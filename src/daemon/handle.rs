@@ -16,7 +16,6 @@ use super::queueing::Queue;
 use super::row::{Origin, TorrentRow};
 use super::store::Write;
 use super::torrents::Torrents;
-use super::tuning::ends;
 use super::writer::Pending;
 use crate::base::InfoHash;
 use crate::session::command::{
@@ -527,11 +526,11 @@ impl Control {
         }
     }
 
-    /// A seed that has everything, and whose seeding nothing ends, sleeps until somebody asks for it.
+    /// A seed that has everything, and whose seeding nothing ends meanwhile, sleeps until somebody asks for it.
     fn sleep(&self, row: &TorrentRow, tiers_of: &mut Shared) -> Option<Sleep> {
-        let ends = ends(row.seed_after(self.inner.torrents.seed_after()));
+        let must_run = row.must_run(row.seed_after(self.inner.torrents.seed_after()));
         let is_whole = row.pieces > 0 && row.pieces_have == row.pieces;
-        (is_whole && !ends && row.origin == Origin::Torrent).then(|| Sleep {
+        (is_whole && !must_run && row.origin == Origin::Torrent).then(|| Sleep {
             tiers: tiers_of
                 .entry(row.trackers().to_vec())
                 .or_insert_with(|| row.trackers().into())
