@@ -11,7 +11,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gyre::base::InfoHash;
-use gyre::session::command::{self, Activity, Limits, NewTorrent, Sleep, TorrentSnapshot};
+use gyre::session::command::{
+    self, Activity, Announced, Limits, NewTorrent, Sleep, TorrentSnapshot,
+};
 use gyre::session::tune::Tuning;
 use gyre::session::{
     self, CheckMode, Command, CommandError, Encryption, Job, Outcome, PortChoice, Preallocate,
@@ -384,6 +386,7 @@ fn a_seed_sleeps_until_a_peer_asks_for_it_hidden_or_in_the_open_and_again_behind
         is_whole: true,
         tiers: Arc::default(),
         after: Duration::from_millis(1_500),
+        announced: None,
     });
     let info_hash = session.add_sleeping(&sample, &sample.data, false, true, sleeps);
     let asleep = session.handle.torrent(&info_hash).unwrap();
@@ -421,6 +424,7 @@ fn hears_of_no_sleep(is_whole: bool) {
         is_whole,
         tiers: [vec![tracker.url()]].into(),
         after: Duration::from_millis(1_500),
+        announced: None,
     });
     let info_hash = session.add_sleeping(&sample, &sample.data, false, true, sleeps);
     let first = tracker.next();
@@ -443,6 +447,44 @@ fn hears_of_no_sleep(is_whole: bool) {
 }
 
 #[test]
+fn a_seed_that_its_tracker_lists_from_before_is_announced_when_that_is_due_and_no_sooner() {
+    let trackers = [0, 1].map(|_| HttpTracker::saying(ok(&peers(&[]))));
+    let samples = [1, 2].map(|n| Sample::file(100_000 + n, 65_536, &[]));
+    let session = Session::start(&samples[0].dir("state"));
+    let port = session.port();
+    let due = Duration::from_secs(3);
+    let begun = Instant::now();
+    // The other one was told another port.
+    let added = [(0, port), (1, port ^ 1)].map(|(at, port)| {
+        let url = trackers[at].url();
+        let sleeps = Some(Sleep {
+            tiers: [vec![url.clone()]].into(),
+            is_whole: true,
+            after: Duration::from_secs(60),
+            announced: Some(Announced {
+                tracker: url,
+                port,
+                next: due,
+            }),
+        });
+        session.add_sleeping(&samples[at], &samples[at].data, false, true, sleeps)
+    });
+    assert_eq!(trackers[1].next().parameter("event"), Some("started"));
+    let listed = session.wait_for(added[0], |torrent| torrent.announced.is_some());
+    assert_eq!(
+        listed.announced.as_ref().unwrap().tracker,
+        trackers[0].url()
+    );
+    assert_eq!(trackers[0].next().parameter("event"), None);
+    assert!(begun.elapsed() >= due, "{:?}", begun.elapsed());
+    let info_hash = added[0];
+    session.ask(|reply| Command::Stop { info_hash, reply });
+    assert!(trackers[0].next().is_stopped());
+    session.wait_for(info_hash, |torrent| torrent.announced.is_none());
+    session.end();
+}
+
+#[test]
 fn a_seed_whose_data_is_gone_fails_when_it_is_woken_and_is_not_woken_again() {
     let sample = Sample::file(300_000, 65_536, &[]);
     let session = Session::start(&sample.dir("state"));
@@ -451,6 +493,7 @@ fn a_seed_whose_data_is_gone_fails_when_it_is_woken_and_is_not_woken_again() {
         is_whole: true,
         tiers: Arc::default(),
         after: Duration::from_secs(60),
+        announced: None,
     });
     let elsewhere = sample.dir("elsewhere");
     let info_hash = session.add_sleeping(&sample, &elsewhere, false, true, sleeps);

@@ -457,7 +457,10 @@ fn limits_of_torrents_are_set_from_the_command_line() {
         String::from_utf8(output.stdout).unwrap()
     };
     let told = run(&["limit", &id.to_string(), "--up", "2000000"]);
-    assert!(told.contains("sample.bin: down no limit, up 2"), "{told}");
+    assert!(
+        told.contains("sample.bin: down no limit, up 1.91 MiB/s"),
+        "{told}"
+    );
     assert_eq!(daemon.get(id, "uploadLimit"), 2_000);
     assert_eq!(daemon.get(id, "uploadLimited"), true);
     assert_eq!(daemon.session("speed-limit-up-enabled"), false);

@@ -17,7 +17,6 @@ use super::relocate::Moves;
 use super::row::{Origin, TorrentRow};
 use super::store::Write;
 use super::torrents::Torrents;
-use super::tuning::ends;
 use super::writer::Pending;
 use crate::base::InfoHash;
 use crate::session::command::{
@@ -489,6 +488,7 @@ impl Control {
     pub(super) fn take_figures(&self, revision: u64) -> (u64, Pending) {
         let now = self.session().revision;
         let (shown, date) = (self.inner.session.torrents(), unix_now_s());
+        let uptime = self.session().uptime;
         let waiting = self.inner.queue().waiting();
         let mut rows = self.inner.torrents.rows();
         let changed = shown.iter().filter(|shown| shown.revision > revision);
@@ -496,7 +496,9 @@ impl Control {
             let row = rows.get_mut(&shown.info_hash())?;
             let mut changed = TorrentRow::clone(row);
             let is_waiting = waiting.contains(&shown.info_hash());
-            changed.take_figures(shown, date, is_waiting).then(|| {
+            changed.take_announce(shown.announced.as_ref(), date, uptime);
+            let is_other = changed.take_figures(shown, date, is_waiting);
+            (is_other || changed.announced != row.announced).then(|| {
                 *row = Arc::new(changed.clone());
                 Write::Put(Box::new(changed))
             })
@@ -539,18 +541,19 @@ impl Control {
         }
     }
 
-    /// A seed that has everything, and whose seeding nothing ends, sleeps until somebody asks for it. Nobody knows what is
-    /// there of a new one before it was looked at.
+    /// A seed that has everything, and whose seeding nothing ends meanwhile, sleeps until somebody asks for it. Nobody knows
+    /// what is there of a new one before it was looked at.
     fn sleep(&self, row: &TorrentRow, tiers_of: &mut Shared) -> Option<Sleep> {
-        let ends = ends(row.seed_after(self.inner.torrents.seed_after()));
+        let must_run = row.must_run(row.seed_after(self.inner.torrents.seed_after()));
         let is_whole = row.pieces > 0 && row.pieces_have == row.pieces;
-        (!ends && row.origin == Origin::Torrent).then(|| Sleep {
+        (!must_run && row.origin == Origin::Torrent).then(|| Sleep {
             is_whole,
             tiers: tiers_of
                 .entry(row.trackers().to_vec())
                 .or_insert_with(|| row.trackers().into())
                 .clone(),
             after: SLEEPS_AFTER,
+            announced: row.last_announce(unix_now_s()),
         })
     }
 }

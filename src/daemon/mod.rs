@@ -2,6 +2,7 @@
 //! everything that controls it from outside does so.
 #![forbid(unsafe_code)]
 
+mod announced;
 pub mod control;
 mod date;
 mod drives;
@@ -24,7 +25,7 @@ mod writer;
 pub use handle::{AddSource, AddTorrent, Change, Control, ControlError, Listed};
 pub use kept::LiveSettings;
 pub use queue::QueueLimits;
-pub use row::{Moving, Origin, TorrentRow};
+pub use row::{LastAnnounce, Moving, Origin, TorrentRow};
 pub use run::{Daemon, Service, Settings};
 pub use store::{Opened, Store, StoreError, Write};
 pub use tuning::TorrentSettings;

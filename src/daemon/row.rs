@@ -70,6 +70,8 @@ pub struct TorrentRow {
     pub done_unix_s: Option<i64>,
     /// When payload last moved.
     pub active_unix_s: Option<i64>,
+    /// The tracker that lists us, if it was not told that we left.
+    pub announced: Option<LastAnnounce>,
     /// It is being removed, with its data if true: finished at the next start if this one cannot.
     pub leaving: Option<bool>,
     /// Its files are being moved: finished at the next start if this one cannot.
@@ -117,12 +119,25 @@ impl Default for TorrentRow {
             added_unix_s: 0,
             done_unix_s: None,
             active_unix_s: None,
+            announced: None,
             leaving: None,
             moving: None,
             renames: Vec::new(),
             renaming: None,
         }
     }
+}
+
+/// The last announce of a torrent that others take for a peer since.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastAnnounce {
+    /// URL, as the torrent names it.
+    pub tracker: String,
+    /// The port that it was told.
+    pub port: u16,
+    /// When it is to be asked again.
+    pub next_unix_s: i64,
 }
 
 /// The bytes are no row.
@@ -229,6 +244,11 @@ mod tests {
             labels: vec!["tv".into()],
             selected_files: Some(vec![0, 2]),
             seed_ratio: Some(1.5),
+            announced: Some(LastAnnounce {
+                tracker: "http://t/a".into(),
+                port: 6881,
+                next_unix_s: 1_700_000_000,
+            }),
             settings: TorrentSettings {
                 file_priorities: [(3, -1)].into(),
                 trackers: Some(vec![vec!["udp://t:1".into()]]),

@@ -117,14 +117,16 @@ impl TorrentRow {
             is_sequential: self.is_sequential,
             seed_after,
             tiers: self.trackers().into(),
-            may_sleep: !ends(seed_after),
+            may_sleep: !self.must_run(seed_after),
         }
     }
-}
 
-/// Whether anything ends a seed's seeding: then it must run to be ended.
-pub fn ends(after: SeedAfter) -> bool {
-    after.ratio.is_some() || after.time.is_some() || after.idle.is_some()
+    /// Whether a seed must run to be ended. A ratio that is not reached is not reached while it sleeps either.
+    pub fn must_run(&self, after: SeedAfter) -> bool {
+        let base_bytes = self.downloaded_bytes.max(self.wanted_bytes).max(1);
+        let is_reached = |ratio: f64| self.uploaded_bytes as f64 >= ratio * base_bytes as f64;
+        after.ratio.is_some_and(is_reached) || after.time.is_some() || after.idle.is_some()
+    }
 }
 
 /// Trackers of both, those that are there first; `None` when nothing is new.
@@ -221,10 +223,29 @@ mod tests {
         assert_eq!(row.ratio_limit(), SeedLimit::Own(0.5));
         row.set_ratio_limit(SeedLimit::Never);
         row.settings.seed_idle = SeedLimit::Never;
-        assert!(!ends(row.seed_after(daemons)));
+        assert!(!row.must_run(row.seed_after(daemons)));
         assert_eq!(row.ratio_limit(), SeedLimit::Never);
         row.set_ratio_limit(SeedLimit::Session);
         assert_eq!(row.seed_after(daemons).ratio, Some(2.0));
+    }
+
+    #[test]
+    fn a_seed_sleeps_until_its_ratio_is_reached() {
+        let mut row = TorrentRow {
+            wanted_bytes: 100,
+            downloaded_bytes: 40,
+            uploaded_bytes: 149,
+            ..TorrentRow::default()
+        };
+        row.set_ratio_limit(SeedLimit::Own(1.5));
+        let must_run = |row: &TorrentRow| row.must_run(row.seed_after(SeedAfter::default()));
+        assert!(!must_run(&row));
+        row.uploaded_bytes = 150;
+        assert!(must_run(&row));
+        row.set_ratio_limit(SeedLimit::Never);
+        assert!(!must_run(&row));
+        row.settings.seed_idle = SeedLimit::Own(5.0);
+        assert!(must_run(&row));
     }
 
     #[test]

@@ -130,6 +130,19 @@ pub struct Sleep {
     pub after: Duration,
     /// It is known to have everything: it sleeps from the start on.
     pub is_whole: bool,
+    /// Of an earlier session that did not say goodbye; `next` counts from now on.
+    pub announced: Option<Announced>,
+}
+
+/// A tracker that lists us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// As the torrent names it.
+    pub tracker: String,
+    /// The port that it was told.
+    pub port: u16,
+    /// When it is asked again; on the board since the session began.
+    pub next: Duration,
 }
 
 /// Rates at most, in bytes a second; `None` is no limit.
@@ -196,6 +209,8 @@ pub struct TorrentSnapshot {
     /// How its last run ended.
     pub outcome: Option<Outcome>,
     pub trouble: Option<Trouble>,
+    /// Of a seed that may sleep: who lists it.
+    pub announced: Option<Announced>,
     /// Number of the change that made it this: later ones are larger, in the whole session. What has changed since a
     /// look is what has a larger number than [`SessionSnapshot::revision`] had.
     pub revision: u64,
@@ -366,6 +381,7 @@ mod tests {
             activity: Activity::Stopped,
             outcome: None,
             trouble: None,
+            announced: None,
             revision: 1,
         };
         (info_hash, Some(Arc::new(snapshot)))

@@ -92,6 +92,7 @@ impl Fleet {
             let answer = command.and_then(|command| self.on_command(shared, command));
             self.rest_after_checks(shared);
             self.wake_and_sleep(shared);
+            self.note_announces(shared);
             is_shown = self.publish(shared);
             if let Some((reply, result)) = answer {
                 let _ = reply.send(result);
@@ -101,6 +102,7 @@ impl Fleet {
         shared.stop();
         announcing.abort();
         tokio::join!(self.wait_for_ends(), shared.seed_trackers.end(shared));
+        self.note_announces(shared);
         for _ in 0..50 {
             if self.publish(shared) {
                 break;
@@ -262,6 +264,7 @@ impl Fleet {
                 leaving: None,
                 enders: Vec::new(),
                 sleeps: torrent.sleeps,
+                announced: None,
                 peers: Vec::new(),
                 idle_since: None,
                 checks_all: false,

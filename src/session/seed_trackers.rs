@@ -16,6 +16,7 @@ use super::announce::Announcing;
 use super::announce_task::{
     AnnounceOutcome, AnnounceTarget, STOPPED_TIMEOUT, announce_once, report, send_stopped,
 };
+use super::command::Announced;
 use super::contain::{caught, count_panic};
 use super::shared::Shared;
 use crate::base::{InfoHash, Now};
@@ -46,6 +47,8 @@ pub struct SeedTrackers {
     expected: RefCell<BTreeSet<InfoHash>>,
     /// Those asleep that a tracker named peers of, and the peers.
     found: RefCell<BTreeMap<InfoHash, Vec<SocketAddr>>>,
+    /// Those of which it has changed who lists them.
+    told: RefCell<BTreeSet<InfoHash>>,
 }
 
 struct Seed {
@@ -57,8 +60,14 @@ struct Seed {
 }
 
 impl SeedTrackers {
-    /// Announces this seed from now on.
-    pub fn add(&self, shared: &Shared, info_hash: InfoHash, tiers: &[Vec<String>]) {
+    /// Announces this seed from now on; at once, unless a tracker lists it from before.
+    pub fn add(
+        &self,
+        shared: &Shared,
+        info_hash: InfoHash,
+        tiers: &[Vec<String>],
+        before: Option<&Announced>,
+    ) {
         if tiers.is_empty() || self.seeds.borrow().contains_key(&info_hash) {
             return;
         }
@@ -68,8 +77,14 @@ impl SeedTrackers {
             ..AnnounceConfig::default()
         };
         let now = shared.now();
+        // At another port than it was told nobody finds us.
+        let before = before.filter(|before| before.port == shared.port.get());
         let of = |family: &Family| {
-            let announcer = Announcer::new(tiers.to_vec(), config.clone(), shared.random(), now);
+            let seed = shared.random();
+            let mut announcer = Announcer::new(tiers.to_vec(), config.clone(), seed, now);
+            if let Some(before) = before {
+                announcer.resume(&before.tracker, now + before.next, now);
+            }
             (*family, announcer)
         };
         let seed = Seed {
@@ -79,6 +94,7 @@ impl SeedTrackers {
             uploaded_bytes: 0,
         };
         self.seeds.borrow_mut().insert(info_hash, seed);
+        self.told.borrow_mut().insert(info_hash);
         self.queue(info_hash);
     }
 
@@ -115,6 +131,23 @@ impl SeedTrackers {
         self.queue(info_hash);
     }
 
+    /// Those of which it has changed since the last call who lists them.
+    pub fn take_told(&self) -> BTreeSet<InfoHash> {
+        self.told.take()
+    }
+
+    /// The tracker that lists a seed.
+    pub fn standing(&self, shared: &Shared, info_hash: &InfoHash) -> Option<Announced> {
+        let seeds = self.seeds.borrow();
+        let mut announcers = seeds.get(info_hash)?.announcers.iter();
+        let (tracker, at) = announcers.find_map(|(_, announcer)| announcer.standing())?;
+        Some(Announced {
+            tracker: tracker.to_owned(),
+            port: shared.port.get(),
+            next: at.since(Now::ZERO),
+        })
+    }
+
     /// True for a seed that is announced here.
     pub fn has(&self, info_hash: &InfoHash) -> bool {
         self.seeds.borrow().contains_key(info_hash)
@@ -131,6 +164,7 @@ impl SeedTrackers {
                 goodbyes.push((target(shared, info_hash, seed.key, *family), jobs, counters));
             }
         }
+        self.told.borrow_mut().insert(info_hash);
         for (target, jobs, counters) in goodbyes {
             let shared = shared.clone();
             tokio_uring::spawn(async move {
@@ -231,6 +265,7 @@ impl SeedTrackers {
             self.due.borrow_mut().remove(&(at, info_hash));
         }
         self.found.borrow_mut().remove(&info_hash);
+        self.told.borrow_mut().insert(info_hash);
         let (shared, counters) = (shared.clone(), counters(shared, info_hash, &seed));
         Some(async move {
             let key = seed.key;
@@ -329,6 +364,7 @@ impl SeedTrackers {
             };
             report(announcer, &target, job, result, shared.now())
         };
+        self.told.borrow_mut().insert(info_hash);
         self.queue(info_hash);
         match outcome {
             AnnounceOutcome::Announced {

@@ -304,6 +304,27 @@ impl Announcer {
         self.wants_peers = true;
     }
 
+    /// That tracker lists us from an earlier run and is to be asked at `at`: none is asked sooner, but for want of peers.
+    pub fn resume(&mut self, url: &str, at: Now, now: Now) {
+        let place = self.trackers.iter().position(|tracker| tracker.url == url);
+        let Some(tracker) = place.and_then(|place| self.trackers.get_mut(place)) else {
+            return;
+        };
+        tracker.state = TrackerState::Working;
+        tracker.is_told_started = true;
+        tracker.early_from = at.min(now + MIN_INTERVAL_DEFAULT);
+        self.due = self.due.max(at).min(now + INTERVAL_MAX);
+        place.into_iter().for_each(|place| self.promote(place));
+        self.check();
+    }
+
+    /// The tracker that lists us, and when one is asked again.
+    pub fn standing(&self) -> Option<(&str, Now)> {
+        let lists_us = |tracker: &&Tracker| tracker.is_told_started && !tracker.is_failing();
+        let tracker = self.trackers.iter().find(lists_us)?;
+        Some((&tracker.url, self.due))
+    }
+
     /// Other trackers from now on. Those that stay keep what is known of them. Gives the `stopped` announces for those
     /// that go and know us; their outcome need not be reported.
     pub fn set_tiers(&mut self, tiers: Vec<Vec<String>>, now: Now) -> Vec<AnnounceJob> {

@@ -417,6 +417,33 @@ fn folders_outside_addresses_and_programs_are_refused() {
     );
 }
 
+#[test]
+fn with_another_folder_for_downloads_the_settings_files_one_may_still_be_named() {
+    let world = World::new(1);
+    let first = tempfile::tempdir().unwrap();
+    let location = first.path().join("films");
+    let moved = json!({ "ids": [1], "location": location.to_str().unwrap(), "move": true });
+    world.refused("torrent-set-location", moved.clone());
+    world.fake.session.borrow_mut().first_downloads = first.path().to_str().unwrap().into();
+    world.call("torrent-set-location", moved);
+    world.call(
+        "session-set",
+        json!({
+            "download-queue-size": 3, "download-queue-enabled": true, "queue-stalled-minutes": 7,
+            "alt-speed-up": 9, "alt-speed-enabled": true, "idle-seeding-limit-enabled": true,
+        }),
+    );
+    let got = world.call("session-get", Value::Null);
+    assert_eq!(got["download-queue-size"], 3);
+    assert_eq!(got["download-queue-enabled"], true);
+    assert_eq!(got["queue-stalled-minutes"], 7);
+    assert_eq!(got["queue-stalled-enabled"], false);
+    assert_eq!(got["alt-speed-up"], 9);
+    assert_eq!(got["alt-speed-enabled"], true);
+    assert_eq!(got["idle-seeding-limit"], 30);
+    assert_eq!(got["seed-queue-enabled"], false);
+}
+
 /// HOSTILE.md A6.
 #[test]
 fn names_are_never_anything_but_text() {

@@ -24,6 +24,7 @@ const SETTINGS = [
   ['Queue and seeding', [
     ['download-queue-size', 'Downloads at once', 'number', { on: 'download-queue-enabled', min: 1 }],
     ['seed-queue-size', 'Seeding at once', 'number', { on: 'seed-queue-enabled', min: 1 }],
+    ['queue-stalled-minutes', 'Keep no place in it when idle for', 'number', { on: 'queue-stalled-enabled', unit: 'min', min: 1 }],
     ['seedRatioLimit', 'Stop seeding at ratio', 'number', { on: 'seedRatioLimited', min: 0, step: 0.01 }],
     ['idle-seeding-limit', 'Stop seeding when idle for', 'number', { on: 'idle-seeding-limit-enabled', unit: 'min', min: 1 }],
   ]],
@@ -38,11 +39,14 @@ const SETTINGS = [
   ]],
 ];
 const INHERIT = [['0', 'As in settings'], ['1', 'This ratio'], ['2', 'Never']];
+const INHERIT_TIME = [['0', 'As in settings'], ['1', 'This time'], ['2', 'Never']];
 const TORRENT_LIMITS = [['', [
   ['downloadLimit', 'Limit down', 'number', { on: 'downloadLimited', unit: 'kB/s', min: 0 }],
   ['uploadLimit', 'Limit up', 'number', { on: 'uploadLimited', unit: 'kB/s', min: 0 }],
   ['seedRatioMode', 'Stop seeding at', 'choice', { options: INHERIT, isNumber: true }],
   ['seedRatioLimit', 'Ratio', 'number', { min: 0, step: 0.01 }],
+  ['seedIdleMode', 'Stop seeding when idle for', 'choice', { options: INHERIT_TIME, isNumber: true }],
+  ['seedIdleLimit', 'Time', 'number', { unit: 'min', min: 0, step: 0.1 }],
   ['bandwidthPriority', 'Priority', 'choice', { options: [['1', 'High'], ['0', 'Normal'], ['-1', 'Low']], isNumber: true }],
   ['honorsSessionLimits', 'Keep to the limits of the session', 'bool', {}],
 ]]];

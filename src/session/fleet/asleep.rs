@@ -24,21 +24,31 @@ const AWAKE_FOR: Duration = Duration::from_secs(5);
 impl Fleet {
     /// Has a torrent run, or sleep until somebody asks for it.
     pub(super) fn begin(self: &Rc<Self>, shared: &Rc<Shared>, info_hash: InfoHash) {
-        let tiers = {
+        let trackers = {
             let table = &mut *self.table.borrow_mut();
             let row = table.rows.get_mut(&info_hash);
             let row = row.filter(|row| row.is_wanted && !row.checks_all);
-            let tiers = row.and_then(Row::fall_asleep);
-            if tiers.is_some() {
+            let trackers = row.and_then(Row::fall_asleep);
+            if trackers.is_some() {
                 table.touch(info_hash);
             }
-            tiers
+            trackers
         };
-        let Some(tiers) = tiers else {
+        let Some((tiers, announced)) = trackers else {
             return self.begin_now(shared, info_hash);
         };
         shared.let_sleep(info_hash);
-        shared.seed_trackers.add(shared, info_hash, &tiers);
+        let schedule = &shared.seed_trackers;
+        schedule.add(shared, info_hash, &tiers, announced.as_ref());
+    }
+
+    /// Takes over which trackers list whom.
+    pub(super) fn note_announces(&self, shared: &Shared) {
+        for info_hash in shared.seed_trackers.take_told() {
+            let announced = shared.seed_trackers.standing(shared, &info_hash);
+            let mut table = self.table.borrow_mut();
+            table.change(info_hash, |row| row.announced = announced);
+        }
     }
 
     /// Announces those that may sleep, as long as the session runs.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::{InfoHash, Now};
 use crate::session::command::{
-    Activity, Removed, Reply, SessionSnapshot, Sleep, TorrentSnapshot, Trouble,
+    Activity, Announced, Removed, Reply, SessionSnapshot, Sleep, TorrentSnapshot, Trouble,
 };
 use crate::session::config::{Outcome, TorrentProgress, TorrentState};
 
@@ -34,6 +34,8 @@ pub(super) struct Row {
     /// Who waits for the end of this run.
     pub(super) enders: Vec<Reply<()>>,
     pub(super) sleeps: Option<Sleep>,
+    /// The tracker that lists it, as far as the schedule for many knows.
+    pub(super) announced: Option<Announced>,
     /// Addresses for the next run.
     pub(super) peers: Vec<SocketAddr>,
     /// It has been without peers since then.
@@ -153,14 +155,14 @@ impl Row {
         is_running
     }
 
-    /// Its trackers; `None` when it is not one to sleep now.
-    pub(super) fn fall_asleep(&mut self) -> Option<Arc<[Vec<String>]>> {
-        let sleep = self.sleeps.as_ref().filter(|sleep| sleep.is_whole)?;
-        let tiers = sleep.tiers.clone();
+    /// Its trackers, and which of them listed it before this session; `None` when it is not one to sleep now.
+    pub(super) fn fall_asleep(&mut self) -> Option<(Arc<[Vec<String>]>, Option<Announced>)> {
+        let sleep = self.sleeps.as_mut().filter(|sleep| sleep.is_whole)?;
+        let trackers = (sleep.tiers.clone(), sleep.announced.take());
         self.run = Run::Asleep;
         self.idle_since = None;
         self.progress.state = TorrentState::Seeding;
-        Some(tiers)
+        Some(trackers)
     }
 
     /// Whether it was without peers for long enough, which is at most `after_max`.
@@ -190,6 +192,7 @@ impl Row {
             activity: self.activity(),
             outcome: self.outcome,
             trouble: self.trouble.clone(),
+            announced: self.announced.clone(),
             revision: self.revision,
         }
     }

@@ -36,7 +36,7 @@ impl Fleet {
             schedule.set_tiers(shared, info_hash, &tuned.tiers);
         } else if is_scheduled {
             // It had no trackers until now.
-            schedule.add(shared, info_hash, &tuned.tiers);
+            schedule.add(shared, info_hash, &tuned.tiers, None);
         }
         match shared.door(&info_hash) {
             Some(Door::Torrent(driver)) => {

@@ -355,3 +355,20 @@ fn an_announce_under_way_counts_for_a_tracker_that_stays_and_not_for_one_that_we
     assert_eq!(a.set_tiers(Vec::new(), Now::ZERO).len(), 1);
     assert_eq!(a.next_deadline(), None);
 }
+
+#[test]
+fn what_a_tracker_was_told_in_an_earlier_run_is_not_told_again_before_its_time() {
+    let now = Now::from_secs(10);
+    let mut a = announcer(&[&["x"], &["y"]]);
+    assert_eq!(a.standing(), None);
+    a.resume("unknown", Now::from_secs(900), now);
+    assert_eq!(a.next_deadline(), Some(Now::ZERO));
+    a.resume("y", Now::from_secs(900), now);
+    assert_eq!(a.standing(), Some(("y", Now::from_secs(900))));
+    assert_eq!(a.next_announce(Now::from_secs(899)), None);
+    a.on_want_peers();
+    assert_eq!(a.next_announce(Now::from_secs(309)), None);
+    let job = a.next_announce(Now::from_secs(310)).unwrap();
+    assert_eq!((job.url.as_str(), job.event), ("y", None), "it knows us");
+    assert_eq!(a.on_stopping()[0].url, "y");
+}
