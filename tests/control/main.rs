@@ -2,6 +2,7 @@
 
 mod fake;
 mod hostile;
+mod qbt;
 mod remote;
 mod rpc;
 mod server;

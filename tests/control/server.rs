@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use gyre::daemon::control::guard::Credentials;
+use gyre::daemon::control::qbt::Qbt;
 use gyre::daemon::control::roots::Roots;
 use gyre::daemon::control::rpc::Rpc;
 use gyre::daemon::control::server::{Access, Shared, serve_tcp, serve_unix};
@@ -53,7 +54,7 @@ impl Server {
                     },
                     host_names: vec!["box.example".into()],
                 };
-                let shared = Shared::new(rpc, access);
+                let shared = Shared::new(rpc, Qbt::default(), access);
                 let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
                 let unix = UnixListener::bind(&at).unwrap();
                 told.send(tcp.local_addr().unwrap()).unwrap();

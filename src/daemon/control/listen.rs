@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::guard::Credentials;
 use super::live::Live;
+use super::qbt::Qbt;
 use super::roots::Roots;
 use super::rpc::Rpc;
 use super::server::{self, Access, Shared};
@@ -145,7 +146,8 @@ impl Listeners {
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn_local(async move { facts.read_facts().await });
         let rpc = Rpc::new(live, self.roots, self.session_id);
-        let shared = Shared::new(rpc, self.access);
+        let qbt = Qbt::open(&self.session.state_dir);
+        let shared = Shared::new(rpc, qbt, self.access);
         for listener in self.tcp {
             let listener = listener
                 .set_nonblocking(true)

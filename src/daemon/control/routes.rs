@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::backend::Backend;
-use super::guard::{is_host_allowed, is_origin_allowed};
+use super::guard::{is_host_allowed, is_origin_allowed, is_same_site};
 use super::http::{Request, Response};
 use super::metrics;
+use super::qbt::{self, Kind, Method, Qbt};
 use super::rpc::{Answer, RPC_VERSION_SEMVER};
 use super::server::{Client, Shared};
 use crate::daemon::page;
@@ -14,6 +15,7 @@ use crate::daemon::page;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     Rpc,
+    Qbt(&'static Method),
     Events,
     Metrics,
     Asset(&'static page::Asset),
@@ -39,6 +41,9 @@ pub fn check<B: Backend>(
         if !is_origin_allowed(request) {
             return Err(Response::plain(403, "pages of other sites may not ask"));
         }
+    }
+    if let Some(method) = qbt::find(&request.path) {
+        return check_qbt(shared, request, method, client, now).map(Route::Qbt);
     }
     let route = match request.path.as_str() {
         "/transmission/rpc" | "/transmission/rpc/" => Route::Rpc,
@@ -73,6 +78,82 @@ pub fn check<B: Backend>(
         true => Ok(route),
         false => Err(Response::plain(405, "this is asked for in another way")),
     }
+}
+
+/// The same for qBittorrent's methods: a session's cookie opens them too, and what is wrong is 403 in their words.
+fn check_qbt<B: Backend>(
+    shared: &Shared<B>,
+    request: &Request,
+    method: Option<&'static Method>,
+    client: Client,
+    now: Instant,
+) -> Result<&'static Method, Response> {
+    let is_login = method.is_some_and(|method| method.kind == Kind::Login);
+    if let Client::Remote(ip) = client {
+        if !is_same_site(request) {
+            return Err(qbt::text(403, "pages of other sites may not ask"));
+        }
+        // A login may bring what is meant for a proxy in front: only its body counts.
+        if is_login {
+            listen_to(shared, ip, now)?;
+        } else if !shared.qbt.is_signed_in(request, now) {
+            sign_in_to_qbt(shared, request, ip, now)?;
+        }
+    }
+    let method = method.ok_or_else(|| qbt::text(404, "there is no such method"))?;
+    let is_method = match method.kind {
+        Kind::Reads => matches!(request.method.as_str(), "GET" | "HEAD" | "POST"),
+        Kind::Writes | Kind::Adds | Kind::Login => request.method == "POST",
+    };
+    match is_method {
+        true => Ok(method),
+        false => Err(qbt::text(405, "this is asked for in another way")),
+    }
+}
+
+fn listen_to<B: Backend>(
+    shared: &Shared<B>,
+    ip: std::net::IpAddr,
+    now: Instant,
+) -> Result<(), Response> {
+    match shared.failures.borrow().wait(ip, now) {
+        Some(wait) => {
+            let seconds = wait.as_secs() + 1;
+            Err(qbt::text(403, "too many wrong passwords").with("Retry-After", seconds.to_string()))
+        }
+        None => Ok(()),
+    }
+}
+
+fn sign_in_to_qbt<B: Backend>(
+    shared: &Shared<B>,
+    request: &Request,
+    ip: std::net::IpAddr,
+    now: Instant,
+) -> Result<(), Response> {
+    listen_to(shared, ip, now)?;
+    sign_in(shared, request, ip, now).map_err(|_| qbt::text(403, "Forbidden"))
+}
+
+/// The login itself; a wrong one counts as any other wrong password.
+fn log_in<B: Backend>(
+    shared: &Shared<B>,
+    request: &Request,
+    client: Client,
+    body: &[u8],
+    now: Instant,
+) -> Response {
+    let Client::Remote(ip) = client else {
+        return shared.qbt.log_in(request, true, now);
+    };
+    let login = Qbt::login(request, body);
+    let is_right = qbt::accepts(&shared.access.credentials, login.as_ref());
+    let mut failures = shared.failures.borrow_mut();
+    match is_right {
+        true => failures.succeeded(ip),
+        false => failures.failed(ip, now),
+    }
+    shared.qbt.log_in(request, is_right, now)
 }
 
 fn sign_in<B: Backend>(
@@ -119,10 +200,15 @@ fn sign_in<B: Backend>(
 pub async fn answer<B: Backend>(
     shared: &Shared<B>,
     request: &Request,
+    client: Client,
     route: &Route,
     body: &[u8],
 ) -> Response {
     match route {
+        Route::Qbt(method) if method.kind == Kind::Login => {
+            log_in(shared, request, client, body, Instant::now())
+        }
+        Route::Qbt(method) => shared.qbt.answer(&shared.rpc, method, request, body).await,
         Route::Rpc => match shared.rpc.answer(body).await {
             Answer::Json(json) => Response::json(json),
             Answer::Nothing => Response {

@@ -15,6 +15,7 @@ use super::backend::Backend;
 use super::events;
 use super::guard::{Credentials, Failures};
 use super::http::{Request, Response};
+use super::qbt::{Kind, Qbt};
 use super::routes::{self, Route};
 use super::rpc::Rpc;
 use crate::wire::http::{HttpError, Unframer};
@@ -54,6 +55,7 @@ pub struct Access {
 /// What all connections share.
 pub struct Shared<B> {
     pub rpc: Rpc<B>,
+    pub qbt: Qbt,
     pub access: Access,
     pub failures: RefCell<Failures>,
     connections: Cell<usize>,
@@ -63,9 +65,10 @@ pub struct Shared<B> {
 
 impl<B: Backend> Shared<B> {
     /// Nobody connected yet.
-    pub fn new(rpc: Rpc<B>, access: Access) -> Rc<Shared<B>> {
+    pub fn new(rpc: Rpc<B>, qbt: Qbt, access: Access) -> Rc<Shared<B>> {
         Rc::new(Shared {
             rpc,
+            qbt,
             access,
             failures: RefCell::default(),
             connections: Cell::new(0),
@@ -216,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if matches!(route, Route::Events) {
                 return self.stream_events(shared).await;
             }
-            let response = routes::answer(shared, &request, &route, &body).await;
+            let response = routes::answer(shared, &request, self.client, &route, &body).await;
             drop(body);
             self.send(&request, &response, request.is_keep_alive)
                 .await?;
@@ -281,6 +284,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Result<Vec<u8>, Option<u16>> {
         let bytes_max = match route {
             Route::Rpc => TORRENT_BODY_BYTES_MAX,
+            Route::Qbt(method) if method.kind == Kind::Adds => TORRENT_BODY_BYTES_MAX,
             _ => BODY_BYTES_MAX,
         };
         let mut framing = Unframer::new(request.framing);
