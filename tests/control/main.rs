@@ -2,6 +2,7 @@
 
 mod fake;
 mod hostile;
+mod python;
 mod qbt;
 mod remote;
 mod rpc;

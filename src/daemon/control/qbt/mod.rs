@@ -5,7 +5,6 @@
 //! `routes.rs`; the login itself is here.
 
 mod add;
-mod app;
 mod change;
 mod detail;
 mod fields;
@@ -15,6 +14,7 @@ mod list;
 mod methods;
 pub mod multipart;
 mod names;
+mod program;
 mod sessions;
 mod shelf;
 mod sync;
@@ -46,7 +46,7 @@ pub struct Qbt {
     sessions: RefCell<Sessions>,
     shelf: Shelf,
     sync: RefCell<Sync>,
-    space: app::Space,
+    space: program::Space,
 }
 
 /// What goes back.

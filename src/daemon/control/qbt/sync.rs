@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::fields::{self, Row};
 use super::labels::write_category;
-use super::{Answer, Call, Fault, app};
+use super::{Answer, Call, Fault, program};
 use crate::base::InfoHash;
 use crate::daemon::control::backend::{Backend, Torrent};
 use crate::daemon::control::catalog::Catalog;
@@ -222,7 +222,7 @@ impl<B: Backend> Call<'_, B> {
         }
         json.key_as_is("server_state");
         json.open(b'{');
-        app::write_transfer(&session, json);
+        program::write_transfer(&session, json);
         for (key, number) in [
             ("alltime_dl", down),
             ("alltime_ul", up),
