@@ -190,6 +190,7 @@ impl Backend for Fake {
             false => Status::Downloading,
         };
         torrent.wanted_bytes = 1_000;
+        torrent.pieces = u32::from(matches!(new.source, NewSource::Torrent(_)));
         self.torrents.borrow_mut().push(torrent);
         Ok(Added {
             info_hash,
