@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use gyre::daemon::control::web_ui::WebUi;
 use serde_json::json;
 
 use crate::server::{PASSWORD, SESSION_ID, Server, status};
@@ -354,4 +355,53 @@ fn only_torrents_make_large_bodies_and_none_is_endless() {
     request.extend(body);
     let answer = server.raw(&request);
     assert!(answer.ends_with("\r\n\r\nOk."), "{answer}");
+}
+
+/// A10: the folder over a socket.
+#[test]
+fn a_folder_as_the_page_gives_its_files_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("index.html"), "own page").unwrap();
+    std::fs::write(dir.path().join("app.js"), "1").unwrap();
+    let page = WebUi::open(dir.path()).unwrap();
+    let server = Server::with_page(1, Some(page));
+    let get = |path: &str| with(&server, &format!("GET {path}"), "Host: localhost\r\n");
+    let index = get("/");
+    assert!(
+        status(&index) == 200 && index.ends_with("own page"),
+        "{index}"
+    );
+    assert_eq!(
+        index.matches("Content-Security-Policy: ").count(),
+        1,
+        "{index}"
+    );
+    assert!(
+        index.contains("default-src 'self'; style-src 'self' 'unsafe-inline'"),
+        "{index}"
+    );
+    assert!(get("/app.js").contains("Content-Type: text/javascript"));
+    for path in [
+        "/page/app.js",
+        "/../etc/passwd",
+        "/%2e%2e/etc/passwd",
+        "//etc/passwd",
+        "/etc/passwd",
+    ] {
+        assert_eq!(status(&get(path)), 404, "{path}");
+    }
+    assert_eq!(status(&get("/metrics")), 401, "what was there is there");
+    assert_eq!(status(&get("/api/v2/app/version")), 403);
+    assert_eq!(
+        status(&with(
+            &server,
+            "POST /app.js",
+            "Host: localhost\r\nContent-Length: 0\r\n"
+        )),
+        405
+    );
+    assert_eq!(
+        status(&with(&server, "GET /", "Host: evil.example\r\n")),
+        421
+    );
 }

@@ -213,7 +213,8 @@ impl Response {
             head.push_str(&format!("Content-Type: {}\r\n", self.content_type));
         }
         head.push_str(framing);
-        for (name, value) in SECURITY {
+        let is_own = |name: &str| self.headers.iter().all(|(own, _)| *own != name);
+        for (name, value) in SECURITY.into_iter().filter(|(name, _)| is_own(name)) {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         let mut is_cached = false;
@@ -247,6 +248,7 @@ const SECURITY: [(&str, &str); 5] = [
 const fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        301 => "Moved Permanently",
         204 => "No Content",
         304 => "Not Modified",
         400 => "Bad Request",

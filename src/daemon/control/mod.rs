@@ -17,5 +17,6 @@ mod routes;
 pub mod rpc;
 pub mod server;
 mod view;
+pub mod web_ui;
 
 pub use listen::{ControlSettings, ListenError, Listeners, socket_path};

@@ -19,6 +19,8 @@ pub enum Route {
     Events,
     Metrics,
     Asset(&'static page::Asset),
+    /// Of the folder in place of the page.
+    File,
 }
 
 /// Where a request goes, or the answer that sends it away: a host that is not ours (HOSTILE.md A3), an origin that is not
@@ -49,13 +51,15 @@ pub fn check<B: Backend>(
         "/transmission/rpc" | "/transmission/rpc/" => Route::Rpc,
         "/api/events" => Route::Events,
         "/metrics" => Route::Metrics,
+        // Where it leads is found out when it is opened.
+        _ if shared.web_ui.is_some() => Route::File,
         // Compared as a whole with the few names that there are: no path is ever opened.
         path => match page::find(path) {
             Some(asset) => Route::Asset(asset),
             None => return Err(Response::plain(404, "there is nothing here")),
         },
     };
-    let is_asset = matches!(route, Route::Asset(_));
+    let is_asset = matches!(route, Route::Asset(_) | Route::File);
     if let Client::Remote(ip) = client
         && !is_asset
     {
@@ -222,6 +226,13 @@ pub async fn answer<B: Backend>(
             content_type: "text/plain; version=0.0.4; charset=utf-8",
             headers: Vec::new(),
             body: metrics::text(shared).into_bytes(),
+        },
+        Route::File => match &shared.web_ui {
+            Some(folder) => {
+                let held = request.if_none_match.as_deref();
+                folder.answer(&request.path, held).await
+            }
+            None => Response::plain(404, "there is nothing here"),
         },
         Route::Asset(asset) => {
             let held = request.if_none_match.as_deref();

@@ -18,6 +18,7 @@ use super::http::{Request, Response};
 use super::qbt::{Kind, Qbt};
 use super::routes::{self, Route};
 use super::rpc::Rpc;
+use super::web_ui::WebUi;
 use crate::wire::http::{HttpError, Unframer};
 
 /// Connections at a time: browsers and programs have a few each.
@@ -57,6 +58,8 @@ pub struct Shared<B> {
     pub rpc: Rpc<B>,
     pub qbt: Qbt,
     pub access: Access,
+    /// A folder in place of the page.
+    pub web_ui: Option<WebUi>,
     pub failures: RefCell<Failures>,
     connections: Cell<usize>,
     streams: Cell<usize>,
@@ -65,11 +68,12 @@ pub struct Shared<B> {
 
 impl<B: Backend> Shared<B> {
     /// Nobody connected yet.
-    pub fn new(rpc: Rpc<B>, qbt: Qbt, access: Access) -> Rc<Shared<B>> {
+    pub fn new(rpc: Rpc<B>, qbt: Qbt, access: Access, web_ui: Option<WebUi>) -> Rc<Shared<B>> {
         Rc::new(Shared {
             rpc,
             qbt,
             access,
+            web_ui,
             failures: RefCell::default(),
             connections: Cell::new(0),
             streams: Cell::new(0),
