@@ -377,7 +377,7 @@ fn a_folder_as_the_page_gives_its_files_and_nothing_else() {
         "{index}"
     );
     assert!(
-        index.contains("default-src 'self'; style-src 'self' 'unsafe-inline'"),
+        index.contains("script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'"),
         "{index}"
     );
     assert!(get("/app.js").contains("Content-Type: text/javascript"));
