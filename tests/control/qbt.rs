@@ -857,3 +857,51 @@ fn names_in_answers_are_never_anything_but_text() {
         "{head}"
     );
 }
+
+#[test]
+fn queues_and_the_other_limits_are_preferences_too() {
+    let world = World::new(2);
+    let mode = || words(&world.ask("GET /api/v2/transfer/speedLimitsMode", "", b""));
+    assert_eq!(world.get("app/preferences")["queueing_enabled"], false);
+    assert_eq!(world.get("torrents/info")[0]["priority"], 0);
+    world.set(
+        "app/setPreferences",
+        r#"json={"queueing_enabled":true,"max_active_downloads":5,"max_active_uploads":-1,"alt_dl_limit":1000,"alt_up_limit":2000,"dont_count_slow_torrents":true,"slow_torrent_inactive_timer":90,"max_inactive_seeding_time_enabled":true,"max_inactive_seeding_time":30}"#,
+    );
+    {
+        let session = world.fake.session.borrow();
+        assert_eq!(
+            (session.download_queue.get(), session.seed_queue.get()),
+            (Some(5), None)
+        );
+        assert_eq!(
+            (session.queue_stalled.get(), session.seed_idle_minutes),
+            (Some(2), Some(30))
+        );
+        assert_eq!(
+            (session.alt.down_bytes_per_s, session.alt.up_bytes_per_s),
+            (1_000, 2_000)
+        );
+    }
+    assert_eq!(world.get("torrents/info")[0]["priority"], 1);
+    assert_eq!(world.get("sync/maindata")["server_state"]["queueing"], true);
+    assert_eq!(mode(), "0");
+    world.set("transfer/toggleSpeedLimitsMode", "");
+    assert_eq!(mode(), "1");
+    world.set("transfer/setSpeedLimitsMode", "mode=0");
+    assert_eq!(mode(), "0");
+    let all = world.get("app/preferences");
+    assert_eq!(
+        (&all["max_active_downloads"], &all["max_active_uploads"]),
+        (&json!(5), &json!(-1))
+    );
+    let before = world.fake.session.borrow().clone();
+    world.set("app/setPreferences", &format!("json={all}"));
+    assert_eq!(
+        *world.fake.session.borrow(),
+        before,
+        "the whole form again changes nothing"
+    );
+    world.set("app/setPreferences", r#"json={"queueing_enabled":false}"#);
+    assert!(!world.fake.session.borrow().download_queue.is_on);
+}

@@ -151,7 +151,10 @@ pub const FIELDS: [(&str, Read); 67] = [
     ("pieces_num", |r| Value::uint(r.torrent.pieces)),
     ("popularity", |_| Value::Float(0.0)),
     ("priority", |r| {
-        Value::uint(r.torrent.queue_position.saturating_add(1))
+        match super::program::is_queueing(r.session) {
+            true => Value::uint(r.torrent.queue_position.saturating_add(1)),
+            false => Value::Int(0),
+        }
     }),
     ("private", |r| match has_metadata(r.torrent) {
         true => Value::Bool(r.torrent.is_private),

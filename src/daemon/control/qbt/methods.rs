@@ -40,7 +40,7 @@ const fn writes(name: &'static str) -> Method {
     }
 }
 
-static METHODS: [Method; 84] = [
+static METHODS: [Method; 85] = [
     Method {
         name: "auth/login",
         kind: Kind::Login,
@@ -129,6 +129,7 @@ static METHODS: [Method; 84] = [
     writes("torrents/topPrio"),
     writes("transfer/banPeers"),
     writes("transfer/setDownloadLimit"),
+    writes("transfer/setSpeedLimitsMode"),
     writes("transfer/setUploadLimit"),
     writes("transfer/toggleSpeedLimitsMode"),
 ];
@@ -180,6 +181,9 @@ impl<B: Backend> Call<'_, B> {
             "torrents/renameFile" | "torrents/renameFolder" => self.rename().await?,
             "torrents/filePrio" => self.file_priority().await?,
             "transfer/setDownloadLimit" => self.set_session_limit(true).await?,
+            "transfer/setSpeedLimitsMode" | "transfer/toggleSpeedLimitsMode" => {
+                self.set_limits_mode().await?;
+            }
             "transfer/setUploadLimit" => self.set_session_limit(false).await?,
             _ => return self.run_more(name).await,
         }
@@ -232,9 +236,6 @@ impl<B: Backend> Call<'_, B> {
                 Err(Fault::unsupported("a change of web seeds"))
             }
             "transfer/banPeers" => Err(Fault::unsupported("a ban by hand")),
-            "transfer/toggleSpeedLimitsMode" => {
-                Err(Fault::unsupported("a second set of speed limits"))
-            }
             _ => Err(Fault::not_found("there is no such method")),
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Wanted};
 use super::change::limit_of;
 use super::fields::Value;
 use super::{API_VERSION, APP_VERSION, Answer, Call, Fault};
-use crate::daemon::control::backend::{Backend, Limit, Session, SessionChange};
+use crate::daemon::control::backend::{AltLimits, Backend, Count, Limit, Session, SessionChange};
 use crate::daemon::control::json::{self, Dialect, Json};
 
 /// The free space is asked for no more often than this, and not for a while after it was not told in time: a disk that hangs
@@ -28,10 +28,15 @@ pub struct Space {
 type Read = fn(&Session) -> Value<'_>;
 
 /// What the session says.
-const PREFERENCES: [(&str, Read); 20] = [
+const PREFERENCES: [(&str, Read); 27] = [
     ("add_stopped_enabled", |s| Value::Bool(!s.starts_added)),
+    ("alt_dl_limit", |s| Value::uint(s.alt.down_bytes_per_s)),
+    ("alt_up_limit", |s| Value::uint(s.alt.up_bytes_per_s)),
     ("dht", |s| Value::Bool(s.has_dht)),
     ("dl_limit", |s| Value::Int(rate(s.limit_down))),
+    ("dont_count_slow_torrents", |s| {
+        Value::Bool(s.queue_stalled.is_on)
+    }),
     ("encryption", |s| {
         Value::Int(match s.encryption {
             "required" => 1,
@@ -41,6 +46,8 @@ const PREFERENCES: [(&str, Read); 20] = [
     }),
     ("listen_port", |s| Value::uint(s.peer_port)),
     ("lsd", |s| Value::Bool(s.has_lsd)),
+    ("max_active_downloads", |s| count(s.download_queue)),
+    ("max_active_uploads", |s| count(s.seed_queue)),
     ("max_connec", |s| Value::uint(s.peers_max)),
     ("max_connec_per_torrent", |s| Value::uint(s.peers_max)),
     ("max_inactive_seeding_time", |s| {
@@ -52,7 +59,11 @@ const PREFERENCES: [(&str, Read); 20] = [
     ("max_ratio", |s| Value::Float(s.seed_ratio.unwrap_or(-1.0))),
     ("max_ratio_enabled", |s| Value::Bool(s.seed_ratio.is_some())),
     ("pex", |s| Value::Bool(s.has_pex)),
+    ("queueing_enabled", |s| Value::Bool(is_queueing(s))),
     ("save_path", |s| Value::text(&s.downloads)),
+    ("slow_torrent_inactive_timer", |s| {
+        Value::uint(s.queue_stalled.value.saturating_mul(60))
+    }),
     ("start_paused_enabled", |s| Value::Bool(!s.starts_added)),
     ("up_limit", |s| Value::Int(rate(s.limit_up))),
     // What the daemon has one way only.
@@ -63,7 +74,7 @@ const PREFERENCES: [(&str, Read); 20] = [
 ];
 
 /// What is never on.
-const OFF: [&str; 38] = [
+const OFF: [&str; 37] = [
     "add_to_top_of_queue",
     "add_trackers_enabled",
     "alternative_webui_enabled",
@@ -75,7 +86,6 @@ const OFF: [&str; 38] = [
     "bypass_local_auth",
     "category_changed_tmm_enabled",
     "create_subfolder_enabled",
-    "dont_count_slow_torrents",
     "dyndns_enabled",
     "enable_embedded_tracker",
     "excluded_file_names_enabled",
@@ -105,9 +115,8 @@ const OFF: [&str; 38] = [
 ];
 
 /// What is never off.
-const ON: [&str; 8] = [
+const ON: [&str; 7] = [
     "announce_to_all_tiers",
-    "queueing_enabled",
     "use_category_paths_in_manual_mode",
     "use_subcategories",
     "web_ui_clickjacking_protection_enabled",
@@ -117,15 +126,11 @@ const ON: [&str; 8] = [
 ];
 
 /// Numbers that say that there is no such limit, or nothing of the kind.
-const NUMBERS: [(&str, i64); 20] = [
-    ("alt_dl_limit", 0),
-    ("alt_up_limit", 0),
+const NUMBERS: [(&str, i64); 16] = [
     ("announce_port", 0),
     ("bittorrent_protocol", 1),
     ("max_active_checking_torrents", -1),
-    ("max_active_downloads", -1),
     ("max_active_torrents", -1),
-    ("max_active_uploads", -1),
     // Stops.
     ("max_ratio_act", 0),
     ("max_seeding_time", -1),
@@ -163,6 +168,16 @@ fn rate(limit: Limit) -> i64 {
     super::fields::rate(limit).max(0)
 }
 
+/// A limit of the queue; -1 without one.
+fn count(count: Count) -> Value<'static> {
+    count.get().map_or(Value::Int(-1), Value::uint)
+}
+
+/// Some torrents wait for others.
+pub(super) fn is_queueing(session: &Session) -> bool {
+    session.download_queue.is_on || session.seed_queue.is_on
+}
+
 /// Every preference with its value.
 fn preferences(session: &Session) -> impl Iterator<Item = (&'static str, Value<'_>)> {
     let told = PREFERENCES
@@ -195,7 +210,7 @@ impl<B: Backend> Call<'_, B> {
             "app/defaultSavePath" => session().downloads,
             "app/buildInfo" => return Some(build_info()),
             "torrents/count" => self.rpc.catalog().all().count().to_string(),
-            "transfer/speedLimitsMode" => "0".to_owned(),
+            "transfer/speedLimitsMode" => u8::from(session().alt.is_on).to_string(),
             "transfer/downloadLimit" => rate(session().limit_down).to_string(),
             "transfer/uploadLimit" => rate(session().limit_up).to_string(),
             _ => return None,
@@ -248,6 +263,11 @@ impl<B: Backend> Call<'_, B> {
             limit_down: changed("dl_limit", now.limit_down)?,
             limit_up: changed("up_limit", now.limit_up)?,
             seed_ratio: ratio(&wanted, &now)?,
+            seed_idle_minutes: idle(&wanted, &now)?,
+            alt: alt(&wanted, &now)?,
+            download_queue: queue(&wanted, "max_active_downloads", now.download_queue)?,
+            seed_queue: queue(&wanted, "max_active_uploads", now.seed_queue)?,
+            queue_stalled: stalled(&wanted, &now)?,
             starts_added: starts
                 .map(|is_stopped| !is_stopped)
                 .filter(|starts| *starts != now.starts_added),
@@ -264,6 +284,19 @@ impl<B: Backend> Call<'_, B> {
         let change = SessionChange {
             limit_down: limit.filter(|_| is_down),
             limit_up: limit.filter(|_| !is_down),
+            ..SessionChange::default()
+        };
+        Ok(self.backend().change_session(change).await?)
+    }
+
+    /// The other set of speed limits on or off: as `mode` says, else the other way round.
+    pub(super) async fn set_limits_mode(&self) -> Result<(), Fault> {
+        let alt = self.backend().session().alt;
+        let change = SessionChange {
+            alt: Some(AltLimits {
+                is_on: self.params.flag("mode").unwrap_or(!alt.is_on),
+                ..alt
+            }),
             ..SessionChange::default()
         };
         Ok(self.backend().change_session(change).await?)
@@ -296,7 +329,16 @@ impl<B: Backend> Call<'_, B> {
 }
 
 /// Those that take effect, as `set_preferences` reads them.
-const SETTABLE: [&str; 7] = [
+const SETTABLE: [&str; 16] = [
+    "alt_dl_limit",
+    "alt_up_limit",
+    "dont_count_slow_torrents",
+    "max_active_downloads",
+    "max_active_uploads",
+    "max_inactive_seeding_time",
+    "max_inactive_seeding_time_enabled",
+    "queueing_enabled",
+    "slow_torrent_inactive_timer",
     "save_path",
     "dl_limit",
     "up_limit",
@@ -332,6 +374,72 @@ fn ratio(wanted: &Map<String, Wanted>, now: &Session) -> Result<Option<Option<f6
         _ => return Err(Fault::bad("max_ratio is negative")),
     };
     Ok(Some(asked).filter(|asked| *asked != now.seed_ratio))
+}
+
+/// Minutes without an upload that end seeding, by the two preferences that say it.
+fn idle(wanted: &Map<String, Wanted>, now: &Session) -> Result<Option<Option<u64>>, Fault> {
+    let minutes = number_of(wanted, "max_inactive_seeding_time")?.map(whole);
+    let asked = match (
+        flag_of(wanted, "max_inactive_seeding_time_enabled")?,
+        minutes,
+    ) {
+        (None, None) => return Ok(None),
+        (Some(false), _) => None,
+        (_, Some(minutes)) => u64::try_from(minutes).ok(),
+        (Some(true), None) => Some(now.seed_idle_minutes.unwrap_or(DAY_MINUTES)),
+    };
+    Ok(Some(asked).filter(|asked| *asked != now.seed_idle_minutes))
+}
+
+const DAY_MINUTES: u64 = 1_440;
+/// A queue that is switched on without a number, as qBittorrent has it.
+const QUEUE_DEFAULT: u64 = 3;
+
+fn alt(wanted: &Map<String, Wanted>, now: &Session) -> Result<Option<AltLimits>, Fault> {
+    let rate = |name: &str, before: u64| {
+        let rate = number_of(wanted, name)?.map(|rate| limit_of(whole(rate)).bytes_per_s);
+        Ok::<_, Fault>(rate.unwrap_or(before))
+    };
+    let alt = AltLimits {
+        down_bytes_per_s: rate("alt_dl_limit", now.alt.down_bytes_per_s)?,
+        up_bytes_per_s: rate("alt_up_limit", now.alt.up_bytes_per_s)?,
+        is_on: now.alt.is_on,
+    };
+    Ok((alt != now.alt).then_some(alt))
+}
+
+/// One of the two queues, by its own number and the switch for both.
+fn queue(wanted: &Map<String, Wanted>, name: &str, before: Count) -> Result<Option<Count>, Fault> {
+    let number = number_of(wanted, name)?.map(whole);
+    let is_on = flag_of(wanted, "queueing_enabled")?;
+    let asked = match (is_on, number) {
+        (None, None) => before,
+        (Some(false), _) => Count {
+            is_on: false,
+            ..before
+        },
+        (_, Some(number)) => Count {
+            value: u64::try_from(number).unwrap_or(before.value),
+            is_on: number > 0,
+        },
+        (Some(true), None) if before.is_on => before,
+        (Some(true), None) => Count {
+            value: before.value.max(QUEUE_DEFAULT),
+            is_on: true,
+        },
+    };
+    Ok((asked != before).then_some(asked))
+}
+
+fn stalled(wanted: &Map<String, Wanted>, now: &Session) -> Result<Option<Count>, Fault> {
+    let seconds = number_of(wanted, "slow_torrent_inactive_timer")?.map(whole);
+    let minutes = seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let is_on = flag_of(wanted, "dont_count_slow_torrents")?;
+    let asked = Count {
+        value: minutes.map_or(now.queue_stalled.value, |seconds| seconds.div_ceil(60)),
+        is_on: is_on.unwrap_or(now.queue_stalled.is_on),
+    };
+    Ok((asked != now.queue_stalled).then_some(asked))
 }
 
 fn bad(name: &str) -> Fault {

@@ -252,8 +252,8 @@ impl<B: Backend> Call<'_, B> {
             json.text(text);
         }
         for (key, is) in [
-            ("queueing", true),
-            ("use_alt_speed_limits", false),
+            ("queueing", program::is_queueing(&session)),
+            ("use_alt_speed_limits", session.alt.is_on),
             ("use_subcategories", true),
         ] {
             json.key_as_is(key);
