@@ -2,7 +2,7 @@
 
 use super::{Answer, Call, Fault, gone_is_fine};
 use crate::daemon::control::backend::{
-    Action, Backend, Change, FileChange, Limit, QueueMove, SeedLimit, TorrentLimits,
+    Action, Backend, Change, FileChange, Limit, QueueMove, Refusal, SeedLimit, TorrentLimits,
 };
 use crate::daemon::control::json::{Dialect, Json};
 
@@ -143,7 +143,11 @@ impl<B: Backend> Call<'_, B> {
         if parent != old_parent {
             return Err(Fault::unsupported("another folder within a torrent"));
         }
-        Ok(self.backend().rename(torrent.info_hash, old, name).await?)
+        match self.backend().rename(torrent.info_hash, old, name).await {
+            // In their words, what stands against a name is a conflict.
+            Err(Refusal::BadValue(words)) => Err(Fault::conflict(words)),
+            done => Ok(done?),
+        }
     }
 
     pub(super) async fn file_priority(&self) -> Result<(), Fault> {

@@ -227,6 +227,7 @@ pub fn state(torrent: &Torrent) -> &'static str {
     let is_broken = matches!(torrent.problem, Problem::Local(_));
     let either = |up, down| if is_complete { up } else { down };
     match torrent.status {
+        _ if torrent.moved_share.is_some() => "moving",
         Status::Stopped if is_broken => "error",
         Status::Stopped => either("stoppedUP", "stoppedDL"),
         Status::CheckWaiting | Status::Checking => either("checkingUP", "checkingDL"),
@@ -346,6 +347,9 @@ mod tests {
         ] {
             assert_eq!(state(&torrent(status, have)), word);
         }
+        let mut moving = torrent(Status::Seeding, 10);
+        moving.moved_share = Some(0.5);
+        assert_eq!(state(&moving), "moving");
         let mut broken = torrent(Status::Stopped, 10);
         broken.problem = Problem::Local("no disk".into());
         assert_eq!(state(&broken), "error");
