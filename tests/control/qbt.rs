@@ -395,7 +395,7 @@ fn qbit_manage_tags_limits_and_exports() {
         (status, why.as_str()),
         (409, "an end of seeding by time is not supported")
     );
-    world.set("torrents/setUploadLimit", &format!("hashes=all&limit=7000"));
+    world.set("torrents/setUploadLimit", "hashes=all&limit=7000");
     let limits = world.post("torrents/uploadLimit", &format!("hashes={one}|{two}"));
     let limits: Value = serde_json::from_slice(&limits.body).unwrap();
     assert_eq!(limits, json!({ one.clone(): 7_000, two: 7_000 }));

@@ -150,6 +150,10 @@ fn log_in<B: Backend>(
     let Client::Remote(ip) = client else {
         return shared.qbt.log_in(request, true, now);
     };
+    // Others may have been wrong since the head came.
+    if let Err(answer) = listen_to(shared, ip, now) {
+        return answer;
+    }
     let login = Qbt::login(request, body);
     let is_right = qbt::accepts(&shared.access.credentials, login.as_ref());
     let mut failures = shared.failures.borrow_mut();

@@ -34,6 +34,8 @@ const WRITE_TIME: Duration = Duration::from_secs(20);
 const WRITE_BYTES: usize = 256 << 10;
 /// Bodies that are not a .torrent being added.
 const BODY_BYTES_MAX: usize = 1 << 20;
+/// A login's, which anybody may send: a name and a password.
+const LOGIN_BODY_BYTES_MAX: usize = 16 << 10;
 /// 64 MiB in base64, and the rest of the request.
 const TORRENT_BODY_BYTES_MAX: usize = 88 << 20;
 /// Such bodies at a time; others wait.
@@ -274,7 +276,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Ok(Vec::new());
         }
         let reading = self.read_body_bytes(shared, request, route);
-        match timeout(BODY_TIME, reading).await {
+        let time = match route {
+            Route::Qbt(method) if method.kind == Kind::Login => HEAD_TIME,
+            _ => BODY_TIME,
+        };
+        match timeout(time, reading).await {
             Ok(read) => read,
             Err(_) => Err(Some(408)),
         }
@@ -289,6 +295,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let bytes_max = match route {
             Route::Rpc => TORRENT_BODY_BYTES_MAX,
             Route::Qbt(method) if method.kind == Kind::Adds => TORRENT_BODY_BYTES_MAX,
+            Route::Qbt(method) if method.kind == Kind::Login => LOGIN_BODY_BYTES_MAX,
             _ => BODY_BYTES_MAX,
         };
         let mut framing = Unframer::new(request.framing);
