@@ -1,6 +1,7 @@
 //! qBittorrent's Web API against the fake: requests as programs send them.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use gyre::daemon::control::backend::{Limit, SeedLimit, Status};
 use gyre::daemon::control::http::{Request, Response};
@@ -904,4 +905,28 @@ fn queues_and_the_other_limits_are_preferences_too() {
     );
     world.set("app/setPreferences", r#"json={"queueing_enabled":false}"#);
     assert!(!world.fake.session.borrow().download_queue.is_on);
+}
+
+#[test]
+fn ten_thousand_torrents_are_followed_by_what_changed_alone() {
+    let world = World::new(10_000);
+    let begun = Instant::now();
+    let all = world.ask("GET /api/v2/sync/maindata", "", b"").body;
+    let first = begun.elapsed();
+    let value: Value = serde_json::from_slice(&all).unwrap();
+    let hash = world.hash(7);
+    world.set("torrents/addTags", &format!("hashes={hash}&tags=x"));
+    let begun = Instant::now();
+    let delta = world.get(&format!("sync/maindata?rid={}", value["rid"]));
+    println!(
+        "all {first:?} ({} bytes), what changed {:?}",
+        all.len(),
+        begun.elapsed()
+    );
+    let changed: Vec<&String> = delta["torrents"].as_object().unwrap().keys().collect();
+    assert_eq!((changed, &delta["tags"]), (vec![&hash], &json!(["x"])));
+    let begun = Instant::now();
+    let sorted = world.get("torrents/info?sort=name&reverse=true&limit=3");
+    println!("sorted {:?}", begun.elapsed());
+    assert_eq!(sorted[0]["name"], "torrent 9999");
 }

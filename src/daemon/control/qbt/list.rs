@@ -52,12 +52,7 @@ impl<B: Backend> Call<'_, B> {
             };
             fields::write(row, &mut json);
             json.close(b'}');
-            if json.len() > ANSWER_BYTES_MAX {
-                return Err(Fault::bad("the answer is too long: ask for fewer torrents"));
-            }
-            if at % ROWS_A_BREATH == ROWS_A_BREATH - 1 {
-                tokio::task::yield_now().await;
-            }
+            breathe(at, &json).await?;
         }
         json.close(b']');
         Ok(Answer::Json(json.into_bytes()))
@@ -99,6 +94,17 @@ impl<B: Backend> Call<'_, B> {
             .cloned()
             .collect())
     }
+}
+
+/// Behind each torrent of a long answer: now and then the thread's other work has its turn.
+pub(super) async fn breathe(at: usize, json: &Json) -> Result<(), Fault> {
+    if json.len() > ANSWER_BYTES_MAX {
+        return Err(Fault::bad("the answer is too long: ask for fewer torrents"));
+    }
+    if at % ROWS_A_BREATH == ROWS_A_BREATH - 1 {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
 }
 
 /// Whether it is one of those that the word of `filter` means; a word that nobody knows means all.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::fields::{self, Row};
 use super::labels::write_category;
-use super::{Answer, Call, Fault, program};
+use super::{Answer, Call, Fault, list, program};
 use crate::base::InfoHash;
 use crate::daemon::control::backend::{Backend, Torrent};
 use crate::daemon::control::catalog::Catalog;
@@ -159,6 +159,30 @@ fn trackers(catalog: &Catalog) -> BTreeMap<String, Vec<InfoHash>> {
 impl<B: Backend> Call<'_, B> {
     pub(super) async fn maindata(&self) -> Result<Answer, Fault> {
         let free_bytes = self.free_space().await;
+        let mut json = Json::new(Dialect::Old);
+        json.open(b'{');
+        let changed = self.write_news(free_bytes, &mut json);
+        json.key("torrents");
+        json.open(b'{');
+        let session = self.backend().session();
+        for (at, torrent) in changed.iter().enumerate() {
+            json.key_as_is(&torrent.info_hash.to_string());
+            json.open(b'{');
+            let row = Row {
+                torrent,
+                session: &session,
+            };
+            fields::write(row, &mut json);
+            json.close(b'}');
+            list::breathe(at, &json).await?;
+        }
+        json.close(b'}');
+        json.close(b'}');
+        Ok(Answer::Json(json.into_bytes()))
+    }
+
+    /// All but the torrents that changed, which are handed back: the look is over before anything is waited for.
+    fn write_news(&self, free_bytes: u64, json: &mut Json) -> Vec<Arc<Torrent>> {
         let asked = self.params.int("rid").ok().flatten();
         let asked = asked.and_then(|rid| u64::try_from(rid).ok());
         let shelf = &self.qbt.shelf;
@@ -179,37 +203,16 @@ impl<B: Backend> Call<'_, B> {
             }
             None => (0, catalog.all().cloned().collect(), Vec::new()),
         };
-        let mut json = Json::new(Dialect::Old);
-        json.open(b'{');
         json.key("rid");
         json.uint(number);
         if known.is_none() {
             json.key_as_is("full_update");
             json.bool(true);
         }
-        self.write_torrents(&changed, &mut json);
-        write_list("torrents_removed", &gone, &mut json);
-        write_names(&sync, rid, &mut json);
-        self.write_state(&catalog, free_bytes, &mut json);
-        json.close(b'}');
-        Ok(Answer::Json(json.into_bytes()))
-    }
-
-    fn write_torrents(&self, torrents: &[Arc<Torrent>], json: &mut Json) {
-        let session = self.backend().session();
-        json.key("torrents");
-        json.open(b'{');
-        for torrent in torrents {
-            json.key_as_is(&torrent.info_hash.to_string());
-            json.open(b'{');
-            let row = Row {
-                torrent,
-                session: &session,
-            };
-            fields::write(row, json);
-            json.close(b'}');
-        }
-        json.close(b'}');
+        write_list("torrents_removed", &gone, json);
+        write_names(&sync, rid, json);
+        self.write_state(&catalog, free_bytes, json);
+        changed
     }
 
     fn write_state(&self, catalog: &Catalog, free_bytes: u64, json: &mut Json) {
