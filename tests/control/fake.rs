@@ -139,6 +139,11 @@ impl Backend for Fake {
         })
     }
 
+    async fn torrent_file(&self, info_hash: InfoHash) -> Result<Vec<u8>, Refusal> {
+        let known = self.edit(info_hash, |torrent| torrent.name.clone())?;
+        Ok(crate::rpc::sample(&known))
+    }
+
     async fn add(&self, new: NewTorrent) -> Result<Added, Refusal> {
         let (info_hash, name, trackers) = match &new.source {
             NewSource::Torrent(bytes) => {
@@ -185,6 +190,7 @@ impl Backend for Fake {
             false => Status::Downloading,
         };
         torrent.wanted_bytes = 1_000;
+        torrent.pieces = u32::from(matches!(new.source, NewSource::Torrent(_)));
         self.torrents.borrow_mut().push(torrent);
         Ok(Added {
             info_hash,

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use gyre::daemon::control::web_ui::WebUi;
 use serde_json::json;
 
 use crate::server::{PASSWORD, SESSION_ID, Server, status};
@@ -192,4 +193,215 @@ fn connections_over_the_limit_are_closed_and_those_that_were_there_go_on() {
     let mut rest = String::new();
     first.read_to_string(&mut rest).unwrap();
     assert_eq!(rest.matches("Content-Security-Policy").count(), 2, "{rest}");
+}
+
+fn sid(answer: &str) -> Option<String> {
+    let line = answer
+        .lines()
+        .find_map(|line| line.strip_prefix("Set-Cookie: "))?;
+    assert!(
+        line.contains("HttpOnly") && line.contains("SameSite=Strict"),
+        "{line}"
+    );
+    let pair = line.split(';').next()?;
+    pair.strip_prefix("SID=").map(str::to_owned)
+}
+
+fn log_in(server: &Server, password: &str, lines: &str) -> String {
+    let form = format!("username=x&password={password}");
+    let host = format!(
+        "Host: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n{lines}",
+        form.len()
+    );
+    let request =
+        format!("POST /api/v2/auth/login HTTP/1.1\r\nConnection: close\r\n{host}\r\n{form}");
+    server.raw(request.as_bytes())
+}
+
+/// A9: sessions.
+#[test]
+fn a_session_begins_with_the_password_alone_and_is_of_the_daemons_choice() {
+    let server = Server::start(1);
+    let info = |lines: &str| {
+        let lines = format!("Host: localhost\r\n{lines}");
+        with(&server, "GET /api/v2/torrents/info", &lines)
+    };
+    for lines in [
+        "",
+        "Cookie: SID=\r\n",
+        "Cookie: SID=00\r\n",
+        "Cookie: SID=attacker; other=1\r\n",
+        "Authorization: Basic eDp5\r\n",
+    ] {
+        let answer = info(lines);
+        assert_eq!(status(&answer), 403, "{lines}: {answer}");
+        assert!(
+            !answer.contains("WWW-Authenticate") && sid(&answer).is_none(),
+            "{answer}"
+        );
+    }
+    let wrong = log_in(&server, "x", "");
+    assert!(status(&wrong) == 200 && wrong.ends_with("\r\n\r\nFails.") && sid(&wrong).is_none());
+    // What was brought along is not taken over.
+    let fixed = log_in(&server, PASSWORD, "Cookie: SID=attacker\r\n");
+    assert!(fixed.ends_with("\r\n\r\nOk."), "{fixed}");
+    let first = sid(&fixed).unwrap();
+    assert!(first.len() == 48 && first != "attacker");
+    assert_eq!(status(&info("Cookie: SID=attacker\r\n")), 403);
+    assert_eq!(
+        status(&info(&format!("Cookie: SID={first}; HttpOnly\r\n"))),
+        200
+    );
+    let second = sid(&log_in(&server, PASSWORD, "")).unwrap();
+    assert_ne!(first, second);
+    let out = format!("Host: localhost\r\nCookie: SID={first}\r\nContent-Length: 0\r\n");
+    assert_eq!(
+        status(&with(&server, "POST /api/v2/auth/logout", &out)),
+        200
+    );
+    assert_eq!(status(&info(&format!("Cookie: SID={first}\r\n"))), 403);
+    assert_eq!(status(&info(&format!("Cookie: SID={second}\r\n"))), 200);
+    // The token is an API key too, and a cookie opens nothing else.
+    assert_eq!(
+        status(&info(&format!("Authorization: Bearer {PASSWORD}\r\n"))),
+        200
+    );
+    let other = format!("Host: localhost\r\nCookie: SID={second}\r\n");
+    assert_eq!(status(&with(&server, "GET /metrics", &other)), 401);
+}
+
+/// A9: other sites.
+#[test]
+fn no_page_of_another_site_uses_a_session() {
+    let server = Server::start(1);
+    let cookie = sid(&log_in(&server, PASSWORD, "")).unwrap();
+    let ask = |first: &str, lines: &str| {
+        let lines =
+            format!("Host: localhost\r\nCookie: SID={cookie}\r\nContent-Length: 0\r\n{lines}");
+        status(&with(&server, first, &lines))
+    };
+    for lines in [
+        "Origin: https://evil.example\r\n",
+        "Origin: null\r\n",
+        "Referer: http://evil.example/localhost/\r\n",
+        "Sec-Fetch-Site: cross-site\r\n",
+    ] {
+        assert_eq!(ask("POST /api/v2/app/shutdown", lines), 403, "{lines}");
+        assert_eq!(ask("GET /api/v2/torrents/info", lines), 403, "{lines}");
+    }
+    assert_eq!(
+        ask("GET /api/v2/app/shutdown", ""),
+        405,
+        "a link or a picture"
+    );
+    assert_eq!(ask("GET /api/v2/torrents/delete?hashes=all", ""), 405);
+    assert_eq!(ask("GET /api/v2/torrents/nothing", ""), 404);
+    let own =
+        "Origin: http://localhost\r\nReferer: http://localhost/\r\nSec-Fetch-Site: same-origin\r\n";
+    assert_eq!(ask("GET /api/v2/torrents/info", own), 200);
+    let evil = with(&server, "GET /api/v2/app/version", "Host: evil.example\r\n");
+    assert_eq!(status(&evil), 421);
+}
+
+/// A1: the login counts as everything else does.
+#[test]
+fn guessing_at_the_login_slows_down() {
+    let server = Server::start(1);
+    let cookie = sid(&log_in(&server, PASSWORD, "")).unwrap();
+    let answers: Vec<String> = (0..8).map(|_| log_in(&server, "guess", "")).collect();
+    assert!(answers[0].ends_with("Fails."), "{}", answers[0]);
+    let last = &answers[7];
+    assert_eq!(status(last), 403, "{last}");
+    assert!(last.contains("Retry-After: "), "{last}");
+    assert_eq!(
+        status(&log_in(&server, PASSWORD, "")),
+        403,
+        "not even the right one, for a moment"
+    );
+    let lines = format!("Host: localhost\r\nCookie: SID={cookie}\r\n");
+    assert_eq!(
+        status(&with(&server, "GET /api/v2/app/version", &lines)),
+        200,
+        "who is in stays in"
+    );
+}
+
+/// A5: bodies of this protocol.
+#[test]
+fn only_torrents_make_large_bodies_and_none_is_endless() {
+    let server = Server::start(1);
+    let head = |method: &str, length: u64| {
+        format!(
+            "POST /api/v2/{method} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {PASSWORD}\r\nContent-Type: multipart/form-data; boundary=B\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    for (method, length) in [
+        ("torrents/add", 1 << 30),
+        ("torrents/stop", 2 << 20),
+        ("auth/login", 17 << 10),
+    ] {
+        let answer = server.raw(head(method, length).as_bytes());
+        assert_eq!(status(&answer), 413, "{method}: {answer}");
+    }
+    let file = crate::rpc::sample("large");
+    let padding = vec![b'x'; 3 << 20];
+    let body = crate::qbt::multipart(
+        "B",
+        &[("torrents", Some("a"), &file), ("ignored", None, &padding)],
+    );
+    let mut request = head("torrents/add", body.len() as u64).into_bytes();
+    request.truncate(request.len() - 2);
+    request.extend_from_slice(b"Connection: close\r\n\r\n");
+    request.extend(body);
+    let answer = server.raw(&request);
+    assert!(answer.ends_with("\r\n\r\nOk."), "{answer}");
+}
+
+/// A10: the folder over a socket.
+#[test]
+fn a_folder_as_the_page_gives_its_files_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("index.html"), "own page").unwrap();
+    std::fs::write(dir.path().join("app.js"), "1").unwrap();
+    let page = WebUi::open(dir.path()).unwrap();
+    let server = Server::with_page(1, Some(page));
+    let get = |path: &str| with(&server, &format!("GET {path}"), "Host: localhost\r\n");
+    let index = get("/");
+    assert!(
+        status(&index) == 200 && index.ends_with("own page"),
+        "{index}"
+    );
+    assert_eq!(
+        index.matches("Content-Security-Policy: ").count(),
+        1,
+        "{index}"
+    );
+    assert!(
+        index.contains("script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'"),
+        "{index}"
+    );
+    assert!(get("/app.js").contains("Content-Type: text/javascript"));
+    for path in [
+        "/page/app.js",
+        "/../etc/passwd",
+        "/%2e%2e/etc/passwd",
+        "//etc/passwd",
+        "/etc/passwd",
+    ] {
+        assert_eq!(status(&get(path)), 404, "{path}");
+    }
+    assert_eq!(status(&get("/metrics")), 401, "what was there is there");
+    assert_eq!(status(&get("/api/v2/app/version")), 403);
+    assert_eq!(
+        status(&with(
+            &server,
+            "POST /app.js",
+            "Host: localhost\r\nContent-Length: 0\r\n"
+        )),
+        405
+    );
+    assert_eq!(
+        status(&with(&server, "GET /", "Host: evil.example\r\n")),
+        421
+    );
 }

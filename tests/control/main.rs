@@ -2,6 +2,8 @@
 
 mod fake;
 mod hostile;
+mod python;
+mod qbt;
 mod remote;
 mod rpc;
 mod server;

@@ -8,9 +8,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use gyre::daemon::control::guard::Credentials;
+use gyre::daemon::control::qbt::Qbt;
 use gyre::daemon::control::roots::Roots;
 use gyre::daemon::control::rpc::Rpc;
 use gyre::daemon::control::server::{Access, Shared, serve_tcp, serve_unix};
+use gyre::daemon::control::web_ui::WebUi;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
@@ -32,6 +34,11 @@ pub struct Server {
 
 impl Server {
     pub fn start(torrents: u64) -> Server {
+        Server::with_page(torrents, None)
+    }
+
+    /// The same with a folder in place of the page.
+    pub fn with_page(torrents: u64, web_ui: Option<WebUi>) -> Server {
         let downloads = tempfile::tempdir().unwrap();
         let path = downloads.path().to_owned();
         let socket = path.join("s");
@@ -53,7 +60,7 @@ impl Server {
                     },
                     host_names: vec!["box.example".into()],
                 };
-                let shared = Shared::new(rpc, access);
+                let shared = Shared::new(rpc, Qbt::default(), access, web_ui);
                 let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
                 let unix = UnixListener::bind(&at).unwrap();
                 told.send(tcp.local_addr().unwrap()).unwrap();

@@ -7,6 +7,7 @@ mod assembly;
 #[path = "../mutations/corpus.rs"]
 mod corpus;
 mod dht;
+mod form;
 mod gateway;
 mod layout;
 #[macro_use]

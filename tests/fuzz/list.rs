@@ -21,6 +21,8 @@ macro_rules! every_target {
             damaged_magnet_links_are_read_or_refused: targets::magnet / 1;
             damaged_local_announces_are_read_or_refused: targets::lsd / 1;
             damaged_requests_to_the_control_server_are_read_or_refused: targets::control_request / 1;
+            damaged_forms_are_read_or_refused: form::form / 1;
+            damaged_forms_of_several_parts_are_read_or_refused: form::multipart / 1;
             damaged_urls_are_read_or_refused: targets::url / 1;
             damaged_answers_of_name_servers_are_read_or_refused: targets::dns_answer / 1;
             damaged_answers_of_proxies_end_the_same_however_they_are_cut: proxy::socks_answers / 1;

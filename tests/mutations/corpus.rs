@@ -605,6 +605,43 @@ pub fn ip_list() -> Corpus {
     )
 }
 
+pub fn form() -> Corpus {
+    let corpus = texts(&[
+        "hashes=0123456789abcdef0123456789abcdef01234567|all&value=true&tags=a%2Cb+c",
+        "json={\"save_path\":\"/srv\",\"dl_limit\":1024}&&x&=y&%c3%a4=%f0%9f%98%80",
+        "filter=all&category=&sort=name&reverse=false&limit=-1&offset=18446744073709551616",
+    ]);
+    (
+        corpus,
+        &[b"&", b"=", b"%", b"%00", b"%ff", b"%25", b"+", b"a=b&"],
+    )
+}
+
+pub fn multipart() -> Corpus {
+    let corpus = texts(&[
+        "multipart/form-data; boundary=B\n--B\r\nContent-Disposition: form-data; name=\"urls\"\r\n\r\nmagnet:?x\r\n\
+         --B\r\nContent-Disposition: form-data; name=\"torrents\"; filename=\"a \\\"b.torrent\"\r\n\
+         Content-Type: application/x-bittorrent\r\n\r\nd4:infode\r\n--B--\r\n",
+        "Multipart/Form-Data; charset=x; boundary=\"----WebKit :1\"\npreamble\r\n------WebKit :1 \t\r\n\
+         content-disposition: form-data; filename*=x; name=torrents\r\n\r\n\r\n------WebKit :1--epilogue",
+        "x\n--B--",
+    ]);
+    (
+        corpus,
+        &[
+            b"\r\n--B",
+            b"\r\n--B\r\n",
+            b"\r\n--B--",
+            b"\r\n\r\n",
+            b"Content-Disposition: form-data; name=",
+            b"; filename=",
+            b"\"",
+            b"\\",
+            b"\r\r\n",
+        ],
+    )
+}
+
 pub fn utp_refusal() -> Corpus {
     let mut syn = vec![0x41, 0, 0x12, 0x34];
     syn.extend([0; 16]);

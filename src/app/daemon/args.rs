@@ -114,6 +114,12 @@ pub struct DaemonArgs {
     /// Whoever may ask the API may add torrents and so write files: only below these folders.
     #[arg(long, value_name = "DIRS")]
     pub api_roots: Option<String>,
+    /// Serve this folder as the page, in place of the one that is compiled in
+    ///
+    /// For VueTorrent, Transmission's page and others: a folder with an index.html. It is served to anybody who reaches the
+    /// address, as the page is; what it asks for needs the token or the password.
+    #[arg(long, value_name = "DIR")]
+    pub web_ui: Option<String>,
     /// Shortest announce interval taken from a tracker, for swarms of one's own
     #[arg(long, value_name = "T", hide = true)]
     pub announce_interval_min: Option<String>,
@@ -156,6 +162,7 @@ impl DaemonArgs {
             ("api-password-file", &self.api_password_file),
             ("api-hosts", &self.api_hosts),
             ("api-roots", &self.api_roots),
+            ("web-ui", &self.web_ui),
             ("announce-interval-min", &self.announce_interval_min),
         ];
         let given = all.into_iter();

@@ -57,7 +57,7 @@ const fn live(name: &'static str, default: &'static str, about: &'static str) ->
     }
 }
 
-const KEYS: [Key; 31] = [
+const KEYS: [Key; 32] = [
     key(
         "state",
         "",
@@ -203,6 +203,11 @@ const KEYS: [Key; 31] = [
         "api-roots",
         "[]",
         "Folders besides the one for downloads that the API may put data in.",
+    ),
+    key(
+        "web-ui",
+        "",
+        "Folder that is served as the page, in place of the one that is compiled in. Left out: that one.",
     ),
     key(
         "announce-interval-min",
@@ -479,6 +484,7 @@ impl Values {
             password_file: self.get("api-password-file", path)?,
             host_names: self.get("api-hosts", list)?.unwrap_or_default(),
             roots: roots.into_iter().map(PathBuf::from).collect(),
+            web_ui: self.get("web-ui", path)?,
         })
     }
 }

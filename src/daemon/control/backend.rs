@@ -532,6 +532,8 @@ pub trait Backend: 'static {
     fn session(&self) -> Session;
     /// More of one torrent.
     async fn details(&self, info_hash: InfoHash) -> Result<Details, Refusal>;
+    /// Its .torrent file.
+    async fn torrent_file(&self, info_hash: InfoHash) -> Result<Vec<u8>, Refusal>;
     /// Takes a torrent in, or tells which one it is already.
     async fn add(&self, torrent: NewTorrent) -> Result<Added, Refusal>;
     /// Has a torrent do something.

@@ -1,10 +1,11 @@
 //! The list of torrents with what changed in it since when: for clients that ask only for that. Layer 6.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backend::Torrent;
+use crate::base::InfoHash;
 
 /// A torrent that changed or went within this time is *recently active*.
 const RECENT: Duration = Duration::from_secs(60);
@@ -19,6 +20,8 @@ pub struct Catalog {
     /// By id.
     entries: BTreeMap<u64, Entry>,
     removed: VecDeque<Removed>,
+    /// What was removed at this number or before may be forgotten.
+    forgotten: u64,
     /// Number of the last look that found a change.
     sequence: u64,
     looked: Option<Instant>,
@@ -34,6 +37,7 @@ struct Entry {
 #[derive(Debug)]
 struct Removed {
     id: u64,
+    info_hash: InfoHash,
     sequence: u64,
     when: Instant,
 }
@@ -74,15 +78,18 @@ impl Catalog {
             self.entries.insert(entry.torrent.id, entry);
         }
         is_changed |= !gone.is_empty();
-        for id in gone.into_keys() {
+        for (id, entry) in gone {
             self.removed.push_back(Removed {
                 id,
+                info_hash: entry.torrent.info_hash,
                 sequence: next,
                 when: now,
             });
         }
         while self.removed.len() > REMOVED_MAX {
-            self.removed.pop_front();
+            if let Some(removed) = self.removed.pop_front() {
+                self.forgotten = removed.sequence;
+            }
         }
         if is_changed {
             self.sequence = next;
@@ -113,6 +120,25 @@ impl Catalog {
         )
     }
 
+    /// The info_hashes that went behind that number, and did not come back.
+    pub fn removed_since(&self, sequence: u64) -> Vec<InfoHash> {
+        let removed = self.removed.iter();
+        let removed = removed.filter(|removed| removed.sequence > sequence);
+        let mut hashes: BTreeSet<InfoHash> = removed.map(|removed| removed.info_hash).collect();
+        // The look over all that are there is worth it only when one of a few may be back.
+        if !hashes.is_empty() {
+            self.all().for_each(|torrent| {
+                hashes.remove(&torrent.info_hash);
+            });
+        }
+        hashes.into_iter().collect()
+    }
+
+    /// Whether all that went behind that number is still known.
+    pub const fn knows_since(&self, sequence: u64) -> bool {
+        self.forgotten <= sequence
+    }
+
     /// What changed within the last minute, and the ids that went.
     pub fn recent(&self, now: Instant) -> (Vec<Arc<Torrent>>, Vec<u64>) {
         let changed = self.entries.values();
@@ -131,7 +157,6 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::InfoHash;
 
     fn torrent(id: u8, name: &str) -> Arc<Torrent> {
         let torrent = Torrent::nothing(id.into(), InfoHash::new([id; 20]), name);
@@ -158,6 +183,8 @@ mod tests {
         catalog.look(vec![torrent(1, "a")], later);
         let (changed, removed) = catalog.since(second);
         assert_eq!((ids(&changed), removed), (vec![], vec![2]));
+        assert_eq!(catalog.removed_since(second), [InfoHash::new([2; 20])]);
+        assert!(catalog.knows_since(first));
         catalog.look(vec![torrent(1, "a")], later);
         assert_eq!(catalog.sequence(), second + 1, "nothing changed");
     }

@@ -62,6 +62,18 @@ impl Credentials {
     }
 }
 
+impl Credentials {
+    /// Whether name and password are right, as a form brings them. Takes as long for any wrong password.
+    pub fn accept_login(&self, user: &str, password: &str) -> bool {
+        let is_user = match &self.user {
+            Some(expected) => is_same(user.as_bytes(), expected.as_bytes()),
+            None => true,
+        };
+        // Both are compared whatever the first one was.
+        is_user & is_same(password.as_bytes(), self.password.as_bytes())
+    }
+}
+
 /// Compares by digests, byte for byte to the end: the time tells nothing of where they differ.
 fn is_same(one: &[u8], other: &[u8]) -> bool {
     let (one, other) = (Sha1::digest(one), Sha1::digest(other));
@@ -160,9 +172,35 @@ fn without_port(host: &str) -> Option<&str> {
 
 /// A page may ask only the server that it came from. Programs name no origin.
 pub fn is_origin_allowed(request: &Request) -> bool {
-    let Some(origin) = &request.origin else {
-        return true;
+    match &request.origin {
+        Some(origin) => is_own_place(origin, request),
+        None => true,
+    }
+}
+
+/// Whether nothing says that a page of another site began the request: neither the page that it comes from, nor the
+/// browser. For requests that carry a cookie, which a browser adds by itself.
+pub fn is_same_site(request: &Request) -> bool {
+    let is_ours = match &request.referer {
+        Some(referer) => {
+            let end = referer.match_indices('/').nth(2).map(|(at, _)| at);
+            is_own_place(
+                referer
+                    .get(..end.unwrap_or(referer.len()))
+                    .unwrap_or_default(),
+                request,
+            )
+        }
+        None => true,
     };
+    is_ours
+        && !matches!(
+            request.fetch_site.as_deref(),
+            Some("cross-site" | "same-site")
+        )
+}
+
+fn is_own_place(origin: &str, request: &Request) -> bool {
     let place = origin
         .strip_prefix("http://")
         .or_else(|| origin.strip_prefix("https://"));
@@ -192,6 +230,10 @@ mod tests {
             assert!(!named.accept(wrong), "{wrong}");
         }
         assert!(of(None).accept(&basic("anybody:p:w")));
+        assert!(named.accept_login("me", "p:w") && of(None).accept_login("", "p:w"));
+        for (user, password) in [("me", ""), ("", "p:w"), ("you", "p:w"), ("me", "p:w ")] {
+            assert!(!named.accept_login(user, password), "{user} {password}");
+        }
     }
 
     #[test]
@@ -226,6 +268,35 @@ mod tests {
         }
         let other = "2001:db8::ffff".parse().unwrap();
         assert!(failures.wait(other, now).is_some());
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_told_by_where_they_come_from() {
+        let request = |lines: &str| {
+            let head = format!("GET / HTTP/1.1\r\nHost: box:90\r\n{lines}\r\n\r\n");
+            Request::parse(head.as_bytes()).unwrap().unwrap().0
+        };
+        for good in [
+            "A: b",
+            "Referer: http://box:90/",
+            "Referer: https://BOX:90/a?b#c",
+            "Referer: http://box:90",
+            "Sec-Fetch-Site: same-origin",
+            "Sec-Fetch-Site: none",
+        ] {
+            assert!(is_same_site(&request(good)), "{good}");
+        }
+        for bad in [
+            "Referer: http://evil/box:90/",
+            "Referer: http://box:90.evil/",
+            "Referer: http://box:90@evil/",
+            "Referer: http://box/",
+            "Referer: nonsense",
+            "Sec-Fetch-Site: cross-site",
+            "Sec-Fetch-Site: same-site",
+        ] {
+            assert!(!is_same_site(&request(bad)), "{bad}");
+        }
     }
 
     #[test]

@@ -10,8 +10,16 @@ pub struct Request {
     pub method: String,
     /// Without the query, percent escapes as they came.
     pub path: String,
+    /// Behind the `?`, percent escapes as they came.
+    pub query: String,
     pub host: Option<String>,
     pub origin: Option<String>,
+    /// The page that it comes from, and how a browser says that that is to us.
+    pub referer: Option<String>,
+    pub fetch_site: Option<String>,
+    /// All cookies, in one line.
+    pub cookie: Option<String>,
+    pub content_type: Option<String>,
     pub authorization: Option<String>,
     pub session_id: Option<String>,
     pub if_none_match: Option<String>,
@@ -60,12 +68,18 @@ impl Request {
         };
         let is_11 = head.version == Some(1);
         let target = head.path.unwrap_or_default();
-        let path = target.split(['?', '#']).next().unwrap_or_default();
+        let target = target.split('#').next().unwrap_or_default();
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let mut request = Request {
             method: head.method.unwrap_or_default().to_owned(),
             path: path.to_owned(),
+            query: query.to_owned(),
             host: None,
             origin: None,
+            referer: None,
+            fetch_site: None,
+            cookie: None,
+            content_type: None,
             authorization: None,
             session_id: None,
             if_none_match: None,
@@ -80,6 +94,14 @@ impl Request {
             match header.name.to_ascii_lowercase().as_str() {
                 "host" => once(&mut request.host, value?)?,
                 "origin" => once(&mut request.origin, value?)?,
+                "referer" => once(&mut request.referer, value?)?,
+                "sec-fetch-site" => once(&mut request.fetch_site, value?)?,
+                "content-type" => once(&mut request.content_type, value?)?,
+                "cookie" => {
+                    let all = request.cookie.get_or_insert_default();
+                    all.push_str("; ");
+                    all.push_str(value?);
+                }
                 "authorization" => once(&mut request.authorization, value?)?,
                 "x-transmission-session-id" => once(&mut request.session_id, value?)?,
                 "if-none-match" => request.if_none_match = Some(value?.to_owned()),
@@ -191,7 +213,8 @@ impl Response {
             head.push_str(&format!("Content-Type: {}\r\n", self.content_type));
         }
         head.push_str(framing);
-        for (name, value) in SECURITY {
+        let is_own = |name: &str| self.headers.iter().all(|(own, _)| *own != name);
+        for (name, value) in SECURITY.into_iter().filter(|(name, _)| is_own(name)) {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         let mut is_cached = false;
@@ -225,6 +248,7 @@ const SECURITY: [(&str, &str); 5] = [
 const fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        301 => "Moved Permanently",
         204 => "No Content",
         304 => "Not Modified",
         400 => "Bad Request",
@@ -235,6 +259,7 @@ const fn reason(status: u16) -> &'static str {
         408 => "Request Timeout",
         409 => "Conflict",
         413 => "Content Too Large",
+        415 => "Unsupported Media Type",
         421 => "Misdirected Request",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
@@ -263,6 +288,7 @@ mod tests {
         let (request, length) = parse(&format!("{text}abc")).unwrap().unwrap();
         assert_eq!(length, text.len());
         assert_eq!(request.path, "/transmission/rpc");
+        assert_eq!(request.query, "x");
         assert_eq!(request.host.as_deref(), Some("a:1"));
         assert_eq!(request.authorization.as_deref(), Some("Basic eDp5"));
         assert_eq!(request.session_id.as_deref(), Some("s"));

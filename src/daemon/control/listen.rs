@@ -12,9 +12,11 @@ use tracing::{info, warn};
 
 use super::guard::Credentials;
 use super::live::Live;
+use super::qbt::Qbt;
 use super::roots::Roots;
 use super::rpc::Rpc;
 use super::server::{self, Access, Shared};
+use super::web_ui::WebUi;
 use crate::daemon::{Control, Service};
 use crate::session::SessionConfig;
 use crate::uring::inherited;
@@ -38,6 +40,8 @@ pub struct ControlSettings {
     pub host_names: Vec<String>,
     /// Folders besides the one for downloads that data may lie in.
     pub roots: Vec<PathBuf>,
+    /// A folder that is served in place of the page.
+    pub web_ui: Option<PathBuf>,
 }
 
 /// Why there is no server.
@@ -51,6 +55,8 @@ pub enum ListenError {
     Socket { path: PathBuf, error: io::Error },
     #[error("cannot use {}: {error}", path.display())]
     Secret { path: PathBuf, error: io::Error },
+    #[error("cannot serve {} as the page: {error}", path.display())]
+    WebUi { path: PathBuf, error: io::Error },
 }
 
 impl ListenError {
@@ -60,6 +66,7 @@ impl ListenError {
             ListenError::Open(_) => "name a file with a password: --api-password-file",
             ListenError::Address(..) => "choose another address with --api, or none: --api off",
             ListenError::Socket { .. } => "choose another place with --api-socket",
+            ListenError::WebUi { .. } => "name a folder with an index.html with --web-ui",
             ListenError::Secret { .. } => {
                 "the file holds one line and is for its owner only: chmod 600"
             }
@@ -73,6 +80,7 @@ pub struct Listeners {
     unix: Vec<UnixListener>,
     access: Access,
     roots: Roots,
+    web_ui: Option<WebUi>,
     session: SessionConfig,
     session_id: String,
 }
@@ -108,6 +116,12 @@ impl Listeners {
             None => token(&state.join("control.token")),
         };
         let password = password.map_err(|(path, error)| ListenError::Secret { path, error })?;
+        let web_ui = settings.web_ui.as_ref().map(|path| {
+            WebUi::open(path).map_err(|error| ListenError::WebUi {
+                path: path.clone(),
+                error,
+            })
+        });
         let no_id = |error| ListenError::Secret {
             path: state.clone(),
             error,
@@ -123,6 +137,7 @@ impl Listeners {
                 host_names: settings.host_names.clone(),
             },
             roots: Roots::new(settings.roots.clone()),
+            web_ui: web_ui.transpose()?,
             session: session.clone(),
             session_id: random_text().map_err(no_id)?,
         })
@@ -145,7 +160,8 @@ impl Listeners {
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn_local(async move { facts.read_facts().await });
         let rpc = Rpc::new(live, self.roots, self.session_id);
-        let shared = Shared::new(rpc, self.access);
+        let qbt = Qbt::open(&self.session.state_dir);
+        let shared = Shared::new(rpc, qbt, self.access, self.web_ui);
         for listener in self.tcp {
             let listener = listener
                 .set_nonblocking(true)

@@ -333,6 +333,10 @@ impl Backend for Live {
         Ok(view::details(&listed.row, metainfo.as_ref(), told.as_ref()))
     }
 
+    async fn torrent_file(&self, info_hash: InfoHash) -> Result<Vec<u8>, Refusal> {
+        Ok(self.control.metainfo(info_hash).await?.to_torrent())
+    }
+
     async fn add(&self, torrent: NewTorrent) -> Result<Added, Refusal> {
         let mut selected_files = None;
         // Trackers that it has when it is there already.

@@ -1,4 +1,4 @@
-//! Control from outside: HTTP on the control thread, with Transmission's RPC, the live table, metrics and the page. Layer 6.
+//! Control from outside: HTTP on the control thread, with Transmission's RPC, qBittorrent's, the live table, metrics and the page. Layer 6.
 //!
 //! Nothing here runs on the ring thread, and nothing here waits for it but answers to commands.
 
@@ -11,10 +11,12 @@ pub mod json;
 mod listen;
 mod live;
 mod metrics;
+pub mod qbt;
 pub mod roots;
 mod routes;
 pub mod rpc;
 pub mod server;
 mod view;
+pub mod web_ui;
 
 pub use listen::{ControlSettings, ListenError, Listeners, socket_path};

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::backend::Backend;
-use super::guard::{is_host_allowed, is_origin_allowed};
+use super::guard::{is_host_allowed, is_origin_allowed, is_same_site};
 use super::http::{Request, Response};
 use super::metrics;
+use super::qbt::{self, Kind, Method, Qbt};
 use super::rpc::{Answer, RPC_VERSION_SEMVER};
 use super::server::{Client, Shared};
 use crate::daemon::page;
@@ -14,9 +15,12 @@ use crate::daemon::page;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     Rpc,
+    Qbt(&'static Method),
     Events,
     Metrics,
     Asset(&'static page::Asset),
+    /// Of the folder in place of the page.
+    File,
 }
 
 /// Where a request goes, or the answer that sends it away: a host that is not ours (HOSTILE.md A3), an origin that is not
@@ -40,17 +44,22 @@ pub fn check<B: Backend>(
             return Err(Response::plain(403, "pages of other sites may not ask"));
         }
     }
+    if let Some(method) = qbt::find(&request.path) {
+        return check_qbt(shared, request, method, client, now).map(Route::Qbt);
+    }
     let route = match request.path.as_str() {
         "/transmission/rpc" | "/transmission/rpc/" => Route::Rpc,
         "/api/events" => Route::Events,
         "/metrics" => Route::Metrics,
+        // Where it leads is found out when it is opened.
+        _ if shared.web_ui.is_some() => Route::File,
         // Compared as a whole with the few names that there are: no path is ever opened.
         path => match page::find(path) {
             Some(asset) => Route::Asset(asset),
             None => return Err(Response::plain(404, "there is nothing here")),
         },
     };
-    let is_asset = matches!(route, Route::Asset(_));
+    let is_asset = matches!(route, Route::Asset(_) | Route::File);
     if let Client::Remote(ip) = client
         && !is_asset
     {
@@ -73,6 +82,86 @@ pub fn check<B: Backend>(
         true => Ok(route),
         false => Err(Response::plain(405, "this is asked for in another way")),
     }
+}
+
+/// The same for qBittorrent's methods: a session's cookie opens them too, and what is wrong is 403 in their words.
+fn check_qbt<B: Backend>(
+    shared: &Shared<B>,
+    request: &Request,
+    method: Option<&'static Method>,
+    client: Client,
+    now: Instant,
+) -> Result<&'static Method, Response> {
+    let is_login = method.is_some_and(|method| method.kind == Kind::Login);
+    if let Client::Remote(ip) = client {
+        if !is_same_site(request) {
+            return Err(qbt::text(403, "pages of other sites may not ask"));
+        }
+        // A login may bring what is meant for a proxy in front: only its body counts.
+        if is_login {
+            listen_to(shared, ip, now)?;
+        } else if !shared.qbt.is_signed_in(request, now) {
+            sign_in_to_qbt(shared, request, ip, now)?;
+        }
+    }
+    let method = method.ok_or_else(|| qbt::text(404, "there is no such method"))?;
+    let is_method = match method.kind {
+        Kind::Reads => matches!(request.method.as_str(), "GET" | "HEAD" | "POST"),
+        Kind::Writes | Kind::Adds | Kind::Login => request.method == "POST",
+    };
+    match is_method {
+        true => Ok(method),
+        false => Err(qbt::text(405, "this is asked for in another way")),
+    }
+}
+
+fn listen_to<B: Backend>(
+    shared: &Shared<B>,
+    ip: std::net::IpAddr,
+    now: Instant,
+) -> Result<(), Response> {
+    match shared.failures.borrow().wait(ip, now) {
+        Some(wait) => {
+            let seconds = wait.as_secs() + 1;
+            Err(qbt::text(403, "too many wrong passwords").with("Retry-After", seconds.to_string()))
+        }
+        None => Ok(()),
+    }
+}
+
+fn sign_in_to_qbt<B: Backend>(
+    shared: &Shared<B>,
+    request: &Request,
+    ip: std::net::IpAddr,
+    now: Instant,
+) -> Result<(), Response> {
+    listen_to(shared, ip, now)?;
+    sign_in(shared, request, ip, now).map_err(|_| qbt::text(403, "Forbidden"))
+}
+
+/// The login itself; a wrong one counts as any other wrong password.
+fn log_in<B: Backend>(
+    shared: &Shared<B>,
+    request: &Request,
+    client: Client,
+    body: &[u8],
+    now: Instant,
+) -> Response {
+    let Client::Remote(ip) = client else {
+        return shared.qbt.log_in(request, true, now);
+    };
+    // Others may have been wrong since the head came.
+    if let Err(answer) = listen_to(shared, ip, now) {
+        return answer;
+    }
+    let login = Qbt::login(request, body);
+    let is_right = qbt::accepts(&shared.access.credentials, login.as_ref());
+    let mut failures = shared.failures.borrow_mut();
+    match is_right {
+        true => failures.succeeded(ip),
+        false => failures.failed(ip, now),
+    }
+    shared.qbt.log_in(request, is_right, now)
 }
 
 fn sign_in<B: Backend>(
@@ -119,10 +208,15 @@ fn sign_in<B: Backend>(
 pub async fn answer<B: Backend>(
     shared: &Shared<B>,
     request: &Request,
+    client: Client,
     route: &Route,
     body: &[u8],
 ) -> Response {
     match route {
+        Route::Qbt(method) if method.kind == Kind::Login => {
+            log_in(shared, request, client, body, Instant::now())
+        }
+        Route::Qbt(method) => shared.qbt.answer(&shared.rpc, method, request, body).await,
         Route::Rpc => match shared.rpc.answer(body).await {
             Answer::Json(json) => Response::json(json),
             Answer::Nothing => Response {
@@ -136,6 +230,13 @@ pub async fn answer<B: Backend>(
             content_type: "text/plain; version=0.0.4; charset=utf-8",
             headers: Vec::new(),
             body: metrics::text(shared).into_bytes(),
+        },
+        Route::File => match &shared.web_ui {
+            Some(folder) => {
+                let held = request.if_none_match.as_deref();
+                folder.answer(&request.path, held).await
+            }
+            None => Response::plain(404, "there is nothing here"),
         },
         Route::Asset(asset) => {
             let held = request.if_none_match.as_deref();

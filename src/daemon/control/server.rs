@@ -15,8 +15,10 @@ use super::backend::Backend;
 use super::events;
 use super::guard::{Credentials, Failures};
 use super::http::{Request, Response};
+use super::qbt::{Kind, Qbt};
 use super::routes::{self, Route};
 use super::rpc::Rpc;
+use super::web_ui::WebUi;
 use crate::wire::http::{HttpError, Unframer};
 
 /// Connections at a time: browsers and programs have a few each.
@@ -32,6 +34,8 @@ const WRITE_TIME: Duration = Duration::from_secs(20);
 const WRITE_BYTES: usize = 256 << 10;
 /// Bodies that are not a .torrent being added.
 const BODY_BYTES_MAX: usize = 1 << 20;
+/// A login's, which anybody may send: a name and a password.
+const LOGIN_BODY_BYTES_MAX: usize = 16 << 10;
 /// 64 MiB in base64, and the rest of the request.
 const TORRENT_BODY_BYTES_MAX: usize = 88 << 20;
 /// Such bodies at a time; others wait.
@@ -54,7 +58,10 @@ pub struct Access {
 /// What all connections share.
 pub struct Shared<B> {
     pub rpc: Rpc<B>,
+    pub qbt: Qbt,
     pub access: Access,
+    /// A folder in place of the page.
+    pub web_ui: Option<WebUi>,
     pub failures: RefCell<Failures>,
     connections: Cell<usize>,
     streams: Cell<usize>,
@@ -63,10 +70,12 @@ pub struct Shared<B> {
 
 impl<B: Backend> Shared<B> {
     /// Nobody connected yet.
-    pub fn new(rpc: Rpc<B>, access: Access) -> Rc<Shared<B>> {
+    pub fn new(rpc: Rpc<B>, qbt: Qbt, access: Access, web_ui: Option<WebUi>) -> Rc<Shared<B>> {
         Rc::new(Shared {
             rpc,
+            qbt,
             access,
+            web_ui,
             failures: RefCell::default(),
             connections: Cell::new(0),
             streams: Cell::new(0),
@@ -216,7 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if matches!(route, Route::Events) {
                 return self.stream_events(shared).await;
             }
-            let response = routes::answer(shared, &request, &route, &body).await;
+            let response = routes::answer(shared, &request, self.client, &route, &body).await;
             drop(body);
             self.send(&request, &response, request.is_keep_alive)
                 .await?;
@@ -267,7 +276,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Ok(Vec::new());
         }
         let reading = self.read_body_bytes(shared, request, route);
-        match timeout(BODY_TIME, reading).await {
+        let time = match route {
+            Route::Qbt(method) if method.kind == Kind::Login => HEAD_TIME,
+            _ => BODY_TIME,
+        };
+        match timeout(time, reading).await {
             Ok(read) => read,
             Err(_) => Err(Some(408)),
         }
@@ -281,6 +294,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Result<Vec<u8>, Option<u16>> {
         let bytes_max = match route {
             Route::Rpc => TORRENT_BODY_BYTES_MAX,
+            Route::Qbt(method) if method.kind == Kind::Adds => TORRENT_BODY_BYTES_MAX,
+            Route::Qbt(method) if method.kind == Kind::Login => LOGIN_BODY_BYTES_MAX,
             _ => BODY_BYTES_MAX,
         };
         let mut framing = Unframer::new(request.framing);

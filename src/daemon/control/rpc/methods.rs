@@ -126,11 +126,7 @@ impl<B: Backend> Rpc<B> {
 
     /// The folder, if it lies within those allowed.
     pub(super) async fn allowed(&self, folder: &str) -> Result<std::path::PathBuf, Fault> {
-        let session = self.backend().session();
-        match self.roots.allow(folder, &session.downloads).await {
-            Ok(path) => Ok(path),
-            Err(_) => Ok(self.roots.allow(folder, &session.first_downloads).await?),
-        }
+        Ok(self.allow(folder).await?)
     }
 
     async fn torrent_get(&self, args: &Args, out: &mut Json) -> Result<(), Fault> {

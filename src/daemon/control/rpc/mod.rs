@@ -121,9 +121,21 @@ impl<B: Backend> Rpc<B> {
     }
 
     /// Looks at the torrents anew, for what was changed a moment ago.
-    fn refresh(&self) {
+    pub(in crate::daemon::control) fn refresh(&self) {
         let torrents = self.backend.torrents();
         self.catalog.borrow_mut().look(torrents, Instant::now());
+    }
+
+    /// The folder, if it lies within those allowed.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn allow(&self, folder: &str) -> Result<std::path::PathBuf, Refusal> {
+        let session = self.backend.session();
+        match self.roots.allow(folder, &session.downloads).await {
+            Ok(path) => Ok(path),
+            Err(_) => self.roots.allow(folder, &session.first_downloads).await,
+        }
     }
 
     /// Does what the bytes ask for. Never panics, whatever they are.
