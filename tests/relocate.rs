@@ -451,3 +451,86 @@ fn what_changes_while_it_is_copied_is_copied_anew_before_the_switch() {
     );
     assert_eq!(std::fs::read(&changed).unwrap(), b"theirs");
 }
+
+#[test]
+fn ctl_moves_and_shows_and_the_roots_are_kept_to() {
+    let sample = tree(4, MIB);
+    let state = sample.dir("state");
+    let (roots, outside) = (sample.dir("roots"), sample.dir("outside"));
+    let roots_given = roots.to_str().unwrap();
+    let mut daemon = Daemon::start_with(&state, &["--api-roots", roots_given]);
+    let info_hash = daemon.add(&sample, &sample.data);
+    daemon.seeding();
+    let ctl = |arguments: &[&str]| {
+        let mut command = support::program::command();
+        command
+            .arg("ctl")
+            .args(arguments)
+            .arg("--state")
+            .arg(&state);
+        let output = command.output().unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(told).unwrap())
+    };
+    let (is_done, told) = ctl(&["move", &info_hash, "--to", outside.to_str().unwrap()]);
+    assert!(!is_done && told.contains("outside those"), "{told}");
+    let target = roots.join("new");
+    let (is_done, told) = ctl(&["move", &info_hash, "--to", target.to_str().unwrap()]);
+    assert!(is_done, "{told}");
+    daemon.moved();
+    assert!(sample.data.exists() && all_in(&sample.data).is_empty());
+    let (_, shown) = ctl(&["show", &info_hash]);
+    assert!(shown.contains(target.to_str().unwrap()), "{shown}");
+    assert!(target.join("sample/folder 0/0").exists());
+    daemon.terminate();
+}
+
+#[test]
+fn files_folders_and_the_root_are_renamed_and_stay_so() {
+    let sample = tree(4, MIB);
+    let content = Content::of(&sample);
+    let mut daemon = Daemon::start(&sample.dir("state"));
+    let addr = daemon.gyre.listening();
+    let info_hash = daemon.add(&sample, &sample.data);
+    daemon.seeding();
+    let rename = |daemon: &mut Daemon, path: &str, name: &str| {
+        let asked = serde_json::json!({
+            "do": "rename", "info_hash": info_hash, "path": path, "name": name,
+        });
+        daemon.ask(asked)["error"].as_str().map(str::to_owned)
+    };
+    for (path, name) in [
+        ("sample/folder 0/0", "zero"),
+        ("sample/folder 0", "first"),
+        ("sample", "other root"),
+        ("other root/first/zero", "nil"),
+    ] {
+        assert_eq!(rename(&mut daemon, path, name), None, "{path}");
+    }
+    for (path, name) in [
+        ("sample/folder 1", "x"),
+        ("other root/first", "folder 1"),
+        ("other root", "../out"),
+    ] {
+        assert!(rename(&mut daemon, path, name).is_some(), "{path}");
+    }
+    std::fs::write(sample.data.join("taken"), "theirs").unwrap();
+    let taken = rename(&mut daemon, "other root", "taken").unwrap();
+    assert!(taken.contains("is there already"), "{taken}");
+    let seeding = daemon.seeding();
+    assert_eq!(seeding["pieces_checked"], 0, "{seeding}");
+    assert_eq!(seeding["name"], "other root");
+    let peer = Constant::start(addr, content);
+    peer.wait_for(50);
+    peer.end();
+    assert!(sample.data.join("other root/first/nil").exists());
+    assert!(!sample.content.exists());
+    daemon.gyre.kill9();
+    let mut daemon = Daemon::start(&sample.dir("state"));
+    let seeding = daemon.seeding();
+    assert_eq!(
+        (&seeding["name"], &seeding["trouble"]),
+        (&"other root".into(), &serde_json::Value::Null)
+    );
+    daemon.terminate();
+}

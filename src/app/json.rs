@@ -30,7 +30,9 @@ pub fn event(event: &SessionEvent) -> Value {
                 .collect();
             json!({"event": "lab", "lab": lab})
         }
-        SessionEvent::Complete { info_hash, seconds } => {
+        SessionEvent::Complete {
+            info_hash, seconds, ..
+        } => {
             json!({"event": "complete", "info_hash": info_hash.to_string(), "seconds": round_ms(*seconds)})
         }
         SessionEvent::Mapped {
@@ -250,6 +252,7 @@ mod tests {
         let complete = event(&SessionEvent::Complete {
             info_hash: InfoHash::new([0; 20]),
             seconds: 1.23456,
+            is_news: true,
         });
         assert_eq!(complete["seconds"], 1.235);
         let error = event(&SessionEvent::Error {

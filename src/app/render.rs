@@ -94,7 +94,9 @@ impl Renderer {
             }
             SessionEvent::Progress(progress) => self.on_progress(progress),
             SessionEvent::Dht(_) | SessionEvent::Lab(_) | SessionEvent::Mapped { .. } => {}
-            SessionEvent::Complete { info_hash, seconds } => self.on_complete(*info_hash, *seconds),
+            SessionEvent::Complete {
+                info_hash, seconds, ..
+            } => self.on_complete(*info_hash, *seconds),
             SessionEvent::Banned { ip, .. } => {
                 tracing::info!(%ip, "peer sent corrupt data and is refused");
             }

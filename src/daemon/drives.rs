@@ -87,7 +87,7 @@ fn residents(listed: &[Listed]) -> BTreeMap<PathBuf, Residents> {
     let mut folders: BTreeMap<PathBuf, Residents> = BTreeMap::new();
     for one in listed {
         let row = &one.row;
-        let Some(shown) = one.shown.as_ref().filter(|_| row.pieces_have > 0) else {
+        let Some(shown) = one.shown.as_ref().filter(|_| row.expects_data()) else {
             continue;
         };
         if !folders.contains_key(&row.folder) && folders.len() >= FOLDERS_MAX {

@@ -222,7 +222,7 @@ impl Control {
         start: Start,
     ) -> Result<Mover, RelocateError> {
         let (torrents, info_hash) = (self.inner.torrents.clone(), row.info_hash);
-        let has_data = row.pieces_have > 0;
+        let has_data = row.expects_data();
         let opened = off_thread(move || {
             let job = torrents.job(info_hash).map_err(RelocateError::Torrent)?;
             let Job::Torrent(mut config) = job else {

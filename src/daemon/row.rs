@@ -171,6 +171,11 @@ impl TorrentRow {
         serde_json::from_slice(json).map_err(|error| RowError::BadValue(error.to_string()))
     }
 
+    /// It had data: where none is found, its disk is missing.
+    pub const fn expects_data(&self) -> bool {
+        self.pieces_have > 0 || self.downloaded_bytes > 0 || self.done_unix_s.is_some()
+    }
+
     /// The figures shown before its first run.
     pub fn figures(&self) -> TorrentProgress {
         TorrentProgress {

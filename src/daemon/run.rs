@@ -9,18 +9,20 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use super::folder::StateFolder;
 use super::handle::Control;
 use super::kept::{Kept, LiveSettings};
+use super::hooks::{self, Hook};
 use super::notify::Notifier;
 use super::queue::QueueLimits;
 use super::row::TorrentRow;
 use super::store::{Opened, Store};
 use super::torrents::Torrents;
+use super::watch::WatchFolder;
 use super::writer::Writer;
 use crate::base::InfoHash;
 use crate::session::command::{self, CommandSource};
@@ -47,6 +49,10 @@ pub struct Settings {
     pub queue: QueueLimits,
     /// How it is controlled from outside.
     pub control: super::control::ControlSettings,
+    /// Folders whose torrents are added.
+    pub watch: Vec<WatchFolder>,
+    /// Run for each download that is complete.
+    pub on_complete: Option<Hook>,
 }
 
 /// Something that controls the daemon from outside: an API, a page. Runs on the control thread until the daemon ends.
@@ -130,22 +136,45 @@ impl Daemon {
         self,
         ring: &Ring,
         services: Vec<Service>,
-        events: impl FnMut(SessionEvent) + 'static,
+        mut events: impl FnMut(SessionEvent) + 'static,
     ) -> Result<SessionSummary, SessionError> {
         let (ended, on_end) = oneshot::channel();
         let control = self.control.clone();
+        let (completions, complete) = mpsc::channel(hooks::WAITING_MAX);
+        let hook = self.settings.on_complete;
+        let has_hook = hook.is_some();
+        let watched = self.settings.watch;
+        let own: [Service; 3] = [
+            Box::new(|control| Box::pin(super::drives::watch(control))),
+            Box::new(|control| Box::pin(super::watch::watch(control, watched))),
+            Box::new(|control| Box::pin(hooks::run(control, hook, complete))),
+        ];
+        let services = services.into_iter().chain(own).collect();
         let thread = std::thread::Builder::new().name("gyre-control".into());
         let thread = thread.spawn(move || run_control(&control, services, on_end));
         let thread = thread.map_err(|error| {
             SessionError::new(format!("cannot start a thread: {error}"), "try again")
         })?;
+        let told = move |event: SessionEvent| {
+            if let SessionEvent::Complete {
+                info_hash,
+                is_news: true,
+                ..
+            } = &event
+                && has_hook
+                && completions.try_send(*info_hash).is_err()
+            {
+                warn!(%info_hash, "too many downloads are complete at once: on-complete is not run");
+            }
+            events(event);
+        };
         let session = self.settings.session;
         let serve = session::serve(
             session,
             self.torrents.clone(),
             self.commands,
             self.stopper,
-            events,
+            told,
         );
         let summary = ring.block_on(serve);
         let _ = ended.send(());
@@ -196,14 +225,13 @@ fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Recei
             .into_iter()
             .map(|service| tokio::task::spawn_local(service(control.clone())))
             .collect();
-        let drives = tokio::task::spawn_local(super::drives::watch(control.clone()));
         let mut revision = 0;
         tokio::select! {
             () = keep(control, &notifier, &mut revision) => {}
             _ = on_end => {}
         }
         notifier.tell("STOPPING=1");
-        for service in running.into_iter().chain([drives]) {
+        for service in running {
             service.abort();
         }
         let (_, kept) = control.take_figures(revision);

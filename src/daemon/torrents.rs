@@ -79,7 +79,7 @@ impl Torrents {
             metainfo: Arc::new(metainfo),
             folder: row.folder.clone(),
             place: DataPlace {
-                is_expected: row.pieces_have > 0,
+                is_expected: row.expects_data(),
                 renames: row.renames.clone(),
             },
             fetches: row.fetches,

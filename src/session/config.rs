@@ -386,6 +386,8 @@ pub enum SessionEvent {
     Complete {
         info_hash: InfoHash,
         seconds: f64,
+        /// This run fetched some of it.
+        is_news: bool,
     },
     /// An address sent corrupt data and is refused from now on.
     Banned {

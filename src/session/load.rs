@@ -323,13 +323,11 @@ pub(super) fn layout_of(config: &TorrentConfig) -> Result<FileLayout, SessionErr
 }
 
 /// Where data was and is not, its disk is missing: nothing is made in the mount point's place (HOSTILE.md L15).
-fn refuse_absent(
-    config: &TorrentConfig,
-    folder: &Path,
-    layout: &FileLayout,
-) -> Result<(), SessionError> {
-    let root = folder.join(layout.root_name());
-    if !config.place.is_expected || std::fs::symlink_metadata(&root).is_ok() {
+fn refuse_absent(config: &TorrentConfig, folder: &Path, root: &Path) -> Result<(), SessionError> {
+    let root = folder.join(root);
+    // Whoever has all of it checked takes it as it is.
+    let is_asked = config.place.is_expected && config.check != CheckMode::Full;
+    if !is_asked || std::fs::symlink_metadata(&root).is_ok() {
         return Ok(());
     }
     let what = match folder.is_dir() {
@@ -360,8 +358,10 @@ fn lock_root(
 /// Everything that blocks before hashing.
 fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError> {
     let info = &config.metainfo.info;
-    let (folder, layout) = locate(config, layout_of(config)?)?;
-    refuse_absent(config, &folder, &layout)?;
+    let own = layout_of(config)?;
+    refuse_absent(config, &super::torrent::folder(config), Path::new(""))?;
+    let (folder, layout) = locate(config, own)?;
+    refuse_absent(config, &folder, layout.root_name())?;
     let selected = selected(config, layout.files().len());
     let wanted = wanted_pieces(&layout, &selected);
     let parts = PartsMap::new(&layout, config.metainfo.info_hash);

@@ -287,6 +287,7 @@ impl<'c> Running<'c> {
                 self.shared.emit(SessionEvent::Complete {
                     info_hash: self.driver.info_hash(),
                     seconds,
+                    is_news: !self.is_old_news,
                 });
                 if !self.is_old_news {
                     self.driver.announcers.completed();

@@ -12,6 +12,7 @@ pub mod listener;
 pub mod map;
 pub mod op;
 pub mod probe;
+pub mod process;
 pub mod random;
 pub mod readahead;
 pub mod resolve;

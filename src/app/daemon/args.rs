@@ -120,6 +120,12 @@ pub struct DaemonArgs {
     /// address, as the page is; what it asks for needs the token or the password.
     #[arg(long, value_name = "DIR")]
     pub web_ui: Option<String>,
+    /// Folders whose .torrent and .magnet files are added, with commas between them
+    ///
+    /// Each as "DIR" or "DIR; to=DIR; label=WORD; paused". What was added is called NAME.added then, what cannot be used
+    /// NAME.invalid.
+    #[arg(long, value_name = "DIRS")]
+    pub watch: Option<String>,
     /// Shortest announce interval taken from a tracker, for swarms of one's own
     #[arg(long, value_name = "T", hide = true)]
     pub announce_interval_min: Option<String>,
@@ -163,6 +169,7 @@ impl DaemonArgs {
             ("api-hosts", &self.api_hosts),
             ("api-roots", &self.api_roots),
             ("web-ui", &self.web_ui),
+            ("watch", &self.watch),
             ("announce-interval-min", &self.announce_interval_min),
         ];
         let given = all.into_iter();

@@ -17,7 +17,7 @@ use crate::app::values::{
 use crate::app::{escape, run};
 use crate::daemon::control::ControlSettings;
 use crate::daemon::control::backend::Count;
-use crate::daemon::{QueueLimits, Settings};
+use crate::daemon::{Hook, QueueLimits, Settings, WATCHED_MAX, WatchFolder};
 use crate::session::{
     DhtSettings, Encryption, PortChoice, PortMapSettings, SeedAfter, SendEngine, SessionConfig,
     WriteEngine,
@@ -28,8 +28,16 @@ use crate::swarm::choker::{SeedChoker, UploadSlots};
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// As Transmission has it.
 const QUEUE_STALLED_DEFAULT: Duration = Duration::from_secs(30 * 60);
+/// A program that has not ended by then hangs.
+const HOOK_TIME: Duration = Duration::from_secs(300);
 /// Where programs for Transmission look.
 const API_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9_091);
+
+/// Keys that no option is for: what is run is the file's owner's matter alone.
+const ON_COMPLETE: &str = "on-complete";
+const ON_COMPLETE_TIME: &str = "on-complete-time";
+/// Between the parts of a list that was read from the file, where commas may be parts of them.
+const PART: char = '\0';
 
 /// A key of the settings file.
 struct Key {
@@ -57,7 +65,7 @@ const fn live(name: &'static str, default: &'static str, about: &'static str) ->
     }
 }
 
-const KEYS: [Key; 32] = [
+const KEYS: [Key; 35] = [
     key(
         "state",
         "",
@@ -210,6 +218,22 @@ const KEYS: [Key; 32] = [
         "Folder that is served as the page, in place of the one that is compiled in. Left out: that one.",
     ),
     key(
+        "watch",
+        "[]",
+        "Folders whose .torrent and .magnet files are added, each as \"DIR\" or \"DIR; to=DIR; label=WORD; paused\".",
+    ),
+    key(
+        ON_COMPLETE,
+        "[]",
+        "Program with its arguments that is run when a download is complete, told by GYRE_NAME, GYRE_INFO_HASH, GYRE_FOLDER, \
+         GYRE_LABELS and GYRE_BYTES. No shell is asked. Only here, no option.",
+    ),
+    key(
+        ON_COMPLETE_TIME,
+        "\"5m\"",
+        "That program is killed after this time. Only here, no option.",
+    ),
+    key(
         "announce-interval-min",
         "\"60s\"",
         "Shortest announce interval taken from a tracker, for swarms of one's own.",
@@ -303,7 +327,11 @@ fn parse(text: &str, file: &str) -> Result<Values, Failure> {
             let message = format!("{at}: there is no key {}", name.get_ref());
             return Err(Failure::usage(message, hint));
         };
-        let Some(text) = as_text(value.get_ref()) else {
+        let between = match key.name {
+            ON_COMPLETE => PART,
+            _ => ',',
+        };
+        let Some(text) = as_text(value.get_ref(), between) else {
             let message = format!(
                 "{at}: {} is no value of {}",
                 value.get_ref().type_str(),
@@ -317,15 +345,19 @@ fn parse(text: &str, file: &str) -> Result<Values, Failure> {
 }
 
 /// The text that an option would have; `None` of what no option can have.
-fn as_text(value: &DeValue<'_>) -> Option<String> {
+fn as_text(value: &DeValue<'_>, between: char) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
         DeValue::Float(number) => Some(number.as_str().to_owned()),
         DeValue::Boolean(is_set) => Some(is_set.to_string()),
         DeValue::Array(values) => {
-            let texts = values.iter().map(|value| as_text(value.get_ref()));
-            Some(texts.collect::<Option<Vec<_>>>()?.join(","))
+            let texts = values.iter().map(|value| as_text(value.get_ref(), between));
+            Some(
+                texts
+                    .collect::<Option<Vec<_>>>()?
+                    .join(&String::from(between)),
+            )
         }
         _ => None,
     }
@@ -432,6 +464,8 @@ impl Values {
         })?;
         Ok(Settings {
             control: self.control()?,
+            watch: self.get("watch", parse_watch)?.unwrap_or_default(),
+            on_complete: self.hook()?,
             session,
             downloads,
             seed_after: SeedAfter {
@@ -463,6 +497,23 @@ impl Values {
         })
     }
 
+    fn hook(&self) -> Result<Option<Hook>, Failure> {
+        let time_limit = self.get(ON_COMPLETE_TIME, parse_duration)?;
+        let argv = self.get(ON_COMPLETE, |text| {
+            let argv: Vec<String> = text.split(PART).map(str::to_owned).collect();
+            match argv.first() {
+                Some(program) if program.is_empty() && argv.len() == 1 => Ok(Vec::new()),
+                Some(program) if program.starts_with('/') => Ok(argv),
+                _ => Err("write the program's whole path first".to_owned()),
+            }
+        })?;
+        let argv = argv.filter(|argv| !argv.is_empty());
+        Ok(argv.map(|argv| Hook {
+            argv,
+            time_limit: time_limit.unwrap_or(HOOK_TIME),
+        }))
+    }
+
     fn control(&self) -> Result<ControlSettings, Failure> {
         let path = |text: &str| Ok(PathBuf::from(text));
         let listen = |text: &str| match text {
@@ -487,6 +538,43 @@ impl Values {
             web_ui: self.get("web-ui", path)?,
         })
     }
+}
+
+/// Watched folders with commas between them, each with its settings behind semicolons.
+fn parse_watch(text: &str) -> Result<Vec<WatchFolder>, String> {
+    let parts = text.split(',').map(str::trim);
+    let folders = parts.filter(|part| !part.is_empty()).map(watch_folder);
+    let folders = folders.collect::<Result<Vec<_>, _>>()?;
+    match folders.len() > WATCHED_MAX {
+        true => Err(format!("watch at most {WATCHED_MAX} folders")),
+        false => Ok(folders),
+    }
+}
+
+fn watch_folder(text: &str) -> Result<WatchFolder, String> {
+    let absolute = |text: &str| {
+        let path = PathBuf::from(text.trim());
+        match path.is_absolute() {
+            true => Ok(path),
+            false => Err(format!("name {text} by its whole path")),
+        }
+    };
+    let mut parts = text.split(';').map(str::trim);
+    let mut watch = WatchFolder {
+        folder: absolute(parts.next().unwrap_or_default())?,
+        to: None,
+        labels: Vec::new(),
+        starts: true,
+    };
+    for part in parts {
+        match part.split_once('=') {
+            Some(("to", folder)) => watch.to = Some(absolute(folder)?),
+            Some(("label", label)) if !label.is_empty() => watch.labels.push(label.to_owned()),
+            None if part == "paused" => watch.starts = false,
+            _ => return Err(format!("write to=DIR, label=WORD or paused, not {part}")),
+        }
+    }
+    Ok(watch)
 }
 
 #[cfg(test)]
@@ -517,6 +605,7 @@ mod tests {
         let mut longs: Vec<&str> = longs.collect();
         longs.retain(|long| !["config", "print-config", "lines"].contains(long));
         let mut keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+        keys.retain(|key| !key.starts_with("on-"));
         keys.sort_unstable();
         longs.sort_unstable();
         assert_eq!(longs, keys);
@@ -547,6 +636,34 @@ mod tests {
             broken.message().starts_with("line 2 of gyre.toml: "),
             "{broken:?}"
         );
+    }
+
+    #[test]
+    fn watched_folders_and_the_program_behind_a_download_are_read_whole() {
+        let read = settings(
+            "watch = [\"/w\", \"/v; to=/d e; label=tv; label=x; paused\"]\non-complete = [\"/bin/x\", \"a, b\", \"\"]",
+        )
+        .unwrap();
+        let labels = ["tv", "x"].map(str::to_owned).to_vec();
+        let second = WatchFolder {
+            folder: "/v".into(),
+            to: Some("/d e".into()),
+            labels,
+            starts: false,
+        };
+        assert_eq!(read.watch[1], second);
+        assert!(read.watch[0].starts && read.watch.len() == 2);
+        let hook = read.on_complete.unwrap();
+        assert_eq!(hook.argv, ["/bin/x", "a, b", ""]);
+        assert_eq!(hook.time_limit, HOOK_TIME);
+        for bad in [
+            "watch = [\"w\"]",
+            "watch = [\"/w; from=/x\"]",
+            "on-complete = \"touch /tmp/x\"",
+            "on-complete = [\"sh\", \"-c\"]",
+        ] {
+            assert!(settings(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

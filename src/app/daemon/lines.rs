@@ -72,6 +72,12 @@ async fn answer(control: &Control, asked: &Value) -> Result<Value, ControlError>
             control.relocate(info_hash()?, to, moves).await?;
             Ok(json!({}))
         }
+        "rename" => {
+            control
+                .rename(info_hash()?, &text("path"), &text("name"))
+                .await?;
+            Ok(json!({}))
+        }
         "list" => {
             let torrents: Vec<Value> = control
                 .torrents()
@@ -102,6 +108,7 @@ fn listed(control: &Control, listed: &Listed) -> Value {
         "info_hash": row.info_hash.to_string(),
         "number": row.number,
         "name": row.name,
+        "labels": row.labels,
         "is_wanted": row.is_wanted,
         "activity": shown.as_ref().map(|shown| format!("{:?}", shown.activity)),
         "state": shown.as_ref().map(|shown| shown.progress.state.as_str()),
