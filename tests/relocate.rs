@@ -479,8 +479,16 @@ fn ctl_moves_and_shows_and_the_roots_are_kept_to() {
     assert!(is_done, "{told}");
     daemon.moved();
     assert!(sample.data.exists() && all_in(&sample.data).is_empty());
-    let (_, shown) = ctl(&["show", &info_hash]);
-    assert!(shown.contains(target.to_str().unwrap()), "{shown}");
+    // The list is looked at anew now and then.
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let (_, shown) = ctl(&["show", &info_hash]);
+        if shown.contains(target.to_str().unwrap()) && shown.contains("seeding") {
+            break;
+        }
+        assert!(Instant::now() < end, "{shown}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     assert!(target.join("sample/folder 0/0").exists());
     daemon.terminate();
 }

@@ -65,7 +65,8 @@ pub async fn watch(control: Control) {
                 Some(before) => on_change(&control, folder, residents, *before, *look).await,
                 // A failure may have been of the moment before.
                 None if look.is_some() => begin(&control, &residents.failed).await,
-                None => {}
+                // Gone before the first look.
+                None => begin_anew(&control, &residents.alive).await,
             }
         }
         known = now;
@@ -117,17 +118,22 @@ async fn on_change(
     if which(before) != which(now) {
         let (is_there, torrents) = (now.is_some(), residents.alive.len());
         info!(folder = %folder.display(), is_there, torrents, "another folder than before");
-        for info_hash in residents.alive.iter().copied() {
-            let asked = control
-                .inner
-                .session
-                .ask(|reply| Command::BeginAnew { info_hash, reply });
-            // It may be gone by now.
-            let _ = asked.await;
-        }
+        begin_anew(control, &residents.alive).await;
     }
     if now.is_some() {
         begin(control, &residents.failed).await;
+    }
+}
+
+/// Has torrents that run or sleep look at their files.
+async fn begin_anew(control: &Control, alive: &[InfoHash]) {
+    for info_hash in alive.iter().copied() {
+        let asked = control
+            .inner
+            .session
+            .ask(|reply| Command::BeginAnew { info_hash, reply });
+        // It may be gone by now.
+        let _ = asked.await;
     }
 }
 

@@ -105,7 +105,7 @@ fn torrents_put_into_a_watched_folder_are_added_once_and_what_is_none_is_set_apa
 
 #[test]
 fn a_program_is_run_once_for_a_download_and_never_for_what_was_there() {
-    let tracker = |addr| HttpTracker::start(move |_| ok(&peers(&[addr])));
+    let tracker = |addr| HttpTracker::saying(ok(&peers(&[addr])));
     let there = Sample::file(100_000, 16_384, &[]);
     let sample = Sample::file(300_000, 16_384, &[]);
     let content = Content::of(&sample);
@@ -140,7 +140,7 @@ fn a_program_is_run_once_for_a_download_and_never_for_what_was_there() {
     std::fs::write(&config, format!("on-complete = {argv}\n")).unwrap();
     let mut daemon = Daemon::start_with(
         &sample.dir("state"),
-        &["--config", config.to_str().unwrap()],
+        &["-v", "--config", config.to_str().unwrap()],
     );
     daemon.add(&there, &there.data);
     daemon.seeding();

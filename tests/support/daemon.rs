@@ -78,7 +78,7 @@ impl Daemon {
     #[track_caller]
     pub fn torrent_until(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         // Samples may be large and hashed by a program that is not optimized.
-        let end = Instant::now() + 5 * PATIENCE;
+        let end = Instant::now() + 3 * PATIENCE;
         loop {
             let torrent = self.torrent();
             if is_it(&torrent) {
