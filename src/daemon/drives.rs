@@ -143,6 +143,14 @@ async fn begin(control: &Control, failed: &[InfoHash]) {
         if control.inner.moves.holds(&info_hash) {
             continue;
         }
+        // Gone by now, or wanted no more: then there is nothing to try.
+        let Ok(row) = control.row(info_hash) else {
+            continue;
+        };
+        if control.has_queue() {
+            let _ = control.let_run(info_hash, row.settings.skips_queue).await;
+            continue;
+        }
         let asked = control
             .inner
             .session

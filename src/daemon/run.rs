@@ -15,8 +15,8 @@ use tracing::{info, warn};
 
 use super::folder::StateFolder;
 use super::handle::Control;
-use super::kept::{Kept, LiveSettings};
 use super::hooks::{self, Hook};
+use super::kept::{Kept, LiveSettings};
 use super::notify::Notifier;
 use super::queue::QueueLimits;
 use super::row::TorrentRow;

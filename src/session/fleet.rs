@@ -186,7 +186,13 @@ impl Fleet {
                 None
             }
             Command::BeginAnew { info_hash, reply } => {
-                let done = self.with_row(info_hash, |row| row.run);
+                let done = self.with_row(info_hash, |row| {
+                    // Nobody knows whether it is whole there.
+                    if let Some(sleep) = &mut row.sleeps {
+                        sleep.is_whole = false;
+                    }
+                    row.run
+                });
                 match done {
                     Ok(Run::Asleep) => self.begin_now(shared, info_hash),
                     Ok(Run::Under | Run::Ending(_)) => self.begin_anew(shared, info_hash),
