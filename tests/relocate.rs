@@ -542,3 +542,63 @@ fn files_folders_and_the_root_are_renamed_and_stay_so() {
     );
     daemon.terminate();
 }
+
+#[test]
+fn a_move_that_was_killed_behind_the_switch_takes_the_old_files_away_later() {
+    let test = "a_move_that_was_killed_behind_the_switch";
+    let sample = tree(24, 65_536);
+    let (shown, target) = (sample.dir("shown"), sample.dir("target"));
+    let Some(mount) = HangingMount::new(test, &sample.data, &shown, Hang::Untaken) else {
+        return;
+    };
+    let mut daemon = Daemon::start(&sample.dir("state"));
+    let info_hash = daemon.add(&sample, &shown);
+    daemon.seeding();
+    assert_eq!(daemon.relocate(&info_hash, &target, true), None);
+    daemon.torrent_until("committed", |torrent| {
+        torrent["folder"] == target.to_str().unwrap()
+    });
+    mount.hang();
+    daemon.gyre.kill9();
+    mount.resume();
+    println!("{} left", all_in(&sample.data).len());
+    let mut daemon = Daemon::start(&sample.dir("state"));
+    daemon.moved();
+    let seeding = daemon.seeding();
+    assert_eq!(seeding["folder"], target.to_str().unwrap(), "{seeding}");
+    assert_eq!(all_in(&sample.data), Vec::<PathBuf>::new());
+    let files = all_in(&target.join("sample"));
+    assert_eq!(files.iter().filter(|path| path.is_file()).count(), 24);
+    daemon.terminate();
+}
+
+#[test]
+fn a_torrent_that_is_removed_while_it_moves_leaves_nothing_at_either_place() {
+    let test = "a_torrent_that_is_removed_while_it_moves";
+    let sample = tree(24, MIB);
+    let (behind, target) = (sample.dir("behind"), sample.dir("target"));
+    let Some(_mount) = HangingMount::new(test, &behind, &target, Hang::Untaken) else {
+        return;
+    };
+    let mut daemon = Daemon::start(&sample.dir("state"));
+    let info_hash = daemon.add(&sample, &sample.data);
+    daemon.seeding();
+    assert_eq!(daemon.relocate(&info_hash, &target, true), None);
+    let busy = daemon
+        .relocate(&info_hash, &sample.dir("third"), true)
+        .unwrap();
+    assert!(busy.contains("are being moved"), "{busy}");
+    let end = Instant::now() + PATIENCE;
+    while all_in(&behind.join("sample")).len() < 4 {
+        assert!(Instant::now() < end, "{}", daemon.gyre.stderr());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let asked = serde_json::json!({
+        "do": "remove", "info_hash": info_hash, "with_data": true,
+    });
+    let removed = daemon.ask(asked);
+    assert_eq!(removed["error"], serde_json::Value::Null, "{removed}");
+    assert_eq!(all_in(&behind), Vec::<PathBuf>::new());
+    assert_eq!(all_in(&sample.data), Vec::<PathBuf>::new());
+    daemon.terminate();
+}

@@ -1,6 +1,7 @@
 //! Disks that go away and come back under the folders of torrents. Layer 6.
 //!
-//! A look now and then, one system call a folder however many torrents lie in it. Where a folder is another one than it was
+//! A look now and then, one system call a folder however many torrents lie in it, and one a torrent when names in the folder
+//! changed. Where a folder is another one than it was
 //! (unmounted, mounted, gone, made again), its torrents begin anew: those whose files are there go on, the others say
 //! that their files are missing, and nothing is made in their place (`session::load`, HOSTILE.md L15).
 
@@ -16,6 +17,7 @@ use super::relocate::off_thread;
 use crate::base::InfoHash;
 use crate::session::Command;
 use crate::session::command::Activity;
+use crate::storage::safe_path::safe_name;
 
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);
@@ -35,6 +37,8 @@ struct Look {
 struct Residents {
     /// Running or asleep with some data.
     alive: Vec<InfoHash>,
+    /// Where the roots of some of these are.
+    roots: Vec<(InfoHash, PathBuf)>,
     /// Ended by a failure with some data.
     failed: Vec<InfoHash>,
 }
@@ -47,20 +51,31 @@ pub async fn watch(control: Control) {
     loop {
         ticks.tick().await;
         let residents = residents(&control.torrents());
-        let folders: Vec<PathBuf> = residents.keys().cloned().collect();
+        let (mut folders, before) = (residents, known.clone());
         // A mount that hangs holds this thread and the look, and nobody else.
         let looked = off_thread(move || {
-            let looked = folders.into_iter().map(|folder| {
-                let look = look(&folder);
-                (folder, look)
-            });
-            looked.collect::<BTreeMap<_, _>>()
+            let mut now = BTreeMap::new();
+            for (folder, residents) in &mut folders {
+                let look = look(folder);
+                // Names in it may be gone: only then each is looked at.
+                if before.get(folder) == Some(&look) {
+                    residents.roots.clear();
+                }
+                let is_gone = |root: &Path| std::fs::symlink_metadata(root).is_err();
+                residents.roots.retain(|(_, root)| is_gone(root));
+                now.insert(folder.clone(), look);
+            }
+            (folders, now)
         });
-        let Some(now) = looked.await else { continue };
+        let Some((residents, now)) = looked.await else {
+            continue;
+        };
         for (folder, look) in &now {
             let Some(residents) = residents.get(folder) else {
                 continue;
             };
+            let gone: Vec<InfoHash> = residents.roots.iter().map(|(of, _)| *of).collect();
+            begin_anew(&control, &gone).await;
             match known.get(folder) {
                 Some(before) => on_change(&control, folder, residents, *before, *look).await,
                 // A failure may have been of the moment before.
@@ -96,7 +111,14 @@ fn residents(listed: &[Listed]) -> BTreeMap<PathBuf, Residents> {
         }
         let residents = folders.entry(row.folder.clone()).or_default();
         match shown.activity {
-            Activity::Running | Activity::Asleep => residents.alive.push(row.info_hash),
+            Activity::Running | Activity::Asleep => {
+                residents.alive.push(row.info_hash);
+                // What is only seeded may lie in a folder of any name.
+                if row.fetches {
+                    let root = row.folder.join(safe_name(&row.name));
+                    residents.roots.push((row.info_hash, root));
+                }
+            }
             Activity::Failed if row.is_wanted => residents.failed.push(row.info_hash),
             _ => {}
         }

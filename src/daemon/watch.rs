@@ -4,13 +4,13 @@
 //! kernel could not tell (network file systems, too many watches). What was added is called NAME.added then, what cannot
 //! be used NAME.invalid with a line in the log, so that nothing is looked at twice (HOSTILE.md L16).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::sync::mpsc;
@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::handle::{AddSource, AddTorrent, Control, ControlError};
 use super::relocate::off_thread;
 use crate::uring::copy;
-use crate::uring::files::{self, OpenMode};
+use crate::uring::files::{self, FileStamp, OpenMode};
 use crate::wire::metainfo::TORRENT_BYTES_MAX;
 
 /// Folders that are watched.
@@ -31,7 +31,7 @@ const SWEPT_MAX: usize = 1_024;
 const TOLD_MAX: usize = 1_024;
 /// Between two sweeps.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
-/// A file that a sweep finds is left alone until it was still for so long: somebody may be writing it.
+/// A file that a sweep finds is left alone until it was still from one sweep to another: somebody may be writing it.
 const STILL_AFTER: Duration = Duration::from_secs(2);
 /// And until then it may be a part of one.
 const WHOLE_AFTER: Duration = Duration::from_secs(60);
@@ -60,14 +60,8 @@ enum End {
     Leave,
 }
 
-/// How a file was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
-    /// Whoever wrote it has closed it.
-    Closed,
-    /// It lay there.
-    Swept,
-}
+/// How files that sweeps found looked, and since when they have.
+type Seen = BTreeMap<OsString, (Option<FileStamp>, Instant)>;
 
 /// Watches until the daemon ends.
 pub async fn watch(control: Control, folders: Vec<WatchFolder>) {
@@ -80,6 +74,7 @@ pub async fn watch(control: Control, folders: Vec<WatchFolder>) {
         .ok();
     let mut watches: Vec<Option<WatchDescriptor>> = vec![None; folders.len()];
     let mut unseen = BTreeSet::new();
+    let mut seen = vec![Seen::new(); folders.len()];
     let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
     sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -89,12 +84,14 @@ pub async fn watch(control: Control, folders: Vec<WatchFolder>) {
                     // The same folder keeps its watch, one that was made anew gets one.
                     *watch = begin(kernel, folder, &mut unseen);
                 }
-                sweep(&control, folder).await;
+                if let Some(seen) = seen.get_mut(at) {
+                    sweep(&control, folder, seen).await;
+                }
             },
             Some((watch, name)) = told.recv() => {
                 let at = watches.iter().position(|one| *one == Some(watch));
                 if let Some(folder) = at.and_then(|at| folders.get(at)) {
-                    take(&control, folder, &name, Found::Closed).await;
+                    take(&control, folder, &name, None).await;
                 }
             }
         }
@@ -145,20 +142,37 @@ fn begin(
     watch.ok()
 }
 
-async fn sweep(control: &Control, folder: &WatchFolder) {
+async fn sweep(control: &Control, folder: &WatchFolder, seen: &mut Seen) {
     let path = folder.folder.clone();
-    let names = off_thread(move || {
+    let found = off_thread(move || {
+        let root = files::open_root(&path).ok();
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name());
-        let mut names: Vec<OsString> = names
-            .filter(|name| is_asked_for(name))
-            .take(SWEPT_MAX)
+        let names = names.filter(|name| is_asked_for(name)).take(SWEPT_MAX);
+        let mut found: Vec<(OsString, Option<FileStamp>)> = names
+            .map(|name| {
+                let stamp = |root| files::stamp_beneath(root, Path::new(&name)).ok();
+                let stamp = root.as_ref().and_then(stamp);
+                (name, stamp)
+            })
             .collect();
-        names.sort();
-        names
+        found.sort_by(|one, other| one.0.cmp(&other.0));
+        found
     });
-    for name in names.await.unwrap_or_default() {
-        take(control, folder, &name, Found::Swept).await;
+    let found = found.await.unwrap_or_default();
+    let now = Instant::now();
+    // What is gone, or has another name now, is forgotten.
+    let before = std::mem::take(seen);
+    for (name, stamp) in found {
+        let since = match before.get(&name) {
+            Some((was, since)) if *was == stamp => *since,
+            _ => now,
+        };
+        seen.insert(name.clone(), (stamp, since));
+        let still = now.duration_since(since);
+        if still >= STILL_AFTER {
+            take(control, folder, &name, Some(still)).await;
+        }
     }
 }
 
@@ -174,14 +188,11 @@ fn is_asked_for(name: &OsStr) -> bool {
     has(b".torrent") || has(b".magnet")
 }
 
-/// Adds what a file holds, and marks the file.
-async fn take(control: &Control, folder: &WatchFolder, name: &OsStr, how: Found) {
-    if !is_asked_for(name) {
-        return;
-    }
+/// Adds what a file holds, and marks the file. It was `still` for so long, or whoever wrote it has closed it.
+async fn take(control: &Control, folder: &WatchFolder, name: &OsStr, still: Option<Duration>) {
     let (path, file) = (folder.folder.clone(), PathBuf::from(name));
     let read = off_thread(move || read(&path, &file));
-    let (source, age) = match read.await {
+    let source = match read.await {
         Some(Ok(read)) => read,
         // Gone, or not to be read now.
         Some(Err(Unread::Later)) | None => return,
@@ -190,9 +201,6 @@ async fn take(control: &Control, folder: &WatchFolder, name: &OsStr, how: Found)
             return mark(folder, name, "invalid").await;
         }
     };
-    if how == Found::Swept && age < STILL_AFTER {
-        return;
-    }
     let added = control.add(AddTorrent {
         source,
         folder: folder.to.clone(),
@@ -207,7 +215,7 @@ async fn take(control: &Control, folder: &WatchFolder, name: &OsStr, how: Found)
             End::Mark("added")
         }
         Err(error) => {
-            let end = end_of(&error, how == Found::Closed || age >= WHOLE_AFTER);
+            let end = end_of(&error, still.is_none_or(|still| still >= WHOLE_AFTER));
             if end != End::Leave {
                 warn!(folder = ?folder.folder, file = ?name, %error, "not added");
             }
@@ -236,8 +244,8 @@ enum Unread {
     Never(&'static str),
 }
 
-/// What the file holds, and how long it has been so.
-fn read(folder: &Path, name: &Path) -> Result<(AddSource, Duration), Unread> {
+/// What the file holds.
+fn read(folder: &Path, name: &Path) -> Result<AddSource, Unread> {
     let later = |_| Unread::Later;
     let root = files::open_root(folder).map_err(later)?;
     if files::is_link_beneath(&root, name) {
@@ -250,7 +258,6 @@ fn read(folder: &Path, name: &Path) -> Result<(AddSource, Duration), Unread> {
     })?;
     let file = std::fs::File::from(file);
     let looks = file.metadata().map_err(later)?;
-    let age = looks.modified().map(|at| at.elapsed().unwrap_or_default());
     let is_link = !name
         .as_os_str()
         .as_bytes()
@@ -267,11 +274,10 @@ fn read(folder: &Path, name: &Path) -> Result<(AddSource, Duration), Unread> {
     file.take(bytes_max)
         .read_to_end(&mut bytes)
         .map_err(later)?;
-    let source = match is_link {
+    Ok(match is_link {
         false => AddSource::Torrent(bytes),
         true => AddSource::Magnet(String::from_utf8_lossy(&bytes).trim().to_owned()),
-    };
-    Ok((source, age.unwrap_or_default()))
+    })
 }
 
 /// Gives the file a name that says what became of it; nothing that is there is replaced.

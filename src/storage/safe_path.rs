@@ -80,7 +80,12 @@ pub fn safe_paths(info: &Info) -> Result<Vec<PathBuf>, PathError> {
 
 /// The torrent's name as one safe element: the folder of a torrent with several files, else its file.
 pub fn root_name(info: &Info) -> String {
-    safe_element(info.name.as_bytes()).unwrap_or_else(|| "_".to_owned())
+    safe_name(&info.name)
+}
+
+/// The name of a torrent as one safe element.
+pub fn safe_name(name: &str) -> String {
+    safe_element(name.as_bytes()).unwrap_or_else(|| "_".to_owned())
 }
 
 /// Whether a name that somebody chose can be taken as it is.
