@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn a_copy_through_memory_is_the_same_and_one_that_is_broken_off_says_so() {
         let folder = tempfile::tempdir().unwrap();
-        let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
         fs::write(folder.path().join("from"), &bytes).unwrap();
         let root = opened(folder.path());
         let source = files::open_beneath(&root, Path::new("from"), files::OpenMode::Read).unwrap();
