@@ -3,13 +3,16 @@
 #![forbid(unsafe_code)]
 
 mod announced;
+pub mod archive;
 pub mod control;
 mod date;
 mod drives;
 mod folder;
 mod handle;
 mod kept;
+pub mod import;
 pub mod notify;
+mod offline;
 pub mod page;
 mod queue;
 mod queueing;
@@ -26,6 +29,7 @@ pub use handle::{AddSource, AddTorrent, Change, Control, ControlError, Listed};
 pub use kept::LiveSettings;
 pub use queue::QueueLimits;
 pub use row::{LastAnnounce, Moving, Origin, TorrentRow};
+pub use offline::Offline;
 pub use run::{Daemon, Service, Settings};
 pub use store::{Opened, Store, StoreError, Write};
 pub use tuning::TorrentSettings;
