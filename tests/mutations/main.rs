@@ -10,6 +10,8 @@ mod corpus;
 mod dht;
 #[path = "../fuzz/form.rs"]
 mod form;
+#[path = "../fuzz/foreign.rs"]
+mod foreign;
 #[path = "../fuzz/gateway.rs"]
 mod gateway;
 #[path = "../fuzz/layout.rs"]
