@@ -9,9 +9,9 @@ use gyre::wire::foreign::{
 /// Torrents that the file may be held against: of one piece, of pieces with blocks of their own, and of such without.
 const SHAPES: [(u64, u64); 3] = [(1, 16_384), (100_000, 32_768), (70_001, 20_000)];
 
-/// Which program, then its file.
+/// The file, then which program it is of: what begins as bencode is damaged as such.
 pub fn foreign(data: &[u8]) {
-    let [which, file @ ..] = data else { return };
+    let [file @ .., which] = data else { return };
     let parsed = match which % 4 {
         0 => parse_qbittorrent(file),
         1 => parse_transmission(file),

@@ -733,9 +733,9 @@ pub fn record() -> Corpus {
     (vec![whole, unsigned], NONE)
 }
 
-/// Which program, then its file: each key that is read, with a value of its type.
+/// The file, then which program it is of: each key that is read, with a value of its type.
 pub fn foreign() -> Corpus {
-    let of = |which: u8, file: &[u8]| [&[which], file].concat();
+    let of = |which: u8, file: &[u8]| [file, &[which]].concat();
     let inputs = vec![
         of(
             0,
