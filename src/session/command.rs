@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::config::{Job, Outcome, TorrentProgress};
 use super::error::SessionError;
 use super::tune::Tuned;
+use super::lab::Health;
 use crate::base::{Bitfield, InfoHash};
 use crate::swarm::announce::TrackerStatus;
 use crate::swarm::torrent::PeerStats;
@@ -244,6 +245,8 @@ pub struct SessionSnapshot {
     pub uptime: Duration,
     /// Errors in the program that ended a connection or a torrent.
     pub panics: u64,
+    /// Delays, and what is in use.
+    pub health: Arc<Health>,
     /// Number of the last change.
     pub revision: u64,
 }
