@@ -47,6 +47,7 @@ impl Offline {
             store,
             rows,
             set_aside,
+            ..
         } = opened;
         let records = ResumeStore::open(path)
             .map_err(|error| cannot(format!("cannot use {}: {error}", path.display())))?;

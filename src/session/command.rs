@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::config::{Job, Outcome, TorrentProgress};
 use super::error::SessionError;
-use super::tune::Tuned;
 use super::lab::Health;
+use super::tune::Tuned;
 use crate::base::{Bitfield, InfoHash};
 use crate::swarm::announce::TrackerStatus;
 use crate::swarm::torrent::PeerStats;
