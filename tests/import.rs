@@ -190,7 +190,7 @@ fn qbittorrent<'a>(
 fn a_torrent_of_qbittorrent_is_seeded_without_being_hashed() {
     let sample = tree();
     let (state, data) = (sample.dir("state"), text(&sample.data));
-    let backup = qbittorrent(&sample, &data, [("upload_rate_limit", Item::Int(9))]);
+    let backup = qbittorrent(&sample, &data, [("super_seeding", Item::Int(1))]);
     let (dry, code) = import("qbittorrent", &backup, &state, &["--dry-run"]);
     assert_eq!((code, &dry[0]["outcome"]), (0, &json!("taken")));
     assert!(
@@ -200,7 +200,7 @@ fn a_torrent_of_qbittorrent_is_seeded_without_being_hashed() {
     let line = taken("qbittorrent", &backup, &state);
     assert_eq!(line["pieces_have"], PIECES);
     assert_eq!(line["pieces_to_hash"], 0);
-    assert_eq!(line["notes"], json!(["left behind: its speed limits"]));
+    assert_eq!(line["notes"], json!(["left behind: super-seeding"]));
     let torrent = seeds(&sample, &state, 0);
     assert!(
         torrent["uploaded_bytes"].as_u64() >= Some(123_456),
@@ -208,6 +208,26 @@ fn a_torrent_of_qbittorrent_is_seeded_without_being_hashed() {
     );
     let (again, code) = import("qbittorrent", &backup, &state, &[]);
     assert_eq!((code, &again[0]["outcome"]), (0, &json!("there")));
+}
+
+#[test]
+fn names_that_a_torrent_of_qbittorrent_was_given_are_kept() {
+    for (root, file) in [("another root", "two.bin"), ("sample", "2.bin")] {
+        let sample = tree();
+        let data = sample.dir("renamed");
+        copy(&sample.content, &data.join(root));
+        std::fs::rename(data.join(root).join("two.bin"), data.join(root).join(file)).unwrap();
+        let names = [
+            format!("{root}/a/one.bin"),
+            format!("{root}/empty"),
+            format!("{root}/{file}"),
+        ];
+        let names = Item::List(names.iter().map(|name| Item::text(name)).collect());
+        let (state, data) = (sample.dir("state"), text(&data));
+        let backup = qbittorrent(&sample, &data, [("mapped_files", names)]);
+        taken("qbittorrent", &backup, &state);
+        seeds(&sample, &state, 0);
+    }
 }
 
 #[test]
@@ -321,12 +341,9 @@ fn what_cannot_be_trusted_is_left_with_the_reason_or_made_less() {
     assert!(left("qbittorrent", &backup, &state).contains("list of pieces"));
     let backup = qbittorrent(&sample, &data, [("info-hash", Item::bytes(vec![3; 20]))]);
     assert!(left("qbittorrent", &backup, &state).contains("its resume file that of"));
-    let renamed = [(
-        "mapped_files",
-        texts(&["sample/a/one.bin", "", "sample/2.bin"]),
-    )];
+    let renamed = [("mapped_files", texts(&["sample/one.bin", "", ""]))];
     let backup = qbittorrent(&sample, &data, renamed);
-    assert!(left("qbittorrent", &backup, &state).contains("renamed"));
+    assert!(left("qbittorrent", &backup, &state).contains("moved between its folders"));
 
     // The last file lost its end: its last pieces are not there any more.
     let last = sample.content.join("two.bin");

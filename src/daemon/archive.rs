@@ -250,6 +250,10 @@ type Parts = (TorrentRow, Option<Vec<u8>>, Vec<Record>, bool);
 fn restore(entry: Entry, maps: &[Map]) -> Result<Parts, String> {
     let mut row = entry.row;
     row.folder = mapped(&row.folder, maps)?;
+    if row.moving.is_some() || row.renaming.is_some() {
+        let why = "its files were being moved when the state was written: let the daemon finish that first";
+        return Err(why.to_owned());
+    }
     row.leaving = None;
     let decoded = |text: &String| {
         BASE64
@@ -290,7 +294,10 @@ fn restore(entry: Entry, maps: &[Map]) -> Result<Parts, String> {
 /// The record for the files that lie there now, if they are as they were but for their inodes.
 fn restamped(row: &TorrentRow, metainfo: &Metainfo, record: &Record) -> Option<Record> {
     use std::os::unix::ffi::OsStrExt;
-    let layout = FileLayout::new(&metainfo.info).ok()?;
+    let mut renames = row.renames.iter();
+    let layout = renames.try_fold(FileLayout::new(&metainfo.info).ok()?, |layout, rename| {
+        layout.renamed(Path::new(&rename.path), &rename.name).ok()
+    })?;
     let (folder, layout) = match row.fetches {
         true => (row.folder.clone(), layout),
         false => locate(&row.folder, layout).ok()?,

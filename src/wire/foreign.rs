@@ -43,8 +43,14 @@ pub struct Foreign {
     pub uncertain: Vec<u32>,
     /// Files that are not to be fetched.
     pub unwanted: Vec<usize>,
-    /// Files that are to come before others; they are fetched like the others here.
-    pub has_priorities: bool,
+    /// Files that are to come before (1) or after (-1) the others.
+    pub file_priorities: Vec<(usize, i8)>,
+    /// Its share among torrents: -1, 0 or 1.
+    pub priority: i8,
+    /// Bytes a second.
+    pub down_limit: Option<u64>,
+    pub up_limit: Option<u64>,
+    pub ignores_session: bool,
     /// Paths of files, from the folder of the torrent's root on; empty text is a file that has its own name, an empty list
     /// says so of all.
     pub renamed: Vec<Vec<u8>>,
@@ -57,6 +63,10 @@ pub struct Foreign {
     pub done_unix_s: Option<i64>,
     pub active_unix_s: Option<i64>,
     pub seed_ratio: Option<f64>,
+    /// No ratio ends its seeding.
+    pub seeds_at_any_ratio: bool,
+    /// Minutes without an upload that end its seeding.
+    pub idle_minutes: Option<u32>,
     /// By tier; `None` where the .torrent's own are used.
     pub trackers: Option<Vec<Vec<String>>>,
     /// Beside those of `trackers` or of the .torrent.

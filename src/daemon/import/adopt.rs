@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::{Adopted, Map, mapped};
 use crate::base::PieceIndex;
+use crate::daemon::TorrentSettings;
+use crate::daemon::control::backend::{Limit, SeedLimit};
 use crate::daemon::date::unix_now_s;
+use crate::daemon::rename::RENAMES_MAX;
 use crate::daemon::row::{Origin, TorrentRow};
+use crate::session::Rename;
 use crate::session::resume_store::{locate, observe};
 use crate::storage::layout::{FileLayout, LayoutFile};
 use crate::storage::parts::PartsMap;
@@ -27,7 +31,9 @@ struct Spot {
     /// What the root's name is looked for in, and the layout with that name.
     base: PathBuf,
     layout: FileLayout,
-    /// The root has a name of its own: only whole data can be served from there.
+    /// Other names, in the order they were given.
+    renames: Vec<Rename>,
+    /// The files lie in a folder without a root of their own, or in one of any name: only whole data can be served from there.
     is_renamed: bool,
 }
 
@@ -93,12 +99,12 @@ pub fn torrent(
         pieces, mut notes, ..
     } = check;
     if spot.is_renamed && !is_whole {
-        let why = "its root was renamed there and it is not complete: give it its name back, or complete it, there";
+        let why = "it has no root of its own there and is not complete: give it one, or complete it, there";
         return Err(why.to_owned());
     }
     if spot.is_renamed {
         notes.push(
-            "it is seeded from a renamed root: what is damaged is not fetched again".to_owned(),
+            "it has no root of its own there: it is seeded alone, what is damaged is not fetched again".to_owned(),
         );
     }
     let torrent = match take_trackers(&mut metainfo, &foreign) {
@@ -128,12 +134,32 @@ fn row_of(foreign: &Foreign) -> TorrentRow {
         labels: foreign.labels.clone(),
         is_sequential: foreign.is_sequential,
         seed_ratio: foreign.seed_ratio,
+        settings: settings(foreign),
         downloaded_bytes: foreign.downloaded_bytes,
         uploaded_bytes: foreign.uploaded_bytes,
         added_unix_s: foreign.added_unix_s.unwrap_or_else(unix_now_s),
         done_unix_s: foreign.done_unix_s,
         active_unix_s: foreign.active_unix_s,
         ..TorrentRow::default()
+    }
+}
+
+/// What may change while it runs.
+fn settings(foreign: &Foreign) -> TorrentSettings {
+    let limit = |rate: Option<u64>| Limit {
+        bytes_per_s: rate.unwrap_or(0),
+        is_on: rate.is_some(),
+    };
+    let idle = foreign.idle_minutes.map(f64::from);
+    TorrentSettings {
+        down: limit(foreign.down_limit),
+        up: limit(foreign.up_limit),
+        ignores_session: foreign.ignores_session,
+        priority: foreign.priority,
+        file_priorities: foreign.file_priorities.iter().copied().collect(),
+        seeds_at_any_ratio: foreign.seeds_at_any_ratio,
+        seed_idle: idle.map_or(SeedLimit::Session, SeedLimit::Own),
+        ..TorrentSettings::default()
     }
 }
 
@@ -149,10 +175,14 @@ fn row(
         info_hash: metainfo.info_hash,
         folder: spot.folder.clone(),
         fetches: !spot.is_renamed,
+        renames: spot.renames.clone(),
         selected_files,
         is_unproven: pieces.have.count() > 0,
         ..row_of(&foreign)
     };
+    row.settings
+        .file_priorities
+        .retain(|index, _| *index < metainfo.info.files.len());
     row.describe(metainfo);
     let geometry = metainfo.info.geometry;
     let have = pieces
@@ -295,12 +325,16 @@ fn renamed_file(file: &LayoutFile, name: &[u8], root: &Path) -> Renamed {
 fn spot(foreign: &Foreign, layout: FileLayout, maps: &[Map]) -> Result<Spot, String> {
     let content = match (&foreign.place, renamed(foreign, &layout)) {
         (Place::Unknown, _) => return Err("nothing says where its data lies".to_owned()),
-        (_, Renamed::Files) => return Err(unfinished_or_renamed(foreign)),
+        (Place::Beside(folder), Renamed::Root(name)) => {
+            let root = layout.root_name().to_owned();
+            return called(mapped(&path_of(folder), maps)?, layout, vec![(root, name)]);
+        }
+        (Place::Beside(folder), Renamed::Files) => {
+            let names = file_names(foreign, &layout)?;
+            return called(mapped(&path_of(folder), maps)?, layout, names);
+        }
         (Place::Beside(folder), Renamed::No) => {
             mapped(&path_of(folder), maps)?.join(layout.root_name())
-        }
-        (Place::Beside(folder), Renamed::Root(name)) => {
-            mapped(&path_of(folder), maps)?.join(path_of(&name))
         }
         (Place::Beside(folder), Renamed::Stripped) => mapped(&path_of(folder), maps)?,
         (Place::Root(root), _) => mapped(&path_of(root), maps)?,
@@ -309,12 +343,7 @@ fn spot(foreign: &Foreign, layout: FileLayout, maps: &[Map]) -> Result<Spot, Str
     if content.file_name() == Some(layout.root_name().as_os_str())
         && let Some(folder) = parent
     {
-        return Ok(Spot {
-            base: folder.clone(),
-            folder,
-            layout,
-            is_renamed: false,
-        });
+        return called(folder, layout, Vec::new());
     }
     let found = locate(&content, layout);
     let (base, layout) =
@@ -323,8 +352,65 @@ fn spot(foreign: &Foreign, layout: FileLayout, maps: &[Map]) -> Result<Spot, Str
         folder: content,
         base,
         layout,
+        renames: Vec::new(),
         is_renamed: true,
     })
+}
+
+/// Below that folder, with other names for these paths.
+fn called(
+    folder: PathBuf,
+    mut layout: FileLayout,
+    names: Vec<(PathBuf, Vec<u8>)>,
+) -> Result<Spot, String> {
+    let mut renames = Vec::new();
+    for (path, name) in names {
+        let shown = path.display().to_string();
+        let text = path.to_str().zip(String::from_utf8(name).ok());
+        let (path, name) =
+            text.ok_or_else(|| format!("{shown} has a name there that is no text"))?;
+        let renamed = layout.renamed(Path::new(path), &name);
+        layout =
+            renamed.map_err(|error| format!("{shown} cannot be called {name} here: {error}"))?;
+        renames.push(Rename {
+            path: path.to_owned(),
+            name,
+        });
+    }
+    Ok(Spot {
+        base: folder.clone(),
+        folder,
+        layout,
+        renames,
+        is_renamed: false,
+    })
+}
+
+/// Files that have another name within their own folder.
+fn file_names(foreign: &Foreign, layout: &FileLayout) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
+    let mut names = Vec::new();
+    for (file, name) in layout.files().iter().zip(&foreign.renamed) {
+        let there = path_of(name);
+        if !file.is_regular() || name.is_empty() || there == file.path {
+            continue;
+        }
+        let is_unfinished = UNFINISHED_ENDS
+            .iter()
+            .any(|end| name.ends_with(end.as_bytes()));
+        let last = there
+            .file_name()
+            .filter(|_| there.parent() == file.path.parent());
+        let (Some(last), false) = (last, is_unfinished) else {
+            return Err(unfinished_or_renamed(foreign));
+        };
+        names.push((file.path.clone(), last.as_bytes().to_vec()));
+    }
+    match names.len() > RENAMES_MAX {
+        true => Err(format!(
+            "more than {RENAMES_MAX} of its files were renamed there"
+        )),
+        false => Ok(names),
+    }
 }
 
 fn unfinished_or_renamed(foreign: &Foreign) -> String {
@@ -336,7 +422,8 @@ fn unfinished_or_renamed(foreign: &Foreign) -> String {
         true => "files that are not complete have another name there: switch that off there first"
             .to_owned(),
         false => {
-            "some of its files were renamed there: give them their names back first".to_owned()
+            "files of it were moved between its folders there: give them their places back first"
+                .to_owned()
         }
     }
 }

@@ -41,8 +41,10 @@ pub fn parse(bytes: &[u8]) -> Result<Foreign, ForeignError> {
         if priority == 0 {
             foreign.unwanted.push(index);
         }
-        // 4 is libtorrent's usual one, 1 that of qBittorrent.
-        foreign.has_priorities |= !matches!(priority, 0 | 1 | 4);
+        // 4 is libtorrent's usual one, 1 that of qBittorrent; those above are high.
+        if priority > 4 {
+            foreign.file_priorities.push((index, 1));
+        }
     }
     foreign.label(dict.str(b"qBt-category").unwrap_or_default());
     let tags = dict.list(b"qBt-tags").into_iter();
@@ -58,16 +60,16 @@ fn limits(dict: Dict<'_>, foreign: &mut Foreign) {
     match dict.int(b"qBt-ratioLimit") {
         // In thousandths; -2 is the program's own limit, -1 is none.
         Some(ratio @ 1..=1_000_000_000) => foreign.seed_ratio = Some(thousandths(ratio)),
-        Some(0 | -1_000) => foreign.leave("that no ratio ends its seeding"),
+        Some(-1_000) => foreign.seeds_at_any_ratio = true,
         _ => {}
     }
-    let has_time = |key: &[u8]| dict.int(key).is_some_and(|minutes| minutes >= 0);
-    let is_timed = has_time(b"qBt-seedingTimeLimit") || has_time(b"qBt-inactiveSeedingTimeLimit");
+    let minutes = |key: &[u8]| u32::try_from(dict.int(key)?).ok();
+    foreign.idle_minutes = minutes(b"qBt-inactiveSeedingTimeLimit").filter(|minutes| *minutes > 0);
+    let is_timed = minutes(b"qBt-seedingTimeLimit").is_some();
     foreign.leave_if(is_timed, "its limit of seeding time");
-    let is_limited = |key: &[u8]| dict.int(key).is_some_and(|rate| rate > 0);
-    let has_rate = is_limited(b"upload_rate_limit") || is_limited(b"download_rate_limit");
-    foreign.leave_if(has_rate, "its speed limits");
-    foreign.leave_if(foreign.has_priorities, "priorities among its files");
+    let rate = |key: &[u8]| Some(count(dict, key)).filter(|rate| *rate > 0);
+    foreign.up_limit = rate(b"upload_rate_limit");
+    foreign.down_limit = rate(b"download_rate_limit");
     let is_first_last = is_set(dict, b"qBt-firstLastPiecePriority");
     foreign.leave_if(is_first_last, "first and last pieces first");
     foreign.leave_if(is_set(dict, b"super_seeding"), "super-seeding");

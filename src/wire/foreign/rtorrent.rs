@@ -42,8 +42,12 @@ fn of_program(dict: Dict<'_>, is_multi_file: bool, foreign: &mut Foreign) {
     foreign.added_unix_s = noted.or_else(|| time(dict, b"timestamp.started"));
     let label = dict.str(b"custom1").unwrap_or_default();
     foreign.label(&unescaped(label));
-    let rank = dict.int(b"priority").unwrap_or(2);
-    foreign.leave_if(rank != 2, "its priority among torrents");
+    // 0 is off, 1 low, 2 the usual, 3 high.
+    foreign.priority = match dict.int(b"priority") {
+        Some(0 | 1) => -1,
+        Some(3) => 1,
+        _ => 0,
+    };
     let throttle = dict.str(b"throttle_name").unwrap_or_default();
     foreign.leave_if(
         !throttle.is_empty() && throttle != "NULL",
@@ -68,11 +72,10 @@ fn of_library(dict: Dict<'_>, foreign: &mut Foreign) {
         });
         match file.int(b"priority") {
             Some(0) => foreign.unwanted.push(index),
-            Some(2) => foreign.has_priorities = true,
+            Some(2) => foreign.file_priorities.push((index, 1)),
             _ => {}
         }
     }
-    foreign.leave_if(foreign.has_priorities, "priorities among its files");
     let pieces = dict.bytes(b"uncertain_pieces").unwrap_or_default();
     let pieces = pieces.as_chunks::<4>().0.iter();
     foreign.uncertain = pieces.map(|piece| u32::from_be_bytes(*piece)).collect();

@@ -49,6 +49,8 @@ fn a_torrent_of_qbittorrent_is_read() {
         ("pieces", Item::bytes(vec![1, 0, 3])),
         ("file_priority", ints([4, 0, 7])),
         ("upload_rate_limit", Item::Int(5)),
+        ("download_rate_limit", Item::Int(-1)),
+        ("super_seeding", Item::Int(1)),
         (
             "trackers",
             Item::List(vec![texts(&["http://a/x", "no url"]), texts(&[])]),
@@ -69,10 +71,9 @@ fn a_torrent_of_qbittorrent_is_read() {
     assert_eq!(foreign.unwanted, [1]);
     assert_eq!(foreign.trackers, Some(vec![vec!["http://a/x".to_owned()]]));
     assert_eq!(foreign.web_seeds, Some(vec!["http://w/".to_owned()]));
-    assert_eq!(
-        foreign.left,
-        ["its speed limits", "priorities among its files"]
-    );
+    assert_eq!(foreign.file_priorities, [(2, 1)]);
+    assert_eq!((foreign.up_limit, foreign.down_limit), (Some(5), None));
+    assert_eq!(foreign.left, ["super-seeding"]);
     let pieces = foreign.have.pieces(&geometry()).unwrap();
     assert_eq!(have(&pieces), (vec![0, 2], vec![]));
 }
@@ -93,7 +94,26 @@ fn a_torrent_of_transmission_is_read_with_either_spelling() {
             ("paused", Item::Int(0)),
             ("labels", texts(&["a"])),
             ("uploaded", Item::Int(3)),
-            ("speed-limit-up", dict([("use-speed-limit", Item::Int(1))])),
+            ("priority", ints([0, -1])),
+            (
+                "idle-limit",
+                dict([("idle-limit", Item::Int(30)), ("idle-mode", Item::Int(1))]),
+            ),
+            (
+                "speed-limit-up",
+                dict([
+                    ("speed", Item::Int(2)),
+                    ("use-global-speed-limit", Item::Int(0)),
+                    ("use-speed-limit", Item::Int(1)),
+                ]),
+            ),
+            (
+                "speed-limit-down",
+                dict([
+                    ("speed-Bps", Item::Int(9)),
+                    ("use-speed-limit", Item::Int(0)),
+                ]),
+            ),
             (
                 "ratio-limit",
                 dict([
@@ -116,7 +136,10 @@ fn a_torrent_of_transmission_is_read_with_either_spelling() {
         assert_eq!(foreign.added_unix_s, Some(5));
         assert_eq!(foreign.unwanted, [1]);
         assert_eq!(foreign.seed_ratio, Some(1.5));
-        assert_eq!(foreign.left, ["its speed limits"]);
+        assert_eq!((foreign.up_limit, foreign.down_limit), (Some(2_048), None));
+        assert_eq!(foreign.file_priorities, [(1, -1)]);
+        assert_eq!(foreign.idle_minutes, Some(30));
+        assert!(foreign.ignores_session && foreign.left.is_empty());
         assert_eq!(foreign.looks, [Look::ChangedAt(9), Look::Uncertain]);
         let pieces = foreign.have.pieces(&geometry()).unwrap();
         assert_eq!(

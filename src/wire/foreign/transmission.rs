@@ -39,9 +39,13 @@ pub fn parse(bytes: &[u8]) -> Result<Foreign, ForeignError> {
         .enumerate();
     let unwanted = unwanted.filter(|(_, value)| value.as_int().is_some_and(|value| value != 0));
     foreign.unwanted = unwanted.map(|(index, _)| index).collect();
-    let priorities = keys.list("priority").into_iter().flat_map(List::iter);
-    let mut priorities = priorities.filter_map(Value::as_int);
-    foreign.has_priorities = priorities.any(|priority| priority != 0);
+    let priorities = keys
+        .list("priority")
+        .into_iter()
+        .flat_map(List::iter)
+        .enumerate();
+    let priorities = priorities.filter_map(|(index, value)| Some((index, sign(value.as_int()?))));
+    foreign.file_priorities = priorities.filter(|(_, priority)| *priority != 0).collect();
     let labels = keys.list("labels").into_iter().flat_map(List::iter);
     labels
         .filter_map(Value::as_str)
@@ -59,25 +63,44 @@ fn limits(keys: &Keys<'_>, foreign: &mut Foreign) {
         let limit = limit.filter(|limit: &f64| limit.is_finite() && *limit > 0.0);
         match ratio.int("ratio-mode") {
             Some(1) => foreign.seed_ratio = limit,
-            Some(2) => foreign.leave("that no ratio ends its seeding"),
+            Some(2) => foreign.seeds_at_any_ratio = true,
             _ => {}
         }
     }
-    let idle = keys
+    if let Some(idle) = keys
         .dict("idle-limit")
-        .and_then(|limit| limit.int("idle-mode"));
-    foreign.leave_if(idle == Some(1), "its limit of idle seeding");
-    let is_limited = |key| {
-        keys.dict(key)
-            .is_some_and(|limit| limit.is_set("use-speed-limit"))
-    };
-    let has_rate = is_limited("speed-limit-up") || is_limited("speed-limit-down");
-    foreign.leave_if(has_rate, "its speed limits");
-    foreign.leave_if(foreign.has_priorities, "priorities among its files");
-    let has_rank = keys.int("bandwidth-priority").is_some_and(|rank| rank != 0);
-    foreign.leave_if(has_rank, "its priority among torrents");
+        .filter(|idle| idle.int("idle-mode") == Some(1))
+    {
+        let minutes = idle
+            .int("idle-limit")
+            .and_then(|minutes| u32::try_from(minutes).ok());
+        foreign.idle_minutes = minutes.filter(|minutes| *minutes > 0);
+    }
+    foreign.up_limit = keys.dict("speed-limit-up").and_then(rate);
+    foreign.down_limit = keys.dict("speed-limit-down").and_then(rate);
+    let global = keys.dict("speed-limit-up");
+    let global = global.and_then(|limit| limit.int("use-global-speed-limit"));
+    foreign.ignores_session = global == Some(0);
+    foreign.priority = sign(keys.int("bandwidth-priority").unwrap_or(0));
     let has_group = keys.text("group").is_some_and(|group| !group.is_empty());
     foreign.leave_if(has_group, "its bandwidth group");
+}
+
+/// -1, 0 or 1.
+fn sign(value: i64) -> i8 {
+    match value {
+        0 => 0,
+        1.. => 1,
+        _ => -1,
+    }
+}
+
+/// Bytes a second, if the limit is in force; old versions counted in KiB.
+fn rate(limit: Keys<'_>) -> Option<u64> {
+    let number = |key| limit.int(key).and_then(|value| u64::try_from(value).ok());
+    let old = || number("speed").map(|kib| kib.saturating_mul(1_024));
+    let rate = number("speed-Bps").or_else(old);
+    rate.filter(|_| limit.is_set("use-speed-limit"))
 }
 
 fn have(progress: Keys<'_>) -> Have {

@@ -32,7 +32,7 @@ const fn kilobytes(bytes: u64) -> u64 {
     bytes / 1_000
 }
 
-const ROWS: [Row; 71] = [
+const ROWS: [Row; 72] = [
     ("activity_date", |t, json| date(t.active_unix_s, json)),
     ("added_date", |t, json| json.int(t.added_unix_s)),
     ("bandwidth_priority", |t, json| json.int(t.limits.priority)),
