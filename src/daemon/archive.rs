@@ -255,6 +255,8 @@ fn restore(entry: Entry, maps: &[Map]) -> Result<Parts, String> {
         return Err(why.to_owned());
     }
     row.leaving = None;
+    // Whoever listed us knew another session.
+    row.announced = None;
     let decoded = |text: &String| {
         BASE64
             .decode(text)

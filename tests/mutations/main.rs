@@ -8,10 +8,10 @@ mod assembly;
 mod corpus;
 #[path = "../fuzz/dht.rs"]
 mod dht;
-#[path = "../fuzz/form.rs"]
-mod form;
 #[path = "../fuzz/foreign.rs"]
 mod foreign;
+#[path = "../fuzz/form.rs"]
+mod form;
 #[path = "../fuzz/gateway.rs"]
 mod gateway;
 #[path = "../fuzz/layout.rs"]

@@ -5,6 +5,9 @@ use super::{Foreign, ForeignError, Have, Place, count, document, is_set, path, p
 use crate::base::InfoHash;
 use crate::wire::bencode::{Dict, Value};
 
+/// What a label begins with that stands for a category, as in the daemon's Web API.
+const CATEGORY: &str = "category:";
+
 /// Reads one file.
 ///
 /// # Errors
@@ -46,7 +49,10 @@ pub fn parse(bytes: &[u8]) -> Result<Foreign, ForeignError> {
             foreign.file_priorities.push((index, 1));
         }
     }
-    foreign.label(dict.str(b"qBt-category").unwrap_or_default());
+    let category = dict.str(b"qBt-category").unwrap_or_default().trim();
+    if !category.is_empty() {
+        foreign.label(&format!("{CATEGORY}{category}"));
+    }
     let tags = dict.list(b"qBt-tags").into_iter();
     for tag in tags.flat_map(|tags| tags.iter()).filter_map(Value::as_str) {
         foreign.label(tag);

@@ -60,7 +60,7 @@ fn a_torrent_of_qbittorrent_is_read() {
     let foreign = parse_qbittorrent(&file.encode()).unwrap();
     assert_eq!(foreign.info_hash, Some(InfoHash::new([7; 20])));
     assert_eq!(foreign.place, Place::Beside(b"/data/now".to_vec()));
-    assert_eq!(foreign.labels, ["linux", "iso"]);
+    assert_eq!(foreign.labels, ["category:linux", "iso", "linux"]);
     assert_eq!(foreign.seed_ratio, Some(2.5));
     assert!(foreign.is_paused);
     assert_eq!((foreign.uploaded_bytes, foreign.downloaded_bytes), (10, 0));
