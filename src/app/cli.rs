@@ -16,6 +16,7 @@ use clap::{
 use super::bench::args::BenchArgs;
 use super::ctl::args::CtlArgs;
 use super::daemon::args::DaemonArgs;
+use super::import::{ExportArgs, ImportArgs};
 pub use super::session_args::SessionArgs;
 use super::size::{parse_duration, parse_size};
 pub use super::values::{Check, Encryption, Preallocate, SendEngine, WriteEngine};
@@ -39,6 +40,8 @@ Examples:
   gyre tracker --listen 0.0.0.0:6969
   gyre daemon --config gyre.toml
   gyre ctl list
+  gyre import transmission ~/.config/transmission-daemon
+  gyre export state.jsonl
   gyre doctor --output /srv/torrents
   gyre bench seed
   gyre demo
@@ -133,6 +136,26 @@ Example:
   gyre daemon --print-config > gyre.toml
   gyre daemon --config gyre.toml --limit-up 10MiB")]
     Daemon(Box<DaemonArgs>),
+    /// Take torrents of another program into the state of a daemon, without hashing them
+    #[command(after_long_help = "\
+The daemon must not run meanwhile, and the other program should have ended, so that its files are up to date. They are only \
+read. What the program had counts as had where the files are there with their lengths; gyre ctl verify proves a torrent later. \
+One line a torrent tells what was taken, what stays behind, and what is left and why: exit code 3 when some is left.
+
+Example:
+  gyre import qbittorrent ~/.local/share/qBittorrent/BT_backup --dry-run
+  gyre import transmission ~/.config/transmission-daemon --map /downloads=/srv/torrents
+  gyre import rtorrent ~/.session --state /var/lib/gyre
+  gyre import gyre state.jsonl")]
+    Import(ImportArgs),
+    /// Write the state of a daemon, its .torrent files and resume records into one file
+    #[command(after_long_help = "\
+The daemon must not run meanwhile. The file is JSON lines, for its owner only; gyre import gyre FILE reads it, on another \
+machine too: data that was copied with its times is not hashed again.
+
+Example:
+  gyre export state.jsonl")]
+    Export(ExportArgs),
     /// Ask a running daemon: list, add, show, start, stop, remove, verify, limit, top
     #[command(after_long_help = "\
 Example:

@@ -12,6 +12,7 @@ pub mod escape;
 pub mod exit;
 pub mod fetch;
 pub mod hashing;
+pub mod import;
 pub mod info;
 pub mod json;
 pub mod logs;
@@ -86,6 +87,8 @@ fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Magnet(args) => magnet::run(args),
         Verb::Tracker(args) => tracker::run(args),
         Verb::Daemon(args) => daemon::run(args),
+        Verb::Import(args) => import::import(args),
+        Verb::Export(args) => import::export(args),
         Verb::Ctl(args) => ctl::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Demo(args) => demo::run(args),
@@ -108,6 +111,8 @@ const fn wants(verb: &Verb) -> (bool, bool) {
         Verb::Doctor(args) => (args.json, false),
         Verb::Bench(args) => (args.what.is_json(), false),
         Verb::Demo(args) => (false, args.quiet),
+        Verb::Import(args) => (args.json, false),
+        Verb::Export(args) => (args.json, false),
         Verb::Ctl(args) => (args.json, false),
         Verb::Daemon(_) | Verb::Completions(_) | Verb::Man => (false, false),
     }

@@ -7,15 +7,18 @@ const STEPS: u64 = 32;
 const STEPS_BITS: u32 = STEPS.trailing_zeros();
 
 /// Counts of times in µs.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
     /// Trailing buckets without an entry are not there.
     counts: Vec<u64>,
+    #[serde(default)]
+    sum_us: u64,
 }
 
 impl Histogram {
     /// Adds one time.
     pub fn add(&mut self, us: u64) {
+        self.sum_us = self.sum_us.saturating_add(us);
         let bucket = bucket_of(us);
         if self.counts.len() <= bucket {
             self.counts.resize(bucket + 1, 0);
@@ -27,6 +30,7 @@ impl Histogram {
 
     /// Adds all of another's.
     pub fn merge(&mut self, other: &Histogram) {
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
         if self.counts.len() < other.counts.len() {
             self.counts.resize(other.counts.len(), 0);
         }
@@ -38,6 +42,18 @@ impl Histogram {
     /// Entries.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
+    }
+
+    /// All entries together, in µs.
+    pub const fn sum_us(&self) -> u64 {
+        self.sum_us
+    }
+
+    /// Entries of at most `us` µs, as exactly as the buckets are fine.
+    pub fn count_upto(&self, us: u64) -> u64 {
+        let buckets = self.counts.iter().zip(0_u64..);
+        let upto = buckets.take_while(|(_, bucket)| upper_bound(*bucket) <= us);
+        upto.map(|(count, _)| count).sum()
     }
 
     /// The time below which the share `q` (0 to 1) of the entries lies, in µs; `None` without entries.
@@ -96,6 +112,8 @@ mod tests {
         assert_eq!(low.count(), 100);
         assert_eq!(low.quantile(0.5), Some(10));
         assert_eq!(low.quantile(0.51), Some(20));
+        assert_eq!((low.count_upto(19), low.count_upto(20)), (50, 100));
+        assert_eq!(low.sum_us(), 1_500);
         assert_eq!(low.quantile(1.0), Some(20));
         assert_eq!(Histogram::default().quantile(0.5), None);
     }

@@ -587,6 +587,9 @@ impl TorrentRow {
             self.have_bytes = progress.have_bytes;
             self.pieces_have = progress.pieces_have;
         }
+        if progress.pieces > 0 && progress.pieces_checked >= progress.pieces {
+            self.is_unproven = false;
+        }
         let moved = (
             progress.total_downloaded_bytes,
             progress.total_uploaded_bytes,

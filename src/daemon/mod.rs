@@ -3,14 +3,17 @@
 #![forbid(unsafe_code)]
 
 mod announced;
+pub mod archive;
 pub mod control;
 mod date;
 mod drives;
 mod folder;
 mod handle;
 mod hooks;
+pub mod import;
 mod kept;
 pub mod notify;
+mod offline;
 pub mod page;
 mod queue;
 mod queueing;
@@ -27,6 +30,7 @@ mod writer;
 pub use handle::{AddSource, AddTorrent, Change, Control, ControlError, Listed};
 pub use hooks::Hook;
 pub use kept::LiveSettings;
+pub use offline::Offline;
 pub use queue::QueueLimits;
 pub use row::{LastAnnounce, Moving, Origin, TorrentRow};
 pub use run::{Daemon, Service, Settings};

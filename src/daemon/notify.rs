@@ -32,11 +32,25 @@ impl Notifier {
         }
     }
 
-    /// How often `WATCHDOG=1` is due: twice in the time that the manager waits.
+    /// How often `WATCHDOG=1` is due: twice in the time that the manager waits. Below two seconds it may miss a beat of a
+    /// ring thread that is well.
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog
             .map(|limit| limit / 2)
             .filter(|every| !every.is_zero())
+    }
+}
+
+/// Whether the ring thread still answers: it puts its uptime on the board once a second.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    seen: Duration,
+}
+
+impl Pulse {
+    /// True when the uptime shown now is another one than at the last look.
+    pub fn beats(&mut self, uptime: Duration) -> bool {
+        std::mem::replace(&mut self.seen, uptime) != uptime
     }
 }
 
@@ -54,6 +68,14 @@ fn socket(path: &[u8]) -> Option<(UnixDatagram, SocketAddr)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ring_thread_that_shows_nothing_new_has_no_pulse() {
+        let mut pulse = Pulse::default();
+        let seconds = [1, 2, 2, 2, 3].map(Duration::from_secs);
+        let beats = seconds.map(|uptime| pulse.beats(uptime));
+        assert_eq!(beats, [true, true, false, false, true]);
+    }
 
     #[test]
     fn the_manager_hears_over_a_path_and_over_an_abstract_name() {

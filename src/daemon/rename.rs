@@ -11,7 +11,7 @@ use crate::base::InfoHash;
 use crate::session::{Job, Rename, SessionError, TorrentConfig, TorrentSource, rename};
 
 /// Renames of one torrent: all are applied at every start, and nobody does it by the thousand by hand.
-const RENAMES_MAX: usize = 1_024;
+pub(super) const RENAMES_MAX: usize = 1_024;
 
 impl Control {
     /// Gives a file or folder of a torrent another name; `path` begins with the torrent's root. Done when it returns.

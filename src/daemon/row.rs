@@ -80,6 +80,8 @@ pub struct TorrentRow {
     pub renames: Vec<Rename>,
     /// The next of them, on its way to the disk.
     pub renaming: Option<Rename>,
+    /// What it has was taken over from another program and not hashed here since.
+    pub is_unproven: bool,
 }
 
 /// A move of a torrent's files. Once `folder` of the row is `to`, only the old files are still to go.
@@ -124,6 +126,7 @@ impl Default for TorrentRow {
             moving: None,
             renames: Vec::new(),
             renaming: None,
+            is_unproven: false,
         }
     }
 }

@@ -17,7 +17,7 @@ use super::folder::StateFolder;
 use super::handle::Control;
 use super::hooks::{self, Hook};
 use super::kept::{Kept, LiveSettings};
-use super::notify::Notifier;
+use super::notify::{Notifier, Pulse};
 use super::queue::QueueLimits;
 use super::row::TorrentRow;
 use super::store::{Opened, Store};
@@ -35,8 +35,6 @@ use crate::uring::ring::Ring;
 const FIGURES_INTERVAL: Duration = Duration::from_secs(30);
 /// Places in the queue are looked at this often.
 const QUEUE_INTERVAL: Duration = Duration::from_secs(1);
-/// The same where there is no watchdog to be fed.
-const IDLE_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// What a daemon is told.
 #[derive(Clone, Debug)]
@@ -248,30 +246,47 @@ async fn keep(control: &Control, notifier: &Notifier, revision: &mut u64) {
     control.restore().await;
     info!("ready");
     notifier.tell("READY=1");
+    // Beside each other: a disk that is slow to take the figures must not look like a ring thread that hangs.
+    tokio::join!(
+        keep_figures(control, revision),
+        keep_queue(control),
+        feed(control, notifier)
+    );
+}
+
+async fn keep_figures(control: &Control, revision: &mut u64) {
     let mut figures = tokio::time::interval(FIGURES_INTERVAL);
-    let mut watchdog = tokio::time::interval(notifier.watchdog_interval().unwrap_or(IDLE_INTERVAL));
-    let mut queue = tokio::time::interval(QUEUE_INTERVAL);
     figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    queue.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut uptime = Duration::ZERO;
     loop {
-        tokio::select! {
-            _ = figures.tick() => {
-                let (now, kept) = control.take_figures(*revision);
-                // What went wrong was said by the writer; it is tried again.
-                if kept.done().await.is_ok() {
-                    *revision = now;
-                }
-            }
-            _ = queue.tick() => control.settle_queue(false).await,
-            _ = watchdog.tick() => {
-                // A ring thread that hangs shows nothing new.
-                let now = control.session().uptime;
-                if now != uptime {
-                    uptime = now;
-                    notifier.tell("WATCHDOG=1");
-                }
-            }
+        figures.tick().await;
+        let (now, kept) = control.take_figures(*revision);
+        // What went wrong was said by the writer; it is tried again.
+        if kept.done().await.is_ok() {
+            *revision = now;
+        }
+    }
+}
+
+async fn keep_queue(control: &Control) {
+    let mut queue = tokio::time::interval(QUEUE_INTERVAL);
+    queue.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        queue.tick().await;
+        control.settle_queue(false).await;
+    }
+}
+
+/// Feeds the service manager's watchdog as long as the ring thread answers.
+async fn feed(control: &Control, notifier: &Notifier) {
+    let Some(every) = notifier.watchdog_interval() else {
+        return;
+    };
+    let (mut watchdog, mut pulse) = (tokio::time::interval(every), Pulse::default());
+    watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        watchdog.tick().await;
+        if pulse.beats(control.session().uptime) {
+            notifier.tell("WATCHDOG=1");
         }
     }
 }

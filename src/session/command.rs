@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::config::{Job, Outcome, TorrentProgress};
 use super::error::SessionError;
+use super::lab::Health;
 use super::tune::Tuned;
 use crate::base::{Bitfield, InfoHash};
 use crate::swarm::announce::TrackerStatus;
@@ -244,6 +245,8 @@ pub struct SessionSnapshot {
     pub uptime: Duration,
     /// Errors in the program that ended a connection or a torrent.
     pub panics: u64,
+    /// Delays, and what is in use.
+    pub health: Arc<Health>,
     /// Number of the last change.
     pub revision: u64,
 }

@@ -583,6 +583,7 @@ impl Fleet {
         }
         session.uptime = shared.now().since(Now::ZERO);
         session.panics = shared.panics.get() + shared.disks.hash_panics();
+        session.health = shared.lab.health();
         session.limits.up_bytes_per_s = shared.up.rate();
         session.limits.down_bytes_per_s = shared.down.rate();
         let rows = &table.rows;

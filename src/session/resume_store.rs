@@ -145,6 +145,26 @@ impl ResumeStore {
         Ok(LoadReport { loaded, set_aside })
     }
 
+    /// The records of the torrent at whatever roots, those that can be used; nothing is set aside.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn all(&self, info_hash: InfoHash) -> io::Result<Vec<Record>> {
+        let prefix = format!("{info_hash}-");
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+            if !name.starts_with(prefix.as_bytes()) || !name.ends_with(b".resume") {
+                continue;
+            }
+            let bytes = read_record(&path).ok().flatten().unwrap_or_default();
+            let record = Record::decode(&bytes).ok();
+            records.extend(record.filter(|record| record.info_hash == info_hash));
+        }
+        Ok(records)
+    }
+
     /// Replaces the record of the torrent and root, safe against a crash at any moment.
     ///
     /// The data it claims must have been synced before (`DiskTorrent::sync`).

@@ -85,8 +85,8 @@ pub struct Shared {
     /// Inbound connections that may be in handshake at once.
     pub pending_max: u32,
     pub port: Cell<u16>,
-    /// Only when delays are to be told.
-    pub lab: Option<Lab>,
+    /// What the session knows of its own delays.
+    pub lab: Lab,
     /// Assembly memory of the whole session, in bytes.
     pub assembly_bytes: u64,
     dht: OnceCell<Rc<DhtService>>,
@@ -136,7 +136,7 @@ impl Shared {
             our_id: PeerId::generate(&mut rng),
             up: Pacer::new(config.limit_up_bytes_per_s),
             down: Pacer::new(config.limit_down_bytes_per_s),
-            lab: config.tells_delays.then(Lab::default),
+            lab: Lab::new(config.tells_delays),
             gate: Gate::new(config.ip_filter.as_ref()),
             config,
             clock: Clock::start(),

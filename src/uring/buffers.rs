@@ -339,6 +339,12 @@ impl Pool {
         }
     }
 
+    /// Bytes of the pool, free or not.
+    pub fn bytes(&self) -> usize {
+        let regions = self.shared.regions.borrow();
+        regions.iter().map(|region| region.memory.bytes).sum()
+    }
+
     /// Free bytes of the pool, in whatever pieces.
     pub fn free_bytes(&self) -> usize {
         self.shared.bytes_free.get()

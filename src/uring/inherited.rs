@@ -4,6 +4,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 /// The first descriptor that is handed over.
 const FIRST: RawFd = 3;
@@ -18,6 +19,22 @@ static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 pub struct Inherited {
     pub name: String,
     pub fd: OwnedFd,
+}
+
+impl Inherited {
+    /// Whether it is a socket that takes connections: one of another kind would only fail later, again and again.
+    pub fn takes_connections(&self) -> bool {
+        let kind = getsockopt(&self.fd, sockopt::SockType);
+        let accepts = getsockopt(&self.fd, sockopt::AcceptConn);
+        kind == Ok(SockType::Stream) && accepts == Ok(true)
+    }
+
+    /// Whether it is meant for `purpose`: by its name, or because nobody gave it one. Without a name the service manager calls it
+    /// by its unit (`gyre.socket`), or `unknown`.
+    pub fn is_for(&self, purpose: &str) -> bool {
+        let name = self.name.as_str();
+        name == purpose || name.is_empty() || name == "unknown" || name.ends_with(".socket")
+    }
 }
 
 /// Takes what the environment says was handed over: `LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`. A second call gets
@@ -48,4 +65,46 @@ fn own(fd: RawFd) -> Option<OwnedFd> {
     let owned = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(fd) });
     fcntl(&*owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
     Some(std::mem::ManuallyDrop::into_inner(owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(name: &str, fd: impl Into<OwnedFd>) -> Inherited {
+        Inherited {
+            name: name.to_owned(),
+            fd: fd.into(),
+        }
+    }
+
+    #[test]
+    fn only_sockets_that_listen_take_connections() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let unix = std::os::unix::net::UnixListener::bind(folder.path().join("s")).unwrap();
+        let connected = std::net::TcpStream::connect(addr).unwrap();
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(of("", listener).takes_connections());
+        assert!(of("", unix).takes_connections());
+        assert!(!of("", connected).takes_connections());
+        assert!(!of("", datagrams).takes_connections());
+        assert!(!of("", tempfile::tempfile().unwrap()).takes_connections());
+    }
+
+    #[test]
+    fn a_socket_with_the_name_of_another_purpose_is_left_alone() {
+        for (name, is_ours) in [
+            ("control", true),
+            ("", true),
+            ("unknown", true),
+            ("gyre.socket", true),
+            ("peers", false),
+            ("controls", false),
+        ] {
+            let socket = of(name, std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+            assert_eq!(socket.is_for("control"), is_ours, "{name}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ pub mod bencode;
 pub mod decoder;
 pub mod dns;
 pub mod extended;
+pub mod foreign;
 pub mod handshake;
 pub mod http;
 pub mod ip_filter;

@@ -8,6 +8,7 @@ mod assembly;
 mod corpus;
 mod dht;
 mod form;
+mod foreign;
 mod gateway;
 mod layout;
 #[macro_use]

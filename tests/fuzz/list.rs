@@ -34,6 +34,7 @@ macro_rules! every_target {
             damaged_answers_to_a_scrape_are_read_or_refused: gateway::scrape_answer / 1;
             damaged_datagrams_of_the_dht_are_read_or_refused: dht::krpc / 1;
             damaged_lists_of_dht_nodes_are_read_or_refused: dht::saved_nodes / 1;
+            damaged_resume_files_of_other_programs_are_read_or_refused: foreign::foreign / 1;
             damaged_records_are_read_or_refused: targets::record / 1;
             any_names_and_links_stay_below_the_root: layout::layout / 1;
             a_record_is_worth_no_more_than_the_disk: layout::verdict / 1;

@@ -733,6 +733,40 @@ pub fn record() -> Corpus {
     (vec![whole, unsigned], NONE)
 }
 
+/// The file, then which program it is of: each key that is read, with a value of its type.
+pub fn foreign() -> Corpus {
+    let of = |which: u8, file: &[u8]| [file, &[which]].concat();
+    let inputs = vec![
+        of(
+            0,
+            b"d10:added_timei5e12:auto_managedi0e13:file_priorityli4ei0ei7ee9:info-hash20:aaaaaaaaaaaaaaaaaaaa\
+              12:mapped_filesl3:a/b0:e6:pausedi1e6:pieces4:\x01\x00\x03\x0112:qBt-category2:tv14:qBt-ratioLimiti2000e\
+              8:qBt-tagsl1:x1:ye9:save_path5:/data14:total_uploadedi9e8:trackersll9:http://t/eee",
+        ),
+        of(
+            1,
+            b"d10:added-datei5e11:destination5:/data3:dndli0ei1ee6:labelsl1:xe6:pausedi0e8:progressd\
+              6:blocks1:\xfe6:mtimesli1ei2ee6:pieces1:\xf0e11:ratio-limitd11:ratio-limit3:1.510:ratio-modei1ee\
+              14:speed-limit-upd15:use-speed-limiti1eee",
+        ),
+        of(
+            1,
+            b"d8:progressd6:blocks3:all12:time-checkedli5eli5ei1ei0eeeee",
+        ),
+        of(
+            2,
+            b"d8:bitfield1:\xe05:filesld5:mtimei8e8:priorityi1eed5:mtimei-1e8:priorityi0eee8:trackersd\
+              9:udp://t:1d13:extra_trackeri1eee16:uncertain_pieces4:\x00\x00\x00\x01e",
+        ),
+        of(2, b"d8:bitfieldi4ee"),
+        of(
+            3,
+            b"d6:customd7:addtime2:77e7:custom16:tv%20x9:directory6:/data/5:statei1e18:timestamp.finishedi6ee",
+        ),
+    ];
+    (inputs, &[b"all", b"none", b"%", b"://", b"/"])
+}
+
 /// A torrent's shape, its name, then files: kind, length, elements.
 pub fn layout() -> Corpus {
     let corpus: [&[u8]; 4] = [

@@ -8,6 +8,8 @@ mod assembly;
 mod corpus;
 #[path = "../fuzz/dht.rs"]
 mod dht;
+#[path = "../fuzz/foreign.rs"]
+mod foreign;
 #[path = "../fuzz/form.rs"]
 mod form;
 #[path = "../fuzz/gateway.rs"]

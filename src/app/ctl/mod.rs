@@ -34,7 +34,7 @@ const LIST_FIELDS: [&str; 15] = [
     "movedShare",
 ];
 /// What `show` shows besides.
-const SHOW_FIELDS: [&str; 13] = [
+const SHOW_FIELDS: [&str; 14] = [
     "downloadDir",
     "totalSize",
     "uploadedEver",
@@ -42,6 +42,7 @@ const SHOW_FIELDS: [&str; 13] = [
     "addedDate",
     "doneDate",
     "isPrivate",
+    "isUnproven",
     "pieceCount",
     "pieceSize",
     "comment",

@@ -90,6 +90,10 @@ pub fn show(torrent: &Value) -> Vec<String> {
         number(torrent, "pieceCount"),
         bytes("pieceSize")
     );
+    let proof = match torrent["isUnproven"].as_bool() {
+        Some(true) => "taken over from another program and not hashed here: gyre ctl verify",
+        _ => "",
+    };
     let mut lines: Vec<String> = [
         ("name", text(torrent, "name")),
         ("info_hash", text(torrent, "hashString")),
@@ -98,6 +102,7 @@ pub fn show(torrent: &Value) -> Vec<String> {
         ("folder", text(torrent, "downloadDir")),
         ("done", format!("{share:.1}% of {}", bytes("sizeWhenDone"))),
         ("pieces", pieces),
+        ("proof", proof.to_owned()),
         ("uploaded", bytes("uploadedEver")),
         ("downloaded", bytes("downloadedEver")),
         ("up", rate(number(torrent, "rateUpload"))),

@@ -115,5 +115,6 @@ fn listed(control: &Control, listed: &Listed) -> Value {
         "pieces_have": shown.as_ref().map(|shown| shown.progress.pieces_have),
         "pieces_checked": shown.as_ref().map(|shown| shown.progress.pieces_checked),
         "uploaded_bytes": row.uploaded_bytes,
+        "is_unproven": row.is_unproven,
     })
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::base::InfoHash;
+use crate::session::lab::Health;
 use crate::swarm::sources::SourceCounts;
 
 /// What a torrent is doing, in the words of Transmission's `status`.
@@ -117,6 +118,8 @@ pub struct Torrent {
     /// It stopped because it had seeded enough.
     pub is_finished: bool,
     pub is_stalled: bool,
+    /// What it has was never hashed here.
+    pub is_unproven: bool,
     /// Of the files that are wanted, and of all.
     pub wanted_bytes: u64,
     pub total_bytes: u64,
@@ -177,6 +180,7 @@ impl Torrent {
             is_private: false,
             is_finished: false,
             is_stalled: false,
+            is_unproven: false,
             wanted_bytes: 0,
             total_bytes: 0,
             have_bytes: 0,
@@ -530,6 +534,10 @@ pub trait Backend: 'static {
     fn torrents(&self) -> Vec<Arc<Torrent>>;
     /// The session as it is.
     fn session(&self) -> Session;
+    /// Delays of the session, and what it uses.
+    fn health(&self) -> Arc<Health> {
+        Arc::default()
+    }
     /// More of one torrent.
     async fn details(&self, info_hash: InfoHash) -> Result<Details, Refusal>;
     /// Its .torrent file.

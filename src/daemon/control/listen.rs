@@ -25,6 +25,9 @@ use crate::uring::random::random;
 /// The longest password that a file may hold.
 const PASSWORD_BYTES_MAX: usize = 1_024;
 
+/// `FileDescriptorName=` of sockets that a service manager hands over for it.
+const PURPOSE: &str = "control";
+
 /// What the server is told.
 #[derive(Clone, Debug, Default)]
 pub struct ControlSettings {
@@ -203,6 +206,13 @@ fn check_exposed(addr: Option<SocketAddr>, is_own: bool) -> Result<(), ListenErr
 fn inherited_sockets() -> (Vec<TcpListener>, Vec<UnixListener>) {
     let (mut tcp, mut unix) = (Vec::new(), Vec::new());
     for socket in inherited::take() {
+        if !socket.is_for(PURPOSE) || !socket.takes_connections() {
+            warn!(
+                name = ?socket.name,
+                "a socket that was handed over is no listener of the control server: it is left alone"
+            );
+            continue;
+        }
         // Each kind tells its address only if it is of that kind.
         let as_unix = UnixListener::from(socket.fd);
         if as_unix.local_addr().is_ok() {
@@ -212,7 +222,7 @@ fn inherited_sockets() -> (Vec<TcpListener>, Vec<UnixListener>) {
         let as_tcp = TcpListener::from(std::os::fd::OwnedFd::from(as_unix));
         match as_tcp.local_addr() {
             Ok(_) => tcp.push(as_tcp),
-            Err(_) => info!(name = socket.name, "a socket of another kind is left alone"),
+            Err(_) => info!(name = ?socket.name, "a socket of another kind is left alone"),
         }
     }
     (tcp, unix)

@@ -20,6 +20,7 @@ use crate::base::InfoHash;
 use crate::daemon::TorrentRow;
 use crate::daemon::handle::{AddSource, AddTorrent, Control, ControlError, Listed};
 use crate::session::command::Activity;
+use crate::session::lab::Health;
 use crate::session::{Encryption, SessionConfig, TorrentState};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
@@ -146,6 +147,7 @@ impl Live {
         torrent.folder = row.folder.to_string_lossy().into_owned();
         torrent.labels = row.labels.clone();
         torrent.is_private = row.is_private;
+        torrent.is_unproven = row.is_unproven;
         torrent.wanted_bytes = row.wanted_bytes;
         torrent.total_bytes = row.wanted_bytes;
         torrent.have_bytes = row.have_bytes;
@@ -316,6 +318,10 @@ impl Backend for Live {
             encryption: fixed.encryption,
             panics: now.panics,
         }
+    }
+
+    fn health(&self) -> Arc<Health> {
+        self.control.session().health
     }
 
     async fn details(&self, info_hash: InfoHash) -> Result<Details, Refusal> {

@@ -1,15 +1,24 @@
 //! `GET /metrics`: the session's figures as Prometheus reads them. Layer 6.
 //!
-//! Torrents are summed by label and by tracker, never listed: their number has no bound, a scrape has.
+//! Torrents are summed by label and by tracker, never listed: their number has no bound, a scrape has. What the process uses is
+//! asked of `/proc`; what was read from storage, over what was sent, tells how much the page cache spares.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
 use super::backend::{Backend, Problem, Torrent};
 use super::server::Shared;
+use crate::base::Histogram;
+use crate::session::lab::Health;
 
-/// Different values of one label; those with the fewest bytes behind that are summed as `other`.
+/// Different values of one label; those that move the fewest bytes now, or have moved the fewest, are summed as `other`.
 const VALUES_MAX: usize = 100;
+
+/// Bounds of histograms, in µs: from a loop that is idle to one that hangs.
+const BUCKETS_US: [u64; 12] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
+];
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
@@ -37,6 +46,12 @@ impl Sum {
         self.down_bytes_per_s = self.down_bytes_per_s.saturating_add(other.down_bytes_per_s);
         self.uploaded_bytes = self.uploaded_bytes.saturating_add(other.uploaded_bytes);
         self.downloaded_bytes = self.downloaded_bytes.saturating_add(other.downloaded_bytes);
+    }
+
+    /// By what moves now, then by what ever did.
+    const fn rank(&self) -> (u64, u64) {
+        let now = self.up_bytes_per_s.saturating_add(self.down_bytes_per_s);
+        (now, self.uploaded_bytes)
     }
 
     const fn figures(&self) -> [(&'static str, &'static str, u64); 5] {
@@ -104,18 +119,18 @@ pub fn text<B: Backend>(shared: &Shared<B>) -> String {
             shared.connections() as u64,
         ),
     ] {
-        let _ = writeln!(
-            text,
-            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
-        );
+        one(&mut text, name, kind, help, value);
     }
+    inside(&mut text, &shared.rpc.backend().health());
+    process(&mut text, Path::new("/proc/self"));
     let mut by_status: BTreeMap<&'static str, u64> = BTreeMap::new();
     let (mut by_label, mut by_tracker) = (BTreeMap::new(), BTreeMap::new());
-    let mut troubled = 0_u64;
+    let (mut troubled, mut unproven) = (0_u64, 0_u64);
     let catalog = shared.rpc.catalog();
     for torrent in catalog.all() {
         *by_status.entry(torrent.status.as_str()).or_default() += 1;
         troubled += u64::from(torrent.problem != Problem::None);
+        unproven += u64::from(torrent.is_unproven);
         let none = [String::new()];
         let labels = match torrent.labels.is_empty() {
             true => none.as_slice(),
@@ -133,14 +148,128 @@ pub fn text<B: Backend>(shared: &Shared<B>) -> String {
     for (status, count) in by_status {
         let _ = writeln!(text, "gyre_torrents{{status=\"{status}\"}} {count}");
     }
-    let _ = writeln!(
-        text,
-        "# HELP gyre_torrents_troubled Torrents with an error\n# TYPE gyre_torrents_troubled gauge\n\
-         gyre_torrents_troubled {troubled}"
-    );
+    let help = "Torrents with an error";
+    one(&mut text, "gyre_torrents_troubled", "gauge", help, troubled);
+    let help = "Torrents taken over from another program and not hashed here since";
+    one(&mut text, "gyre_torrents_unproven", "gauge", help, unproven);
     family(&mut text, "label", by_label);
     family(&mut text, "tracker", by_tracker);
     text
+}
+
+fn one(text: &mut String, name: &str, kind: &str, help: &str, value: u64) {
+    let _ = writeln!(
+        text,
+        "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
+    );
+}
+
+/// What only the session knows of itself.
+fn inside(text: &mut String, health: &Health) {
+    for (name, help, value) in [
+        (
+            "gyre_buffer_bytes",
+            "Memory of the buffer pool",
+            health.buffer_bytes,
+        ),
+        (
+            "gyre_buffer_free_bytes",
+            "What of it is free",
+            health.buffer_free_bytes,
+        ),
+        (
+            "gyre_buffer_heap_bytes",
+            "Memory beside the pool, because it had none left",
+            health.buffer_heap_bytes,
+        ),
+        (
+            "gyre_ring_operations",
+            "Operations of the ring that the kernel works on",
+            health.operations,
+        ),
+    ] {
+        one(text, name, "gauge", help, value);
+    }
+    let name = "gyre_loop_lag_seconds";
+    let help = "How late the timers of the ring thread are, a few a second";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+    histogram(text, name, "", &health.loop_lag);
+    let name = "gyre_request_stage_seconds";
+    let help =
+        "How long requests of peers take until they are taken up, read and sent, a few a second";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+    for (stage, times) in ["queued", "read", "sent"].iter().zip(&health.stages) {
+        histogram(text, name, &format!("stage=\"{stage}\""), times);
+    }
+}
+
+/// `label` is `NAME="VALUE"` or nothing.
+fn histogram(text: &mut String, name: &str, label: &str, times: &Histogram) {
+    let comma = if label.is_empty() { "" } else { "," };
+    for us in BUCKETS_US {
+        let (bound, count) = (seconds(us), times.count_upto(us));
+        let _ = writeln!(
+            text,
+            "{name}_bucket{{{label}{comma}le=\"{bound}\"}} {count}"
+        );
+    }
+    let count = times.count();
+    let of = match label.is_empty() {
+        true => String::new(),
+        false => format!("{{{label}}}"),
+    };
+    let _ = writeln!(
+        text,
+        "{name}_bucket{{{label}{comma}le=\"+Inf\"}} {count}\n{name}_sum{of} {}\n{name}_count{of} {count}",
+        seconds(times.sum_us())
+    );
+}
+
+fn seconds(us: u64) -> String {
+    let text = format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// What the kernel counts for this process. A file that cannot be read leaves its figures out.
+fn process(text: &mut String, folder: &Path) {
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    let of = |file: &str, key: &str| {
+        let line = file.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
+    };
+    let (io, status) = (read("io"), read("status"));
+    for (name, kind, help, value) in [
+        (
+            "gyre_storage_read_bytes_total",
+            "counter",
+            "Bytes that were read from storage, not from the page cache",
+            of(&io, "read_bytes:"),
+        ),
+        (
+            "gyre_storage_written_bytes_total",
+            "counter",
+            "Bytes that were written to storage",
+            of(&io, "write_bytes:"),
+        ),
+        (
+            "process_resident_memory_bytes",
+            "gauge",
+            "Resident memory",
+            of(&status, "VmRSS:").map(|kib| kib.saturating_mul(1_024)),
+        ),
+        (
+            "process_open_fds",
+            "gauge",
+            "Open file descriptors",
+            std::fs::read_dir(folder.join("fd"))
+                .ok()
+                .map(|fds| fds.count() as u64),
+        ),
+    ] {
+        if let Some(value) = value {
+            one(text, name, kind, help, value);
+        }
+    }
 }
 
 fn sum(sums: &mut BTreeMap<String, Sum>, value: &str, torrent: &Torrent) {
@@ -153,7 +282,7 @@ fn sum(sums: &mut BTreeMap<String, Sum>, value: &str, torrent: &Torrent) {
 fn family(text: &mut String, label: &str, sums: BTreeMap<String, Sum>) {
     let mut sums: Vec<(String, Sum)> = sums.into_iter().collect();
     if sums.len() > VALUES_MAX {
-        sums.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.uploaded_bytes));
+        sums.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.rank()));
         let mut other = Sum::default();
         for (_, sum) in sums.drain(VALUES_MAX..) {
             other.join(&sum);
@@ -209,5 +338,61 @@ mod tests {
         assert!(text.contains("gyre_label_torrents{label=\"other\"} 400"));
         assert!(text.contains("gyre_label_torrents{label=\"a\\\"\\n\u{fffd}499\"} 1"));
         assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn histograms_count_upwards_and_end_with_all() {
+        let mut health = Health::default();
+        for us in [90, 240, 9_000, 5_000_000] {
+            health.loop_lag.add(us);
+        }
+        health.stages[1].add(300);
+        let mut text = String::new();
+        inside(&mut text, &health);
+        for line in [
+            "gyre_loop_lag_seconds_bucket{le=\"0.0001\"} 1",
+            "gyre_loop_lag_seconds_bucket{le=\"0.00025\"} 2",
+            "gyre_loop_lag_seconds_bucket{le=\"0.01\"} 3",
+            "gyre_loop_lag_seconds_bucket{le=\"1\"} 3",
+            "gyre_loop_lag_seconds_bucket{le=\"+Inf\"} 4",
+            "gyre_loop_lag_seconds_sum 5.00933",
+            "gyre_loop_lag_seconds_count 4",
+            "gyre_request_stage_seconds_bucket{stage=\"read\",le=\"0.0005\"} 1",
+            "gyre_request_stage_seconds_count{stage=\"read\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+    }
+
+    /// Names of metrics in a text, with what belongs to a histogram.
+    fn names(text: &str) -> std::collections::BTreeSet<&str> {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let words = text.split(|c| !is_part(c));
+        words
+            .filter(|word| word.starts_with("gyre_") || word.starts_with("process_"))
+            .collect()
+    }
+
+    #[test]
+    fn the_dashboard_asks_for_nothing_that_is_not_there() {
+        let source = include_str!("metrics.rs").split("#[cfg(test)]").next();
+        let dashboard = include_str!("../../../scripts/grafana.json");
+        let parsed: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+        assert!(parsed["panels"].as_array().unwrap().len() > 8);
+        let mut shown = String::new();
+        inside(&mut shown, &Health::default());
+        process(&mut shown, Path::new("/proc/self"));
+        for label in ["label", "tracker"] {
+            family(&mut shown, label, BTreeMap::new());
+        }
+        let there: std::collections::BTreeSet<&str> = names(&shown)
+            .union(&names(source.unwrap()))
+            .copied()
+            .collect();
+        let asked = names(dashboard);
+        assert!(asked.len() > 20, "{asked:?}");
+        for name in asked {
+            assert!(there.contains(name), "the dashboard asks for {name}");
+        }
     }
 }

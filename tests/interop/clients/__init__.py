@@ -9,9 +9,10 @@ import shutil
 from .aria2 import Aria2
 from .libtorrent import Libtorrent
 from .qbittorrent import Qbittorrent
+from .rtorrent import Rtorrent
 from .transmission import Transmission
 
-CLIENTS = {client.name: client for client in (Transmission, Aria2, Libtorrent, Qbittorrent)}
+CLIENTS = {client.name: client for client in (Transmission, Aria2, Libtorrent, Qbittorrent, Rtorrent)}
 
 
 def missing(name):

@@ -32,7 +32,7 @@ const fn kilobytes(bytes: u64) -> u64 {
     bytes / 1_000
 }
 
-const ROWS: [Row; 71] = [
+const ROWS: [Row; 72] = [
     ("activity_date", |t, json| date(t.active_unix_s, json)),
     ("added_date", |t, json| json.int(t.added_unix_s)),
     ("bandwidth_priority", |t, json| json.int(t.limits.priority)),
@@ -67,6 +67,8 @@ const ROWS: [Row; 71] = [
     ("is_finished", |t, json| json.bool(t.is_finished)),
     ("is_private", |t, json| json.bool(t.is_private)),
     ("is_stalled", |t, json| json.bool(t.is_stalled)),
+    // Of our own: what was taken over from another program.
+    ("is_unproven", |t, json| json.bool(t.is_unproven)),
     ("labels", |t, json| json.texts(&t.labels)),
     ("left_until_done", |t, json| json.uint(t.left_bytes())),
     ("magnet_link", |t, json| json.text(&t.magnet)),

@@ -1,0 +1,158 @@
+//! The state of a daemon that does not run: read, and added to. Layer 6. Blocks.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::folder::StateFolder;
+use super::row::TorrentRow;
+use super::store::{Opened, Store, Write};
+use crate::base::InfoHash;
+use crate::session::SessionError;
+use crate::session::resume_store::ResumeStore;
+use crate::storage::resume::Record;
+
+/// Rows that are written at once: each commit waits for the disk.
+const BATCH_ROWS_MAX: usize = 256;
+
+/// The state, locked: no daemon begins meanwhile.
+pub struct Offline {
+    folder: StateFolder,
+    store: Store,
+    rows: BTreeMap<InfoHash, TorrentRow>,
+    records: ResumeStore,
+    waiting: Vec<Write>,
+    /// The highest number that a torrent was given.
+    number: u64,
+    set_aside: Option<(String, PathBuf)>,
+}
+
+impl Offline {
+    /// Takes the state folder, or makes it, and reads the state.
+    ///
+    /// # Errors
+    /// A daemon has it, or it cannot be used.
+    pub fn open(path: &Path) -> Result<Offline, SessionError> {
+        let folder = StateFolder::take(path).map_err(|error| {
+            let hint = "stop the daemon first, or name another folder with --state";
+            SessionError::new(error.to_string(), hint)
+        })?;
+        let file = folder.store();
+        let opened = Store::open(&file).map_err(|error| {
+            cannot(format!(
+                "cannot use the state file {}: {error}",
+                file.display()
+            ))
+        })?;
+        let Opened {
+            store,
+            rows,
+            set_aside,
+            ..
+        } = opened;
+        let records = ResumeStore::open(path)
+            .map_err(|error| cannot(format!("cannot use {}: {error}", path.display())))?;
+        let number = rows.values().map(|row| row.number).max().unwrap_or(0);
+        Ok(Offline {
+            folder,
+            store,
+            rows,
+            records,
+            waiting: Vec::new(),
+            number,
+            set_aside,
+        })
+    }
+
+    /// Whether there is a state that could be opened.
+    pub fn is_there(path: &Path) -> bool {
+        path.join("daemon.redb").exists()
+    }
+
+    /// A state file that could not be used, why, and its name now.
+    pub const fn set_aside(&self) -> Option<&(String, PathBuf)> {
+        self.set_aside.as_ref()
+    }
+
+    /// What is remembered, by info_hash.
+    pub const fn rows(&self) -> &BTreeMap<InfoHash, TorrentRow> {
+        &self.rows
+    }
+
+    /// The resume records of a torrent, at whatever roots.
+    ///
+    /// # Errors
+    /// Their folder cannot be read.
+    pub fn records(&self, info_hash: InfoHash) -> Result<Vec<Record>, SessionError> {
+        let found = self.records.all(info_hash);
+        found.map_err(|error| cannot(format!("the resume records cannot be read: {error}")))
+    }
+
+    /// The bytes of a torrent's .torrent file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn torrent(&self, info_hash: InfoHash) -> Result<Vec<u8>, SessionError> {
+        let read = self.folder.load_torrent(info_hash);
+        read.map_err(|error| {
+            let message = format!("the .torrent file of {info_hash} cannot be read: {error}");
+            cannot(message)
+        })
+    }
+
+    /// Takes a torrent in: what lies beside its row is on disk before the row is.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub fn put(
+        &mut self,
+        mut row: TorrentRow,
+        torrent: Option<&[u8]>,
+        records: &[Record],
+    ) -> Result<(), SessionError> {
+        let kept = |error: std::io::Error| cannot(format!("the state cannot be written: {error}"));
+        if let Some(bytes) = torrent {
+            self.folder
+                .save_torrent(row.info_hash, bytes)
+                .map_err(kept)?;
+        }
+        for record in records {
+            self.records.save(record).map_err(kept)?;
+        }
+        self.number += 1;
+        row.number = self.number;
+        self.change(row)
+    }
+
+    /// Writes a row anew.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub fn change(&mut self, row: TorrentRow) -> Result<(), SessionError> {
+        self.rows.insert(row.info_hash, row.clone());
+        self.waiting.push(Write::Put(Box::new(row)));
+        match self.waiting.len() >= BATCH_ROWS_MAX {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Has everything on disk.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub fn flush(&mut self) -> Result<(), SessionError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let done = self.store.commit(&waiting);
+        done.map_err(|error| cannot(format!("the state cannot be written: {error}")))
+    }
+}
+
+fn cannot(message: String) -> SessionError {
+    SessionError::new(
+        message,
+        "name another folder with --state, or make room there",
+    )
+}
