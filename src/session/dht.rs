@@ -317,15 +317,7 @@ impl DhtService {
         loop {
             tokio::time::sleep(TELL_EVERY).await;
             let Some(stats) = self.stats() else { continue };
-            let news = (
-                stats.nodes_v4,
-                stats.nodes_v6,
-                stats.searches,
-                stats.searched,
-                stats.peers_found,
-                stats.is_read_only,
-            );
-            if told.replace(news) != Some(news) {
+            if told.replace(stats) != Some(stats) {
                 shared.emit(SessionEvent::Dht(stats));
             }
         }
