@@ -8,6 +8,15 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::cli;
 use super::exit::{Exit, Failure};
 
+/// `gyre help VERB` as `gyre VERB --help`, which is what many programs take it for.
+pub fn spelled_out(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.get(1).is_some_and(|verb| verb == "help") {
+        arguments.remove(1);
+        arguments.push("--help".into());
+    }
+    arguments
+}
+
 /// What `arguments` led to when it is no command to run: help, version, or a mistake.
 pub fn answer(error: &clap::Error, arguments: &[OsString]) -> Exit {
     match error.kind() {
