@@ -222,6 +222,13 @@ fn searching(sample: &Sample, list: &Path, variable: &str, more: &[&str]) -> Gyr
     Gyre::spawn(command)
 }
 
+/// Its torrent takes peers.
+fn is_on_its_way(gyre: &mut Gyre) {
+    gyre.wait_for("a start", |event| {
+        event["state"] == "downloading" || event["state"] == "stalled"
+    });
+}
+
 /// One seeder whose address is listed, and one whose is not.
 fn two_seeders(sample: &Sample, last_byte: u8) -> (FakeSeeder, FakeSeeder) {
     let content = Content::of(sample);
@@ -249,7 +256,9 @@ fn listed_peers_that_peers_tell_of_are_not_dialed() {
     let (listed, free) = two_seeders(&sample, 81);
     let list = list(&sample, "127.0.0.81\n");
     let mut gyre = searching(&sample, &list, "GYRE_NO_PEX", &[]);
-    let mut teller = RawPeer::dial(gyre.listening(), sample.info_hash);
+    let to = gyre.listening();
+    is_on_its_way(&mut gyre);
+    let mut teller = RawPeer::dial(to, sample.info_hash);
     let told = pex_of(&[listed.addr, free.addr]);
     // The ids that Gyre gives its extensions stand in its handshake.
     let theirs = teller.wait_for(20);
@@ -269,7 +278,7 @@ fn listed_peers_of_the_local_network_are_not_dialed() {
     let (listed, free) = two_seeders(&sample, 83);
     let list = list(&sample, "127.0.0.83\n");
     let mut gyre = searching(&sample, &list, "GYRE_NO_LSD", &[]);
-    gyre.event("listening");
+    is_on_its_way(&mut gyre);
     let group = Ipv4Addr::new(239, 192, 152, 143);
     for seeder in [&listed, &free] {
         let search = Search {
