@@ -465,3 +465,19 @@ fn a_place_for_the_torrent_is_looked_at_before_anybody_is_asked() {
     }
     assert_eq!(holder.requests(), 0);
 }
+
+#[test]
+fn peers_that_refuse_the_metadata_are_no_lack_of_peers() {
+    let sample = sample();
+    // Eight pieces, all asked for at once: after eight refusals in a row it is closed.
+    let holder = FakeHolder::start(53, sample.info_hash, Holds::Rejects(8 * 16_384));
+    let link = link(&sample, &[holder.addr]);
+    let output = program::command()
+        .args(["info", &link, "--give-up", "3s"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("sends its metadata"), "{stderr}");
+    assert!(holder.requests() >= 8);
+}

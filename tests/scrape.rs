@@ -184,7 +184,7 @@ fn a_scrape_goes_through_the_proxy_with_names_and_datagrams() {
         "{:?}",
         proxy.asked()
     );
-    let came = came.lock().unwrap();
+    let came = came.lock().unwrap().clone();
     assert!(
         came.len() >= 3 && came.iter().all(|ip| *ip == SOURCE),
         "{came:?}"
