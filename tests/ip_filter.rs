@@ -381,3 +381,37 @@ fn a_list_that_became_empty_is_told_of() {
     let message = told["message"].as_str().unwrap();
     assert!(message.contains("nobody is kept out any more"), "{message}");
 }
+
+#[test]
+fn a_listed_node_of_the_dht_is_neither_asked_nor_answered() {
+    let sample = Sample::file(100_000, 1 << 14, &[]);
+    let list = list(&sample, "127.0.0.91\n");
+    let socket = |last_byte: u8| {
+        let socket = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, last_byte), 0)).unwrap();
+        let limit = Some(Duration::from_secs(20));
+        socket.set_read_timeout(limit).unwrap();
+        socket
+    };
+    let (listed, free) = (socket(91), socket(92));
+    let doors = [&listed, &free].map(|node| node.local_addr().unwrap());
+    let doors = doors.map(|addr| addr.to_string()).join(",");
+    let mut gyre = searching(&sample, &list, "GYRE_NO_DHT", &["--dht-bootstrap", &doors]);
+    let to = gyre.listening();
+    let mut buf = [0; 2_000];
+    free.recv_from(&mut buf).expect("the free one is asked");
+    let ping = b"d1:ad2:id20:aaaaaaaaaaaaaaaaaaaae1:q4:ping1:t2:xx1:y1:qe";
+    listed.send_to(ping, to).unwrap();
+    free.send_to(ping, to).unwrap();
+    let is_answer = |bytes: &[u8]| bytes.windows(7).any(|at| at == b"1:t2:xx");
+    loop {
+        let (length, _) = free.recv_from(&mut buf).expect("it is answered");
+        if is_answer(&buf[..length]) {
+            break;
+        }
+    }
+    listed.set_nonblocking(true).unwrap();
+    assert!(
+        listed.recv_from(&mut buf).is_err(),
+        "it was asked or answered"
+    );
+}

@@ -184,6 +184,10 @@ impl DhtService {
 
     /// A datagram of the DHT has come.
     pub fn on_datagram(&self, received: &Received, datagram: &[u8]) {
+        let is_listed = |shared: Rc<Shared>| shared.gate.is_blocked(received.from.ip());
+        if self.shared.upgrade().is_none_or(is_listed) {
+            return;
+        }
         if self.doors.on_datagram(datagram) {
             return self.call(|node, now, fx| node.add_doors(&[received.from], now, fx));
         }
@@ -405,7 +409,7 @@ impl DhtService {
             return;
         };
         for effect in effects.drain(..) {
-            self.execute(effect, received);
+            self.execute(&shared, effect, received);
         }
         *self.effects.borrow_mut() = effects;
         if deadline.is_some_and(|at| self.deadline.get().is_none_or(|set| at < set)) {
@@ -414,8 +418,10 @@ impl DhtService {
         }
     }
 
-    fn execute(&self, effect: DhtEffect, received: Option<&Received>) {
+    fn execute(&self, shared: &Shared, effect: DhtEffect, received: Option<&Received>) {
         match effect {
+            // Who is listed is lost to the node like one that is not there.
+            DhtEffect::Send { to, .. } if shared.gate.is_blocked(to.ip()) => {}
             DhtEffect::Send { to, bytes } => {
                 let answers = received.filter(|received| received.from == to);
                 self.port.send(bytes, to, answers);
