@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use support::fake_holder::pex_of;
 use support::fake_peer::{Behaviour, Content, FakeSeeder};
 use support::fake_tracker::{HttpTracker, ok, peers};
 use support::program::command;
-use support::raw_peer::{Hello, RawPeer, message};
+use support::raw_peer::{Hello, RawPeer, accept, accept_within, message};
 use support::sample::text;
 use support::{Gyre, Sample};
 
@@ -414,4 +414,21 @@ fn a_listed_node_of_the_dht_is_neither_asked_nor_answered() {
         listed.recv_from(&mut buf).is_err(),
         "it was asked or answered"
     );
+}
+
+#[test]
+fn a_peer_that_is_listed_during_its_handshake_is_not_dialed_the_other_way() {
+    let sample = Sample::file(100_000, 1 << 14, &[]);
+    let path = list(&sample, "127.0.0.94\n");
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 93), 0)).unwrap();
+    let peer = listener.local_addr().unwrap().to_string();
+    let mut gyre = download(&sample, &path, &["--peer", &peer]);
+    let hidden = accept(&listener);
+    list(&sample, "nonsense\n127.0.0.93\n");
+    gyre.signal(Signal::SIGHUP);
+    let told = gyre.event("warning");
+    assert!(told["message"].as_str().unwrap().starts_with("1 line of "));
+    // A hidden handshake that is refused is followed by one in the open at once.
+    drop(hidden);
+    assert!(accept_within(&listener, Duration::from_secs(3)).is_none());
 }
