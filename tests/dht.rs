@@ -335,3 +335,34 @@ fn libtorrent_downloads_from_gyre(sample: &Sample, seeder: &mut Gyre, door: u16)
     leech.wait_for(|event| event["complete"] == true);
     assert!(sample.is_same_in(Path::new(&folder)));
 }
+
+#[test]
+fn figures_are_told_when_any_of_them_changes() {
+    let sample = Sample::file(50_000, 16_384, &[]);
+    let mut gyre = seed(&sample, "state", &[1]);
+    let port = port_of(&mut gyre);
+    let asker = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let before = gyre.wait_for("figures", |event| event["event"] == "dht");
+    let heard = before["queries_heard"].as_u64().unwrap();
+    let ping = b"d1:ad2:id20:aaaaaaaaaaaaaaaaaaaae1:q4:ping1:t2:xx1:y1:qe";
+    asker.send_to(ping, ("127.0.0.1", port)).unwrap();
+    gyre.wait_for("the question in the figures", |event| {
+        event["event"] == "dht" && event["queries_heard"].as_u64() > Some(heard)
+    });
+}
+
+#[test]
+fn names_that_lead_nowhere_are_told_once() {
+    let sample = Sample::file(50_000, 16_384, &[]);
+    let (torrent, data) = (text(&sample.torrent), text(&sample.data));
+    let mut command = command();
+    command.env_remove("GYRE_NO_DHT");
+    command.args(["seed", &torrent, "--data", &data, "--json", "--port", "0"]);
+    command.args(["--dht-bootstrap", "one.invalid:1,two.invalid:2"]);
+    command.arg("--state").arg(sample.dir("state"));
+    let mut gyre = Gyre::spawn(command);
+    let told = gyre.event("warning");
+    let message = told["message"].as_str().unwrap();
+    assert!(message.contains("no way into the DHT"), "{message}");
+    assert!(told["hint"].as_str().unwrap().contains("--dht-bootstrap"));
+}

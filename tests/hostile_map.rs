@@ -17,7 +17,7 @@ const ROWS: [(char, u32); 13] = [
     ('G', 4),
     ('S', 12),
     ('D', 9),
-    ('P', 6),
+    ('P', 7),
 ];
 
 /// Row id and last column of every line of a table.

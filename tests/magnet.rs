@@ -440,3 +440,44 @@ fn an_https_url_of_the_torrent_is_told_and_the_next_is_used() {
     let message = warnings[0]["message"].as_str().unwrap();
     assert!(message.contains("https is not supported"), "{message}");
 }
+
+#[test]
+fn a_place_for_the_torrent_is_looked_at_before_anybody_is_asked() {
+    let sample = sample();
+    let holder = FakeHolder::start(52, sample.info_hash, Holds::Silence(70_000));
+    let link = link(&sample, &[holder.addr]);
+    let folder = sample.dir("saved");
+    let pipe = folder.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for (path, cause) in [
+        (folder.join("missing/x.torrent"), "there is no folder"),
+        (folder.join("pipe/x.torrent"), "there is no folder"),
+        (pipe, "exists and is no .torrent"),
+    ] {
+        let output = program::command()
+            .args(["info", &link, "--save-torrent", &text(&path)])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains(cause), "{stderr}");
+        assert!(stderr.contains("--save-torrent"), "{stderr}");
+    }
+    assert_eq!(holder.requests(), 0);
+}
+
+#[test]
+fn peers_that_refuse_the_metadata_are_no_lack_of_peers() {
+    let sample = sample();
+    // Eight pieces, all asked for at once: after eight refusals in a row it is closed.
+    let holder = FakeHolder::start(53, sample.info_hash, Holds::Rejects(8 * 16_384));
+    let link = link(&sample, &[holder.addr]);
+    let output = program::command()
+        .args(["info", &link, "--give-up", "3s"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("sends its metadata"), "{stderr}");
+    assert!(holder.requests() >= 8);
+}

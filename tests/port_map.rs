@@ -359,3 +359,22 @@ fn an_upnp_gateway_that_leads_elsewhere_or_never_ends_is_asked_for_nothing() {
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+#[test]
+fn a_gateway_behind_another_one_is_told_of() {
+    let gateway = Gateway::start(|question, from, socket| {
+        let mut answer = pcp_grant(question);
+        answer[56..60].copy_from_slice(&[100, 64, 0, 9]);
+        socket.send_to(&answer, from).unwrap();
+    });
+    let sample = Sample::file(50_000, 16_384, &[]);
+    let mut gyre = seeder(&sample, gateway.addr);
+    let told = gyre.event("warning");
+    let message = told["message"].as_str().unwrap();
+    assert!(message.contains("100.64.0.9"), "{message}");
+    gyre.event("mapped");
+    gyre.event("mapped");
+    let warnings = gyre.seen().iter();
+    let warnings = warnings.filter(|event| event["event"] == "warning");
+    assert_eq!(warnings.count(), 1);
+}

@@ -3,15 +3,17 @@
 mod support;
 
 use std::io::Write;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::process::Output;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::fake_tracker::{HttpTracker, Then, UdpTracker, ok, udp_connected};
 use support::program::command;
 use support::sample::text;
-use support::{Gyre, Sample};
+use support::socks_server::{Manners, SOURCE, SocksServer};
+use support::{Gyre, Sample, WebServer};
 
 fn scrape(what: &str, more: &[&str]) -> Output {
     let mut command = command();
@@ -132,4 +134,101 @@ fn trackers_that_say_nothing_end_a_scrape_in_its_time() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+#[test]
+fn a_scrape_goes_through_the_proxy_with_names_and_datagrams() {
+    let body = [b"d5:filesd20:", &[0x61; 20][..], b"d8:completei9eeee"].concat();
+    let came: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
+    let (of_http, of_udp) = (came.clone(), came.clone());
+    let http = HttpTracker::start(move |_, stream| {
+        of_http
+            .lock()
+            .unwrap()
+            .push(stream.peer_addr().unwrap().ip());
+        let _ = stream.write_all(&ok(&body));
+        Then::Close
+    });
+    let udp = UdpTracker::start(move |datagram, socket| {
+        of_udp.lock().unwrap().push(datagram.from.ip());
+        let id = datagram.transaction_id();
+        let numbers = [5_u32, 0, 1].map(u32::to_be_bytes).concat();
+        let answer = match datagram.action() {
+            0 => udp_connected(id, 7),
+            _ => [&2_u32.to_be_bytes()[..], &id.to_be_bytes(), &numbers].concat(),
+        };
+        let _ = socket.send_to(&answer, datagram.from);
+    });
+    let urls = [
+        "http://web.invalid:81/announce".to_owned(),
+        format!("udp://datagrams.invalid:{}", udp.addr.port()),
+    ];
+    let names = [
+        ("web.invalid".to_owned(), http.addr),
+        ("datagrams.invalid".to_owned(), udp.addr),
+    ];
+    let proxy = SocksServer::start(Manners {
+        names: names.clone().into(),
+        relays: true,
+        ..Manners::default()
+    });
+    let output = scrape(&link(&urls), &["--json", "--proxy", &proxy.url()]);
+    assert!(output.status.success(), "{output:?}");
+    let told = trackers(&output);
+    assert_eq!(
+        (&told[0]["seeders"], &told[1]["seeders"]),
+        (&9.into(), &5.into())
+    );
+    assert!(
+        proxy.was_asked("connect web.invalid:81"),
+        "{:?}",
+        proxy.asked()
+    );
+    let came = came.lock().unwrap().clone();
+    assert!(
+        came.len() >= 3 && came.iter().all(|ip| *ip == SOURCE),
+        "{came:?}"
+    );
+
+    // One that relays no datagrams.
+    let proxy = SocksServer::start(Manners {
+        names: names.into(),
+        ..Manners::default()
+    });
+    let output = scrape(&link(&urls), &["--json", "--proxy", &proxy.url()]);
+    let told = trackers(&output);
+    assert_eq!(told[0]["seeders"], 9);
+    let error = told[1]["error"].as_str().unwrap();
+    assert!(
+        error.contains("no datagrams go through the proxy"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_torrent_that_other_verbs_fetch_comes_through_the_proxy() {
+    let sample = Sample::file(50_000, 16_384, &[]);
+    let server = WebServer::good(sample.folder.path());
+    let proxy = SocksServer::start(Manners {
+        names: [("files.invalid".to_owned(), server.addr)].into(),
+        ..Manners::default()
+    });
+    let (url, data) = ("http://files.invalid/sample.torrent", text(&sample.data));
+    for arguments in [
+        &["magnet", url, "--proxy", &proxy.url()][..],
+        &["verify", url, "--data", &data, "--proxy", &proxy.url()],
+    ] {
+        let output = command().args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    // Where nothing but the variable names it.
+    let mut command = command();
+    command.env("GYRE_PROXY", proxy.url());
+    let output = command.args(["magnet", url]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let asked = proxy.asked();
+    let times = asked
+        .iter()
+        .filter(|what| *what == "connect files.invalid:80");
+    assert_eq!(times.count(), 3, "{asked:?}");
 }

@@ -335,6 +335,22 @@ pub struct VerifyArgs {
     /// List what is missing or wrong and nothing else
     #[arg(short, long)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub route: RouteArgs,
+}
+
+/// The way to a .torrent that is fetched from an `http://` URL.
+#[derive(Debug, Args)]
+pub struct RouteArgs {
+    /// Use IPv4 only
+    #[arg(long)]
+    pub no_ipv6: bool,
+    /// Fetch the .torrent only through this local address or network interface
+    #[arg(long, value_name = "ADDR|IFACE", value_parser = parse_bind)]
+    pub bind: Option<BindTo>,
+    /// Fetch the .torrent through this SOCKS 5 proxy
+    #[arg(long, value_name = "URL", value_parser = parse_proxy)]
+    pub proxy: Option<ProxySettings>,
 }
 
 #[derive(Debug, Args)]
@@ -345,6 +361,8 @@ pub struct MagnetArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub route: RouteArgs,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! A .torrent from an `http://` URL. Layer 7.
 
+use super::cli::RouteArgs;
 use super::escape::cut;
 use super::exit::Failure;
 use super::{run, source};
@@ -33,6 +34,16 @@ impl Default for Route {
             bind: None,
             ipv6: true,
             proxy: None,
+        }
+    }
+}
+
+impl From<&RouteArgs> for Route {
+    fn from(args: &RouteArgs) -> Route {
+        Route {
+            bind: args.bind.clone(),
+            ipv6: !args.no_ipv6,
+            proxy: args.proxy.clone(),
         }
     }
 }

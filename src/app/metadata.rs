@@ -215,9 +215,11 @@ pub fn save_torrent(path: &Path, metainfo: &Metainfo) -> Result<(), Failure> {
 /// Something else is there.
 pub fn check_place(path: &Path, info_hash: crate::base::InfoHash) -> Result<(), Failure> {
     if std::fs::symlink_metadata(path).is_err() {
-        return Ok(());
+        return check_folder(path);
     }
-    let present = source::load_file(path).ok();
+    // A pipe without a writer would hold whoever opens it.
+    let is_file = std::fs::metadata(path).is_ok_and(|found| found.is_file());
+    let present = is_file.then(|| source::load_file(path).ok()).flatten();
     if present.is_some_and(|present| present.info_hash == info_hash) {
         return Ok(());
     }
@@ -227,5 +229,24 @@ pub fn check_place(path: &Path, info_hash: crate::base::InfoHash) -> Result<(), 
             terminal_path(path)
         ),
         "name another file with --save-torrent",
+    ))
+}
+
+/// Whether there is a folder for it, so that it is not missed only once the metadata has come.
+fn check_folder(path: &Path) -> Result<(), Failure> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if folder.is_dir() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        format!(
+            "cannot write {}: there is no folder {}",
+            terminal_path(path),
+            terminal_path(folder)
+        ),
+        "make the folder, or name another file with --save-torrent",
     ))
 }

@@ -47,7 +47,7 @@ use logs::LogConfig;
 pub fn main() -> ExitCode {
     install_panic_hook();
     signals::install();
-    let arguments: Vec<_> = std::env::args_os().collect();
+    let arguments = usage::spelled_out(std::env::args_os().collect());
     let cli = match cli::parse(arguments.iter().cloned()) {
         Ok(cli) => cli,
         Err(error) => return output::checked(usage::answer(&error, &arguments)).into(),

@@ -32,7 +32,13 @@ pub fn show(
     let ring = run::start_ring()?;
     let socket = route.socket_options();
     let answers = ring
-        .block_on(scrape::scrape(info_hash, trackers, socket, route.ipv6))
+        .block_on(scrape::scrape(
+            info_hash,
+            trackers,
+            socket,
+            route.ipv6,
+            route.proxy.clone(),
+        ))
         .map_err(|error| {
             let message = format!("the trackers cannot be asked: {error}");
             Failure::new(message, "check --bind and the network")

@@ -84,6 +84,9 @@ pub struct SessionArgs {
     #[arg(long)]
     pub no_lsd: bool,
     /// Ask the gateway for no port of its own
+    ///
+    /// Mappings are taken back at the end and run out by themselves after a kill, except at gateways that grant them only for
+    /// good.
     #[arg(long)]
     pub no_port_map: bool,
     /// Ask this gateway, not that of the default route

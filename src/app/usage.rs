@@ -8,6 +8,15 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::cli;
 use super::exit::{Exit, Failure};
 
+/// `gyre help VERB` as `gyre VERB --help`, which is what many programs take it for.
+pub fn spelled_out(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.get(1).is_some_and(|verb| verb == "help") {
+        arguments.remove(1);
+        arguments.push("--help".into());
+    }
+    arguments
+}
+
 /// What `arguments` led to when it is no command to run: help, version, or a mistake.
 pub fn answer(error: &clap::Error, arguments: &[OsString]) -> Exit {
     match error.kind() {
@@ -46,6 +55,10 @@ fn failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
             };
             let what = match value.is_empty() {
                 true => "a value is missing".to_owned(),
+                // Terminals are recorded, and logs kept.
+                false if value.contains('@') && option.starts_with("--proxy") => {
+                    "what was given, which may hold a password, is no value".to_owned()
+                }
                 false => format!("\"{value}\" is no value"),
             };
             Failure::usage(format!("{what} {place}"), hint)
@@ -145,6 +158,9 @@ mod tests {
         assert!(hint.starts_with("a rate is"), "{hint}");
         let (_, hint) = refused("gyre seed x --check maybe");
         assert_eq!(hint, "use one of auto, full, none");
+        let (message, hint) = refused("gyre seed x --proxy socks5://user:secret@host");
+        assert!(!message.contains("secret") && !hint.contains("secret"));
+        assert!(message.contains("--proxy"), "{message}");
         let (message, _) = refused("gyre seed x --port");
         assert_eq!(message, "a value is missing for --port <PORT>");
     }

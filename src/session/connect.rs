@@ -90,6 +90,10 @@ async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Sh
     };
     let mut last = io::Error::from(io::ErrorKind::ConnectionAborted);
     for &is_hidden in ways {
+        // The list may have been read anew since the first way was refused.
+        if shared.gate.is_blocked(addr.ip()) {
+            break;
+        }
         let stream = tokio::select! {
             stream = reach(shared, addr) => stream?,
             () = door.ending() => return Err(io::ErrorKind::ConnectionAborted.into()),

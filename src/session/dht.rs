@@ -22,7 +22,7 @@ use super::config::{DhtSettings, SessionEvent};
 use super::contain::count_panic;
 use super::shared::Shared;
 use super::udp_port::UdpPort;
-use crate::base::{InfoHash, Now};
+use crate::base::{InfoHash, Now, in_sentence};
 use crate::swarm::candidates::Source;
 use crate::swarm::dht::place::Scope;
 use crate::swarm::dht::{Announce, Dht, DhtConfig, DhtEffect, DhtStats, SAVED_BYTES_MAX, Saved};
@@ -76,6 +76,8 @@ pub struct DhtService {
     next_sink: Cell<u64>,
     /// Nodes asked by name.
     doors: Doors,
+    /// Names of nodes to enter through that could not be looked up.
+    lost_names: Cell<usize>,
     /// It panicked: it is left alone from then on.
     is_broken: Cell<bool>,
 }
@@ -109,6 +111,7 @@ impl DhtService {
             wake: Notify::new(),
             is_wanted: Notify::new(),
             next_sink: Cell::new(0),
+            lost_names: Cell::new(0),
             is_broken: Cell::new(false),
         })
     }
@@ -181,6 +184,10 @@ impl DhtService {
 
     /// A datagram of the DHT has come.
     pub fn on_datagram(&self, received: &Received, datagram: &[u8]) {
+        let is_listed = |shared: Rc<Shared>| shared.gate.is_blocked(received.from.ip());
+        if self.shared.upgrade().is_none_or(is_listed) {
+            return;
+        }
         if self.doors.on_datagram(datagram) {
             return self.call(|node, now, fx| node.add_doors(&[received.from], now, fx));
         }
@@ -255,10 +262,32 @@ impl DhtService {
         }
     }
 
+    /// Without any name that leads in there is no DHT: told once.
+    fn on_lost_name(&self, shared: &Shared, error: &io::Error) {
+        let lost = self.lost_names.get() + 1;
+        self.lost_names.set(lost);
+        let knows_nobody = self
+            .stats()
+            .is_none_or(|stats| stats.nodes_v4 + stats.nodes_v6 == 0);
+        if lost != self.bootstrap().len() || !knows_nobody || !shared.way.is_open() {
+            return;
+        }
+        shared.emit(SessionEvent::Warning {
+            info_hash: None,
+            message: format!(
+                "no way into the DHT: none of its nodes' names can be looked up ({})",
+                in_sentence(&error.to_string())
+            ),
+            hint: "it goes on trying; check the network, or name a node with --dht-bootstrap"
+                .to_owned(),
+        });
+    }
+
     /// Finds the addresses of one name and gives them to the node, unless it knows enough others by then.
     async fn enter(self: Rc<Self>, host: String, port: u16, wait: Duration) {
         tokio::time::sleep(wait).await;
         let mut again = LOOKUP_AGAIN;
+        let mut is_first = self.bootstrap().contains(&(host.clone(), port));
         loop {
             let nodes = self.stats().map(|stats| stats.nodes_v4 + stats.nodes_v6);
             let Some(shared) = self
@@ -278,7 +307,13 @@ impl DhtService {
                     self.call(|node, now, fx| node.add_doors(&addrs, now, fx));
                     return;
                 }
-                Err(error) => debug!(host, %error, "name of a DHT node not found"),
+                Err(error) => {
+                    debug!(host, %error, "name of a DHT node not found");
+                    // A proxy looks names up itself, and its troubles are told already.
+                    if std::mem::take(&mut is_first) && self.port.relay().is_none() {
+                        self.on_lost_name(&shared, &error);
+                    }
+                }
             }
             drop(shared);
             tokio::time::sleep(again).await;
@@ -317,15 +352,7 @@ impl DhtService {
         loop {
             tokio::time::sleep(TELL_EVERY).await;
             let Some(stats) = self.stats() else { continue };
-            let news = (
-                stats.nodes_v4,
-                stats.nodes_v6,
-                stats.searches,
-                stats.searched,
-                stats.peers_found,
-                stats.is_read_only,
-            );
-            if told.replace(news) != Some(news) {
+            if told.replace(stats) != Some(stats) {
                 shared.emit(SessionEvent::Dht(stats));
             }
         }
@@ -382,7 +409,7 @@ impl DhtService {
             return;
         };
         for effect in effects.drain(..) {
-            self.execute(effect, received);
+            self.execute(&shared, effect, received);
         }
         *self.effects.borrow_mut() = effects;
         if deadline.is_some_and(|at| self.deadline.get().is_none_or(|set| at < set)) {
@@ -391,8 +418,10 @@ impl DhtService {
         }
     }
 
-    fn execute(&self, effect: DhtEffect, received: Option<&Received>) {
+    fn execute(&self, shared: &Shared, effect: DhtEffect, received: Option<&Received>) {
         match effect {
+            // Who is listed is lost to the node like one that is not there.
+            DhtEffect::Send { to, .. } if shared.gate.is_blocked(to.ip()) => {}
             DhtEffect::Send { to, bytes } => {
                 let answers = received.filter(|received| received.from == to);
                 self.port.send(bytes, to, answers);

@@ -5,9 +5,10 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Cursor, Read};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -66,6 +67,8 @@ pub enum LoadError {
     Io(#[from] io::Error),
     #[error("it is a folder")]
     Folder,
+    #[error("it is a pipe or a device")]
+    NoFile,
     #[error("it is too large: more than 64 MiB, or 256 MiB unpacked")]
     TooLarge,
     #[error("none of its lines is a range of addresses")]
@@ -81,6 +84,9 @@ impl LoadError {
             LoadError::Io(error) if error.kind() == io::ErrorKind::NotFound => "check the path",
             LoadError::Io(_) => "check that it can be read and was fetched whole",
             LoadError::Folder => "name the file",
+            LoadError::NoFile => {
+                "write the list into a file and name that: it is read anew on SIGHUP"
+            }
             LoadError::TooLarge | LoadError::List(_) => "use a smaller list",
             LoadError::NoRanges => {
                 "give lines such as NAME:FIRST-LAST, FIRST - LAST , LEVEL , NAME or ADDRESS/BITS"
@@ -109,9 +115,17 @@ impl<R: Read> Read for Capped<R> {
 /// # Errors
 /// See [`LoadError`].
 pub fn load(path: &Path) -> Result<LoadedList, LoadError> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
+    // A pipe without a writer would hold whoever opens it for good.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
         return Err(LoadError::Folder);
+    }
+    if !kind.is_file() {
+        return Err(LoadError::NoFile);
     }
     let mut file = Capped {
         inner: file,
@@ -223,6 +237,9 @@ pub async fn watch(shared: Rc<Shared>) {
                 let ranges = list.filter.range_count();
                 info!(ranges, "the list of addresses was read anew");
                 tell(&shared, list.warning);
+                if ranges == 0 && shared.gate.filter().range_count() > 0 {
+                    tell_empty(&shared, &settings.path);
+                }
                 take_effect(&shared, list.filter);
             }
             Ok(Err(error)) => {
@@ -246,6 +263,18 @@ fn tell(shared: &Shared, warning: Option<String>) {
             hint: "the other lines are in force; check the form of these".to_owned(),
         });
     }
+}
+
+/// A list that was cut to nothing, by a fetch that failed perhaps, lets everybody in.
+fn tell_empty(shared: &Shared, path: &Path) {
+    shared.emit(SessionEvent::Warning {
+        info_hash: None,
+        message: format!(
+            "no addresses are left in {}: nobody is kept out any more",
+            path.display()
+        ),
+        hint: "put the list back and send SIGHUP again, if that was not meant".to_owned(),
+    });
 }
 
 /// Address books forget who is listed, and connections end.
@@ -301,6 +330,13 @@ mod tests {
     fn what_is_no_list_is_refused_with_a_hint() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(load(folder.path()), Err(LoadError::Folder)));
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(load(&pipe), Err(LoadError::NoFile)));
+        assert!(matches!(
+            load(Path::new("/dev/zero")),
+            Err(LoadError::NoFile)
+        ));
         let missing = load(&folder.path().join("x")).unwrap_err();
         assert_eq!(missing.hint(), "check the path");
         assert!(matches!(

@@ -244,17 +244,14 @@ impl Search {
                 bad_copies: 1.., ..
             } => "what peers sent as its metadata is not it",
             MetadataStats { holders: 1.., .. } => "no peer sends its metadata",
-            MetadataStats {
-                peers_connected: 1..,
-                ..
-            } => "no connected peer has its metadata",
+            MetadataStats { peers_met: 1.., .. } => "no peer that was met sends its metadata",
             _ => "no peer was found",
         };
         let limit = self.shared.config.give_up;
         if limit.is_some_and(|limit| silent >= limit) {
             let told = self.told.borrow().clone();
             let cause = told
-                .filter(|_| stats.peers_connected == 0)
+                .filter(|_| stats.peers_met == 0)
                 .unwrap_or_else(|| why.to_owned());
             let message = format!("gave up on {name}: {cause}");
             let hint = "name a peer with --peer, or use the .torrent file";

@@ -68,6 +68,7 @@ pub struct PortMap {
     /// Answers in UPnP.
     igd: RefCell<Option<Rc<Igd>>>,
     told: RefCell<Vec<(Protocol, SocketAddr)>>,
+    is_inward_told: Cell<bool>,
 }
 
 impl PortMap {
@@ -88,6 +89,7 @@ impl PortMap {
             dialect: Cell::new(Dialect::Pcp),
             igd: RefCell::default(),
             told: RefCell::default(),
+            is_inward_told: Cell::new(false),
         })
     }
 
@@ -271,6 +273,17 @@ impl PortMap {
         told.push((protocol, external));
         let name = protocol.as_str();
         info!(protocol = name, %external, lease_secs, "port mapped");
+        if leads_inward(external.ip()) && !self.is_inward_told.replace(true) {
+            self.shared.emit(SessionEvent::Warning {
+                info_hash: None,
+                message: format!(
+                    "the gateway maps ports, but its own address is {}, an inner one: there is another gateway behind it",
+                    external.ip()
+                ),
+                hint: "peers outside cannot connect unless that one passes the port on too"
+                    .to_owned(),
+            });
+        }
         self.shared.emit(SessionEvent::Mapped {
             protocol,
             external,
@@ -387,5 +400,16 @@ pub(super) async fn hear(
             Err(error) => debug!(%error, "hearing the gateway"),
         }
         tokio::time::sleep(ANSWER_PAUSE).await;
+    }
+}
+
+/// True for an address that nobody outside has: of an inner network, or of a provider's own (RFC 6598).
+fn leads_inward(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [first, second, ..] = ip.octets();
+            ip.is_private() || (first == 100 && second & 0xc0 == 64)
+        }
+        IpAddr::V6(_) => false,
     }
 }

@@ -27,7 +27,7 @@ use super::metadata::{self, Searched};
 use super::port_map::PortMap;
 use super::reach::{Reach, Sockets};
 use super::shared::{Opened, Shared};
-use super::socks::{SocksProxy, UdpRelay};
+use super::socks::{RelayOf, SocksProxy, UdpRelay};
 use super::udp_port::UdpPort;
 use super::udp_tracker::{OwnSockets, UdpTrackers};
 use super::{ip_filter, torrent};
@@ -174,7 +174,7 @@ impl Session {
             ));
         }
         if let Some(relay) = relay {
-            let work = move |shared| relay.clone().run(shared);
+            let work = move |shared| relay.clone().run(RelayOf::Session(shared));
             background.push(keep_up(
                 &shared,
                 "datagrams through the proxy",

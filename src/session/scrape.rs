@@ -4,9 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
+use super::config::ProxySettings;
 use super::deadline::Deadline;
 use super::http::{FetchError, GetOptions, HttpClient, HttpConfig, TRACKER_BODY_BYTES_MAX};
+use super::socks::{RelayOf, SocksProxy, UdpRelay};
 use super::udp_tracker::{OwnSockets, UdpTrackerError, UdpTrackers};
 use crate::base::InfoHash;
 use crate::uring::resolve::Resolver;
@@ -36,7 +39,7 @@ struct Clients {
 }
 
 /// Asks each tracker, as written in the torrent; the answers stand in the same order, those of the first
-/// [`TRACKERS_MAX`]. Call it inside the ring's runtime.
+/// [`TRACKERS_MAX`]. With a `proxy` nothing goes around it, names included. Call it inside the ring's runtime.
 ///
 /// # Errors
 /// No socket or thread can be had.
@@ -45,15 +48,19 @@ pub async fn scrape(
     trackers: &[String],
     socket: SocketOptions,
     ipv6: bool,
+    proxy: Option<ProxySettings>,
 ) -> std::io::Result<Vec<Scraped>> {
     let resolver = Resolver::bound(&socket)?;
-    let (udp, own) = OwnSockets::bind(resolver.clone(), &socket, UDP_RETRANSMIT)?;
-    let families: &[Family] = match ipv6 {
+    let socks = proxy.map(|proxy| SocksProxy::new(proxy, socket.clone(), resolver.clone()));
+    let (udp, datagrams) = Datagrams::start(&resolver, &socket, socks.clone())?;
+    // Which family a proxy takes is its own affair.
+    let families: &[Family] = match ipv6 && socks.is_none() {
         true => &[Family::V4, Family::V6],
         false => &[Family::V4],
     };
     let config = HttpConfig {
         socket,
+        socks,
         ..HttpConfig::from_env()
     };
     let clients = Clients {
@@ -61,11 +68,6 @@ pub async fn scrape(
         udp,
         families: families.into(),
     };
-    let receivers: Vec<_> = own
-        .receivers()
-        .into_iter()
-        .map(|receiver| tokio_uring::spawn(receiver.run()))
-        .collect();
     let places = Rc::new(Semaphore::new(AT_ONCE_MAX));
     let asked: Vec<_> = trackers
         .iter()
@@ -83,11 +85,50 @@ pub async fn scrape(
         let ended = task.await;
         answers.push(ended.unwrap_or_else(|_| Err("an error in the program".to_owned())));
     }
-    own.close();
-    for receiver in receivers {
-        let _ = receiver.await;
-    }
+    datagrams.end().await;
     Ok(answers)
+}
+
+/// What the datagrams of UDP trackers come and go through.
+enum Datagrams {
+    Own(OwnSockets, Vec<JoinHandle<()>>),
+    Relayed(Rc<UdpRelay>, JoinHandle<()>),
+}
+
+impl Datagrams {
+    fn start(
+        resolver: &Resolver,
+        socket: &SocketOptions,
+        socks: Option<Rc<SocksProxy>>,
+    ) -> std::io::Result<(UdpTrackers, Datagrams)> {
+        if let Some(socks) = socks {
+            let relay = UdpRelay::new(socks);
+            let udp = UdpTrackers::through(resolver.clone(), relay.clone(), UDP_RETRANSMIT);
+            let running = relay.clone().run(RelayOf::Trackers(udp.clone()));
+            return Ok((udp, Datagrams::Relayed(relay, tokio_uring::spawn(running))));
+        }
+        let (udp, own) = OwnSockets::bind(resolver.clone(), socket, UDP_RETRANSMIT)?;
+        let receivers = own.receivers().into_iter();
+        let receivers = receivers.map(|receiver| tokio_uring::spawn(receiver.run()));
+        let receivers = receivers.collect();
+        Ok((udp, Datagrams::Own(own, receivers)))
+    }
+
+    async fn end(self) {
+        match self {
+            Datagrams::Own(own, receivers) => {
+                own.close();
+                for receiver in receivers {
+                    let _ = receiver.await;
+                }
+            }
+            Datagrams::Relayed(relay, running) => {
+                relay.close();
+                running.abort();
+                let _ = running.await;
+            }
+        }
+    }
 }
 
 impl Clients {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-pub use self::relay::UdpRelay;
+pub use self::relay::{RelayOf, UdpRelay};
 use super::config::{ProxySettings, SessionEvent};
 use super::deadline::Deadline;
 use super::error::SessionError;

@@ -165,6 +165,7 @@ fn take(shared: &Rc<Shared>, port: &Rc<UdpPort>, received: &Received, datagram: 
                 dht.on_datagram(received, datagram);
             }
         }
+        For::Utp if shared.gate.is_blocked(received.from.ip()) => {}
         For::Utp => {
             // A peer that is turned down goes on to TCP at once.
             if let Some(answer) = utp::refuse(datagram, shared.random() as u16) {

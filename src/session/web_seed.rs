@@ -34,6 +34,8 @@ const CONNECTIONS_MAX: usize = 2;
 const CONNECTIONS_PER_TORRENT_MAX: usize = 4;
 /// The pause after a first failure; it doubles with each that follows.
 const PAUSE_MIN: Duration = Duration::from_secs(15);
+/// The same where the server names a time: one that says "at once" each time is asked less and less often.
+const WISHED_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// However often it failed, and however long it wishes to be left alone.
 const PAUSE_MAX: Duration = Duration::from_secs(3_600);
 /// Files that a seed may lack: one that lacks more has another torrent's files.
@@ -267,7 +269,11 @@ impl Seed {
         }
         let doublings = self.failures.get().min(16);
         self.failures.set(self.failures.get().saturating_add(1));
-        let pause = wish.unwrap_or(PAUSE_MIN * (1 << doublings)).min(PAUSE_MAX);
+        let pause = match wish {
+            Some(wish) => wish.max(WISHED_PAUSE_MIN * (1 << doublings)),
+            None => PAUSE_MIN * (1 << doublings),
+        };
+        let pause = pause.min(PAUSE_MAX);
         self.retry_at.set(Some(Instant::now() + pause));
     }
 

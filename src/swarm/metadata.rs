@@ -118,6 +118,8 @@ pub struct MetadataStats {
     pub total_bytes: u32,
     /// Copies that failed their hash.
     pub bad_copies: u32,
+    /// Connections that were taken in so far.
+    pub peers_met: u32,
 }
 
 /// All decisions while the metadata of one torrent is looked for.
@@ -131,6 +133,7 @@ pub struct MetadataSwarm {
     doubted: BTreeSet<u32>,
     banned_local: Vec<Party>,
     bad_copies: u32,
+    peers_met: u32,
     is_found: bool,
     is_stopping: bool,
     tick_at: Option<Now>,
@@ -152,6 +155,7 @@ impl MetadataSwarm {
             doubted: BTreeSet::new(),
             banned_local: Vec::new(),
             bad_copies: 0,
+            peers_met: 0,
             is_found: false,
             is_stopping: false,
             tick_at: None,
@@ -275,6 +279,7 @@ impl MetadataSwarm {
             have_bytes: best.map_or(0, Attempt::have_bytes),
             total_bytes: best.map_or(0, Attempt::size_bytes),
             bad_copies: self.bad_copies,
+            peers_met: self.peers_met,
         }
     }
 

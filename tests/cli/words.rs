@@ -36,6 +36,19 @@ fn short_help_is_short_and_long_help_has_an_example_for_every_verb() {
 }
 
 #[test]
+fn help_is_taken_for_an_option_behind_the_verb() {
+    for (asked, same) in [
+        (&["help"][..], &["--help"][..]),
+        (&["help", "seed"], &["seed", "--help"]),
+        (&["help", "ctl", "list"], &["ctl", "list", "--help"]),
+    ] {
+        let (asked, same) = (gyre(asked), gyre(same));
+        assert_eq!((asked.code, asked.stdout), (0, same.stdout));
+    }
+    assert_eq!(gyre(&["help", "downlod"]).code, 2);
+}
+
+#[test]
 fn nothing_to_do_shows_the_help_as_a_mistake() {
     let done = gyre(&[]);
     assert_eq!(done.code, 2);

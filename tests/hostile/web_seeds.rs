@@ -373,3 +373,23 @@ fn refusals_never_make_a_tight_loop() {
         assert_eq!(server.asks().len(), 1, "{status}");
     }
 }
+
+#[test]
+fn a_wish_to_be_asked_again_at_once_never_makes_a_tight_loop() {
+    let sample = sample();
+    let server = WebServer::start(&sample.data, |_| {
+        Reply::Status("503 Busy", vec!["Retry-After: 0".to_owned()])
+    });
+    let mut gyre = start(&sample, &[server.url("sample.bin")], &[]);
+    let begun = Instant::now();
+    gyre.event("warning");
+    for _ in 0..4 {
+        gyre.event("progress");
+    }
+    gyre.signal(Signal::SIGTERM);
+    assert_eq!(gyre.wait_exit(Duration::from_secs(20)), 143);
+    // After 1, 2, 4, 8 … seconds, over two connections.
+    let most = 2 * (2 + (begun.elapsed().as_secs() + 1).ilog2() as usize);
+    let asked = server.asks().len();
+    assert!(asked <= most, "{asked} in {:?}", begun.elapsed());
+}

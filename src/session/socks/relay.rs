@@ -17,6 +17,7 @@ use crate::session::config::SessionEvent;
 use crate::session::deadline::Deadline;
 use crate::session::shared::Shared;
 use crate::session::udp_port::{self, SENDS_MAX, Window};
+use crate::session::udp_tracker::UdpTrackers;
 use crate::uring::stream::Stream;
 use crate::uring::udp::{Received, Udp};
 use crate::wire::socks::{Target, UDP_HEAD_BYTES_MAX, unwrap, wrap};
@@ -43,7 +44,16 @@ enum State {
     Refused,
 }
 
-/// The relay of a session.
+/// Whose a relay is.
+#[derive(Clone)]
+pub enum RelayOf {
+    /// The DHT hears what it brings, and UDP trackers; the user hears of a refusal.
+    Session(Rc<Shared>),
+    /// UDP trackers alone, which say themselves that nothing goes through.
+    Trackers(UdpTrackers),
+}
+
+/// The relay of a session, or of one question to trackers.
 pub struct UdpRelay {
     proxy: Rc<SocksProxy>,
     state: RefCell<State>,
@@ -109,7 +119,7 @@ impl UdpRelay {
     }
 
     /// Keeps a relay open from the first datagram on, and hands on what comes, as long as the session runs.
-    pub async fn run(self: Rc<Self>, shared: Rc<Shared>) {
+    pub async fn run(self: Rc<Self>, owner: RelayOf) {
         self.wanted.notified().await;
         let mut again = AGAIN_FIRST;
         let mut silences = 0;
@@ -128,7 +138,7 @@ impl UdpRelay {
                     info!(%relay, "datagrams go through the proxy");
                     (again, silences) = (AGAIN_FIRST, 0);
                     self.set(State::Open(udp.clone(), relay));
-                    self.serve(&shared, control, udp, relay).await;
+                    self.serve(&owner, control, udp, relay).await;
                     debug!("the proxy ended the relay for datagrams");
                     self.set(State::Unknown);
                 }
@@ -136,13 +146,13 @@ impl UdpRelay {
                     silences += 1;
                 }
                 Err(error @ (ProxyError::Slow | ProxyError::GaveUp)) => {
-                    return self.refuse(&shared, &error);
+                    return self.refuse(&owner, &error);
                 }
                 Err(error @ ProxyError::Socks(_)) => {
                     if error.is_lasting() {
                         self.proxy.on_error(&error);
                     }
-                    return self.refuse(&shared, &error);
+                    return self.refuse(&owner, &error);
                 }
                 Err(error) => self.proxy.on_error(&error),
             }
@@ -156,8 +166,11 @@ impl UdpRelay {
         self.changed.notify_waiters();
     }
 
-    fn refuse(&self, shared: &Shared, error: &ProxyError) {
+    fn refuse(&self, owner: &RelayOf, error: &ProxyError) {
         self.set(State::Refused);
+        let RelayOf::Session(shared) = owner else {
+            return;
+        };
         shared.emit(SessionEvent::Warning {
             info_hash: None,
             message: format!("the DHT and UDP trackers are left alone: no datagrams go through the proxy ({error})"),
@@ -176,9 +189,9 @@ impl UdpRelay {
     }
 
     /// Until the connection ends that keeps the relay.
-    async fn serve(&self, shared: &Rc<Shared>, control: Stream, udp: Udp, relay: SocketAddr) {
+    async fn serve(&self, owner: &RelayOf, control: Stream, udp: Udp, relay: SocketAddr) {
         let _guard = Guard(Some(control.clone()));
-        let hearing = tokio_uring::spawn(hear(shared.clone(), udp.clone(), relay));
+        let hearing = tokio_uring::spawn(hear(owner.clone(), udp.clone(), relay));
         let mut buf = Vec::new();
         loop {
             buf.clear();
@@ -195,7 +208,7 @@ impl UdpRelay {
 }
 
 /// Hands on what the relay sends until the socket is closed.
-async fn hear(shared: Rc<Shared>, udp: Udp, relay: SocketAddr) {
+async fn hear(owner: RelayOf, udp: Udp, relay: SocketAddr) {
     let mut buf = vec![0; RECV_BYTES];
     let mut window = Window::start();
     loop {
@@ -205,7 +218,7 @@ async fn hear(shared: Rc<Shared>, udp: Udp, relay: SocketAddr) {
             Ok(received) if is_from(received.from, relay) => {
                 let datagram = buf.get(..received.length).unwrap_or_default();
                 if let Some((Target::Addr(from), payload)) = unwrap(datagram) {
-                    take(&shared, from, payload);
+                    owner.take(from, payload);
                 }
             }
             // Somebody who guessed the port.
@@ -223,16 +236,25 @@ fn is_from(from: SocketAddr, relay: SocketAddr) -> bool {
     from.port() == relay.port() && from.ip().to_canonical() == relay.ip().to_canonical()
 }
 
-fn take(shared: &Rc<Shared>, from: SocketAddr, payload: &[u8]) {
-    if shared.trackers.udp.on_datagram(from, payload) || !udp_port::is_for_dht(payload) {
-        return;
-    }
-    if let Some(dht) = shared.dht() {
-        let received = Received {
-            length: payload.len(),
-            from,
-            local: None,
+impl RelayOf {
+    fn take(&self, from: SocketAddr, payload: &[u8]) {
+        let shared = match self {
+            RelayOf::Session(shared) => shared,
+            RelayOf::Trackers(trackers) => {
+                trackers.on_datagram(from, payload);
+                return;
+            }
         };
-        dht.on_datagram(&received, payload);
+        if shared.trackers.udp.on_datagram(from, payload) || !udp_port::is_for_dht(payload) {
+            return;
+        }
+        if let Some(dht) = shared.dht() {
+            let received = Received {
+                length: payload.len(),
+                from,
+                local: None,
+            };
+            dht.on_datagram(&received, payload);
+        }
     }
 }

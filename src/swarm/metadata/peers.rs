@@ -191,6 +191,7 @@ impl MetadataSwarm {
             return Err(refusal);
         }
         cx.credits.connections -= 1;
+        self.peers_met = self.peers_met.saturating_add(1);
         self.candidates.on_connected(conn.addr);
         let source = match conn.is_inbound {
             true => Source::Inbound,
