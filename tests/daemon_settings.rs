@@ -252,9 +252,17 @@ fn trackers_change_while_a_torrent_runs_and_while_it_sleeps_and_stay_changed() {
     let id = daemon.add(&sample.torrent, &sample.data, false);
     assert_eq!(first.next().parameter("event"), Some("started"));
     daemon.wait_status(id, SEEDS);
+    // Other settings are nothing to a tracker.
+    daemon.set(id, json!({ "uploadLimit": 100 }));
     daemon.set(id, json!({ "trackerList": second.url() }));
     assert_eq!(second.next().parameter("event"), Some("started"));
-    while !first.next().is_stopped() {}
+    loop {
+        let get = first.next();
+        assert_ne!(get.parameter("event"), Some("started"));
+        if get.is_stopped() {
+            break;
+        }
+    }
     let listed = daemon.get(id, "trackerList");
     assert_eq!(listed.as_str().unwrap().trim(), second.url());
     daemon.terminate();

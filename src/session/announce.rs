@@ -74,8 +74,7 @@ impl Announcers {
                 announce_loop(
                     trackers.clone(),
                     target.clone(),
-                    tiers,
-                    announce_config.clone(),
+                    (tiers, announce_config.clone()),
                     steered.clone(),
                     move || clock.now(),
                     move || of_counters.counters(),

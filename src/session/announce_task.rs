@@ -197,8 +197,7 @@ impl AnnounceHandle {
 pub async fn announce_loop(
     clients: TrackerClients,
     target: AnnounceTarget,
-    tiers: Vec<Vec<String>>,
-    config: AnnounceConfig,
+    (tiers, config): (Vec<Vec<String>>, AnnounceConfig),
     handle: AnnounceHandle,
     now: impl Fn() -> Now,
     mut counters: impl FnMut() -> Counters,

@@ -11,6 +11,9 @@ use crate::session::command::{
 };
 use crate::session::config::{Outcome, TorrentProgress, TorrentState};
 
+/// Trackers by tier.
+pub(super) type Tiers = Arc<[Vec<String>]>;
+
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) rows: BTreeMap<InfoHash, Row>,
@@ -156,7 +159,7 @@ impl Row {
     }
 
     /// Its trackers, and which of them listed it before this session; `None` when it is not one to sleep now.
-    pub(super) fn fall_asleep(&mut self) -> Option<(Arc<[Vec<String>]>, Option<Announced>)> {
+    pub(super) fn fall_asleep(&mut self) -> Option<(Tiers, Option<Announced>)> {
         let sleep = self.sleeps.as_mut().filter(|sleep| sleep.is_whole)?;
         let trackers = (sleep.tiers.clone(), sleep.announced.take());
         self.run = Run::Asleep;

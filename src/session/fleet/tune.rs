@@ -20,21 +20,23 @@ impl Fleet {
         info_hash: InfoHash,
         tuned: &Tuned,
     ) -> Result<(), CommandError> {
-        let (wakes, is_scheduled) = self.with_row(info_hash, |row| {
+        let (wakes, sleeps_on) = self.with_row(info_hash, |row| {
             // One that runs with trackers of its own goes on with them: it may sleep from its next start on.
             let sleeps = row.sleeps.take().filter(|_| tuned.may_sleep);
             row.sleeps = sleeps.map(|sleep| Sleep {
                 tiers: tuned.tiers.clone(),
                 ..sleep
             });
-            let may_sleep = row.sleeps.is_some();
-            let is_scheduled = may_sleep && matches!(row.run, Run::Asleep | Run::Under);
-            (row.run == Run::Asleep && !may_sleep, is_scheduled)
+            let is_asleep = row.run == Run::Asleep;
+            (
+                is_asleep && row.sleeps.is_none(),
+                is_asleep && row.sleeps.is_some(),
+            )
         })?;
         let schedule = &shared.seed_trackers;
         if schedule.has(&info_hash) {
             schedule.set_tiers(shared, info_hash, &tuned.tiers);
-        } else if is_scheduled {
+        } else if sleeps_on {
             // It had no trackers until now.
             schedule.add(shared, info_hash, &tuned.tiers, None);
         }
