@@ -21,7 +21,7 @@ use crate::daemon::TorrentRow;
 use crate::daemon::handle::{AddSource, AddTorrent, Control, ControlError, Listed};
 use crate::session::command::Activity;
 use crate::session::lab::Health;
-use crate::session::{Encryption, SessionConfig, TorrentState};
+use crate::session::{Encryption, Outcome, SessionConfig, TorrentState};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 
@@ -228,7 +228,9 @@ fn show(torrent: &mut Torrent, listed: &Listed) {
         _ => Status::Stopped,
     };
     torrent.is_stalled = progress.state == TorrentState::Stalled;
-    torrent.is_finished = torrent.status == Status::Stopped && is_complete && !listed.row.is_wanted;
+    // The row hears of an end with the next figures.
+    let is_over = !listed.row.is_wanted || shown.outcome == Some(Outcome::Done);
+    torrent.is_finished = torrent.status == Status::Stopped && is_complete && is_over;
     if let Some(trouble) = &shown.trouble {
         torrent.problem = Problem::Local(trouble.message.clone());
     }
