@@ -110,9 +110,9 @@ impl SeedTrackers {
         self.expected.borrow().contains(info_hash)
     }
 
-    /// Goes on with what a run has announced.
-    pub fn adopt(&self, info_hash: InfoHash, announcing: Announcing) {
-        self.expected.borrow_mut().remove(&info_hash);
+    /// Goes on with what a run has announced, or says goodbye for it when it is to end after all.
+    pub fn adopt(&self, shared: &Rc<Shared>, info_hash: InfoHash, announcing: Announcing) {
+        let is_expected = self.expected.borrow_mut().remove(&info_hash);
         if announcing.announcers.is_empty() || self.has(&info_hash) {
             return;
         }
@@ -128,7 +128,10 @@ impl SeedTrackers {
             uploaded_bytes: 0,
         };
         self.seeds.borrow_mut().insert(info_hash, seed);
-        self.queue(info_hash);
+        match is_expected {
+            true => self.queue(info_hash),
+            false => self.remove(shared, info_hash),
+        }
     }
 
     /// Those of which it has changed since the last call who lists them.
@@ -178,8 +181,9 @@ impl SeedTrackers {
         self.queue(info_hash);
     }
 
-    /// Says goodbye, and announces it no more.
+    /// Says goodbye, and announces it no more. A run that was about to hand over says goodbye itself.
     pub fn remove(&self, shared: &Rc<Shared>, info_hash: InfoHash) {
+        self.expected.borrow_mut().remove(&info_hash);
         let Some(goodbye) = self.goodbye(shared, info_hash) else {
             return;
         };
@@ -244,6 +248,7 @@ impl SeedTrackers {
 
     /// Says goodbye for as many as the end of a session has time for.
     pub async fn end(&self, shared: &Rc<Shared>) {
+        self.expected.borrow_mut().clear();
         let all: Vec<InfoHash> = self.seeds.borrow().keys().copied().collect();
         let goodbyes = all.into_iter().take(GOODBYES_MAX);
         let goodbyes: Vec<_> = goodbyes

@@ -534,7 +534,7 @@ impl<'c> Running<'c> {
         let (shared, info_hash) = (self.driver.shared(), self.driver.info_hash());
         if shared.seed_trackers.is_expected(&info_hash) {
             let announcing = self.driver.announcers.hand_over().await;
-            shared.seed_trackers.adopt(info_hash, announcing);
+            shared.seed_trackers.adopt(shared, info_hash, announcing);
         } else {
             self.driver.announcers.stop(STOPPED_TIMEOUT).await;
         }
