@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,11 +16,12 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use sha1::{Digest, Sha1};
 
+use super::disk::is_parts_file;
 use super::hash_ahead::{self, Place, Plan, Work};
 use super::resume_store::found;
 use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::{FileLayout, Span};
-use crate::storage::parts::{HEADER_USED_BYTES, PartsMap};
+use crate::storage::parts::PartsMap;
 use crate::uring::files::{self, OpenMode};
 use crate::uring::readahead::AheadFile;
 use crate::wire::metainfo::PieceHashes;
@@ -259,10 +260,8 @@ fn open_parts(base: &OwnedFd, parts: &PartsMap) -> Option<File> {
     }
     let fd = files::open_beneath(base, parts.path(), OpenMode::Read).ok()?;
     let file = File::from(fd);
-    let mut header = [0; HEADER_USED_BYTES];
-    file.read_exact_at(&mut header, 0).ok()?;
-    parts.check_header(&header).ok()?;
-    Some(file)
+    let is_there = is_parts_file(&file, parts).unwrap_or(false);
+    is_there.then_some(file)
 }
 
 /// Where bytes are read from, shared by the threads.

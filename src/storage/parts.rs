@@ -80,13 +80,17 @@ impl PartsMap {
         &self.header
     }
 
-    /// Checks the first bytes of a file found.
+    /// Checks the first bytes of a file found, at most [`HEADER_USED_BYTES`] of them. False when some never reached the disk:
+    /// a power cut leaves zeros in their place, or a file that ends before them. Then no record counts on what the file holds.
     ///
     /// # Errors
     /// When they are not those of this torrent.
-    pub fn check_header(&self, bytes: &[u8]) -> Result<(), PartsHeaderError> {
-        let is_ours = bytes.get(..HEADER_USED_BYTES) == Some(&self.header[..]);
-        is_ours.then_some(()).ok_or(PartsHeaderError)
+    pub fn check_header(&self, bytes: &[u8]) -> Result<bool, PartsHeaderError> {
+        let mut pairs = bytes.iter().zip(&self.header);
+        if !pairs.all(|(found, ours)| found == ours || *found == 0) {
+            return Err(PartsHeaderError);
+        }
+        Ok(bytes == self.header)
     }
 
     /// Where byte `begin` of the piece lies in the parts file; `None` when the piece has no slot.

@@ -270,7 +270,7 @@ fn check_parts(layout: &FileLayout, parts: &PartsMap) {
         }
     }
     assert_eq!(parts.is_empty(), next == HEADER_BYTES);
-    assert_eq!(parts.check_header(parts.header()), Ok(()));
+    assert_eq!(parts.check_header(parts.header()), Ok(true));
     assert!(
         layout
             .files()

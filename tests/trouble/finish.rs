@@ -97,6 +97,44 @@ fn the_parts_file_goes_when_nothing_in_it_is_needed() {
 }
 
 #[test]
+fn a_parts_file_whose_beginning_was_lost_in_a_power_cut_is_used_anew_and_that_of_another_is_named()
+{
+    let sample = Sample::tree(&[("a", 100_000), ("b", 100_000)], 65_536, &[]);
+    let content = Content::of(&sample);
+    let seeder = FakeSeeder::start(&content, Behaviour::honest(122));
+    let peer = seeder.addr.to_string();
+    let begin = |out: &Path, bytes: &[u8]| {
+        std::fs::create_dir_all(out.join("sample")).unwrap();
+        std::fs::write(out.join("sample/.gyre-parts"), bytes).unwrap();
+        let more = ["--no-trackers", "--peer", &peer, "--select", "1"];
+        start(download(&sample, out, &more))
+    };
+    // Its length came first.
+    let out = sample.dir("lost");
+    let mut running = begin(&out, &[0; 70_000]);
+    running.event("complete");
+    assert_eq!(running.wait_exit(LIMIT), 0, "{}", running.stderr());
+    // The same file, with half of what it begins with.
+    let mut torn = std::fs::read(out.join("sample/.gyre-parts")).unwrap();
+    torn[24..64].fill(0);
+    let mut running = begin(&sample.dir("torn"), &torn);
+    running.event("complete");
+    assert_eq!(running.wait_exit(LIMIT), 0, "{}", running.stderr());
+    torn[24] = torn[24].wrapping_add(1);
+    torn[25..44].fill(7);
+    let mut running = begin(&sample.dir("other"), &torn);
+    let told = running.event("error");
+    assert!(
+        told["message"]
+            .as_str()
+            .unwrap()
+            .contains("another torrent"),
+        "{told}"
+    );
+    assert_eq!(running.wait_exit(LIMIT), 1);
+}
+
+#[test]
 fn files_that_the_torrent_calls_executable_are_so_once_complete() {
     let sample = Sample::tree(&[("run", 70_000), ("read", 70_000)], 65_536, &[]);
     // `attr` comes first among the keys of a file.

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -273,6 +273,25 @@ impl DiskTorrent {
     }
 }
 
+/// True when the file begins as a parts file of the torrent does; false when that, or some of it, never reached the disk.
+///
+/// # Errors
+/// It cannot be read, or is not ours.
+pub fn is_parts_file(file: &std::fs::File, parts: &PartsMap) -> io::Result<bool> {
+    let mut header = [0; HEADER_USED_BYTES];
+    let mut length = 0;
+    while let Some(rest) = header.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, length as u64) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let header = header.get(..length).unwrap_or_default();
+    parts.check_header(header).map_err(io::Error::other)
+}
+
 /// Opens a file and says whether it is new. A parts file gets, or must have, its header.
 fn open(
     base: &OwnedFd,
@@ -298,13 +317,13 @@ fn open(
     let Some(parts) = parts else {
         return Ok((fd, is_new));
     };
-    let mut file = std::fs::File::from(fd);
-    if needs_write && file.metadata()?.len() == 0 {
-        file.write_all(parts.header())?;
-    } else {
-        let mut header = [0; HEADER_USED_BYTES];
-        file.read_exact_at(&mut header, 0)?;
-        parts.check_header(&header).map_err(io::Error::other)?;
+    let file = std::fs::File::from(fd);
+    let is_there = is_parts_file(&file, parts)?;
+    if !is_there && !needs_write {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    if !is_there {
+        file.write_all_at(parts.header(), 0)?;
     }
     Ok((file.into(), is_new))
 }

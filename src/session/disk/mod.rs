@@ -47,7 +47,7 @@ use crate::wire::metainfo::PieceHashes;
 pub use error::{Changed, DiskError, DiskOp, ReadError, SyncError, plain_message};
 use lane::Lane;
 
-pub use files::FileBudget;
+pub use files::{FileBudget, is_parts_file};
 pub use serve::{ReadRun, Via};
 
 /// Memory of all runs read from disk and not yet sent: 32 runs of 256 KiB keep a fast drive busy, and a socket that

@@ -14,10 +14,10 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
 
-use super::{DiskConfig, DiskError, DiskOp, Home, Preallocate, Stamps};
+use super::{DiskConfig, DiskError, DiskOp, Home, Preallocate, Stamps, is_parts_file};
 use crate::session::resume_store::{found, stamp_of};
 use crate::storage::layout::LayoutFile;
-use crate::storage::parts::{Export, HEADER_USED_BYTES};
+use crate::storage::parts::Export;
 use crate::uring::files::{self, FileStamp, FsKind, OpenMode};
 
 /// Bytes copied at once out of the parts file.
@@ -394,11 +394,7 @@ impl Work<'_> {
     fn drop_parts(&self) -> Result<(), DiskError> {
         let path = self.config.parts.path();
         // Another torrent's, or none of ours: not to be touched.
-        let is_ours = || match self.open_parts() {
-            Ok(Some(_)) => true,
-            Ok(None) => matches!(self.stamp(path), Ok(Some(stamp)) if stamp.size_bytes == 0),
-            Err(_) => false,
-        };
+        let is_ours = || self.open_parts().is_ok();
         if self.config.parts.is_empty() || self.stamp(path)?.is_none() || !is_ours() {
             return Ok(());
         }
@@ -412,6 +408,7 @@ impl Work<'_> {
             .map_err(|error| self.error(DiskOp::Write, path, &error))
     }
 
+    /// `None` when there is none, or a power cut left one whose first bytes had not reached the disk.
     fn open_parts(&self) -> Result<Option<fs::File>, DiskError> {
         let path = self.config.parts.path();
         let fd = found(files::open_beneath(&self.base, path, OpenMode::Read))
@@ -419,19 +416,9 @@ impl Work<'_> {
         let Some(file) = fd.map(fs::File::from) else {
             return Ok(None);
         };
-        // Left by a power cut before its first bytes reached the disk.
-        if file.metadata().is_ok_and(|file| file.len() == 0) {
-            return Ok(None);
-        }
-        let mut header = [0; HEADER_USED_BYTES];
-        let checked = file.read_exact_at(&mut header, 0).and_then(|()| {
-            self.config
-                .parts
-                .check_header(&header)
-                .map_err(io::Error::other)
-        });
-        checked.map_err(|error| self.error(DiskOp::Open, path, &error))?;
-        Ok(Some(file))
+        let is_there = is_parts_file(&file, &self.config.parts)
+            .map_err(|error| self.error(DiskOp::Open, path, &error))?;
+        Ok(is_there.then_some(file))
     }
 
     /// Copies, and syncs: the resume record already counts on these bytes.
