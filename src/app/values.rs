@@ -2,7 +2,7 @@
 //!
 //! What a parser here refuses with is a sentence that says what to write instead: it becomes the hint.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::session::{BindTo, ProxySettings};
 use crate::swarm::choker::UploadSlots;
@@ -75,8 +75,14 @@ pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
 pub fn parse_peer(text: &str) -> Result<SocketAddr, String> {
     match parse_addr(text)? {
         addr if addr.port() == 0 => Err("a peer's port is a number from 1 to 65535".into()),
+        addr if !is_of_one_host(addr.ip()) => Err(format!("{} is no host's address", addr.ip())),
         addr => Ok(addr),
     }
+}
+
+fn is_of_one_host(ip: IpAddr) -> bool {
+    let is_everybody = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !ip.is_unspecified() && !ip.is_multicast() && !is_everybody
 }
 
 /// `--dht-bootstrap`: a host name or address, and a port.
@@ -275,6 +281,14 @@ mod tests {
         assert!(parse_peer("[::1]:6881").is_ok());
         for text in ["1.2.3.4", "1.2.3.4:0", "host:1", "::1", "1.2.3.4:65536"] {
             assert!(parse_peer(text).is_err(), "{text}");
+        }
+        for nobody in [
+            "224.0.0.1:5",
+            "[ff02::1]:5",
+            "0.0.0.0:5",
+            "255.255.255.255:5",
+        ] {
+            assert!(parse_peer(nobody).is_err(), "{nobody}");
         }
         assert!(parse_addr("0.0.0.0:0").is_ok());
     }

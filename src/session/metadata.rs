@@ -254,7 +254,12 @@ impl Search {
                 .filter(|_| stats.peers_met == 0)
                 .unwrap_or_else(|| why.to_owned());
             let message = format!("gave up on {name}: {cause}");
-            let hint = "name a peer with --peer, or use the .torrent file";
+            let hint = match self.shared.config.proxy {
+                Some(_) if stats.peers_met == 0 => {
+                    "check that the proxy of --proxy lets peers through"
+                }
+                _ => "name a peer with --peer, or use the .torrent file",
+            };
             return Err(SessionError::new(message, hint));
         }
         let is_heard = self.shared.way.is_open() && self.told.borrow().is_none();

@@ -42,11 +42,16 @@ impl Daemon {
         Daemon::start_with(state, &[])
     }
 
-    pub fn ask(&mut self, mut asked: Value) -> Value {
+    /// Gives a command; the number that its answer will bear.
+    pub fn give(&mut self, mut asked: Value) -> u64 {
         self.next_id += 1;
-        let id = self.next_id;
-        asked["id"] = json!(id);
+        asked["id"] = json!(self.next_id);
         let _ = writeln!(self.stdin, "{asked}");
+        self.next_id
+    }
+
+    pub fn ask(&mut self, asked: Value) -> Value {
+        let id = self.give(asked);
         self.gyre.wait_for("answer", |event| {
             event["event"] == "answer" && event["id"] == id
         })

@@ -155,6 +155,13 @@ impl Gyre {
         }
     }
 
+    /// The next event; `None` when none comes within the limit, or it has ended.
+    pub fn next_within(&mut self, limit: Duration) -> Option<Value> {
+        let value = self.lines.recv_timeout(limit).ok()?;
+        self.seen.push(value.clone());
+        Some(value)
+    }
+
     /// The next event of that name.
     pub fn event(&mut self, name: &str) -> Value {
         self.wait_for(name, |event| event["event"] == name)
