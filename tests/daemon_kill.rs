@@ -118,7 +118,7 @@ impl SeedBox {
     fn look(&mut self, daemon: &mut Daemon, kill: usize) {
         let answer = daemon.ask(json!({ "do": "list" }));
         let torrents = answer["torrents"].as_array().unwrap();
-        let mut is_open = vec![None; TORRENTS];
+        let mut is_open = [None; TORRENTS];
         for given in std::mem::take(&mut self.given).into_values() {
             is_open[given.torrent] = Some(given.after);
         }
