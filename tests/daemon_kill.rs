@@ -43,8 +43,16 @@ struct Given {
 
 /// Fetches block after block until the daemon is gone.
 fn leech(addr: SocketAddr, content: &Content, from: u32, fetched: &AtomicU64) {
-    let Some(mut leecher) = FakeLeecher::connect(addr, content) else {
-        return;
+    let end = Instant::now() + PATIENCE;
+    // It listens before it knows all of its torrents.
+    let mut leecher = loop {
+        if let Some(leecher) = FakeLeecher::connect(addr, content) {
+            break leecher;
+        }
+        if Instant::now() > end {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     };
     if !leecher.unchoked(PATIENCE) {
         return;
@@ -106,12 +114,20 @@ impl SeedBox {
         }
     }
 
+    /// Peers that fetch; they do so already.
     fn leechers(&self, addr: SocketAddr) -> Vec<JoinHandle<()>> {
+        let before = self.fetched.load(Ordering::Relaxed);
         let one = |number: u32| {
             let (content, fetched) = (self.content.clone(), Arc::clone(&self.fetched));
             std::thread::spawn(move || leech(addr, &content, number * 7, &fetched))
         };
-        (0..LEECHERS).map(one).collect()
+        let leechers = (0..LEECHERS).map(one).collect();
+        let end = Instant::now() + PATIENCE;
+        while self.fetched.load(Ordering::Relaxed) == before {
+            assert!(Instant::now() < end, "nothing is served");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        leechers
     }
 
     /// What is there now must be what was acknowledged; of what was not answered either will do.
@@ -234,5 +250,5 @@ fn what_a_busy_daemon_acknowledged_holds_whenever_it_is_killed() {
         seed_box.acknowledged
     );
     assert!(seed_box.acknowledged > kills, "commands were under way");
-    assert!(fetched > 0, "it was under load");
+    assert!(fetched > u64::from(BLOCK), "it was under load");
 }
