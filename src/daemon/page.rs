@@ -31,7 +31,7 @@
 //!
 //! - `all` comes first: `{"columns":["id",…],"session":{…},"torrents":[[…],…]}`, a row an array of values in the order of
 //!   `columns`: `id hash name status percent_done size_wanted rate_down rate_up uploaded_ever ratio eta peers labels
-//!   tracker_host added error queue_position`. Long lists come in several such events of 2,000 rows, all but the last with
+//!   tracker_host added error queue_position moved_share`. Long lists come in several such events of 2,000 rows, all but the last with
 //!   `"more":true`; only the first needs `columns` and `session`. The list takes effect with its last event.
 //! - `delta` follows once a second, and also when nothing changed: the page takes 20 s of silence for a dead connection.
 //!   `{"changed":[[…],…],"removed":[id,…],"session":{…}}`: rows that are new or differ, whole; ids that are gone.
@@ -42,7 +42,8 @@
 //! Values: `status` 0 to 6 as in Transmission; `percent_done` of what is wanted, from 0 to 1; sizes in bytes (`size_wanted` 0
 //! while the metadata is not here); rates in bytes a second; `ratio` -1 where there is none and -2 for infinite; `eta` in
 //! seconds, negative where there is none; `labels` an array of strings; `tracker_host` empty without trackers; `added` in
-//! seconds of Unix time; `error` empty, or words for the user; `queue_position` from 0.
+//! seconds of Unix time; `error` empty, or words for the user; `queue_position` from 0; `moved_share` from 0 to 1 while the
+//! files are on their way to another folder, else -1. `torrent-get` tells the same as `movedShare`.
 
 use std::sync::OnceLock;
 

@@ -239,6 +239,8 @@ fn the_live_table_begins_with_all_in_parts_and_goes_on_with_what_changed() {
         all[0]["torrents"][0].as_array().unwrap().len()
     );
     assert_eq!(columns[16], "queue_position");
+    assert_eq!(columns[17], "moved_share");
+    assert_eq!(all[0]["torrents"][0][17].as_f64(), Some(-1.0));
     assert!(all[0]["session"]["rate_up"].is_u64());
     let changed = seen
         .iter()

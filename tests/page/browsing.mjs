@@ -4,10 +4,10 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 
 /** Tries to measure frames: other programs on the machine take some of them. */
-const ATTEMPTS = 8;
+export const ATTEMPTS = 8;
 
 /** Scrolls through the whole table for a while; resolves to the longest gap between frames in milliseconds. */
-function longestGap(page) {
+export function longestGap(page) {
   return page.evaluate(() => new Promise((resolve) => {
     const grid = document.querySelector('#grid');
     const started = performance.now();

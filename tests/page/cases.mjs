@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { browsing } from './browsing.mjs';
+import { real } from './real.mjs';
 
 const PHONE = { width: 390, height: 844 };
 const MAGNET = 'magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567&dn=Sintel+4k';
@@ -18,13 +19,16 @@ function torrentFile(name, length) {
   return `d8:announce29:http://127.0.0.1:1/announce.x4:infod6:lengthi${length}e4:name${name.length}:${name}12:piece lengthi${PIECE}e6:pieces${pieces.length}:${pieces}ee`;
 }
 
-/** Drops files on the page as a file manager would. */
+/** Drops files on the page as a file manager would: `[name, text or bytes]` each. */
 async function drop(page, files) {
   const data = await page.evaluateHandle((list) => {
     const transfer = new DataTransfer();
-    for (const [name, text] of list) transfer.items.add(new File([text], name, { type: 'application/x-bittorrent' }));
+    for (const [name, text] of list) {
+      const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+      transfer.items.add(new File([bytes], name, { type: 'application/x-bittorrent' }));
+    }
     return transfer;
-  }, files);
+  }, files.map(([name, bytes]) => [name, Buffer.from(bytes).toString('base64')]));
   await page.dispatchEvent('body', 'dragenter', { dataTransfer: data });
   await page.locator('#drop').waitFor();
   await page.dispatchEvent('body', 'drop', { dataTransfer: data });
@@ -223,6 +227,8 @@ export const cases = [
   }],
 
   ...browsing({ PHONE, FRAME_MAX_MS, find, needsMock, faults }),
+
+  ...real({ PHONE, FRAME_MAX_MS, find, drop, remove, faults }),
 
   ['no request left the host, nothing broke the content policy, nothing was thrown', async ({ requests, complaints, url }) => {
     const { host } = new URL(url);

@@ -1,17 +1,16 @@
 // Drives the page in headless Chromium: against the mock by default, against a real daemon with `--url URL [--token T]`.
-// With `--daemon PATH` the real one is started on a free port and ended with SIGTERM, which must give exit code 0.
+// With `--daemon PROGRAM` the real one is started on a free port, with a tracker and a seeder for it, and ended with SIGTERM,
+// which must give exit code 0.
 // Ends with "N passed, N failed, N skipped".
 
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { createServer } from 'node:net';
 import { createRequire } from 'node:module';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startMock } from './mock.mjs';
 import { cases } from './cases.mjs';
+import { startDaemon, startSwarm } from './programs.mjs';
 
 const { values: options } = parseArgs({ options: {
   url: { type: 'string' }, daemon: { type: 'string' }, token: { type: 'string', default: '' }, modules: { type: 'string' }, out: { type: 'string' },
@@ -21,39 +20,9 @@ const CASE_MAX_MS = 90000;
 const require = createRequire(join(options.modules, 'package.json'));
 const { chromium } = require('playwright-core');
 const axe = require.resolve('axe-core/axe.min.js');
-const out = options.out;
+// Each kind of run keeps its screenshots.
+const out = options.daemon || options.url ? join(options.out, 'daemon') : options.out;
 mkdirSync(out, { recursive: true });
-
-/** A daemon with an empty state folder, once its page answers. */
-async function startDaemon(program) {
-  const folder = mkdtempSync(join(tmpdir(), 'gyre-daemon-'));
-  const probe = createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const { port } = probe.address();
-  probe.close();
-  await once(probe, 'close');
-  const child = spawn(program, ['daemon', '--state', join(folder, 'state'), '--downloads', join(folder, 'data'), '--port', '0', '--api', `127.0.0.1:${port}`],
-    { stdio: ['ignore', 'ignore', 'inherit'], env: { ...process.env, GYRE_NO_DHT: '1', GYRE_NO_LSD: '1', GYRE_NO_PORT_MAP: '1' } });
-  const ended = once(child, 'exit');
-  const base = `http://127.0.0.1:${port}/`;
-  for (let tries = 0; !(await fetch(base).then(() => true, () => false)); tries += 1) {
-    if (tries >= 100 || child.exitCode !== null) { child.kill('SIGKILL'); throw new Error('the daemon does not answer'); }
-    await new Promise((wake) => { setTimeout(wake, 100); });
-  }
-  return {
-    url: base,
-    token: readFileSync(join(folder, 'state', 'control.token'), 'utf8').trim(),
-    /** Ends it in order; resolves to its exit code, `null` if it had to be killed. */
-    async end() {
-      const timer = setTimeout(() => child.kill('SIGKILL'), 20000);
-      child.kill('SIGTERM');
-      const [code] = await ended;
-      clearTimeout(timer);
-      rmSync(folder, { recursive: true, force: true });
-      return code;
-    },
-  };
-}
 
 const daemon = options.daemon ? await startDaemon(options.daemon) : null;
 if (daemon) Object.assign(options, { url: daemon.url, token: daemon.token });
@@ -90,16 +59,20 @@ async function open({ base = url, key = token, viewport, scheme = 'light', wait 
 }
 
 let passed = 0, failed = 0, skipped = 0;
+let swarm = null;
 const kit = {
   open, launch, out, mock, url, token, requests, complaints, axe, context, startMock,
+  daemon,
+  /** The tracker and the seeder beside the daemon, started when they are first needed. */
+  swarm() { swarm ??= startSwarm(options.daemon); return swarm; },
   /** Ends a case that this run cannot do. */
   skip(reason) { throw Object.assign(new Error(reason), { isSkip: true }); },
 };
-for (const [name, run] of cases) {
+for (const [name, run, mostMs = CASE_MAX_MS] of cases) {
   if (options.only && !name.includes(options.only)) continue;
   let timer;
   try {
-    const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error(`took longer than ${CASE_MAX_MS} ms`)), CASE_MAX_MS); });
+    const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error(`took longer than ${mostMs} ms`)), mostMs); });
     await Promise.race([run(kit), late]);
     passed += 1;
     console.log(`ok   ${name}`);
@@ -117,6 +90,7 @@ for (const [name, run] of cases) {
 }
 await context.close();
 if (mock) await mock.close();
+if (swarm) await (await swarm.catch(() => null))?.end();
 if (daemon) {
   const code = await daemon.end();
   const name = 'SIGTERM ends the daemon with exit code 0';

@@ -30,9 +30,9 @@ const METHODS = {
   'torrent-reannounce': (world, { ids }) => each(world, ids, (t) => { t.announced = Date.now() / 1000; }),
   'torrent-remove': (world, { ids }) => each(world, ids, (t) => world.remove(t)),
   'torrent-set': set,
-  'torrent-set-location': (world, { ids, location }) => {
+  'torrent-set-location': (world, { ids, location, move }) => {
     if (!location.startsWith('/')) throw new Error('the location must be an absolute path');
-    each(world, ids, (t) => { t.folder = location; });
+    each(world, ids, (t) => { if (move) Object.assign(t, { goingTo: location, moved_share: 0 }); else t.folder = location; });
   },
   'queue-move-top': (world, { ids }) => each(world, ids, (t) => { t.queue_position = 0; }),
   'queue-move-bottom': (world, { ids }) => each(world, ids, (t) => { t.queue_position = world.torrents.size - 1; }),
@@ -101,7 +101,7 @@ function detail(world, t, fields) {
     leftUntilDone: Math.round(t.size_wanted * (1 - t.percent_done)), haveValid: t.size_wanted * t.percent_done, downloadedEver: t.downloaded, uploadedEver: t.uploaded_ever,
     corruptEver: 0, uploadRatio: t.ratio, pieceCount: count, pieceSize: PIECE, addedDate: t.added, doneDate: t.doneAt, activityDate: t.peers ? now : t.doneAt, comment: 'Made for trying things out',
     creator: 'mktorrent 1.1', dateCreated: t.added - 90000, isPrivate: t.id % 5 === 0, error: t.errorKind, errorString: t.error, secondsDownloading: 4000, secondsSeeding: t.percent_done >= 1 ? now - t.added : 0,
-    labels: t.labels, downloadLimit: 100, downloadLimited: false, uploadLimit: 100, uploadLimited: false, seedRatioLimit: 2, seedRatioMode: 0, bandwidthPriority: 0, honorsSessionLimits: true, ...t.limits,
+    labels: t.labels, downloadLimit: 100, downloadLimited: false, uploadLimit: 100, uploadLimited: false, seedRatioLimit: 2, seedRatioMode: 0, bandwidthPriority: 0, honorsSessionLimits: true, movedShare: t.moved_share, ...t.limits,
     trackerStats: trackers(t, now), ...(has('peers') ? { peers: peers(t) } : {}), ...(has('files') ? files(t) : {}), ...(has('pieces') ? pieces(t, count) : {}),
   };
 }

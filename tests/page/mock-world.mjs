@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto';
 
 export const COLUMNS = ['id', 'hash', 'name', 'status', 'percent_done', 'size_wanted', 'rate_down', 'rate_up', 'uploaded_ever', 'ratio', 'eta',
-  'peers', 'labels', 'tracker_host', 'added', 'error', 'queue_position'];
+  'peers', 'labels', 'tracker_host', 'added', 'error', 'queue_position', 'moved_share'];
 
 const MIB = 1024 * 1024;
 const PROJECTS = [['debian', ['netinst-amd64.iso', 'DVD-1-arm64.iso', 'live-gnome-amd64.iso']], ['ubuntu', ['desktop-amd64.iso', 'live-server-arm64.iso']],
@@ -74,7 +74,7 @@ export class World {
     this.#next += 1;
     const torrent = {
       id, hash, name, status: paused ? 0 : percent >= 1 ? 6 : 4, percent_done: percent, size_wanted: size, rate_down: 0, rate_up: 0, uploaded_ever: 0, ratio: -1, eta: -1,
-      peers: 0, labels: labels || [], tracker_host: tracker ?? '', added, error: '', queue_position: id - 1,
+      peers: 0, labels: labels || [], tracker_host: tracker ?? '', added, error: '', queue_position: id - 1, moved_share: -1,
       folder: this.settings['download-dir'], downloaded: 0, speed, files, errorKind: 0, limits: {}, wanted: new Map(), priorities: new Map(), doneAt: percent >= 1 ? added + 4000 : 0,
     };
     this.torrents.set(id, torrent);
@@ -97,6 +97,7 @@ export class World {
   tick(seconds) {
     const r = this.#random;
     for (const torrent of this.torrents.values()) {
+      if (torrent.goingTo) this.#move(torrent, seconds);
       const before = `${torrent.status} ${torrent.rate_down} ${torrent.rate_up} ${torrent.percent_done}`;
       if (torrent.status === 4) this.#download(torrent, seconds);
       else if (torrent.status === 6) this.#seed(torrent, seconds);
@@ -105,6 +106,13 @@ export class World {
       if (torrent.downloaded > 0) torrent.ratio = torrent.uploaded_ever / torrent.downloaded;
       if (before !== `${torrent.status} ${torrent.rate_down} ${torrent.rate_up} ${torrent.percent_done}`) this.touch(torrent);
     }
+  }
+
+  /** Five seconds from one folder to the other. */
+  #move(torrent, seconds) {
+    torrent.moved_share += seconds / 5;
+    if (torrent.moved_share > 1) Object.assign(torrent, { folder: torrent.goingTo, goingTo: '', moved_share: -1 });
+    this.touch(torrent);
   }
 
   #download(torrent, seconds) {

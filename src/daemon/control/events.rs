@@ -16,7 +16,7 @@ pub const INTERVAL: Duration = Duration::from_secs(1);
 const ROWS_MAX: usize = 2_000;
 
 /// The columns, in the order of each row.
-pub const COLUMNS: [&str; 17] = [
+pub const COLUMNS: [&str; 18] = [
     "id",
     "hash",
     "name",
@@ -34,6 +34,7 @@ pub const COLUMNS: [&str; 17] = [
     "added",
     "error",
     "queue_position",
+    "moved_share",
 ];
 
 /// One client's place in what happens.
@@ -149,5 +150,7 @@ fn row(torrent: &Torrent, json: &mut Json) {
     json.int(torrent.added_unix_s);
     json.text(torrent.problem.parts().1);
     json.uint(torrent.queue_position);
+    // As in the RPC: -1 when its files stay where they are.
+    json.float(torrent.moved_share.unwrap_or(-1.0));
     json.close(b']');
 }

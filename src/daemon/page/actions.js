@@ -77,7 +77,11 @@ export class Actions {
 
   async #move(torrents, refresh) {
     const known = await getTorrent(torrents[0].id, ['id', 'downloadDir']);
-    openMove(torrents, known?.downloadDir || '', (folder) => { this.notices.say(`Folder of ${named(torrents)} is now ${format.safe(folder)}.`); refresh(); });
+    openMove(torrents, known?.downloadDir || '', (folder, moves) => {
+      // Copies take their time: the status column tells how far they are.
+      this.notices.say(moves ? `Moving ${named(torrents)} to ${format.safe(folder)}.` : `Folder of ${named(torrents)} is now ${format.safe(folder)}.`);
+      refresh();
+    });
   }
 
   #removed(torrents) {

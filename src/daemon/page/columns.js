@@ -5,6 +5,7 @@ import * as format from './format.js';
 
 /** Icon and words for what a torrent does. Each has a shape of its own: colour is never all there is. */
 export function describe(torrent) {
+  if (torrent.moved_share >= 0) return { icon: 'folder', text: `Moving ${format.wholePercent(torrent.moved_share)}`, tone: 'busy' };
   switch (torrent.state) {
     case 'error': return { icon: 'warning', text: 'Error', tone: 'bad' };
     case 'stopped': return torrent.percent_done >= 1

@@ -143,8 +143,9 @@ export function openMove(torrents, folder, done) {
   choose('move-data', 'move');
   openDialog('move', async () => {
     const location = $('move-folder').value.trim();
-    await call('torrent-set-location', { ids: torrents.map((torrent) => torrent.id), location, move: chosen('move-data') === 'move' });
-    done(location);
+    const moves = chosen('move-data') === 'move';
+    await call('torrent-set-location', { ids: torrents.map((torrent) => torrent.id), location, move: moves });
+    done(location, moves);
   });
   $('move-folder').select();
 }

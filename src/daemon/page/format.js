@@ -35,6 +35,9 @@ export function percent(fraction) {
   return percents[1].format(Math.min(0.999, Math.floor(f * 1000) / 1000));
 }
 
+/** For narrow places. */
+export function wholePercent(fraction) { return percents[0].format(Math.floor(Math.min(1, Math.max(0, fraction || 0)) * 100) / 100); }
+
 /** Values below zero stand for "none" and "without end" in the protocol. */
 export function ratio(r) {
   if (r === -2) return '∞';

@@ -26,7 +26,7 @@ function sheet(caption, columns) {
 export class GeneralTab {
   fields = ['hashString', 'downloadDir', 'totalSize', 'sizeWhenDone', 'leftUntilDone', 'haveValid', 'downloadedEver', 'uploadedEver', 'corruptEver',
     'uploadRatio', 'pieceCount', 'pieceSize', 'addedDate', 'doneDate', 'activityDate', 'comment', 'creator', 'dateCreated', 'isPrivate',
-    'error', 'errorString', 'secondsDownloading', 'secondsSeeding', 'labels', 'downloadLimit', 'downloadLimited', 'uploadLimit', 'uploadLimited'];
+    'error', 'errorString', 'secondsDownloading', 'secondsSeeding', 'labels', 'downloadLimit', 'downloadLimited', 'uploadLimit', 'uploadLimited', 'movedShare'];
 
   constructor() {
     this.problem = h('p', { class: 'problem', hidden: true, role: 'status' });
@@ -50,7 +50,7 @@ export class GeneralTab {
       ['Time seeding', t.secondsSeeding > 0 ? format.duration(t.secondsSeeding) : '–'],
     ]);
     this.#group('Torrent', [
-      ['Folder', format.safe(t.downloadDir)], ['Size', sizeOf(t)],
+      ['Folder', folderOf(t)], ['Size', sizeOf(t)],
       ['Pieces', t.pieceCount ? `${format.count(t.pieceCount)} of ${format.bytes(t.pieceSize)}` : '–'],
       ['Info hash', t.hashString], ['Privacy', t.isPrivate ? 'Private: its trackers only' : 'Public'],
       ['Labels', (t.labels || []).map(format.safe).join(', ') || '–'],
@@ -70,6 +70,12 @@ export class GeneralTab {
     }
     for (const [name, value] of facts) setText(cells.get(name), value ?? '–');
   }
+}
+
+/** It is the old one until all files are at the new one. */
+function folderOf(t) {
+  const folder = format.safe(t.downloadDir);
+  return t.movedShare >= 0 ? `${folder} (${format.wholePercent(t.movedShare)} moved to another)` : folder;
 }
 
 function sizeOf(t) {
