@@ -3,11 +3,9 @@
 import { $, h, icon, kept } from './dom.js';
 import { openLabels, openMove, openRemove } from './dialogs.js';
 import * as format from './format.js';
-import { call, getTorrent } from './rpc.js';
+import { callFor, getTorrent } from './rpc.js';
 import { openLimits } from './settings.js';
 
-/** Ids in one call; the daemon answers each before the next. */
-const IDS_MAX = 2000;
 const MENU = [
   ['start', 'Start', 'start', 'S'], ['stop', 'Stop', 'stop', 'P'], ['verify', 'Verify data', 'verify', 'V'],
   ['reannounce', 'Reannounce', 'announce', 'R'], null,
@@ -68,9 +66,7 @@ export class Actions {
 
   async #simple(act, torrents) {
     const [method, words] = SIMPLE[act];
-    for (let at = 0; at < torrents.length; at += IDS_MAX) {
-      await call(method, { ids: torrents.slice(at, at + IDS_MAX).map((torrent) => torrent.id) });
-    }
+    await callFor(torrents, method);
     this.notices.say(`${words} ${named(torrents)}.`);
     this.details.refresh();
   }

@@ -2,7 +2,7 @@
 
 import { $, h } from './dom.js';
 import * as format from './format.js';
-import { base64, call } from './rpc.js';
+import { base64, call, callFor } from './rpc.js';
 
 /** A .torrent file is small; what is larger is something else. */
 const TORRENT_FILE_MAX = 64 * 1024 * 1024;
@@ -132,7 +132,7 @@ export function openRemove(torrents, deletes, done) {
   for (const input of document.querySelectorAll('[name=remove-data]')) input.onchange = mark;
   mark();
   openDialog('remove', async () => {
-    await call('torrent-remove', { ids: torrents.map((torrent) => torrent.id), 'delete-local-data': chosen('remove-data') === 'delete' });
+    await callFor(torrents, 'torrent-remove', { 'delete-local-data': chosen('remove-data') === 'delete' });
     done();
   });
 }
@@ -144,7 +144,7 @@ export function openMove(torrents, folder, done) {
   openDialog('move', async () => {
     const location = $('move-folder').value.trim();
     const moves = chosen('move-data') === 'move';
-    await call('torrent-set-location', { ids: torrents.map((torrent) => torrent.id), location, move: moves });
+    await callFor(torrents, 'torrent-set-location', { location, move: moves });
     done(location, moves);
   });
   $('move-folder').select();
@@ -174,7 +174,7 @@ export function openLabels(torrents, known, done) {
   input.oninput = mark;
   mark();
   openDialog('labels', async () => {
-    await call('torrent-set', { ids: torrents.map((torrent) => torrent.id), labels: labelsOf(input.value) });
+    await callFor(torrents, 'torrent-set', { labels: labelsOf(input.value) });
     done();
   });
   input.focus();

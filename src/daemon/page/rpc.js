@@ -1,6 +1,8 @@
 // Calls to the daemon: Transmission RPC (its old dialect) and the login. Knows no DOM.
 
 const TOKEN = 'gyre.token';
+/** Ids in one call; the daemon answers each before the next, and a call has its time. */
+const IDS_MAX = 2000;
 let sessionId = '';
 
 /** What a call met, in words for the user: what happened, and what to do. */
@@ -86,6 +88,13 @@ function hintFor(method) {
     case 'torrent-set-location': return 'Check that the folder exists on the daemon’s machine and can be written.';
     case 'session-set': return 'Nothing was changed. Correct the value and save again.';
     default: return 'Nothing was changed. Try again; the daemon’s log says more.';
+  }
+}
+
+/** One method for any number of torrents, in as many calls as that takes. */
+export async function callFor(torrents, method, args = {}) {
+  for (let at = 0; at < torrents.length; at += IDS_MAX) {
+    await call(method, { ids: torrents.slice(at, at + IDS_MAX).map((torrent) => torrent.id), ...args });
   }
 }
 

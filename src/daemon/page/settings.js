@@ -3,7 +3,7 @@
 import { $, h } from './dom.js';
 import * as format from './format.js';
 import { openDialog } from './dialogs.js';
-import { call } from './rpc.js';
+import { call, callFor } from './rpc.js';
 
 /** `[key, words, kind, { on?: key of its switch, unit?, min?, max?, step?, options? }]`; the switch is a checkbox before the words. */
 const SESSION_LIMITS = ['Speed', [
@@ -126,7 +126,7 @@ export async function openLimits(torrents, done) {
   const changes = form($('limits-fields'), TORRENT_LIMITS, values);
   openDialog('limits', async () => {
     const changed = changes();
-    if (Object.keys(changed).length) await call('torrent-set', { ids: torrents.map((torrent) => torrent.id), ...changed });
+    if (Object.keys(changed).length) await callFor(torrents, 'torrent-set', changed);
     done('torrents');
   });
 }
