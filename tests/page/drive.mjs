@@ -14,7 +14,7 @@ import { startDaemon, startSwarm } from './programs.mjs';
 
 const { values: options } = parseArgs({ options: {
   url: { type: 'string' }, daemon: { type: 'string' }, token: { type: 'string', default: '' }, modules: { type: 'string' }, out: { type: 'string' },
-  chromium: { type: 'string', default: '/usr/bin/chromium' }, only: { type: 'string', default: '' },
+  chromium: { type: 'string', default: '/usr/bin/chromium' }, only: { type: 'string', default: '' }, rows: { type: 'string', default: '10000' },
 } });
 const CASE_MAX_MS = 90000;
 const require = createRequire(join(options.modules, 'package.json'));
@@ -62,7 +62,7 @@ let passed = 0, failed = 0, skipped = 0;
 let swarm = null;
 const kit = {
   open, launch, out, mock, url, token, requests, complaints, axe, context, startMock,
-  daemon,
+  daemon, rows: Number(options.rows),
   /** The tracker and the seeder beside the daemon, started when they are first needed. */
   swarm() { swarm ??= startSwarm(options.daemon); return swarm; },
   /** Ends a case that this run cannot do. */

@@ -13,7 +13,6 @@ const SWARM_CASE_MAX_MS = 300000;
 const NEAR_COUNT = 4;
 /** Beyond the first of them what is measured is the burst that a limiter lets through. */
 const NEAR_TRIES_MAX = 150;
-const ROWS = 10000;
 /** Calls under way at once while rows are added. */
 const ADDERS = 8;
 const TABS = ['general', 'files', 'peers', 'trackers', 'pieces', 'speed'];
@@ -216,13 +215,14 @@ export function real({ PHONE, FRAME_MAX_MS, find, drop, remove, faults }) {
       if (!kit.mock) assertSame([name], (await kit.swarm()).data, to);
     }],
 
-    ['10,000 torrents of a daemon scroll without a frame over 100 ms', async (kit) => {
+    ['thousands of torrents of a daemon scroll without a frame over 100 ms', async (kit) => {
       needsDaemon(kit);
       const { announce } = await kit.swarm();
+      const { rows } = kit;
       const started = Date.now();
       let next = 0;
       const adder = async () => {
-        for (let index = next++; index < ROWS; index = next++) {
+        for (let index = next++; index < rows; index = next++) {
           const name = `${['linux', 'maps', 'films', 'texts'][index % 4]}-${Math.floor(index / 4)}.${index % 7}.iso`;
           await kit.daemon.rpc('torrent-add', {
             metainfo: emptyTorrent(name, (1 + index % 900) * 7654321, announce).toString('base64'), paused: true, labels: [['linux', 'maps', 'films', 'texts'][index % 4]],
@@ -230,9 +230,9 @@ export function real({ PHONE, FRAME_MAX_MS, find, drop, remove, faults }) {
         }
       };
       await Promise.all(Array.from({ length: ADDERS }, adder));
-      console.log(`     ${ROWS} torrents added in ${((Date.now() - started) / 1000).toFixed(1)} s`);
+      console.log(`     ${rows} torrents added in ${((Date.now() - started) / 1000).toFixed(1)} s`);
       const page = await kit.open();
-      await page.waitForFunction((rows) => document.querySelector('#grid').ariaRowCount > rows, ROWS);
+      await page.waitForFunction((least) => document.querySelector('#grid').ariaRowCount > least, rows);
       const gaps = [];
       for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
         gaps.push(Math.round(await longestGap(page)));
