@@ -143,14 +143,15 @@ function known(n) { return n >= 0 ? format.count(n) : '–'; }
 
 function answerOf(tracker) {
   if (!tracker.hasAnnounced && !tracker.lastAnnounceTime) return 'Not asked yet';
-  const ago = format.duration(Date.now() / 1000 - tracker.lastAnnounceTime);
   const said = tracker.lastAnnounceSucceeded ? 'Answered' : format.safe(tracker.lastAnnounceResult) || 'No answer';
-  return `${said}, ${ago} ago`;
+  // The daemon need not know when.
+  return tracker.lastAnnounceTime > 0 ? `${said}, ${format.duration(Date.now() / 1000 - tracker.lastAnnounceTime)} ago` : said;
 }
 
 function nextOf(tracker) {
   if (tracker.announceState === 3) return 'Asking now';
-  if (!(tracker.nextAnnounceTime > 0)) return 'When started';
+  if (tracker.announceState === 0) return 'When started';
+  if (!(tracker.nextAnnounceTime > 0)) return '–';
   return `in ${format.duration(tracker.nextAnnounceTime - Date.now() / 1000)}`;
 }
 
