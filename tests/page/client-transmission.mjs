@@ -71,7 +71,7 @@ export const transmission = {
       ['it is stopped and started', async () => {
         await row(films.name).click();
         await page.click('#toolbar-pause');
-        await row(films.name).locator('.torrent_peer_details', { hasText: 'Paused' }).waitFor();
+        await row(films.name).locator('.torrent_peer_details', { hasText: /Paused|Seeding complete/ }).waitFor();
         await row(films.name).click();
         await page.click('#toolbar-start');
         await row(films.name).locator('.torrent_peer_details', { hasText: 'Seeding to' }).waitFor();
