@@ -1,8 +1,5 @@
 // Watches what a page asks the daemon's API, and how it is answered.
 
-/** What a method of qBittorrent's API may answer with nothing. */
-const SILENT = /^(POST )/;
-
 /** Begins with the next request; `end(mayFail)` tells what went wrong, `mayFail` a list of `[pattern, reason]`. */
 export function watch(context, base) {
   const faults = new Map(), asked = new Set(), pending = new Set();
@@ -25,11 +22,10 @@ export function watch(context, base) {
   });
 
   async function judge(response) {
-    const { pathname, search } = new URL(response.url());
+    const { pathname } = new URL(response.url());
     const request = response.request();
     if (new URL(response.url()).host !== host) return;
     if (pathname.endsWith('/transmission/rpc')) await rpc(request, response);
-    else if (pathname.startsWith('/api/v2/')) await qbt(request, response, pathname.slice('/api/v2/'.length), search);
     else if (response.status() >= 400) complain(`${pathname}: ${response.status()}`);
   }
 
@@ -46,16 +42,6 @@ export function watch(context, base) {
     for (const torrent of answer.arguments.torrents) {
       for (const field of args.fields) if (!(field in torrent)) complain(`torrent-get: no field ${field}`);
     }
-  }
-
-  async function qbt(request, response, method, search) {
-    const name = `${request.method()} ${method}`;
-    asked.add(name);
-    const text = await response.text();
-    const sent = `${search}${(request.postData() || '').slice(0, 160)}`;
-    if (!response.ok()) complain(`${name} ${sent}: ${response.status()} ${text.slice(0, 160)}`);
-    else if (text === '' && !SILENT.test(name)) complain(`${name} ${sent}: an empty answer`);
-    else if (text === 'Fails.') complain(`${name} ${sent}: Fails.`);
   }
 
   return {
