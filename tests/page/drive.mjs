@@ -14,7 +14,7 @@ import { startDaemon, startSwarm } from './programs.mjs';
 
 const { values: options } = parseArgs({ options: {
   url: { type: 'string' }, daemon: { type: 'string' }, token: { type: 'string', default: '' }, modules: { type: 'string' }, out: { type: 'string' },
-  chromium: { type: 'string', default: '/usr/bin/chromium' }, only: { type: 'string', default: '' }, rows: { type: 'string', default: '10000' },
+  chromium: { type: 'string', default: '/usr/bin/chromium' }, only: { type: 'string', default: '' }, rows: { type: 'string', default: '1000' },
 } });
 const CASE_MAX_MS = 90000;
 const require = createRequire(join(options.modules, 'package.json'));

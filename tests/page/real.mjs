@@ -1,5 +1,5 @@
 // The cases with real data: a daemon (`--daemon`) that fetches from a seeder on this machine, is limited, moves files, and
-// holds 10,000 torrents. What a case leaves on disk is compared with what the seeder has.
+// holds a thousand torrents. What a case leaves on disk is compared with what the seeder has.
 
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
@@ -215,7 +215,7 @@ export function real({ PHONE, FRAME_MAX_MS, find, drop, remove, faults }) {
       if (!kit.mock) assertSame([name], (await kit.swarm()).data, to);
     }],
 
-    ['thousands of torrents of a daemon scroll without a frame over 100 ms', async (kit) => {
+    ['a thousand torrents of a daemon scroll without a frame over 100 ms', async (kit) => {
       needsDaemon(kit);
       const { announce } = await kit.swarm();
       const { rows } = kit;
@@ -252,7 +252,7 @@ export function real({ PHONE, FRAME_MAX_MS, find, drop, remove, faults }) {
       await page.click('#remove-go');
       await page.locator('#empty', { hasText: 'No torrents yet' }).waitFor({ timeout: 120000 });
       assert.deepEqual(found, []);
-      await until('no data is left', () => readdirSync(kit.daemon.downloads).length === 0);
+      await until('no data is left', () => !existsSync(kit.daemon.downloads) || readdirSync(kit.daemon.downloads).length === 0);
     }, SWARM_CASE_MAX_MS],
   ];
 }
