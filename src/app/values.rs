@@ -2,11 +2,12 @@
 //!
 //! What a parser here refuses with is a sentence that says what to write instead: it becomes the hint.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::session::{BindTo, ProxySettings};
 use crate::swarm::choker::UploadSlots;
 use crate::wire::socks::Login;
+use crate::wire::tracker::is_usable_peer;
 use crate::wire::url::{Host, percent_decode};
 
 /// `--check`.
@@ -75,14 +76,9 @@ pub fn parse_addr(text: &str) -> Result<SocketAddr, String> {
 pub fn parse_peer(text: &str) -> Result<SocketAddr, String> {
     match parse_addr(text)? {
         addr if addr.port() == 0 => Err("a peer's port is a number from 1 to 65535".into()),
-        addr if !is_of_one_host(addr.ip()) => Err(format!("{} is no host's address", addr.ip())),
+        addr if !is_usable_peer(addr) => Err(format!("{} is no host's address", addr.ip())),
         addr => Ok(addr),
     }
-}
-
-fn is_of_one_host(ip: IpAddr) -> bool {
-    let is_everybody = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
-    !ip.is_unspecified() && !ip.is_multicast() && !is_everybody
 }
 
 /// `--dht-bootstrap`: a host name or address, and a port.

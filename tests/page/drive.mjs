@@ -77,7 +77,7 @@ for (const [name, run, mostMs = CASE_MAX_MS] of cases) {
     passed += 1;
     console.log(`ok   ${name}`);
   } catch (error) {
-    if (error.isSkip) { skipped += 1; console.log(`skip ${name}: ${error.message}`); } else {
+    if (error.isSkip) { skipped += 1; console.log(`skipped: the page, ${name}: ${error.message}`); } else {
       failed += 1;
       console.log(`FAIL ${name}\n     ${String(error.stack || error).split('\n').slice(0, 12).join('\n     ')}`);
       for (const page of context.pages().slice(-1)) await page.screenshot({ path: join(out, `failed-${failed}.png`) }).catch(() => {});
