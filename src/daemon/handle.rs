@@ -237,6 +237,7 @@ impl Control {
             labels: torrent.labels,
             selected_files: torrent.selected_files,
             added_unix_s: unix_now_s(),
+            crosses: torrent.fetches && self.inner.torrents.cross.is_on(),
             ..TorrentRow::default()
         };
         if !row.folder.is_absolute() {

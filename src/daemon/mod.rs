@@ -5,6 +5,7 @@
 mod announced;
 pub mod archive;
 pub mod control;
+mod cross;
 mod date;
 mod drives;
 mod folder;

@@ -80,8 +80,10 @@ pub struct TorrentRow {
     pub renames: Vec<Rename>,
     /// The next of them, on its way to the disk.
     pub renaming: Option<Rename>,
-    /// What it has was taken over from another program and not hashed here since.
+    /// What it has was taken over, from another program or from files of other torrents, and not hashed here since.
     pub is_unproven: bool,
+    /// Its files are to be looked for among those of other torrents before its first run.
+    pub crosses: bool,
 }
 
 /// A move of a torrent's files. Once `folder` of the row is `to`, only the old files are still to go.
@@ -127,6 +129,7 @@ impl Default for TorrentRow {
             renames: Vec::new(),
             renaming: None,
             is_unproven: false,
+            crosses: false,
         }
     }
 }

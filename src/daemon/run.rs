@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
+use super::cross::Cross;
 use super::folder::StateFolder;
 use super::handle::Control;
 use super::hooks::{self, Hook};
@@ -47,6 +48,8 @@ pub struct Settings {
     pub queue: QueueLimits,
     /// How it is controlled from outside.
     pub control: super::control::ControlSettings,
+    /// Files of torrents that are added are looked for among those of the others.
+    pub cross_seed: bool,
     /// Folders whose torrents are added.
     pub watch: Vec<WatchFolder>,
     /// Run for each download that is complete.
@@ -107,7 +110,7 @@ impl Daemon {
         let (limits, seed_after) = (kept.now.limits(), kept.now.seed_after());
         settings.session.limit_up_bytes_per_s = limits.up_bytes_per_s;
         settings.session.limit_down_bytes_per_s = limits.down_bytes_per_s;
-        let torrents = remembered(folder, writer, rows, seed_after);
+        let torrents = remembered(folder, writer, rows, seed_after, settings.cross_seed);
         let (session, commands) = command::channel();
         let stopper = Stopper::default();
         let control = Control::new(torrents.clone(), session, stopper.clone(), kept);
@@ -190,6 +193,7 @@ fn remembered(
     writer: Writer,
     rows: BTreeMap<InfoHash, TorrentRow>,
     seed_after: SeedAfter,
+    cross_seed: bool,
 ) -> Arc<Torrents> {
     let rows = rows
         .into_iter()
@@ -200,6 +204,7 @@ fn remembered(
         writer,
         rows: Mutex::new(rows),
         seed_after: Mutex::new(seed_after),
+        cross: Cross::new(cross_seed),
         own: own.clone(),
     })
 }

@@ -1,8 +1,10 @@
 //! From what is remembered of a torrent to what a session runs. Layer 6.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::cross::Cross;
 use super::folder::StateFolder;
 use super::row::{Origin, TorrentRow};
 use super::store::Write;
@@ -25,6 +27,7 @@ pub struct Torrents {
     pub rows: Mutex<Rows>,
     /// The daemon's own limits of seeding.
     pub seed_after: Mutex<SeedAfter>,
+    pub cross: Cross,
     /// Itself, for what it lends to magnet links.
     pub own: Weak<Torrents>,
 }
@@ -70,7 +73,7 @@ impl Torrents {
         *held.unwrap_or_else(PoisonError::into_inner) = seed_after;
     }
 
-    fn config(&self, row: &TorrentRow, mut metainfo: Metainfo) -> TorrentConfig {
+    pub(super) fn config(&self, row: &TorrentRow, mut metainfo: Metainfo) -> TorrentConfig {
         if let Some(trackers) = &row.settings.trackers {
             metainfo.announce_tiers.clone_from(trackers);
         }
@@ -105,22 +108,27 @@ impl Torrents {
         let torrent = metainfo.to_torrent();
         let saved = self.folder.save_torrent(info_hash, &torrent);
         saved.map_err(|error| cannot(error.to_string()))?;
-        let (row, written) = {
+        let written = {
             let mut rows = self.rows();
             let Some(row) = rows.get_mut(&info_hash) else {
                 return Ok(None);
             };
             let row = Arc::make_mut(row);
             row.describe(&metainfo);
-            let written = self.writer.begin(vec![Write::Put(Box::new(row.clone()))]);
-            (row.clone(), written)
+            self.writer.begin(vec![Write::Put(Box::new(row.clone()))])
         };
         written.done_blocking().map_err(cannot)?;
-        Ok(Some(self.config(&row, metainfo)))
+        self.look_for_files(info_hash, &AtomicBool::new(false))?;
+        let row = self.rows().get(&info_hash).cloned();
+        Ok(row.map(|row| self.config(&row, metainfo)))
     }
 }
 
 impl TorrentSource for Torrents {
+    fn before_run(&self, info_hash: InfoHash, is_stopped: &AtomicBool) -> Result<(), SessionError> {
+        self.look_for_files(info_hash, is_stopped)
+    }
+
     fn job(&self, info_hash: InfoHash) -> Result<Job, SessionError> {
         let row = self.rows().get(&info_hash).cloned();
         let row = row.ok_or_else(|| {

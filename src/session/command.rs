@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -30,6 +31,15 @@ pub type Reply<T> = oneshot::Sender<Result<T, CommandError>>;
 /// Where a session gets the settings of its torrents from, each time that one begins to run: a torrent that does not run
 /// holds neither its metadata nor its settings in the session's memory.
 pub trait TorrentSource: Send + Sync {
+    /// Does what is to be done before a run and may take long. Called on a thread that may block; `is_stopped` is set once
+    /// the run is not to be any more.
+    ///
+    /// # Errors
+    /// The torrent cannot be run, in words for the user.
+    fn before_run(&self, _: InfoHash, _is_stopped: &AtomicBool) -> Result<(), SessionError> {
+        Ok(())
+    }
+
     /// What to run for the torrent. Called on a thread that may block.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod tune;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -426,7 +427,22 @@ impl Fleet {
     async fn live(&self, shared: &Rc<Shared>, info_hash: InfoHash, checks_all: bool) -> Outcome {
         let turn = self.sourced.acquire().await;
         let source = self.source.clone();
-        let job = match caught(off_ring(move || source.job(info_hash))).await {
+        shared.expect_end(info_hash);
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let is_over = is_stopped.clone();
+        let job = off_ring(move || {
+            source.before_run(info_hash, &is_over)?;
+            source.job(info_hash)
+        });
+        let mut job = std::pin::pin!(caught(job));
+        let job = tokio::select! {
+            job = &mut job => job,
+            () = shared.torrent_stopping(info_hash) => {
+                is_stopped.store(true, Ordering::Relaxed);
+                job.await
+            }
+        };
+        let job = match job {
             Ok(job) => job,
             Err(panicked) => Err(SessionError::new(
                 format!("the torrent cannot be started: {panicked}"),

@@ -267,7 +267,7 @@ fn tell_hang(shared: &Shared, config: &TorrentConfig) {
     warn_user(shared, config, message, HUNG_HINT);
 }
 
-fn fresh_counters() -> Counters {
+pub(super) fn fresh_counters() -> Counters {
     let added = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();

@@ -10,6 +10,7 @@ pub mod command;
 pub mod config;
 mod connect;
 pub mod contain;
+pub mod cross;
 pub mod deadline;
 pub mod dht;
 pub mod disk;

@@ -2,11 +2,14 @@
 //!
 //! The root is the torrent's folder, or the file of a single-file torrent (created empty when a download starts and
 //! it is not there yet). Locking the root itself, not a file of some state folder, also keeps commands with different
-//! `--state` folders apart. Downloads lock it exclusively, seeds share it (HOSTILE.md L9).
+//! `--state` folders apart. Downloads lock it exclusively, seeds share it (HOSTILE.md L9). A file that is the root of
+//! several torrents under several names is locked once for all those of this process: nobody writes it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::disk::{DiskError, DiskOp, plain_message};
 use crate::storage::layout::FileLayout;
@@ -89,14 +92,22 @@ impl RootLockError {
     }
 }
 
-/// The lock; dropping it lets the root go.
+/// The lock; dropping it, and whatever shares it, lets the root go.
 #[derive(Debug)]
 pub struct RootLock {
+    held: Arc<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
     /// The lock ends with this descriptor.
     root: Option<OwnedFd>,
     kind: FsKind,
     key: RootKey,
 }
+
+/// What this process has locked.
+static HELD: Mutex<BTreeMap<RootKey, Weak<Held>>> = Mutex::new(BTreeMap::new());
 
 impl RootLock {
     /// Locks the torrent's root under `output`, without waiting. [`Share::Exclusive`] creates the root (and `output`)
@@ -125,11 +136,12 @@ impl RootLock {
         };
         let key = key_of(&fd).map_err(io_error)?;
         if files::try_lock(&fd, share == Share::Exclusive).map_err(io_error)? {
-            return Ok(RootLock {
-                kind: files::statfs_kind(&fd),
-                root: Some(fd),
-                key,
-            });
+            return Ok(RootLock::hold(fd, key));
+        }
+        // A second name of a file: no torrent that has one writes it.
+        let is_shared = !root_is_folder(layout) && files::stamp(&fd).map_err(io_error)?.links > 1;
+        if is_shared && let Some(held) = held_here(key) {
+            return Ok(RootLock { held });
         }
         Err(RootLockError::Held {
             holder: find_holder(key),
@@ -137,14 +149,50 @@ impl RootLock {
         })
     }
 
+    /// Locks a file that is about to become a torrent's root.
+    ///
+    /// # Errors
+    /// Those of `flock` and `fstat`; WouldBlock when another process has it.
+    pub fn of_new(fd: OwnedFd) -> io::Result<RootLock> {
+        match files::try_lock(&fd, true)? {
+            true => key_of(&fd).map(|key| RootLock::hold(fd, key)),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn hold(fd: OwnedFd, key: RootKey) -> RootLock {
+        let held = Arc::new(Held {
+            kind: files::statfs_kind(&fd),
+            root: Some(fd),
+            key,
+        });
+        let mut table = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        table.insert(key, Arc::downgrade(&held));
+        RootLock { held }
+    }
+
     /// The identity of the root.
-    pub const fn key(&self) -> RootKey {
-        self.key
+    pub fn key(&self) -> RootKey {
+        self.held.key
     }
 }
 
-impl Drop for RootLock {
+fn held_here(key: RootKey) -> Option<Arc<Held>> {
+    let table = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    table.get(&key)?.upgrade()
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
+        let mut table = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another may have locked it shared.
+        if table
+            .get(&self.key)
+            .is_some_and(|held| held.strong_count() == 0)
+        {
+            table.remove(&self.key);
+        }
+        drop(table);
         if let Some(root) = self.root.take() {
             files::close(root, self.kind);
         }

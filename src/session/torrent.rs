@@ -555,6 +555,7 @@ impl<'c> Running<'c> {
             {
                 warn!("some connections or disk operations did not end in time");
             }
+            self.driver.disk().end_copies();
             self.checkpointer
                 .close(&self.driver, outcome != Outcome::Done)
                 .await

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod assembly;
+pub mod cross;
 pub mod direct;
 pub mod layout;
 pub mod parts;

@@ -57,6 +57,20 @@ pub fn link_beneath(from: (&OwnedFd, &Path), to: (&OwnedFd, &Path)) -> io::Resul
     )?)
 }
 
+/// Makes a file that shares the bytes of `from` on the disk, durably; false where the file system knows no such thing.
+///
+/// # Errors
+/// AlreadyExists; else as openat2(2) and fsync(2).
+pub fn clone_new_beneath(from: &OwnedFd, root: &OwnedFd, rel: &Path) -> io::Result<bool> {
+    let to = create_new_beneath(root, rel)?;
+    let is_shared = share(from, &to);
+    match is_shared {
+        true => sync(&to)?,
+        false => files::unlink_beneath(root, rel)?,
+    }
+    Ok(is_shared)
+}
+
 /// Gives the file `from` the name `to` that nothing has yet.
 ///
 /// # Errors

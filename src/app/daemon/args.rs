@@ -120,6 +120,12 @@ pub struct DaemonArgs {
     /// address, as the page is; what it asks for needs the token or the password.
     #[arg(long, value_name = "DIR")]
     pub web_ui: Option<String>,
+    /// Whether files of torrents that are added are looked for among those of the others
+    ///
+    /// By their lengths and a sample of hashes; those found get second names, or copies that share their place on the disk, so
+    /// that nothing is fetched twice. A file with two names is never written: whoever has to write it gets a copy first.
+    #[arg(long, value_name = "BOOL")]
+    pub cross_seed: Option<String>,
     /// Folders whose .torrent and .magnet files are added, with commas between them
     ///
     /// Each as "DIR" or "DIR; to=DIR; label=WORD; paused". What was added is called NAME.added then, what cannot be used
@@ -169,6 +175,7 @@ impl DaemonArgs {
             ("api-hosts", &self.api_hosts),
             ("api-roots", &self.api_roots),
             ("web-ui", &self.web_ui),
+            ("cross-seed", &self.cross_seed),
             ("watch", &self.watch),
             ("announce-interval-min", &self.announce_interval_min),
         ];

@@ -65,7 +65,7 @@ const fn live(name: &'static str, default: &'static str, about: &'static str) ->
     }
 }
 
-const KEYS: [Key; 35] = [
+const KEYS: [Key; 36] = [
     key(
         "state",
         "",
@@ -216,6 +216,12 @@ const KEYS: [Key; 35] = [
         "web-ui",
         "",
         "Folder that is served as the page, in place of the one that is compiled in. Left out: that one.",
+    ),
+    key(
+        "cross-seed",
+        "true",
+        "Whether files of torrents that are added are looked for among those of the others, by length and a sample of \
+         hashes, and shared with them.",
     ),
     key(
         "watch",
@@ -464,6 +470,7 @@ impl Values {
         })?;
         Ok(Settings {
             control: self.control()?,
+            cross_seed: self.is_on("cross-seed")?,
             watch: self.get("watch", parse_watch)?.unwrap_or_default(),
             on_complete: self.hook()?,
             session,

@@ -21,6 +21,7 @@ pub enum DiskOp {
     Keep,
     Shorten,
     SetMode,
+    Copy,
 }
 
 impl fmt::Display for DiskOp {
@@ -38,6 +39,7 @@ impl fmt::Display for DiskOp {
             DiskOp::Keep => "keep",
             DiskOp::Shorten => "shorten",
             DiskOp::SetMode => "set the permissions of",
+            DiskOp::Copy => "copy, so that it can be written apart from its other names,",
         })
     }
 }

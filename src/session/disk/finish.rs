@@ -45,6 +45,10 @@ impl DiskTorrent {
         });
         for unfinished in unfinished.await {
             let file = unfinished.file;
+            if let Err(error) = self.take_own(file).await {
+                errors.push(error);
+                continue;
+            }
             let base = Arc::clone(&self.base);
             // How the file looks afterwards is our doing.
             self.begin_write(file);
@@ -60,7 +64,9 @@ impl DiskTorrent {
 fn look(base: &OwnedFd, mut file: Unfinished) -> Option<Unfinished> {
     let stamp = files::file_stamp_beneath(base, &file.path).ok()?;
     file.cut_to = file.cut_to.filter(|length| stamp.size_bytes > *length);
-    file.is_executable = file.is_executable && !stamp.is_executable;
+    // For a permission alone no file is copied that others have too.
+    let is_shared = stamp.links > 1 && file.cut_to.is_none();
+    file.is_executable = file.is_executable && !stamp.is_executable && !is_shared;
     (file.cut_to.is_some() || file.is_executable).then_some(file)
 }
 

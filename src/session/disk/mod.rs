@@ -14,6 +14,7 @@ mod hash;
 mod lane;
 mod lengths;
 mod outgoing;
+mod own;
 mod pads;
 mod prepare;
 mod read;
@@ -211,6 +212,7 @@ pub struct DiskTorrent {
     unsynced: RefCell<Unsynced>,
     stamps: RefCell<Stamps>,
     odd_pads: RefCell<pads::OddPads>,
+    owning: own::Owning,
     lengths: RefCell<lengths::Lengths>,
     cannot_reserve: bool,
 }
@@ -278,6 +280,7 @@ impl DiskTorrent {
             lengths: RefCell::new(lengths::Lengths::new(&config.layout, &prepared.stamps)),
             stamps: RefCell::new(prepared.stamps),
             cannot_reserve: prepared.cannot_reserve,
+            owning: own::Owning::default(),
             odd_pads: RefCell::new(pads::OddPads::new(&config.layout)),
             config,
         }))

@@ -318,7 +318,12 @@ impl Work<'_> {
             if file.length_bytes == 0 {
                 return Ok(());
             }
-            let length = files::stamp(&fd)?.size_bytes;
+            let stamp = files::stamp(&fd)?;
+            let length = stamp.size_bytes;
+            if stamp.links > 1 {
+                // Others have it too: whoever writes it gets a copy first.
+                return Ok(());
+            }
             if self.config.preallocate == Preallocate::Full {
                 let bytes = i64::try_from(file.length_bytes).map_err(io::Error::other)?;
                 match fallocate(&fd, FallocateFlags::empty(), 0, bytes) {

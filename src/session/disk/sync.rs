@@ -113,7 +113,7 @@ impl DiskTorrent {
         Ok(())
     }
 
-    fn set_stamp(&self, file: usize, stamp: Option<FileStamp>) {
+    pub(super) fn set_stamp(&self, file: usize, stamp: Option<FileStamp>) {
         let mut stamps = self.stamps.borrow_mut();
         if file == PARTS {
             stamps.parts = stamp;

@@ -184,15 +184,13 @@ impl DiskTorrent {
     ) -> (Result<(), DiskError>, Segment) {
         // Before the file is opened: operations bound the open files.
         let _permit = self.lane.begin().await;
-        let handle = match self.handle(file, true).await {
-            Ok(handle) => handle,
+        let (handle, stamp) = match self.own_handle(file).await {
+            Ok(own) => own,
             Err(error) => return (Err(error), buffer),
         };
         // A write up to where the file ends, or past it, would hide that the file was cut before.
         let end = offset + range.len() as u64;
-        if end >= self.lengths.borrow().least(file)
-            && let Ok(stamp) = self.look(&handle).await
-        {
+        if end >= self.lengths.borrow().least(file) {
             self.lengths.borrow_mut().look(file, stamp.size_bytes);
         }
         let mut cut = direct::cut(range.clone(), offset);

@@ -1,0 +1,288 @@
+//! Files of torrents that are added, looked for among those of the torrents that are there. Layer 6. Blocks: for threads
+//! that may.
+//!
+//! It happens before a torrent's first run, and again after a kill, until its row says that it was done. Lengths alone tell
+//! which torrents are worth a look: eight bytes a file are kept of them, from the first look on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::{info, warn};
+
+use super::row::{Origin, TorrentRow};
+use super::store::Write;
+use super::torrents::Torrents;
+use crate::base::InfoHash;
+use crate::session::cross::{CrossError, Crossed, cross};
+use crate::session::{Rename, SessionError, TorrentConfig};
+use crate::storage::safe_path::{root_name, safe_name};
+use crate::uring::random::random;
+use crate::wire::metainfo::Metainfo;
+
+/// Torrents whose files are looked at for one that is added, those first that have most of its lengths.
+const SOURCES_MAX: usize = 16;
+
+/// Whether and where files are looked for.
+pub struct Cross {
+    is_on: bool,
+    sizes: Mutex<Sizes>,
+}
+
+impl Cross {
+    pub fn new(is_on: bool) -> Cross {
+        Cross {
+            is_on,
+            sizes: Mutex::default(),
+        }
+    }
+
+    /// Files of torrents that are added are looked for.
+    pub const fn is_on(&self) -> bool {
+        self.is_on
+    }
+}
+
+/// Which torrent has files of which length.
+#[derive(Default)]
+struct Sizes {
+    /// Hash of a length and number of a torrent, in order.
+    entries: Vec<(u32, u32)>,
+    /// Torrents up to this number are in it.
+    last: u64,
+    /// But for these, whose metadata was not there.
+    without: BTreeSet<u64>,
+}
+
+impl Sizes {
+    /// Takes in the torrents that came since.
+    fn update(&mut self, torrents: &Torrents) {
+        let is_new =
+            |row: &TorrentRow| row.number > self.last || self.without.contains(&row.number);
+        let new: Vec<(InfoHash, u64)> = {
+            let rows = torrents.rows();
+            let new = rows.values().filter(|row| is_new(row));
+            new.map(|row| (row.info_hash, row.number)).collect()
+        };
+        let before = self.entries.len();
+        self.without.clear();
+        for (info_hash, number) in new {
+            self.last = self.last.max(number);
+            match torrents.metainfo(info_hash) {
+                Ok(metainfo) => self.insert(number, &metainfo),
+                Err(_) => drop(self.without.insert(number)),
+            }
+        }
+        if self.entries.len() > before {
+            self.entries.sort_unstable();
+            self.entries.shrink_to_fit();
+        }
+    }
+
+    fn insert(&mut self, number: u64, metainfo: &Metainfo) {
+        let Ok(number) = u32::try_from(number) else {
+            return;
+        };
+        let sizes = sizes(metainfo).into_iter();
+        self.entries.extend(sizes.map(|bytes| (mix(bytes), number)));
+    }
+
+    /// Numbers of the torrents with most of these lengths.
+    fn most(&self, sizes: &BTreeSet<u64>, but: u64) -> Vec<u64> {
+        let mut hits: BTreeMap<u32, usize> = BTreeMap::new();
+        for hash in sizes.iter().map(|bytes| mix(*bytes)) {
+            let start = self.entries.partition_point(|entry| entry.0 < hash);
+            let of_hash = self.entries.iter().skip(start);
+            for (_, number) in of_hash.take_while(|entry| entry.0 == hash) {
+                *hits.entry(*number).or_default() += 1;
+            }
+        }
+        let mut most: Vec<(u32, usize)> = hits.into_iter().collect();
+        most.sort_by_key(|(number, hits)| (std::cmp::Reverse(*hits), *number));
+        let numbers = most.into_iter().map(|(number, _)| u64::from(number));
+        numbers
+            .filter(|number| *number != but)
+            .take(SOURCES_MAX)
+            .collect()
+    }
+}
+
+/// Lengths of a torrent's files, each once.
+fn sizes(metainfo: &Metainfo) -> BTreeSet<u64> {
+    let files = metainfo.info.files.iter();
+    let stored = files.filter(|file| !file.attributes.is_pad && file.length_bytes > 0);
+    stored.map(|file| file.length_bytes).collect()
+}
+
+/// Two lengths that mix to one cost a look in vain.
+fn mix(bytes: u64) -> u32 {
+    (bytes.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+}
+
+impl Torrents {
+    /// Does before a torrent's first run what is to be done then.
+    ///
+    /// # Errors
+    /// What was done could not be kept.
+    pub fn look_for_files(
+        &self,
+        info_hash: InfoHash,
+        is_stopped: &AtomicBool,
+    ) -> Result<(), SessionError> {
+        let row = self.rows().get(&info_hash).cloned();
+        let Some(row) = row.filter(|row| row.crosses && row.origin == Origin::Torrent) else {
+            return Ok(());
+        };
+        let mut config = self.config(&row, self.metainfo(info_hash)?);
+        let rename = self.other_root(&row, &config);
+        config.place.renames.extend(rename.clone());
+        let others = self.others(&row, &config.metainfo);
+        let seed = random().map_or(row.number, u64::from_le_bytes);
+        let found = match cross(&config, &others, self.folder.path(), seed, is_stopped) {
+            Ok(found) => found,
+            Err(CrossError::Stopped) => return Ok(()),
+            Err(error) => {
+                warn!(%info_hash, %error, "its files are not looked for among those of others");
+                None
+            }
+        };
+        if let Some(found) = &found {
+            tell(info_hash, found);
+        }
+        self.keep_found(info_hash, rename, found.is_some())
+    }
+
+    fn keep_found(
+        &self,
+        info_hash: InfoHash,
+        rename: Option<Rename>,
+        is_found: bool,
+    ) -> Result<(), SessionError> {
+        let (kept, before) = {
+            let mut rows = self.rows();
+            let Some(row) = rows.get_mut(&info_hash) else {
+                return Ok(());
+            };
+            let before = row.clone();
+            let row = Arc::make_mut(row);
+            row.crosses = false;
+            row.is_unproven |= is_found;
+            if let Some(rename) = rename {
+                row.renames.push(rename);
+                row.name_by_root();
+            }
+            (
+                self.writer.begin(vec![Write::Put(Box::new(row.clone()))]),
+                before,
+            )
+        };
+        kept.done_blocking().map_err(|error| {
+            self.rows().insert(info_hash, before);
+            let message = format!("what was found of {info_hash} cannot be kept: {error}");
+            SessionError::new(message, "make room in the state folder")
+        })
+    }
+
+    /// Torrents that may have files of this one.
+    fn others(&self, row: &TorrentRow, metainfo: &Metainfo) -> Vec<TorrentConfig> {
+        let numbers = {
+            let mut sizes = self
+                .cross
+                .sizes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            sizes.update(self);
+            sizes.most(&self::sizes(metainfo), row.number)
+        };
+        let rows: BTreeMap<u64, Arc<TorrentRow>> = {
+            let rows = self.rows();
+            let is_other = |row: &&Arc<TorrentRow>| row.leaving.is_none() && !row.is_on_its_way();
+            let meant = rows.values().filter(|row| numbers.contains(&row.number));
+            meant
+                .filter(is_other)
+                .map(|row| (row.number, row.clone()))
+                .collect()
+        };
+        let in_order = numbers.iter().filter_map(|number| rows.get(number));
+        in_order
+            .filter_map(|row| Some(self.config(row, self.metainfo(row.info_hash).ok()?)))
+            .collect()
+    }
+
+    /// Another name for the root of a torrent, where one that was there before has it: two torrents do not share a folder's
+    /// files (HOSTILE.md L17).
+    fn other_root(&self, row: &TorrentRow, config: &TorrentConfig) -> Option<Rename> {
+        let root = root_of(row, config);
+        let is_taken = {
+            let rows = self.rows();
+            rows.values().any(|other| {
+                let is_before = other.info_hash != row.info_hash && other.number < row.number;
+                // The name of a row is that of its root, before it was made safe.
+                is_before && other.folder == row.folder && safe_name(&other.name) == root
+            })
+        };
+        is_taken.then(|| Rename {
+            name: name_apart(&root, row.info_hash, config.metainfo.info.is_multi_file),
+            path: root,
+        })
+    }
+}
+
+fn root_of(row: &TorrentRow, config: &TorrentConfig) -> String {
+    let is_root = |rename: &&Rename| !rename.path.contains('/');
+    let renamed = row.renames.iter().rev().find(is_root);
+    let own = || root_name(&config.metainfo.info);
+    renamed.map_or_else(own, |rename| rename.name.clone())
+}
+
+/// The name with a piece of the info_hash in it; what follows the last dot of a file's name stays behind it.
+fn name_apart(name: &str, info_hash: InfoHash, is_folder: bool) -> String {
+    let mark: String = info_hash.to_string().chars().take(8).collect();
+    let path = Path::new(name);
+    let stem = path.file_stem().and_then(OsStr::to_str);
+    match (stem, path.extension().and_then(OsStr::to_str)) {
+        (Some(stem), Some(extension)) if !is_folder => format!("{stem}.{mark}.{extension}"),
+        _ => format!("{name}.{mark}"),
+    }
+}
+
+fn tell(info_hash: InfoHash, found: &Crossed) {
+    let Crossed {
+        files,
+        bytes,
+        shared_files,
+        hashed_pieces,
+        is_whole,
+        ..
+    } = found;
+    info!(%info_hash, files, bytes, shared_files, hashed_pieces, is_whole, "files found among those of other torrents");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_apart_keeps_its_ending() {
+        let hash = InfoHash::new([0xab; 20]);
+        assert_eq!(name_apart("a.b.mkv", hash, false), "a.b.abababab.mkv");
+        assert_eq!(name_apart("a.b", hash, true), "a.b.abababab");
+        assert_eq!(name_apart("a", hash, false), "a.abababab");
+    }
+
+    #[test]
+    fn torrents_with_most_of_the_lengths_come_first_and_not_too_many() {
+        let mut sizes = Sizes::default();
+        for number in 1..=40 {
+            sizes.entries.push((mix(7), number));
+        }
+        sizes.entries.push((mix(8), 30));
+        sizes.entries.sort_unstable();
+        let most = sizes.most(&BTreeSet::from([7, 8]), 1);
+        assert_eq!(most.len(), SOURCES_MAX);
+        assert_eq!(most[..3], [30, 2, 3]);
+        assert!(sizes.most(&BTreeSet::from([9]), 1).is_empty());
+    }
+}
