@@ -134,6 +134,8 @@ fn settings(state: &Path) -> SessionConfig {
         port: PortChoice::Exactly(0),
         bind: Some(session::BindTo::Addr([127, 0, 0, 1].into())),
         ipv6: false,
+        tcp: true,
+        utp: true,
         lsd: false,
         limit_up_bytes_per_s: None,
         limit_down_bytes_per_s: None,

@@ -286,6 +286,8 @@ fn session_config(sample: &Sample, peers_max: u32) -> SessionConfig {
         port: PortChoice::Exactly(0),
         bind: None,
         ipv6: false,
+        tcp: true,
+        utp: true,
         lsd: false,
         limit_up_bytes_per_s: None,
         limit_down_bytes_per_s: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rows by letter, counted from 1.
-const ROWS: [(char, u32); 13] = [
+const ROWS: [(char, u32); 14] = [
     ('T', 13),
     ('H', 4),
     ('E', 8),
@@ -18,6 +18,7 @@ const ROWS: [(char, u32); 13] = [
     ('S', 12),
     ('D', 9),
     ('P', 7),
+    ('U', 6),
 ];
 
 /// Row id and last column of every line of a table.

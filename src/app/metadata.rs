@@ -148,6 +148,8 @@ fn session_config(asking: &Asking) -> SessionConfig {
         },
         bind: asking.route.bind.clone(),
         ipv6: asking.route.ipv6,
+        tcp: true,
+        utp: true,
         lsd: asking.searches_locally,
         dht: asking.dht.clone(),
         encryption: asking.encryption,

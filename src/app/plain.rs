@@ -271,6 +271,7 @@ mod tests {
             connections_by_source: SourceCounts::new(),
             peers_encrypted: 0,
             peers_obfuscated: 0,
+            peers_utp: 0,
             peers_known: 7,
             peers_filtered: 0,
             web_seeds: 0,

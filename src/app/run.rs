@@ -392,6 +392,8 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         },
         bind: args.bind.clone(),
         ipv6: !args.no_ipv6,
+        tcp: !args.no_tcp,
+        utp: !args.no_utp,
         lsd: !args.no_lsd,
         limit_up_bytes_per_s: args.limit_up.filter(|rate| *rate > 0),
         limit_down_bytes_per_s: args.limit_down.filter(|rate| *rate > 0),

@@ -95,6 +95,14 @@ pub struct SessionArgs {
     /// Use IPv4 only
     #[arg(long)]
     pub no_ipv6: bool,
+    /// Connect to peers over TCP only
+    #[arg(long)]
+    pub no_utp: bool,
+    /// Connect to peers over uTP only, on the UDP port
+    ///
+    /// uTP yields to other traffic on the line. Trackers and web seeds are asked over TCP all the same.
+    #[arg(long, conflicts_with_all = ["no_utp", "proxy"])]
+    pub no_tcp: bool,
     /// Whether connections are hidden from those who look on
     ///
     /// prefer dials with an encrypted handshake, in the open where that is refused, takes both, and encrypts the rest for

@@ -109,6 +109,10 @@ pub struct SessionConfig {
     pub bind: Option<BindTo>,
     /// False leaves out every IPv6 socket, peer and tracker (`--no-ipv6`).
     pub ipv6: bool,
+    /// Connections over TCP; false is `--no-tcp`.
+    pub tcp: bool,
+    /// Connections over uTP (BEP 29); false is `--no-utp`. Never through a proxy.
+    pub utp: bool,
     /// Look for peers on the local network (BEP 14).
     pub lsd: bool,
     pub limit_up_bytes_per_s: Option<u64>,
@@ -293,6 +297,8 @@ pub struct TorrentProgress {
     pub peers_encrypted: u32,
     /// Of those, the ones whose connection began hidden and goes on in the open.
     pub peers_obfuscated: u32,
+    /// Of those, the ones over uTP.
+    pub peers_utp: u32,
     pub peers_known: u32,
     /// Addresses that `--ip-filter` kept out: those named to this torrent, and those of connections to the session.
     pub peers_filtered: u32,
@@ -332,6 +338,7 @@ impl TorrentProgress {
             peers: 0,
             peers_encrypted: 0,
             peers_obfuscated: 0,
+            peers_utp: 0,
             downloaded_web_bytes: 0,
             web_seeds: 0,
             super_seeding: false,

@@ -14,9 +14,11 @@ use super::config::Encryption;
 use super::contain;
 use super::deadline::Deadline;
 use super::door::Door;
+use super::peer_stream::PeerStream;
 use super::shake::{self, Attempt, Cover, Shaken, Unanswered};
 use super::shared::Shared;
 use super::socks;
+use crate::swarm::dht::place::Scope;
 use crate::swarm::torrent::Connected;
 use crate::uring::listener::Listener;
 use crate::uring::stream::Stream;
@@ -24,6 +26,8 @@ use crate::wire::socks::Target;
 
 /// The whole handshake, not each read of it (HOSTILE.md H1).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// An answer over uTP, where TCP can be tried after it.
+const UTP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Of those, from one address: one stranger cannot take all places.
 const INBOUND_PENDING_PER_IP_MAX: usize = 64;
 /// After accept fails for want of descriptors (HOSTILE.md L5).
@@ -79,7 +83,7 @@ impl Drop for HalfOpen {
 
 /// Dials and shakes hands, hidden or in the open; where one is refused before any answer and the other is allowed, with
 /// that on a second connection.
-async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Shaken)> {
+async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(PeerStream, Shaken)> {
     let shared = door.shared();
     let is_open_first = shared.open_first.borrow().has(addr);
     let ways: &[bool] = match shared.config.encryption {
@@ -125,13 +129,73 @@ async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(Stream, Sh
     Err(last)
 }
 
+/// What carries a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    Tcp,
+    Utp,
+}
+
+/// What to try, in order. Peers out there get uTP first, which leaves the line to others, as libtorrent does it; those of
+/// our own network, where no line is to be spared, and those where it led to nothing get TCP first.
+fn carriers(has_tcp: bool, has_utp: bool, is_tcp_first: bool) -> &'static [Carrier] {
+    match (has_tcp, has_utp, is_tcp_first) {
+        (true, true, false) => &[Carrier::Utp, Carrier::Tcp],
+        (true, true, true) => &[Carrier::Tcp, Carrier::Utp],
+        (true, false, _) => &[Carrier::Tcp],
+        (false, true, _) => &[Carrier::Utp],
+        (false, false, _) => &[],
+    }
+}
+
 /// A connection to a peer: through the proxy where there is one, and never around it. The future may be dropped.
-async fn reach(shared: &Shared, addr: SocketAddr) -> io::Result<Stream> {
+async fn reach(shared: &Shared, addr: SocketAddr) -> io::Result<PeerStream> {
+    let is_local = Scope::of(addr.ip()) != Scope::Public;
+    let is_tcp_first = is_local || shared.tcp_first.borrow().has(addr);
+    let has_tcp = shared.config.tcp;
+    let carriers = carriers(has_tcp, shared.utp().is_some(), is_tcp_first);
+    let mut last = io::Error::from(io::ErrorKind::Unsupported);
+    for carrier in carriers {
+        let reached = match carrier {
+            Carrier::Tcp => reach_by_tcp(shared, addr).await.map(PeerStream::Tcp),
+            Carrier::Utp => reach_by_utp(shared, addr, has_tcp).await,
+        };
+        match reached {
+            Ok(stream) => {
+                // What the last one of two was needed for is the first one next time.
+                if carriers.len() > 1 && !is_local {
+                    let is_tcp = *carrier == Carrier::Tcp;
+                    shared.tcp_first.borrow_mut().set(addr, is_tcp);
+                }
+                return Ok(stream);
+            }
+            Err(error) => {
+                debug!(%addr, ?carrier, %error, "not reached");
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}
+
+async fn reach_by_tcp(shared: &Shared, addr: SocketAddr) -> io::Result<Stream> {
     let Some(socks) = &shared.socks else {
         return Stream::connect(addr, &shared.socket_options).await;
     };
     let deadline = Deadline::after(socks::DIAL_TIMEOUT);
     socks.connect(&Target::Addr(addr), &deadline).await
+}
+
+async fn reach_by_utp(shared: &Shared, addr: SocketAddr, has_tcp: bool) -> io::Result<PeerStream> {
+    let utp = shared.utp().ok_or(io::ErrorKind::Unsupported)?;
+    let connecting = utp.connect(addr);
+    let connected = match has_tcp {
+        false => connecting.await,
+        true => tokio::time::timeout(UTP_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+    };
+    connected.map(PeerStream::Utp)
 }
 
 /// Takes connections from one socket as long as the session runs. `pending` is that socket's.
@@ -147,44 +211,48 @@ pub async fn accept_loop(shared: Rc<Shared>, listener: Rc<Listener>, pending: Rc
             }
         };
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
-        trace!(%addr, "connection taken");
-        let from_here_max = INBOUND_PENDING_PER_IP_MAX.min(shared.pending_max.div_ceil(2) as usize);
-        if shared.gate.turns_away(addr.ip())
-            || shared.is_banned(addr.ip())
-            || pending.of(addr.ip()) >= from_here_max
-        {
-            stream.shutdown();
-            continue;
-        }
-        if pending.count() >= shared.pending_max as usize {
-            pending.drop_oldest();
-        }
-        let attempt = Attempt::new(stream);
-        let guard = PendingGuard::new(&pending, addr.ip(), &attempt);
-        let shared = shared.clone();
-        let of_panic = shared.clone();
-        let work = async move {
-            let shaking = async {
-                let shaken = shake::inbound(&shared, &attempt).await;
-                shaken.map_err(Unanswered::other)
-            };
-            match within(HANDSHAKE_TIMEOUT, shared.stopping(), &attempt, shaking).await {
-                Ok((door, shaken)) => {
-                    drop(guard);
-                    if door.shared().gate.turns_away(addr.ip()) {
-                        return attempt.stream.shutdown();
-                    }
-                    let conn = connected(addr, true, &shaken);
-                    door.run(attempt.stream.clone(), conn, shaken).await;
-                }
-                Err(error) => {
-                    debug!(%addr, %error, "inbound handshake failed");
-                    attempt.stream.shutdown();
-                }
-            }
-        };
-        tokio_uring::spawn(async move { contain::connection(&of_panic, work).await });
+        take_in(&shared, &pending, PeerStream::Tcp(stream), addr);
     }
+}
+
+/// Takes one connection of somebody who dialed us, and runs it. `pending` is that socket's.
+pub fn take_in(shared: &Rc<Shared>, pending: &Rc<Pending>, stream: PeerStream, addr: SocketAddr) {
+    trace!(%addr, "connection taken");
+    let from_here_max = INBOUND_PENDING_PER_IP_MAX.min(shared.pending_max.div_ceil(2) as usize);
+    if shared.gate.turns_away(addr.ip())
+        || shared.is_banned(addr.ip())
+        || pending.of(addr.ip()) >= from_here_max
+    {
+        return stream.shutdown();
+    }
+    if pending.count() >= shared.pending_max as usize {
+        pending.drop_oldest();
+    }
+    let attempt = Attempt::new(stream);
+    let guard = PendingGuard::new(pending, addr.ip(), &attempt);
+    let shared = shared.clone();
+    let of_panic = shared.clone();
+    let work = async move {
+        let shaking = async {
+            let shaken = shake::inbound(&shared, &attempt).await;
+            shaken.map_err(Unanswered::other)
+        };
+        match within(HANDSHAKE_TIMEOUT, shared.stopping(), &attempt, shaking).await {
+            Ok((door, shaken)) => {
+                drop(guard);
+                if door.shared().gate.turns_away(addr.ip()) {
+                    return attempt.stream.shutdown();
+                }
+                let conn = connected(addr, true, &shaken);
+                door.run(attempt.stream.clone(), conn, shaken).await;
+            }
+            Err(error) => {
+                debug!(%addr, %error, "inbound handshake failed");
+                attempt.stream.shutdown();
+            }
+        }
+    };
+    tokio_uring::spawn(async move { contain::connection(&of_panic, work).await });
 }
 
 fn is_closed(error: &io::Error) -> bool {

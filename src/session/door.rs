@@ -9,12 +9,12 @@ use std::rc::Rc;
 use super::driver::Driver;
 use super::metadata::Search;
 use super::peer;
+use super::peer_stream::PeerStream;
 use super::shake::Shaken;
 use super::shared::Shared;
 use crate::base::InfoHash;
 use crate::swarm::candidates::Source;
 use crate::swarm::torrent::Connected;
-use crate::uring::stream::Stream;
 use crate::wire::tracker::Counters;
 
 /// What trackers are told of a torrent whose size nobody knows: that something is missing. A tracker that heard 0 would
@@ -85,7 +85,7 @@ impl Door {
     }
 
     /// Runs a connection whose handshakes are done.
-    pub async fn run(self, stream: Stream, conn: Connected, shaken: Shaken) {
+    pub async fn run(self, stream: PeerStream, conn: Connected, shaken: Shaken) {
         match self {
             Door::Torrent(driver) => peer::run(driver, stream, conn, shaken).await,
             Door::Metadata(search) => search.run_link(stream, conn, shaken).await,

@@ -65,8 +65,9 @@ impl Line {
     }
 }
 
-/// Connections by what can be read of them on the way.
+/// Connections by what carries them, and what can be read of them on the way.
 pub struct Covers {
+    pub utp: u32,
     pub encrypted: u32,
     /// Those that began hidden and go on in the open.
     pub obfuscated: u32,
@@ -309,17 +310,18 @@ impl Driver {
         self.peers.borrow().iter().flatten().count()
     }
 
-    /// How many connections are hidden.
+    /// How many connections are hidden, and how many are uTP's.
     pub fn covers(&self) -> Covers {
         let peers = self.peers.borrow();
-        let count = |cover| {
-            let is_covered = |line: &Line| matches!(line, Line::Peer(peer) if peer.cover == cover);
+        let count = |is_it: &dyn Fn(&PeerHandle) -> bool| {
+            let is_one = |line: &Line| matches!(line, Line::Peer(peer) if is_it(peer));
             let lines = peers.iter().flatten();
-            lines.filter(|(_, line)| is_covered(line)).count() as u32
+            lines.filter(|(_, line)| is_one(line)).count() as u32
         };
         Covers {
-            encrypted: count(Cover::Encrypted),
-            obfuscated: count(Cover::Obfuscated),
+            utp: count(&|peer| peer.stream.is_utp()),
+            encrypted: count(&|peer| peer.cover == Cover::Encrypted),
+            obfuscated: count(&|peer| peer.cover == Cover::Obfuscated),
         }
     }
 

@@ -29,6 +29,7 @@ pub mod lsd;
 pub mod metadata;
 pub mod pace;
 mod peer;
+mod peer_stream;
 pub mod port_map;
 pub mod reach;
 pub mod relocate;
@@ -50,6 +51,7 @@ pub mod tune;
 pub mod udp_port;
 pub mod udp_tracker;
 mod upnp;
+mod utp;
 pub mod way;
 pub mod web_seed;
 

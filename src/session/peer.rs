@@ -18,18 +18,18 @@ use tracing::{Instrument, debug, debug_span};
 use super::contain::{self, Panicked};
 use super::driver::Driver;
 use super::lab::Followed;
+use super::peer_stream::PeerStream;
 use super::shake::{Cover, Shaken};
 use super::shared::Shared;
 use super::tune::{Direction, Pace};
 use crate::swarm::CloseReason;
 use crate::swarm::peer::PeerFault;
 use crate::swarm::torrent::{Connected, Refusal};
-use crate::uring::stream::Stream;
 use crate::wire::decoder::DecodeError;
 
 /// The runtime's side of one connected peer.
 pub struct PeerHandle {
-    pub stream: Stream,
+    pub stream: PeerStream,
     /// The peer's, also when a proxy stands between.
     pub addr: SocketAddr,
     pub wake: Notify,
@@ -84,7 +84,7 @@ enum ReadEnd {
 }
 
 /// Runs one connection whose handshake is done.
-pub async fn run(driver: Rc<Driver>, stream: Stream, conn: Connected, shaken: Shaken) {
+pub async fn run(driver: Rc<Driver>, stream: PeerStream, conn: Connected, shaken: Shaken) {
     let mut taken = driver.call(|core, cx| core.on_connected(conn, cx));
     if taken == Err(Refusal::Full) && conn.is_inbound && make_room_elsewhere(&driver, &conn) {
         taken = driver.call(|core, cx| core.on_connected(conn, cx));

@@ -36,6 +36,8 @@ pub const PORT_DEFAULT: u16 = 6881;
 const PORTS_TRIED: u16 = 10;
 /// Tries to find one free port for all sockets when any port will do.
 const ANY_PORT_TRIES: u32 = 50;
+/// What the kernel keeps of datagrams for the port and from it, where it is allowed to: uTP's windows arrive at once.
+const UDP_BUFFER_BYTES: i32 = 4 * 1024 * 1024;
 /// How often it is looked whether there is a way out.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Tasks of closed sockets end at once; one that hangs is not waited for longer.
@@ -71,7 +73,7 @@ impl Sockets {
         };
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for port in &ports {
-            match Sockets::on(&ips, *port, options) {
+            match Sockets::on(&ips, *port, config, options) {
                 Ok(sockets) => return Ok(sockets),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
                 Err(error) => return Err(cannot_listen(&config.bind, *port, &error)),
@@ -93,7 +95,7 @@ impl Sockets {
     /// # Errors
     /// As getsockname(2).
     pub fn addrs(&self) -> Result<Vec<SocketAddr>, SessionError> {
-        let addrs = self.listeners.iter().map(|listener| listener.local_addr());
+        let addrs = self.udp.iter().map(|(_, udp)| udp.local_addr());
         let addrs: io::Result<Vec<SocketAddr>> = addrs.collect();
         addrs.map_err(|error| SessionError::new(format!("cannot listen: {error}"), "try again"))
     }
@@ -103,33 +105,49 @@ impl Sockets {
         std::mem::take(&mut self.udp)
     }
 
-    fn on(ips: &[IpAddr], port: u16, options: &SocketOptions) -> io::Result<Sockets> {
+    fn on(
+        ips: &[IpAddr],
+        port: u16,
+        config: &SessionConfig,
+        options: &SocketOptions,
+    ) -> io::Result<Sockets> {
         let mut sockets = Sockets {
             listeners: Vec::new(),
             udp: Vec::new(),
             port,
         };
         for ip in ips {
-            let listener = match Listener::bind(SocketAddr::new(*ip, sockets.port), options) {
-                Ok(listener) => listener,
+            match sockets.open_on(*ip, config, options) {
                 // A kernel without IPv6 still has IPv4.
-                Err(error)
-                    if ip.is_ipv6() && !sockets.listeners.is_empty() && is_no_family(&error) =>
-                {
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            sockets.port = listener.local_addr()?.port();
-            let family = match ip.is_ipv4() {
-                true => Family::V4,
-                false => Family::V6,
-            };
-            let udp = Udp::bind(SocketAddr::new(*ip, sockets.port), options)?;
-            sockets.udp.push((family, udp));
-            sockets.listeners.push(Rc::new(listener));
+                Err(error) if ip.is_ipv6() && !sockets.udp.is_empty() && is_no_family(&error) => {}
+                opened => opened?,
+            }
         }
         Ok(sockets)
+    }
+
+    fn open_on(
+        &mut self,
+        ip: IpAddr,
+        config: &SessionConfig,
+        options: &SocketOptions,
+    ) -> io::Result<()> {
+        if config.tcp {
+            let listener = Listener::bind(SocketAddr::new(ip, self.port), options)?;
+            self.port = listener.local_addr()?.port();
+            self.listeners.push(Rc::new(listener));
+        }
+        let udp = Udp::bind(SocketAddr::new(ip, self.port), options)?;
+        self.port = udp.local_addr()?.port();
+        if config.utp {
+            udp.gather(ip, UDP_BUFFER_BYTES)?;
+        }
+        let family = match ip.is_ipv4() {
+            true => Family::V4,
+            false => Family::V6,
+        };
+        self.udp.push((family, udp));
+        Ok(())
     }
 }
 
@@ -298,6 +316,7 @@ impl Reach {
             _ => Sockets::on(
                 &listen_addrs(&shared.config),
                 shared.port.get(),
+                &shared.config,
                 &shared.socket_options,
             )?,
         };

@@ -30,6 +30,7 @@ use super::shared::{Opened, Shared};
 use super::socks::{RelayOf, SocksProxy, UdpRelay};
 use super::udp_port::UdpPort;
 use super::udp_tracker::{OwnSockets, UdpTrackers};
+use super::utp::UtpService;
 use super::{ip_filter, torrent};
 use crate::base::{Bitfield, InfoHash};
 use crate::swarm::metadata::MetadataStats;
@@ -156,6 +157,15 @@ impl Session {
             Datagrams::Own(own) => (UdpPort::new(udp), Some(own), None),
             Datagrams::Relayed(relay) => (UdpPort::through(relay.clone()), None, Some(relay)),
         };
+        if shared.config.utp && relay.is_none() && !udp_port.sockets().is_empty() {
+            let utp = UtpService::new(&shared, udp_port.clone());
+            shared.set_utp(utp.map_err(|error| {
+                SessionError::new(
+                    format!("the system gives no random numbers: {error}"),
+                    "go on without uTP: --no-utp",
+                )
+            })?);
+        }
         if let Some(settings) = shared.config.dht.clone() {
             shared.set_dht(DhtService::new(&shared, udp_port.clone(), settings));
         }
@@ -232,6 +242,10 @@ fn start_background(
     if let Some(dht) = shared.dht().cloned() {
         let work = move |_| dht.clone().run();
         tasks.push(keep_up(shared, "the DHT", Strangers, work));
+    }
+    if let Some(utp) = shared.utp().cloned() {
+        let work = move |_| utp.clone().run();
+        tasks.push(keep_up(shared, "uTP", Transfers, work));
     }
     let of_watch = reach.clone();
     let what = "watching what everything goes through";

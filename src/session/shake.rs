@@ -15,10 +15,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::config::Encryption;
 use super::door::Door;
+use super::peer_stream::PeerStream;
 use super::shared::Shared;
 use crate::base::InfoHash;
 use crate::uring::random::random;
-use crate::uring::stream::Stream;
 use crate::wire::handshake::{
     HANDSHAKE_BYTES, Handshake, PROTOCOL, Prefix, Reserved, parse_prefix,
 };
@@ -30,8 +30,8 @@ const HANDSHAKE_RECV_BYTES: usize = 16 * 1024;
 const EXCHANGE_EVERY: Duration = Duration::from_millis(2);
 /// So many may come at once after a quiet time.
 const EXCHANGES_AT_ONCE: u32 = 50;
-/// Addresses remembered to answer in the open only.
-const OPEN_FIRST_MAX: usize = 1024;
+/// Addresses that are remembered.
+const MARKED_MAX: usize = 1024;
 
 /// How much of a connection somebody who looks on can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,14 +55,14 @@ pub struct Shaken {
 
 /// A connection on its way to that. Whoever gives it up ends all that its handshake waits for.
 pub struct Attempt {
-    pub stream: Stream,
+    pub stream: PeerStream,
     is_given_up: Cell<bool>,
     given_up: Notify,
 }
 
 impl Attempt {
     /// Before the first byte.
-    pub fn new(stream: Stream) -> Rc<Attempt> {
+    pub fn new(stream: PeerStream) -> Rc<Attempt> {
         Rc::new(Attempt {
             stream,
             is_given_up: Cell::new(false),
@@ -113,23 +113,23 @@ fn earliest() -> Option<Instant> {
     Instant::now().checked_sub(EXCHANGE_EVERY * EXCHANGES_AT_ONCE)
 }
 
-/// Addresses that are dialed in the open first, because hidden handshakes led to nothing there.
+/// Addresses that are dialed another way first than others, because the usual one led to nothing there.
 #[derive(Default)]
-pub struct OpenFirst {
+pub struct AddrMarks {
     known: BTreeSet<SocketAddr>,
     /// Oldest first.
     order: VecDeque<SocketAddr>,
 }
 
-impl OpenFirst {
+impl AddrMarks {
     /// Whether it is one of them.
     pub fn has(&self, addr: SocketAddr) -> bool {
         self.known.contains(&addr)
     }
 
     /// It is, or is no more.
-    pub fn set(&mut self, addr: SocketAddr, is_open: bool) {
-        if !is_open {
+    pub fn set(&mut self, addr: SocketAddr, is_marked: bool) {
+        if !is_marked {
             if self.known.remove(&addr) {
                 self.order.retain(|known| *known != addr);
             }
@@ -139,7 +139,7 @@ impl OpenFirst {
             return;
         }
         self.order.push_back(addr);
-        if self.order.len() > OPEN_FIRST_MAX
+        if self.order.len() > MARKED_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
@@ -359,7 +359,7 @@ impl Wire {
         }
     }
 
-    async fn finish(&mut self, stream: &Stream, shared: &Shared) -> io::Result<Handshake> {
+    async fn finish(&mut self, stream: &PeerStream, shared: &Shared) -> io::Result<Handshake> {
         loop {
             match parse_prefix(&self.bytes).map_err(io::Error::other)? {
                 Prefix::Complete(handshake) => return Ok(handshake),
@@ -370,7 +370,7 @@ impl Wire {
         }
     }
 
-    async fn read(&mut self, stream: &Stream, shared: &Shared) -> io::Result<()> {
+    async fn read(&mut self, stream: &PeerStream, shared: &Shared) -> io::Result<()> {
         let mut received = receive(stream, shared).await?;
         if let Some(inbound) = &mut self.inbound {
             inbound.apply(&mut received);
@@ -403,7 +403,7 @@ impl Wire {
 }
 
 /// Waits for bytes and takes them; the end of the stream is an error.
-async fn receive(stream: &Stream, shared: &Shared) -> io::Result<Vec<u8>> {
+async fn receive(stream: &PeerStream, shared: &Shared) -> io::Result<Vec<u8>> {
     loop {
         // Waiting costs no buffer: silent connections must stay cheap.
         stream.readable().await?;
@@ -454,16 +454,16 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_answer_in_the_open_are_forgotten_when_there_are_too_many() {
+    fn addresses_that_are_marked_are_forgotten_when_there_are_too_many() {
         let addr = |port: usize| SocketAddr::from(([1, 2, 3, 4], port as u16));
-        let mut open = OpenFirst::default();
-        for port in 0..=OPEN_FIRST_MAX {
-            open.set(addr(port), true);
-            open.set(addr(port), true);
+        let mut marks = AddrMarks::default();
+        for port in 0..=MARKED_MAX {
+            marks.set(addr(port), true);
+            marks.set(addr(port), true);
         }
-        assert!(!open.has(addr(0)) && open.has(addr(1)) && open.has(addr(OPEN_FIRST_MAX)));
-        open.set(addr(1), false);
-        assert!(!open.has(addr(1)));
-        assert_eq!((open.known.len(), open.order.len()), (1023, 1023));
+        assert!(!marks.has(addr(0)) && marks.has(addr(1)) && marks.has(addr(MARKED_MAX)));
+        marks.set(addr(1), false);
+        assert!(!marks.has(addr(1)));
+        assert_eq!((marks.known.len(), marks.order.len()), (1023, 1023));
     }
 }

@@ -21,9 +21,10 @@ use super::lab::Lab;
 use super::metadata::Search;
 use super::pace::Pacer;
 use super::seed_trackers::SeedTrackers;
-use super::shake::{Exchanges, OpenFirst};
+use super::shake::{AddrMarks, Exchanges};
 use super::sleepers::Sleepers;
 use super::socks::SocksProxy;
+use super::utp::UtpService;
 use super::way::Way;
 use crate::base::{InfoHash, Now, PeerId, Rng};
 use crate::swarm::{Credits, Cx, Effect};
@@ -65,7 +66,9 @@ pub struct Shared {
     streams: RefCell<BTreeMap<StreamHash, InfoHash>>,
     /// Key exchanges with strangers.
     pub exchanges: Exchanges,
-    pub open_first: RefCell<OpenFirst>,
+    /// Where hidden handshakes led to nothing, and where uTP did.
+    pub open_first: RefCell<AddrMarks>,
+    pub tcp_first: RefCell<AddrMarks>,
     pub up: Pacer,
     pub down: Pacer,
     /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
@@ -90,6 +93,7 @@ pub struct Shared {
     /// Assembly memory of the whole session, in bytes.
     pub assembly_bytes: u64,
     dht: OnceCell<Rc<DhtService>>,
+    utp: OnceCell<Rc<UtpService>>,
     is_stopping: Cell<bool>,
     stopping: Notify,
     /// Torrents that can be ended alone, each while it runs.
@@ -161,6 +165,7 @@ impl Shared {
             streams: RefCell::default(),
             exchanges: Exchanges::new(),
             open_first: RefCell::default(),
+            tcp_first: RefCell::default(),
             banned: RefCell::default(),
             half_open: Cell::new(0),
             web_connections: Semaphore::new(opened.web_connections_max),
@@ -170,6 +175,7 @@ impl Shared {
             port: Cell::new(0),
             assembly_bytes,
             dht: OnceCell::new(),
+            utp: OnceCell::new(),
             is_stopping: Cell::new(false),
             stopping: Notify::new(),
             ends: RefCell::default(),
@@ -335,6 +341,16 @@ impl Shared {
     /// Takes the DHT node; done once, before any torrent starts.
     pub fn set_dht(&self, dht: Rc<DhtService>) {
         let _ = self.dht.set(dht);
+    }
+
+    /// The session's uTP, unless it is turned off or there is no port for it.
+    pub(super) fn utp(&self) -> Option<&Rc<UtpService>> {
+        self.utp.get()
+    }
+
+    /// Takes uTP; done once, before anything is heard.
+    pub(super) fn set_utp(&self, utp: Rc<UtpService>) {
+        let _ = self.utp.set(utp);
     }
 
     /// True when the address sent corrupt data before.

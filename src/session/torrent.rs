@@ -515,6 +515,7 @@ impl<'c> Running<'c> {
             connections_by_source: stats.connections_by_source,
             peers_encrypted: covers.encrypted,
             peers_obfuscated: covers.obfuscated,
+            peers_utp: covers.utp,
             peers_known: stats.peers_known,
             peers_filtered: stats.peers_filtered + self.shared.gate.turned_away_count(),
             web_seeds: stats.web_seeds,
@@ -586,6 +587,7 @@ impl<'c> Running<'c> {
         }
         let mut last = self.progress();
         (last.peers, last.peers_encrypted, last.peers_obfuscated) = (0, 0, 0);
+        last.peers_utp = 0;
         last.peers_by_source = swarm::SourceCounts::new();
         last.web_seeds = 0;
         self.shared.emit(SessionEvent::Progress(last));

@@ -2,24 +2,24 @@
 //!
 //! The first byte tells: a dictionary is the DHT's (BEP 5), the types of BEP 29 are uTP's, anything else is nobody's.
 //! Datagrams of strangers are looked at so many times a second and no oftener: a flood waits in the kernel, where what is
-//! too much of it is dropped (HOSTILE.md D2).
+//! too much of it is dropped (HOSTILE.md D2). While uTP connections are at work it is taken and thrown away instead, since
+//! their packets are among it.
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::shared::Shared;
 use super::socks::UdpRelay;
 use crate::uring::udp::{Received, Udp};
-use crate::wire::krpc;
 use crate::wire::socks::Target;
 use crate::wire::tracker::Family;
 use crate::wire::utp;
 
-/// Room for one datagram: one byte more than the longest that is read, so that a longer one shows.
-const RECV_BYTES: usize = krpc::DATAGRAM_BYTES_MAX + 1;
+/// Room for what the kernel puts together, and for the longest datagram there can be.
+const RECV_BYTES: usize = 64 * 1024;
 /// Datagrams that may wait for the kernel to take them; more are lost, as on any line.
 pub const SENDS_MAX: usize = 512;
 /// Datagrams of strangers that one socket takes in a `WINDOW`: a busy node hears a few hundred a second.
@@ -40,8 +40,7 @@ impl For {
     fn of(datagram: &[u8]) -> For {
         match datagram.first() {
             Some(b'd') => For::Dht,
-            // Version 1 in the low bits, one of five types above (BEP 29).
-            Some(first) if first & 0x0f == 1 && first >> 4 <= 4 => For::Utp,
+            Some(_) if utp::is_packet(datagram) => For::Utp,
             _ => For::Nobody,
         }
     }
@@ -92,6 +91,13 @@ impl UdpPort {
         sockets.iter().map(|(family, _)| *family).collect()
     }
 
+    /// The socket that leads there, if there is one.
+    pub fn socket(&self, to: IpAddr) -> Option<Udp> {
+        let sockets = self.sockets.borrow();
+        let socket = sockets.iter().find(|(family, _)| family.has(to));
+        socket.map(|(_, udp)| udp.clone())
+    }
+
     /// The sockets.
     pub fn sockets(&self) -> Vec<Udp> {
         let sockets = self.sockets.borrow();
@@ -108,13 +114,12 @@ impl UdpPort {
         if let Some(relay) = &self.relay {
             return relay.send(&bytes, &Target::Addr(to));
         }
-        let sockets = self.sockets.borrow();
-        let socket = sockets.iter().find(|(family, _)| family.has(to.ip()));
-        let Some((_, udp)) = socket.filter(|_| self.sends.get() < SENDS_MAX) else {
+        let socket = self.socket(to.ip());
+        let Some(udp) = socket.filter(|_| self.sends.get() < SENDS_MAX) else {
             return;
         };
         self.sends.set(self.sends.get() + 1);
-        let (udp, port, answers) = (udp.clone(), self.clone(), answers.copied());
+        let (port, answers) = (self.clone(), answers.copied());
         tokio_uring::spawn(async move {
             let (sent, _) = match answers {
                 Some(received) => udp.answer(bytes, &received).await,
@@ -141,39 +146,74 @@ pub async fn receive(shared: Rc<Shared>, port: Rc<UdpPort>, udp: Udp) {
     let mut buf = vec![0; RECV_BYTES];
     let mut window = Window::start();
     loop {
+        let mut rest = None;
         let result;
         (result, buf) = udp.recv_from(buf).await;
         match result {
             Ok(received) => {
-                let datagram = buf.get(..received.length).unwrap_or_default();
-                take(&shared, &port, &received, datagram);
+                let datagrams = buf.get(..received.length).unwrap_or_default();
+                rest = take_all(&shared, &port, &received, datagrams, &mut window);
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
             // An ICMP error of an earlier datagram, or memory is short: never a busy loop.
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
-        if let Some(rest) = window.count() {
+        if let Some(rest) = rest {
             tokio::time::sleep(rest).await;
         }
     }
 }
 
-fn take(shared: &Rc<Shared>, port: &Rc<UdpPort>, received: &Received, datagram: &[u8]) {
+/// Takes what came together; how long to rest when too much of it is of strangers and nothing else is waited for.
+fn take_all(
+    shared: &Rc<Shared>,
+    port: &Rc<UdpPort>,
+    received: &Received,
+    datagrams: &[u8],
+    window: &mut Window,
+) -> Option<Duration> {
+    let (mut rest, mut is_at_work) = (None, false);
+    for datagram in datagrams.chunks(received.segment_bytes) {
+        match take(shared, port, received, datagram, window.is_full()) {
+            true => is_at_work = true,
+            false => rest = window.count().or(rest),
+        }
+    }
+    if let Some(utp) = shared.utp() {
+        utp.flush();
+        is_at_work |= utp.is_at_work();
+    }
+    rest.filter(|_| !is_at_work)
+}
+
+/// Hands a datagram on, a stranger's only while not flooded; true when it is not a stranger's.
+fn take(
+    shared: &Rc<Shared>,
+    port: &Rc<UdpPort>,
+    received: &Received,
+    datagram: &[u8],
+    is_flooded: bool,
+) -> bool {
     match For::of(datagram) {
-        For::Dht => {
+        For::Dht if !is_flooded => {
             if let Some(dht) = shared.dht() {
                 dht.on_datagram(received, datagram);
             }
         }
         For::Utp if shared.gate.is_blocked(received.from.ip()) => {}
-        For::Utp => {
+        For::Utp => match shared.utp() {
+            Some(utp) => return utp.on_datagram(received, datagram, is_flooded),
+            None if is_flooded => {}
             // A peer that is turned down goes on to TCP at once.
-            if let Some(answer) = utp::refuse(datagram, shared.random() as u16) {
-                port.send(answer.to_vec(), received.from, Some(received));
+            None => {
+                if let Some(answer) = utp::refuse(datagram, shared.random() as u16) {
+                    port.send(answer.to_vec(), received.from, Some(received));
+                }
             }
-        }
-        For::Nobody => {}
+        },
+        For::Dht | For::Nobody => {}
     }
+    false
 }
 
 /// Counts datagrams of strangers.
@@ -188,6 +228,11 @@ impl Window {
             since: Instant::now(),
             count: 0,
         }
+    }
+
+    /// Whether there were too many.
+    fn is_full(&self) -> bool {
+        self.count > STRANGERS_MAX && self.since.elapsed() < WINDOW
     }
 
     /// One more; how long to rest when there were too many.

@@ -24,6 +24,7 @@ pub mod sources;
 pub mod super_seed;
 pub mod torrent;
 pub mod uploads;
+pub mod utp;
 
 pub use candidates::Source;
 pub use choker::{SeedChoker, UploadSlots};

@@ -72,6 +72,25 @@ pub struct Outgoing {
     pub maps: Vec<FileMap>,
 }
 
+impl Outgoing {
+    /// Its bytes in order, for who copies them; `None` when some lie in a file, which may become shorter at any time and is
+    /// for the kernel alone to read, or outside of their memory.
+    pub fn slices(&self) -> Option<Vec<&[u8]>> {
+        let mut slices = Vec::with_capacity(self.parts.len() * 2);
+        for part in &self.parts {
+            slices.push(self.headers.get(part.header.clone())?);
+            slices.push(match &part.data {
+                SendData::Segment { index, range } => {
+                    self.segments.get(*index)?.as_slice().get(range.clone())?
+                }
+                SendData::Zeros(length) => ZEROS.get(..*length)?,
+                SendData::Mapped { .. } => return None,
+            });
+        }
+        Some(slices)
+    }
+}
+
 /// What TCP knows of the connection (TCP_INFO).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpInfo {

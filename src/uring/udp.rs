@@ -30,13 +30,13 @@ struct Message {
     control: Control,
 }
 
-/// Room for one control message with an address, aligned as the kernel wants it.
+/// Room for two control messages, an address and a length, aligned as the kernel wants them.
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
 /// `linux/in6.h`; libc leaves it out.
 const IPV6_MULTICAST_ALL: i32 = 29;
-/// A header of 16 bytes and an `in6_pktinfo` of 20, padded; the rest is spare.
+/// A header of 16 bytes and an `in6_pktinfo` of 20, padded; another header and an `int`, padded.
 const CONTROL_BYTES: usize = 64;
 
 /// One of this machine's addresses: the one that a datagram came to, and that the answer must come from.
@@ -54,11 +54,13 @@ impl Local {
     }
 }
 
-/// A datagram that has come.
+/// A datagram that has come, or several of one sender that the kernel put together ([`Udp::gather`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
     /// Bytes of it in the buffer.
     pub length: usize,
+    /// The length of each datagram; the last one may be shorter. At least 1.
+    pub segment_bytes: usize,
     pub from: SocketAddr,
     /// Known to a socket that is bound to all addresses.
     pub local: Option<Local>,
@@ -110,6 +112,11 @@ impl Datagram {
         self
     }
 
+    /// Has the kernel cut it into datagrams of that length.
+    fn with_segments(self, segment_bytes: u16) -> Datagram {
+        self.with_info(libc::SOL_UDP, libc::UDP_SEGMENT, segment_bytes)
+    }
+
     /// Sends it from that address.
     fn with_local(self, local: Local) -> Datagram {
         match local.ip {
@@ -135,61 +142,68 @@ impl Datagram {
         }
     }
 
-    /// Puts one control message with this plain structure into the datagram.
-    fn with_info<T: Copy>(self, level: i32, kind: i32, info: T) -> Datagram {
-        let mut datagram = self.with_control();
+    /// Puts one more control message with this plain structure into the datagram.
+    fn with_info<T: Copy>(mut self, level: i32, kind: i32, info: T) -> Datagram {
+        let message = &mut *self.message;
         let bytes = std::mem::size_of::<T>() as u32;
-        let header = &mut datagram.message.header;
         // SAFETY: plain arithmetic.
         let (length, space) = unsafe { (libc::CMSG_LEN(bytes), libc::CMSG_SPACE(bytes)) };
-        header.msg_controllen = space as usize;
-        assert!(header.msg_controllen <= CONTROL_BYTES);
+        let used = message.header.msg_controllen;
+        assert!(used + space as usize <= CONTROL_BYTES);
+        message.header.msg_control = message.control.0.as_mut_ptr().cast();
+        message.header.msg_controllen = used + space as usize;
         // SAFETY: the control buffer is aligned, zeroed, owned by the message and, as was just looked at, has room for
-        // one header and the structure behind it.
+        // one header and the structure behind what it holds; what it holds is a multiple of the alignment.
         unsafe {
-            let first = libc::CMSG_FIRSTHDR(header);
-            (*first).cmsg_level = level;
-            (*first).cmsg_type = kind;
-            (*first).cmsg_len = length as usize;
-            libc::CMSG_DATA(first).cast::<T>().write_unaligned(info);
+            let next = message
+                .control
+                .0
+                .as_mut_ptr()
+                .add(used)
+                .cast::<libc::cmsghdr>();
+            (*next).cmsg_level = level;
+            (*next).cmsg_type = kind;
+            (*next).cmsg_len = length as usize;
+            libc::CMSG_DATA(next).cast::<T>().write_unaligned(info);
         }
-        datagram
+        self
+    }
+
+    /// The plain structure of a control message of what was received, if the kernel wrote one.
+    fn info<T: Copy>(&self, level: i32, kind: i32) -> Option<T> {
+        let header = &self.message.header;
+        // SAFETY: plain arithmetic.
+        let length = unsafe { libc::CMSG_LEN(std::mem::size_of::<T>() as u32) };
+        // SAFETY: the kernel has set the length of what it wrote into the control buffer, and the macros stay within.
+        let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+        // SAFETY: null, or a header within the buffer.
+        while let Some(message) = unsafe { next.as_ref() } {
+            if message.cmsg_level == level
+                && message.cmsg_type == kind
+                && message.cmsg_len >= length as usize
+            {
+                // SAFETY: level, type and length are those of this structure; any bytes are a valid one.
+                return Some(unsafe { libc::CMSG_DATA(next).cast::<T>().read_unaligned() });
+            }
+            // SAFETY: as for the first.
+            next = unsafe { libc::CMSG_NXTHDR(header, next) };
+        }
+        None
     }
 
     /// The address that what was received came to, if the kernel told.
     fn local(&self) -> Option<Local> {
-        let header = &self.message.header;
-        // SAFETY: the kernel has set the length of what it wrote into the control buffer, and the macros stay within.
-        let first = unsafe { libc::CMSG_FIRSTHDR(header).as_ref() }?;
-        let is = |level, kind, bytes: usize| {
-            // SAFETY: plain arithmetic.
-            let length = unsafe { libc::CMSG_LEN(bytes as u32) };
-            first.cmsg_level == level
-                && first.cmsg_type == kind
-                && first.cmsg_len >= length as usize
-        };
-        // SAFETY: as above.
-        let data = unsafe { libc::CMSG_DATA(first) };
-        let local = if is(
-            libc::IPPROTO_IP,
-            libc::IP_PKTINFO,
-            std::mem::size_of::<libc::in_pktinfo>(),
-        ) {
-            // SAFETY: level, type and length are those of this structure; any bytes are a valid one.
-            let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
+        let v4 = self.info::<libc::in_pktinfo>(libc::IPPROTO_IP, libc::IP_PKTINFO);
+        let v6 = || self.info::<libc::in6_pktinfo>(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO);
+        let local = if let Some(info) = v4 {
             // Of a broadcast it is the address that would answer it.
             let ip = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr));
             Local {
                 ip: ip.into(),
                 interface: 0,
             }
-        } else if is(
-            libc::IPPROTO_IPV6,
-            libc::IPV6_PKTINFO,
-            std::mem::size_of::<libc::in6_pktinfo>(),
-        ) {
-            // SAFETY: as above.
-            let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
+        } else {
+            let info = v6()?;
             let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
             let interface = match ip.is_unicast_link_local() {
                 true => info.ipi6_ifindex,
@@ -199,11 +213,17 @@ impl Datagram {
                 ip: ip.into(),
                 interface,
             }
-        } else {
-            return None;
         };
         let is_usable = !local.ip.is_multicast() && !local.ip.is_unspecified();
         is_usable.then_some(local)
+    }
+
+    /// The length of each datagram of `length` bytes that were received together.
+    fn segment_bytes(&self, length: usize) -> usize {
+        let told = self.info::<i32>(libc::SOL_UDP, libc::UDP_GRO);
+        let told = told.and_then(|bytes| usize::try_from(bytes).ok());
+        told.filter(|bytes| (1..=length).contains(bytes))
+            .unwrap_or(length.max(1))
     }
 }
 
@@ -280,6 +300,54 @@ impl Udp {
         Ok(socket::local_addr(&fd)?.ip())
     }
 
+    /// From now on datagrams of one sender may come together (UDP_GRO), and those that are too long for the path are lost
+    /// rather than cut apart by the kernel (IP_PMTUDISC_PROBE): for a protocol that finds out what the path takes.
+    ///
+    /// # Errors
+    ///
+    /// As setsockopt(2).
+    pub fn gather(&self, family: IpAddr, buffer_bytes: i32) -> io::Result<()> {
+        let fd = &self.inner.fd;
+        socket::set_int(fd, libc::SOL_UDP, libc::UDP_GRO, 1)?;
+        socket::set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, buffer_bytes)?;
+        socket::set_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, buffer_bytes)?;
+        match family {
+            IpAddr::V4(_) => {
+                let how = libc::IP_PMTUDISC_PROBE;
+                socket::set_int(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, how)
+            }
+            IpAddr::V6(_) => {
+                let how = libc::IPV6_PMTUDISC_PROBE;
+                socket::set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, how)
+            }
+        }
+    }
+
+    /// Sends datagrams of that length, one behind the other in `buf`, the last one may be shorter; from where an earlier
+    /// one came to, if that is known.
+    ///
+    /// # Errors
+    ///
+    /// As sendmsg(2).
+    pub async fn send_segments(
+        &self,
+        buf: Vec<u8>,
+        segment_bytes: usize,
+        from: Option<Local>,
+        to: SocketAddr,
+    ) -> (io::Result<()>, Vec<u8>) {
+        let is_one = buf.len() <= segment_bytes;
+        let mut datagram = Datagram::new(&self.inner, buf, RawAddr::from(&to));
+        if let Some(from) = from {
+            datagram = datagram.with_local(from);
+        }
+        if !is_one {
+            let segment_bytes = u16::try_from(segment_bytes).unwrap_or(u16::MAX);
+            datagram = datagram.with_segments(segment_bytes);
+        }
+        self.send(datagram).await
+    }
+
     /// Sends one datagram from one of this machine's addresses, through its network interface.
     ///
     /// # Errors
@@ -351,8 +419,10 @@ impl Udp {
         }
         let received = result.and_then(|n| {
             let n = usize::try_from(n).map_err(io::Error::other)?;
+            let length = n.min(datagram.buf.len());
             Ok(Received {
-                length: n.min(datagram.buf.len()),
+                length,
+                segment_bytes: datagram.segment_bytes(length),
                 from: datagram.message.addr.to_addr()?,
                 local: datagram.local(),
             })

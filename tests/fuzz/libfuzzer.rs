@@ -17,6 +17,7 @@ mod proxy;
 mod registry;
 mod search;
 mod targets;
+mod utp;
 mod web_seed;
 
 use std::fmt::Write;

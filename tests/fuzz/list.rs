@@ -28,7 +28,8 @@ macro_rules! every_target {
             damaged_answers_of_proxies_end_the_same_however_they_are_cut: proxy::socks_answers / 1;
             damaged_datagrams_of_proxies_are_read_or_refused: proxy::socks_datagram / 1;
             damaged_lists_of_addresses_are_read_or_refused: proxy::ip_list / 1;
-            damaged_utp_datagrams_are_refused: targets::utp_refusal / 1;
+            damaged_utp_packets_are_read_or_refused: utp::utp_packet / 1;
+            utp_ports_under_any_packets_keep_their_limits: utp::utp_port / 10;
             damaged_answers_of_gateways_are_read_or_refused: gateway::map_answer / 1;
             damaged_answers_of_upnp_gateways_are_read_or_refused: gateway::upnp_answer / 1;
             damaged_answers_to_a_scrape_are_read_or_refused: gateway::scrape_answer / 1;

@@ -35,7 +35,6 @@ use gyre::wire::tracker_udp::{UdpRequest, parse_answer, parse_request, peek_tran
 use gyre::wire::url::Url;
 use gyre::wire::ut_metadata::MetadataMessage;
 use gyre::wire::ut_pex::{PEX_ENTRIES_MAX, PexMessage};
-use gyre::wire::utp;
 use gyre::wire::web_seed::WebSeed;
 use sha1::{Digest, Sha1};
 
@@ -389,11 +388,6 @@ pub fn dns_answer(data: &[u8]) {
     if let Ok(addrs) = dns::answer(&question, data) {
         assert!(addrs.len() <= data.len());
     }
-}
-
-/// Datagrams that look like µTP.
-pub fn utp_refusal(data: &[u8]) {
-    black_box(utp::refuse(data, 7));
 }
 
 /// Records of earlier runs: what is understood is written the same again.

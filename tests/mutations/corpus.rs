@@ -642,10 +642,37 @@ pub fn multipart() -> Corpus {
     )
 }
 
-pub fn utp_refusal() -> Corpus {
-    let mut syn = vec![0x41, 0, 0x12, 0x34];
-    syn.extend([0; 16]);
-    (vec![syn], NONE)
+/// Packets of uTP of every kind, with extensions and without.
+pub fn utp_packet() -> Corpus {
+    let packet = |first, extensions: &[u8]| {
+        let mut bytes = vec![first, 0, 0x12, 0x34];
+        bytes.extend([7; 16]);
+        if let Some((kind, rest)) = extensions.split_first() {
+            bytes[1] = *kind;
+            bytes.extend_from_slice(rest);
+        }
+        bytes.extend(b"payload");
+        bytes
+    };
+    let sack = [1, 0, 4, 1, 0, 0x80, 3];
+    let long = [
+        2, 1, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8,
+    ];
+    let kinds = [0x01, 0x11, 0x21, 0x31, 0x41].map(|first| packet(first, &[]));
+    let more = [packet(0x21, &sack), packet(0x01, &long)];
+    (kinds.into_iter().chain(more).collect(), NONE)
+}
+
+/// Scripts: two connections and data both ways, then whatever comes.
+pub fn utp_port() -> Corpus {
+    let script = |seed: u64| {
+        let mut rng = Rng::new(seed);
+        let mut script = vec![0, 0, seed as u8, 10, 1, 7, 10, 0, 7];
+        script.extend([1, 254, 0, 10, 1, 7, 10, 0, 7, 1, 255, 0, 10, 0, 7]);
+        script.extend((0..600).map(|_| rng.below(256) as u8));
+        script
+    };
+    ((0..32).map(script).collect(), NONE)
 }
 
 /// A grant and a refusal over PCP, a grant, a refusal and an address over NAT-PMP.

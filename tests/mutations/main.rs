@@ -26,6 +26,8 @@ mod search;
 #[path = "../fuzz/targets.rs"]
 mod targets;
 mod tree;
+#[path = "../fuzz/utp.rs"]
+mod utp;
 #[path = "../fuzz/web_seed.rs"]
 mod web_seed;
 

@@ -37,6 +37,12 @@ pub struct DaemonArgs {
     /// Whether IPv6 is used
     #[arg(long, value_name = "BOOL")]
     pub ipv6: Option<String>,
+    /// Whether peers are connected to over TCP
+    #[arg(long, value_name = "BOOL")]
+    pub tcp: Option<String>,
+    /// Whether peers are connected to over uTP
+    #[arg(long, value_name = "BOOL")]
+    pub utp: Option<String>,
     /// Upload at most this fast, 0 for no limit
     #[arg(long, value_name = "RATE")]
     pub limit_up: Option<String>,
@@ -150,6 +156,8 @@ impl DaemonArgs {
             ("bind", &self.bind),
             ("port-map", &self.port_map),
             ("ipv6", &self.ipv6),
+            ("tcp", &self.tcp),
+            ("utp", &self.utp),
             ("limit-up", &self.limit_up),
             ("limit-down", &self.limit_down),
             ("max-peers", &self.max_peers),

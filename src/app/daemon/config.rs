@@ -65,7 +65,7 @@ const fn live(name: &'static str, default: &'static str, about: &'static str) ->
     }
 }
 
-const KEYS: [Key; 36] = [
+const KEYS: [Key; 38] = [
     key(
         "state",
         "",
@@ -92,6 +92,8 @@ const KEYS: [Key; 36] = [
         "Whether the gateway is asked for a port that peers can dial.",
     ),
     key("ipv6", "true", "Whether IPv6 is used."),
+    key("tcp", "true", "Whether peers are connected to over TCP."),
+    key("utp", "true", "Whether peers are connected to over uTP."),
     live(
         "limit-up",
         "0",
@@ -425,6 +427,8 @@ impl Values {
             },
             bind,
             ipv6,
+            tcp: self.is_on("tcp")?,
+            utp: self.is_on("utp")?,
             lsd: self.is_on("lsd")?,
             limit_up_bytes_per_s: rate("limit-up")?,
             limit_down_bytes_per_s: rate("limit-down")?,

@@ -15,12 +15,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::outgoing::Sources;
 use super::{DiskError, DiskOp, DiskTorrent, ReadError, SendEngine};
 use crate::base::PieceIndex;
+use crate::session::peer_stream::PeerStream;
 use crate::storage::direct::PAGE_BYTES;
 use crate::storage::layout::Span;
 use crate::swarm::effects::UploadRun;
 use crate::uring::files::{File, FsKind};
 use crate::uring::map::{self, FileMap};
-use crate::uring::stream::{Outgoing, SendData, Stream};
+use crate::uring::stream::{Outgoing, SendData};
 use crate::wire::mse::Rc4;
 
 /// How a run is had.
@@ -75,16 +76,16 @@ impl ReadRun {
     /// then.
     ///
     /// # Errors
-    /// As [`Stream::send_run`].
-    pub async fn send_now(self, stream: &Stream, first: usize) -> io::Result<usize> {
+    /// As [`PeerStream::send_run`].
+    pub async fn send_now(self, stream: &PeerStream, first: usize) -> io::Result<usize> {
         stream.send_run_now(self.out, first).await.0
     }
 
     /// Sends it; drop what comes back once it is not needed.
     ///
     /// # Errors
-    /// As [`Stream::send_run`].
-    pub async fn send(mut self, stream: &Stream) -> (io::Result<()>, ReadRun) {
+    /// As [`PeerStream::send_run`].
+    pub async fn send(mut self, stream: &PeerStream) -> (io::Result<()>, ReadRun) {
         let result;
         (result, self.out) = stream.send_run(self.out).await;
         (result, self)

@@ -10,10 +10,10 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::{DRAIN_TIMEOUT, Search};
 use crate::session::contain;
+use crate::session::peer_stream::PeerStream;
 use crate::session::shake::Shaken;
 use crate::swarm::PeerKey;
 use crate::swarm::torrent::Connected;
-use crate::uring::stream::Stream;
 use crate::wire::decoder::{Decoder, Event, Limits};
 use crate::wire::message::Message;
 use crate::wire::mse::Rc4;
@@ -23,7 +23,7 @@ const RECV_BYTES: usize = 32 * 1024;
 
 /// The runtime's side of one connected peer.
 pub(super) struct Link {
-    stream: Stream,
+    stream: PeerStream,
     /// The peer's, also when a proxy stands between.
     pub addr: SocketAddr,
     pub wake: Notify,
@@ -55,7 +55,7 @@ impl Link {
 
 impl Search {
     /// Runs one connection whose handshakes are done.
-    pub async fn run_link(self: Rc<Self>, stream: Stream, conn: Connected, shaken: Shaken) {
+    pub async fn run_link(self: Rc<Self>, stream: PeerStream, conn: Connected, shaken: Shaken) {
         let (outbound, inbound) = match shaken.ciphers {
             Some(ciphers) => (Some(ciphers.outbound), Some(ciphers.inbound)),
             None => (None, None),

@@ -150,11 +150,11 @@ impl Writer {
         }
     }
 
-    /// Bytes of a mapping are not ours to encrypt.
-    const fn via(&self) -> Via {
-        match self.cipher {
-            None => Via::Engine,
-            Some(_) => Via::Memory,
+    /// Bytes of a mapping are not ours to encrypt, nor to copy into packets.
+    fn via(&self) -> Via {
+        match self.cipher.is_some() || self.handle.stream.is_utp() {
+            false => Via::Engine,
+            true => Via::Memory,
         }
     }
 

@@ -251,6 +251,7 @@ impl RelayOf {
         if let Some(dht) = shared.dht() {
             let received = Received {
                 length: payload.len(),
+                segment_bytes: payload.len().max(1),
                 from,
                 local: None,
             };

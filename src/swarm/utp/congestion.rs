@@ -1,0 +1,284 @@
+//! How much may be on its way: LEDBAT (BEP 29, RFC 6817), round-trip times and when an answer is late. Layer 2, pure.
+
+use std::time::Duration;
+
+use crate::base::Now;
+
+/// The queueing delay that is aimed at (BEP 29).
+const TARGET_US: f64 = 100_000.0;
+/// Bytes that the window grows by in one round trip far below the target.
+const GAIN_BYTES: f64 = 3_000.0;
+/// Packets that may be on their way at first.
+const WINDOW_START_PACKETS: f64 = 4.0;
+/// Beyond this no line is kept busier, and losses of a whole window cost too much.
+const WINDOW_MAX_BYTES: f64 = 8.0 * 1024.0 * 1024.0;
+/// Times in which the lowest delay is remembered: a drifting clock is followed within `BASE_SPANS` of them.
+const BASE_SPAN: Duration = Duration::from_secs(60);
+const BASE_SPANS: usize = 3;
+/// The lowest of so many samples counts: one late packet is no queue.
+const SAMPLES: usize = 3;
+/// A step of the other side's base delay larger than this is something else than a drifting clock.
+const DRIFT_MAX_US: u32 = 10_000;
+/// A timeout is never shorter (BEP 29), nor longer than this.
+const TIMEOUT_MIN: Duration = Duration::from_millis(500);
+pub(super) const TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// Before anything is known of the line.
+const TIMEOUT_START: Duration = Duration::from_secs(1);
+
+/// The lowest delay seen lately, in one direction. Delays hold the difference of both clocks, so only their differences
+/// mean anything.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BaseDelay {
+    /// The lowest of each span, newest last.
+    lowest: Vec<u32>,
+    span_ends: Now,
+}
+
+impl BaseDelay {
+    /// Takes a sample; returns how far it lies above the lowest.
+    pub fn add(&mut self, sample_us: u32, now: Now) -> u32 {
+        if self.lowest.is_empty() || now >= self.span_ends {
+            if self.lowest.len() == BASE_SPANS {
+                self.lowest.remove(0);
+            }
+            self.lowest.push(sample_us);
+            self.span_ends = now + BASE_SPAN;
+        }
+        if let Some(newest) = self.lowest.last_mut()
+            && is_less(sample_us, *newest)
+        {
+            *newest = sample_us;
+        }
+        sample_us.wrapping_sub(self.get())
+    }
+
+    /// The lowest; 0 before the first sample.
+    pub fn get(&self) -> u32 {
+        let lower = |a: u32, b: u32| if is_less(b, a) { b } else { a };
+        self.lowest.iter().copied().reduce(lower).unwrap_or(0)
+    }
+
+    /// Moves all of it up.
+    fn raise(&mut self, by_us: u32) {
+        for lowest in &mut self.lowest {
+            *lowest = lowest.wrapping_add(by_us);
+        }
+    }
+}
+
+/// Earlier on a circle of 2³² µs.
+const fn is_less(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+/// The delays of both directions of one connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Delays {
+    ours: BaseDelay,
+    theirs: BaseDelay,
+    samples: [u32; SAMPLES],
+    count: usize,
+}
+
+impl Delays {
+    /// A packet of theirs came so long after it was sent, by both clocks.
+    pub fn on_theirs(&mut self, delay_us: u32, now: Now) {
+        let is_first = self.theirs.lowest.is_empty();
+        let before = self.theirs.get();
+        self.theirs.add(delay_us, now);
+        let fell_by = before.wrapping_sub(self.theirs.get());
+        // The clocks drift apart: what falls on their side rises on ours, where no minimum would follow it.
+        if !is_first && fell_by > 0 && fell_by < DRIFT_MAX_US {
+            self.ours.raise(fell_by);
+        }
+    }
+
+    /// A packet of ours took so long, as they say.
+    pub fn on_ours(&mut self, delay_us: u32, now: Now) {
+        let above = self.ours.add(delay_us, now);
+        self.samples[self.count % SAMPLES] = above;
+        self.count += 1;
+    }
+
+    /// How long packets of ours queue, if that is known.
+    pub fn queueing_us(&self) -> Option<u32> {
+        let known = self.samples.get(..self.count.min(SAMPLES))?;
+        known.iter().copied().min()
+    }
+}
+
+/// Round-trip time, smoothed.
+#[derive(Clone, Debug)]
+pub(super) struct RoundTrip {
+    smoothed: Option<Duration>,
+    deviation: Duration,
+}
+
+impl RoundTrip {
+    pub const fn new() -> RoundTrip {
+        RoundTrip {
+            smoothed: None,
+            deviation: Duration::ZERO,
+        }
+    }
+
+    /// Takes one that was measured with a packet sent once.
+    pub fn add(&mut self, sample: Duration) {
+        let Some(smoothed) = self.smoothed else {
+            self.smoothed = Some(sample);
+            self.deviation = sample / 2;
+            return;
+        };
+        self.deviation = (self.deviation * 3 + smoothed.abs_diff(sample)) / 4;
+        self.smoothed = Some((smoothed * 7 + sample) / 8);
+    }
+
+    /// When what was sent counts as lost, after so many timeouts in a row.
+    pub fn timeout(&self, timeouts: u32) -> Duration {
+        let base = match self.smoothed {
+            None => TIMEOUT_START,
+            Some(smoothed) => (smoothed + self.deviation * 4).max(TIMEOUT_MIN),
+        };
+        base.saturating_mul(1 << timeouts.min(10)).min(TIMEOUT_MAX)
+    }
+}
+
+/// The congestion window.
+#[derive(Clone, Debug)]
+pub(super) struct Congestion {
+    window: f64,
+    /// Slow start ends here; none as long as nothing was lost.
+    threshold: Option<f64>,
+    is_slow_start: bool,
+    /// A loss of what was sent before this transmission belongs to the last one.
+    counts_from: u64,
+}
+
+impl Congestion {
+    pub fn new(packet_bytes: u32) -> Congestion {
+        Congestion {
+            window: WINDOW_START_PACKETS * f64::from(packet_bytes),
+            threshold: None,
+            is_slow_start: true,
+            counts_from: 0,
+        }
+    }
+
+    /// Bytes that may be on their way.
+    pub fn window_bytes(&self) -> u64 {
+        self.window as u64
+    }
+
+    /// So many bytes came across of those that were on their way.
+    pub fn on_acked(
+        &mut self,
+        acked_bytes: u64,
+        in_flight_bytes: u64,
+        queueing_us: u32,
+        packet_bytes: u32,
+    ) {
+        // What the application does not fill says nothing about the line.
+        let is_used = in_flight_bytes + u64::from(packet_bytes) > self.window as u64;
+        if acked_bytes == 0 || in_flight_bytes == 0 || !is_used {
+            return;
+        }
+        let off_target = (TARGET_US - f64::from(queueing_us)) / TARGET_US;
+        if off_target <= 0.0 && self.is_slow_start {
+            self.is_slow_start = false;
+            self.threshold = Some(self.window / 2.0);
+        }
+        let acked = acked_bytes as f64;
+        let steady = GAIN_BYTES * off_target * acked / in_flight_bytes as f64;
+        let gain = if self.is_slow_start {
+            match self.threshold {
+                Some(threshold) if self.window + acked > threshold => {
+                    self.is_slow_start = false;
+                    steady
+                }
+                _ => acked.max(steady),
+            }
+        } else {
+            steady
+        };
+        let lowest = f64::from(packet_bytes);
+        self.window = (self.window + gain).clamp(lowest, WINDOW_MAX_BYTES);
+    }
+
+    /// A packet was lost whose last transmission had that number; `next` is the number of the next one.
+    pub fn on_lost(&mut self, transmission: u64, next: u64, packet_bytes: u32) {
+        if transmission < self.counts_from {
+            return;
+        }
+        self.counts_from = next;
+        self.window = (self.window / 2.0).max(f64::from(packet_bytes));
+        self.threshold = Some(self.window);
+        self.is_slow_start = false;
+    }
+
+    /// Nothing came back at all.
+    pub fn on_timeout(&mut self, next: u64, packet_bytes: u32) {
+        self.counts_from = next;
+        self.threshold = Some((self.window / 2.0).max(2.0 * f64::from(packet_bytes)));
+        self.window = f64::from(packet_bytes);
+        self.is_slow_start = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_doubles_to_the_first_loss_and_then_grows_by_the_gain() {
+        let mut congestion = Congestion::new(1_000);
+        assert_eq!(congestion.window_bytes(), 4_000);
+        congestion.on_acked(4_000, 4_000, 0, 1_000);
+        assert_eq!(congestion.window_bytes(), 8_000);
+        congestion.on_lost(7, 8, 1_000);
+        congestion.on_lost(6, 9, 1_000);
+        assert_eq!(congestion.window_bytes(), 4_000, "one loss a round trip");
+        congestion.on_acked(4_000, 4_000, 0, 1_000);
+        assert_eq!(congestion.window_bytes(), 7_000);
+        congestion.on_acked(7_000, 7_000, 50_000, 1_000);
+        assert_eq!(congestion.window_bytes(), 8_500, "half way to the target");
+        congestion.on_acked(8_500, 8_500, 200_000, 1_000);
+        assert_eq!(congestion.window_bytes(), 5_500, "it yields to a queue");
+        congestion.on_acked(1_000, 1_000, 0, 1_000);
+        assert_eq!(congestion.window_bytes(), 5_500, "it was not used");
+        congestion.on_timeout(20, 1_000);
+        assert_eq!(congestion.window_bytes(), 1_000);
+    }
+
+    #[test]
+    fn the_base_delay_follows_a_clock_either_way() {
+        let mut base = BaseDelay::default();
+        // Just below the wrap of the clock.
+        assert_eq!(base.add(u32::MAX - 10, Now::ZERO), 0);
+        assert_eq!(base.add(5, Now::ZERO), 16);
+        assert_eq!(base.add(u32::MAX - 20, Now::ZERO), 0);
+        for minute in 1..=4 {
+            base.add(1_000, Now::from_secs(minute * 61));
+        }
+        assert_eq!(base.get(), 1_000, "what was low is forgotten");
+
+        let mut delays = Delays::default();
+        delays.on_theirs(50_000, Now::ZERO);
+        delays.on_ours(1_000, Now::ZERO);
+        delays.on_theirs(49_000, Now::ZERO);
+        delays.on_ours(2_000, Now::ZERO);
+        assert_eq!(delays.queueing_us(), Some(0), "drift is no queue");
+    }
+
+    #[test]
+    fn timeouts_follow_the_line_within_their_bounds() {
+        let mut rtt = RoundTrip::new();
+        assert_eq!(rtt.timeout(0), TIMEOUT_START);
+        rtt.add(Duration::from_millis(10));
+        assert_eq!(rtt.timeout(0), TIMEOUT_MIN);
+        for _ in 0..100 {
+            rtt.add(Duration::from_secs(2));
+        }
+        assert!(rtt.timeout(0) > Duration::from_millis(1_900));
+        assert_eq!(rtt.timeout(9), TIMEOUT_MAX);
+    }
+}

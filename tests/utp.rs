@@ -1,0 +1,166 @@
+//! uTP (BEP 29) between commands: who talks it, what goes over it, and what strangers cannot do to it.
+
+mod support;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use support::{Gyre, Sample, sample::text};
+
+/// A seeder and a downloader that knows its address.
+struct Pair {
+    sample: Sample,
+    seed: Gyre,
+    leech: Gyre,
+    of_seed: SocketAddr,
+}
+
+const BYTES: usize = 4 << 20;
+
+/// Datagrams of strangers.
+const FLOOD: u16 = 40_000;
+
+fn pair(seeding: &[&str], leeching: &[&str]) -> Pair {
+    let sample = Sample::file(BYTES, 65_536, &[]);
+    let (state, out) = (text(&sample.dir("state")), text(&sample.dir("out")));
+    let (torrent, data) = (text(&sample.torrent), text(&sample.data));
+    let common = ["--state", &state, "--port", "0", "--no-ipv6", "-vv"];
+    let seed = ["seed", &torrent, "--data", &data];
+    let mut seed = Gyre::start(&[&seed[..], &common, seeding].concat());
+    let of_seed = SocketAddr::from(([127, 0, 0, 1], seed.listening().port()));
+    // Before that it knows no torrent, and refuses every handshake.
+    seed.wait_for("seeding", |event| event["state"] == "seeding");
+    let peer = of_seed.to_string();
+    let leech = ["download", &torrent, "-o", &out, "--peer", &peer];
+    let leech = Gyre::start(&[&leech[..], &common, leeching].concat());
+    Pair {
+        sample,
+        seed,
+        leech,
+        of_seed,
+    }
+}
+
+/// How many peers of either are connected over uTP.
+fn utp_peers(gyre: &mut Gyre) -> u64 {
+    let progress = gyre.wait_for("a peer", |event| {
+        event["event"] == "progress" && event["peers"] == 1
+    });
+    progress["peers_utp"].as_u64().unwrap()
+}
+
+fn comes_whole(mut pair: Pair) {
+    if !has_ended(&mut pair.leech) {
+        pair.leech.event("complete");
+    }
+    assert_eq!(pair.leech.wait_exit(Duration::from_secs(20)), 0);
+    assert!(pair.sample.is_same_in(&pair.sample.dir("out")));
+}
+
+#[test]
+fn a_file_comes_over_utp_alone() {
+    let slowly = ["--no-tcp", "--limit-up", "2MiB"];
+    let mut pair = pair(&slowly, &["--no-tcp"]);
+    assert_eq!(utp_peers(&mut pair.seed), 1);
+    assert_eq!(utp_peers(&mut pair.leech), 1);
+    // Nobody hears TCP there.
+    assert!(std::net::TcpStream::connect(pair.of_seed).is_err());
+    comes_whole(pair);
+}
+
+#[test]
+fn it_is_hidden_like_any_other_connection() {
+    let all = ["--no-tcp", "--encryption", "require"];
+    let mut pair = pair(&[&all[..], &["--limit-up", "2MiB"]].concat(), &all);
+    let progress = pair.leech.wait_for("a hidden peer", |event| {
+        event["event"] == "progress" && event["peers_encrypted"] == 1
+    });
+    assert_eq!(progress["peers_utp"], 1);
+    comes_whole(pair);
+}
+
+#[test]
+fn each_finds_what_the_other_has() {
+    // In its own network TCP is tried first, and uTP where nobody hears that.
+    let slowly = ["--no-tcp", "--limit-up", "2MiB"];
+    let mut with_utp = pair(&slowly, &[]);
+    assert_eq!(utp_peers(&mut with_utp.leech), 1);
+    comes_whole(with_utp);
+    let mut with_tcp = pair(&["--no-utp", "--limit-up", "2MiB"], &[]);
+    assert_eq!(utp_peers(&mut with_tcp.leech), 0);
+    comes_whole(with_tcp);
+    let mut apart = pair(&["--no-utp"], &["--no-tcp"]);
+    apart.leech.wait_for("a dial that failed", |event| {
+        event["event"] == "progress" && event["peers_known"] == 1
+    });
+    for _ in 0..3 {
+        let progress = apart.leech.event("progress");
+        assert_eq!(progress["peers"], 0);
+    }
+    assert!(
+        apart
+            .leech
+            .stderr()
+            .contains("the other side refuses the connection"),
+        "{}",
+        apart.leech.stderr()
+    );
+}
+
+#[test]
+fn listed_addresses_are_not_answered_over_utp() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("list");
+    std::fs::write(&list, "127.0.0.1-127.0.0.1\n").unwrap();
+    let mut pair = pair(&["--ip-filter", &text(&list)], &["--no-tcp"]);
+    pair.leech.wait_for("a dial that failed", |event| {
+        event["event"] == "progress" && event["peers_known"] == 1
+    });
+    let syn = syn(7);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let timeout = Some(Duration::from_millis(500));
+    socket.set_read_timeout(timeout).unwrap();
+    socket.send_to(&syn, pair.of_seed).unwrap();
+    assert!(socket.recv(&mut [0; 100]).is_err(), "an answer");
+    let progress = pair.seed.event("progress");
+    assert_eq!(progress["peers"], 0);
+}
+
+/// The first packet of a connection.
+fn syn(id: u16) -> Vec<u8> {
+    let mut syn = vec![0x41, 0];
+    syn.extend(id.to_be_bytes());
+    syn.extend([0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0]);
+    syn
+}
+
+#[test]
+fn a_flood_of_syns_and_strange_packets_takes_no_memory_from_a_transfer_that_goes_on() {
+    let slowly = ["--no-tcp", "--limit-up", "1MiB"];
+    let mut pair = pair(&slowly, &["--no-tcp"]);
+    assert_eq!(utp_peers(&mut pair.leech), 1);
+    let before = pair.seed.anonymous_bytes();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut sent = 0;
+    for id in 0..FLOOD {
+        let mut datagram = syn(id);
+        datagram[0] = [0x41, 0x01, 0x11, 0x21, 0x31][usize::from(id % 5)];
+        sent += u16::from(socket.send_to(&datagram, pair.of_seed).is_ok());
+        if id % 40 == 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    assert!(sent > FLOOD / 2, "{sent}: no flood");
+    let grown = pair.seed.anonymous_bytes().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes more");
+    comes_whole(pair);
+}
+
+fn has_ended(gyre: &mut Gyre) -> bool {
+    while let Some(event) = gyre.next_within(Duration::from_millis(1)) {
+        if event["event"] == "complete" {
+            return true;
+        }
+    }
+    gyre.seen().iter().any(|event| event["event"] == "complete")
+}
