@@ -12,10 +12,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::program::{PATIENCE, command};
+use support::raw_peer::{RawPeer, message, request};
 use support::sample::{noise, text};
 use support::{Daemon, Gyre, Sample};
 
 const PIECE: usize = 16_384;
+/// Of the message `piece`.
+const PIECE_ID: u8 = 7;
 
 /// Another torrent in the sample's folder: its files under other names, or other files of the same lengths.
 struct Twin {
@@ -101,6 +104,11 @@ fn inodes(path: &Path) -> Vec<u64> {
     files(path).iter().map(inode).collect()
 }
 
+fn hex(info_hash: &str) -> [u8; 20] {
+    let byte = |at: usize| u8::from_str_radix(&info_hash[2 * at..2 * at + 2], 16).unwrap();
+    std::array::from_fn(byte)
+}
+
 fn add(daemon: &mut Daemon, torrent: &Path, folder: &Path) -> String {
     let answer = daemon.ask(json!({
         "do": "add", "torrent": text(torrent), "folder": text(folder),
@@ -161,6 +169,24 @@ impl World {
             sample,
             daemon,
             addr,
+        }
+    }
+
+    /// The sample as a twin of itself.
+    fn original(&self) -> Twin {
+        let hash = self.sample.info_hash.iter();
+        Twin {
+            data: self.sample.data.clone(),
+            torrent: self.sample.torrent.clone(),
+            info_hash: hash.map(|byte| format!("{byte:02x}")).collect(),
+            root: self
+                .sample
+                .content
+                .file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned(),
         }
     }
 
@@ -228,8 +254,45 @@ fn the_same_files_under_other_names_are_seeded_without_being_hashed_again() {
     assert_eq!(torrent["is_unproven"], true, "{torrent}");
     let root = folder.join(&twin.root);
     assert!(twin.is_same_in(&root));
+    let unproven = |torrent: &Value| torrent["pieces_unproven"].as_u64().unwrap();
+    // One piece a file, the ends of all and four more are hashed, at most.
+    assert!(unproven(&torrent) >= 69 - 4 - 8 - 4, "{torrent}");
     world.fetch(&twin, "leech");
+    // What was sent was hashed before.
+    until(&mut world.daemon, &added, |torrent| unproven(torrent) == 0);
+    // That its files got second names did not have the original hashed.
+    let original = world.original();
+    world.fetch(&original, "leech of the original");
+    let torrent = seeding(&mut world.daemon, &original.info_hash);
+    assert_eq!(torrent["pieces_have"], 69, "{torrent}");
+    let told = world.daemon.gyre.stderr();
+    assert!(!told.contains("changed by another"), "{told}");
     assert_eq!(looks(&world.sample.content), before);
+    world.daemon.terminate();
+}
+
+#[test]
+fn what_is_not_proven_is_so_behind_a_kill_and_a_restart() {
+    let mut world = World::new(tree());
+    let twin = Twin::renamed(&world.sample, "twin");
+    let folder = world.sample.dir("place");
+    let added = add(&mut world.daemon, &twin.torrent, &folder);
+    let before = seeding(&mut world.daemon, &added)["pieces_unproven"].clone();
+    world.daemon.gyre.kill9();
+    world.daemon = Daemon::start(&world.sample.folder.path().join("state"));
+    world.addr = world.daemon.gyre.listening();
+    until(&mut world.daemon, &added, |torrent| {
+        torrent["activity"] == "Asleep" || torrent["state"] == "seeding"
+    });
+    // It may sleep until somebody asks.
+    let _peer = RawPeer::dial(world.addr, hex(&added));
+    let torrent = seeding(&mut world.daemon, &added);
+    assert_eq!(torrent["pieces_unproven"], before, "{torrent}");
+    assert_eq!(torrent["pieces_checked"], 0, "{torrent}");
+    world.fetch(&twin, "leech");
+    until(&mut world.daemon, &added, |torrent| {
+        torrent["pieces_unproven"] == 0
+    });
     world.daemon.terminate();
 }
 
@@ -272,6 +335,52 @@ fn a_torrent_that_claims_other_contents_of_the_same_lengths_and_names_changes_no
     let own = folder.join(torrent["name"].as_str().unwrap());
     assert_ne!(own, content);
     assert!(hostile.is_same_in(&own));
+    assert_eq!(looks(&content), before);
+    world.daemon.terminate();
+}
+
+#[test]
+fn a_piece_that_the_sample_missed_is_never_sent_wrong_and_fetched_into_a_copy() {
+    let mut world = World::new(Sample::file(600 * PIECE, PIECE as u32, &[]));
+    let content = world.sample.content.clone();
+    let before = looks(&content);
+    // Nobody knows which pieces are looked at: one that is found out gets no file.
+    let (hostile, added, bad) = (300..)
+        .find_map(|bad| {
+            let name = format!("hostile {bad}.bin");
+            let hostile = Twin::make(&world.sample, &name, &name, |root| {
+                let mut bytes = std::fs::read(&content).unwrap();
+                bytes[bad * PIECE + 100] ^= 1;
+                std::fs::write(root, bytes).unwrap();
+            });
+            let folder = world.sample.dir("place");
+            let added = add(&mut world.daemon, &hostile.torrent, &folder);
+            let torrent = until(&mut world.daemon, &added, |torrent| {
+                torrent["state"] == "seeding" || torrent["state"] == "stalled"
+            });
+            (torrent["state"] == "seeding").then_some((hostile, added, bad))
+        })
+        .unwrap();
+    // It is asked for by a peer that has no other source.
+    let mut peer = RawPeer::dial(world.addr, hex(&added));
+    peer.send(&message(2, &[]));
+    peer.get_unchoked();
+    let piece = bad as u32;
+    assert_eq!(peer.fetch(piece + 1, 0, 16_384).len(), 16_384);
+    peer.send(&request(piece, 0, 16_384));
+    until(&mut world.daemon, &added, |torrent| {
+        torrent["pieces_have"] == 599
+    });
+    peer.send(&request(piece + 2, 0, 16_384));
+    let frame = peer.wait_for(PIECE_ID);
+    let (next, ..) = frame.block();
+    assert_eq!(next, piece + 2, "the bad piece was sent");
+    // What is right by its hashes comes from others, and changes a copy.
+    let _seeder = world.beside("seed", &hostile.torrent, "--data", &hostile.data);
+    seeding(&mut world.daemon, &added);
+    assert_eq!(looks(&content), before);
+    world.fetch(&hostile, "leech");
+    drop(peer);
     assert_eq!(looks(&content), before);
     world.daemon.terminate();
 }

@@ -199,6 +199,7 @@ mod tests {
             pieces_have: 12,
             pieces: 13,
             pieces_checked: 0,
+            pieces_unproven: 0,
             files_prepared: 0,
             files_to_prepare: 0,
             metadata_bytes: 0,

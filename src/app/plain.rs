@@ -279,6 +279,7 @@ mod tests {
             pieces_have: 0,
             pieces: 1,
             pieces_checked: 0,
+            pieces_unproven: 0,
             files_prepared: 0,
             files_to_prepare: 0,
             metadata_bytes: 0,

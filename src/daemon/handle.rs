@@ -588,7 +588,8 @@ impl TorrentRow {
             self.have_bytes = progress.have_bytes;
             self.pieces_have = progress.pieces_have;
         }
-        if progress.pieces > 0 && progress.pieces_checked >= progress.pieces {
+        let is_proven = progress.is_loaded() && progress.pieces_unproven == 0;
+        if progress.pieces > 0 && (is_proven || progress.pieces_checked >= progress.pieces) {
             self.is_unproven = false;
         }
         let moved = (

@@ -159,6 +159,7 @@ impl Checkpointer {
         let stamps = driver.disk().stamps();
         let mut record = self.record.borrow().clone();
         record.root = driver.disk().own_root().or(record.root);
+        record.unproven = driver.disk().unproven(&have);
         record.have = have;
         record.is_open = is_open;
         record.files = stamps.files;

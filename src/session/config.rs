@@ -310,6 +310,8 @@ pub struct TorrentProgress {
     pub pieces: u32,
     /// Pieces hashed from disk by this run's check.
     pub pieces_checked: u32,
+    /// Pieces taken to be good that nobody hashed: each is before it is first sent.
+    pub pieces_unproven: u32,
     /// While files are looked at and made (a part of `Checking`): those that are ready, and all; else both 0.
     pub files_prepared: u64,
     pub files_to_prepare: u64,
@@ -349,11 +351,18 @@ impl TorrentProgress {
             pieces_have: 0,
             pieces: 0,
             pieces_checked: 0,
+            pieces_unproven: 0,
             files_prepared: 0,
             files_to_prepare: 0,
             metadata_bytes: 0,
             metadata_total_bytes: 0,
         }
+    }
+
+    /// True when its files are open.
+    pub const fn is_loaded(&self) -> bool {
+        use TorrentState::{Downloading, Seeding, Stalled};
+        matches!(self.state, Downloading | Seeding | Stalled)
     }
 
     /// True while files are looked at and made.

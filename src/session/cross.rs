@@ -119,7 +119,7 @@ pub fn cross(
     if pieces.count() == 0 {
         return Ok(None);
     }
-    let record = target.record(config, &pieces, &placed)?;
+    let record = target.record(config, &pieces, matcher.proven(), &placed)?;
     store.save(&record).map_err(failed(state_dir))?;
     Ok(Some(Crossed {
         files: placed.files.len(),
@@ -322,6 +322,7 @@ impl Target {
         &self,
         config: &TorrentConfig,
         pieces: &Bitfield,
+        proven: &Bitfield,
         placed: &Placed,
     ) -> Result<Record, CrossError> {
         let info_hash = config.metainfo.info_hash;
@@ -334,6 +335,10 @@ impl Target {
             }
         }
         let root_path = load::root_path(&self.folder, &self.layout);
+        let mut unproven = pieces.clone();
+        for piece in proven.iter() {
+            unproven.clear(piece);
+        }
         Ok(Record {
             info_hash,
             root: observed.root,
@@ -343,6 +348,7 @@ impl Target {
             files: observed.files,
             parts: None,
             counters: load::fresh_counters(),
+            unproven: Some(unproven),
         })
     }
 }

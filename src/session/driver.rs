@@ -411,6 +411,7 @@ impl Driver {
         match error {
             ReadError::Changed(changed) => self.on_file_changed(changed.clone()),
             ReadError::InDoubt => {}
+            ReadError::Disproved(piece) => self.on_disproved(*piece),
             // Says nothing about the data, and a check could not open the files either.
             ReadError::Disk(error) if error.is_out_of_handles() => {}
             ReadError::Disk(error) => {
@@ -573,6 +574,7 @@ impl Driver {
         self.unrecorded_bytes
             .set(self.unrecorded_bytes.get() + bytes);
         self.trouble.made_progress(self.shared.now());
+        self.disk.proven(piece);
         if self.unrecorded_bytes.get() >= super::checkpoint::BYTES_MAX {
             self.changed.notify_one();
         }

@@ -138,6 +138,12 @@ pub async fn load(
         return Ok(None);
     };
     found.new_root.keep();
+    let doubted = found.record.as_ref().and_then(|record| {
+        let is_believed = config.check == CheckMode::Auto;
+        record.unproven.as_ref().filter(|_| is_believed)
+    });
+    let doubted = doubted.map(Bitfield::iter).into_iter().flatten();
+    disk.doubt(doubted.filter(|piece| found.verdict.trusted.has(*piece)));
     let is_recorded = |piece| config.check == CheckMode::Auto && found.verdict.trusted.has(piece);
     disk.found_good(have.iter().filter(|piece| !is_recorded(*piece)));
     if disk.cannot_reserve() {
@@ -293,6 +299,7 @@ fn fresh_record(
         files: Vec::new(),
         parts: None,
         counters,
+        unproven: None,
     }
 }
 

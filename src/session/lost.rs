@@ -65,6 +65,26 @@ impl LostPieces {
 impl Driver {
     /// Pieces that were had were read and are not good any more.
     pub(super) fn on_lost(self: &Rc<Self>, lost: &[PieceIndex], why: &str) {
+        self.lose(lost);
+        let count = lost.len();
+        let hint =
+            "the files were changed, truncated or removed: restore them, or run `gyre verify`";
+        self.tell_lost(
+            why,
+            format!("{count} pieces that were verified are no longer good: {why}"),
+            hint,
+        );
+    }
+
+    /// A piece that had been taken over without being hashed is not what the torrent says.
+    pub(super) fn on_disproved(self: &Rc<Self>, piece: PieceIndex) {
+        self.lose(&[piece]);
+        let message = "data that was taken over from elsewhere is not what the torrent says";
+        let hint = "what is wrong is fetched anew, into a copy where the file is another's too";
+        self.tell_lost(message, message.to_owned(), hint);
+    }
+
+    fn lose(self: &Rc<Self>, lost: &[PieceIndex]) {
         self.call(|core, cx| core.on_pieces_lost(lost, cx));
         let mut files = self.lost.files.borrow_mut();
         for piece in lost {
@@ -81,17 +101,17 @@ impl Driver {
             }
         }
         drop(files);
+        self.changed.notify_one();
+    }
+
+    fn tell_lost(&self, why: &str, message: String, hint: &str) {
         if self.lost.is_news(why, self.shared().now()) {
-            let count = lost.len();
-            let hint =
-                "the files were changed, truncated or removed: restore them, or run `gyre verify`";
             self.shared().emit(SessionEvent::Warning {
                 info_hash: Some(self.info_hash()),
-                message: format!("{count} pieces that were verified are no longer good: {why}"),
+                message,
                 hint: hint.to_owned(),
             });
         }
-        self.changed.notify_one();
     }
 
     /// Pieces that were lost were read again and are good.

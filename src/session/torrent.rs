@@ -523,6 +523,7 @@ impl<'c> Running<'c> {
             pieces_have: stats.pieces_have,
             pieces: self.config.metainfo.info.geometry.piece_count(),
             pieces_checked: self.pieces_checked,
+            pieces_unproven: self.driver.disk().unproven_count(),
             files_prepared: 0,
             files_to_prepare: 0,
             metadata_bytes: 0,

@@ -70,6 +70,8 @@ pub struct Record {
     pub parts: Option<FileStamp>,
     /// Totals.
     pub counters: Counters,
+    /// Of the pieces, those that nobody hashed here: to be proven before they are sent. `None` for none.
+    pub unproven: Option<Bitfield>,
 }
 
 /// The bytes are no record of this version.
@@ -115,6 +117,9 @@ impl Record {
             put_stamp(&mut out, stamp.as_ref());
         }
         put_counters(&mut out, &self.counters);
+        if let Some(unproven) = &self.unproven {
+            out.extend_from_slice(unproven.as_bytes());
+        }
         let checksum = Sha1::digest(&out);
         out.extend_from_slice(&checksum);
         out
@@ -174,6 +179,14 @@ fn read_record(reader: &mut Reader<'_>) -> Result<Record, RecordError> {
         .collect::<Result<_, _>>()?;
     let parts = reader.stamp()?;
     let counters = read_counters(reader)?;
+    // Most records end here.
+    let unproven = match reader.bytes.is_empty() {
+        true => None,
+        false => {
+            let bits = reader.take(pieces.div_ceil(8) as usize)?;
+            Some(Bitfield::from_wire(bits, pieces).map_err(|_| RecordError::BadValue)?)
+        }
+    };
     Ok(Record {
         info_hash,
         root: has_root.then_some(root),
@@ -183,6 +196,7 @@ fn read_record(reader: &mut Reader<'_>) -> Result<Record, RecordError> {
         files,
         parts,
         counters,
+        unproven,
     })
 }
 

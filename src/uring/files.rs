@@ -81,6 +81,16 @@ impl FileStamp {
         };
         version(self) == version(other)
     }
+
+    /// Whether it is the same file with another number of names, and no more is seen to have changed: that time of change
+    /// is the name's, and may be the content's too.
+    pub fn is_renamed(&self, other: &FileStamp) -> bool {
+        let looks = |stamp: &FileStamp| {
+            let file = (stamp.device, stamp.inode);
+            (file, stamp.size_bytes, stamp.mtime_ns)
+        };
+        looks(self) == looks(other) && self.links != other.links && other.links > 0
+    }
 }
 
 struct Inner {

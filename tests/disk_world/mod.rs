@@ -190,6 +190,7 @@ impl World {
             files: stamps.files,
             parts: stamps.parts,
             counters: Counters::default(),
+            unproven: None,
         }
     }
 

@@ -70,6 +70,7 @@ pub fn verdict(data: &[u8]) {
         files: stamps(0),
         parts: stamp(said[5], 9_000),
         counters: Counters::default(),
+        unproven: None,
     };
     let observed = Observed {
         root: None,

@@ -754,6 +754,7 @@ pub fn record() -> Corpus {
         files: vec![Some(stamp), None, Some(stamp)],
         parts: Some(stamp),
         counters: Counters::default(),
+        unproven: Some(Bitfield::full(19)),
     };
     let whole = record.encode();
     let unsigned = whole[..whole.len() - 20].to_vec();

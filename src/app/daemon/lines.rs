@@ -114,6 +114,7 @@ fn listed(control: &Control, listed: &Listed) -> Value {
         "state": shown.as_ref().map(|shown| shown.progress.state.as_str()),
         "pieces_have": shown.as_ref().map(|shown| shown.progress.pieces_have),
         "pieces_checked": shown.as_ref().map(|shown| shown.progress.pieces_checked),
+        "pieces_unproven": shown.as_ref().map(|shown| shown.progress.pieces_unproven),
         "uploaded_bytes": row.uploaded_bytes,
         "is_unproven": row.is_unproven,
     })

@@ -222,6 +222,7 @@ fn record(
             wasted_bytes: 0,
             added_unix_s: foreign.added_unix_s.unwrap_or_else(unix_now_s),
         },
+        unproven: Some(pieces.have.clone()),
     })
 }
 

@@ -167,6 +167,9 @@ pub enum ReadError {
     /// Such a change was told before, and the check is not over.
     #[error("it is being checked again")]
     InDoubt,
+    /// The piece had been taken over unhashed, and its hash is another: it is not had.
+    #[error("piece {} is not what the torrent says", .0.get())]
+    Disproved(PieceIndex),
 }
 
 impl ReadError {

@@ -17,6 +17,7 @@ mod outgoing;
 mod own;
 mod pads;
 mod prepare;
+mod prove;
 mod read;
 mod serve;
 mod sync;
@@ -213,6 +214,7 @@ pub struct DiskTorrent {
     stamps: RefCell<Stamps>,
     odd_pads: RefCell<pads::OddPads>,
     owning: own::Owning,
+    proofs: prove::Proofs,
     lengths: RefCell<lengths::Lengths>,
     cannot_reserve: bool,
 }
@@ -281,6 +283,7 @@ impl DiskTorrent {
             stamps: RefCell::new(prepared.stamps),
             cannot_reserve: prepared.cannot_reserve,
             owning: own::Owning::default(),
+            proofs: prove::Proofs::default(),
             odd_pads: RefCell::new(pads::OddPads::new(&config.layout)),
             config,
         }))

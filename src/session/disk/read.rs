@@ -128,6 +128,11 @@ impl DiskTorrent {
         drop(watches);
         let is_same = match before {
             _ if is_ours => true,
+            // Whether more than its names changed, nobody knows.
+            Some(before) if before.is_renamed(&stamp) => {
+                self.doubt(self.pieces_in(file));
+                true
+            }
             Some(before) => before.is_same_version(&stamp),
             // Nothing of ours was written since the start: it must be the file we started with.
             None => recorded.is_none_or(|was| was == super::sync::record_stamp(stamp)),
@@ -218,18 +223,21 @@ impl DiskTorrent {
         watch.looked = Some(Instant::now());
         drop(watches);
         self.forget_stamp(file);
-        let layout = &self.config.layout;
-        let pieces = if file == PARTS {
-            let is_here = |piece: &PieceIndex| self.config.parts.offset(*piece, 0).is_some();
-            self.geometry().pieces().filter(is_here).collect()
-        } else {
-            layout.pieces_of_file(file).map(PieceIndex::new).collect()
-        };
         Changed {
             path: self.path_of(file),
-            pieces,
+            pieces: self.pieces_in(file),
             file,
         }
+    }
+
+    /// The pieces with bytes of it.
+    fn pieces_in(&self, file: usize) -> Vec<PieceIndex> {
+        if file == PARTS {
+            let is_here = |piece: &PieceIndex| self.config.parts.offset(*piece, 0).is_some();
+            return self.geometry().pieces().filter(is_here).collect();
+        }
+        let pieces = self.config.layout.pieces_of_file(file);
+        pieces.map(PieceIndex::new).collect()
     }
 }
 

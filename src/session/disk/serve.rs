@@ -119,6 +119,7 @@ impl DiskTorrent {
         let Some(place) = self.place_of(run) else {
             return Ok(ReadRun::default());
         };
+        self.prove(place.piece).await?;
         let stretches = self.stretches(place).await?;
         self.hub.traffic.note_sent(place.length);
         let is_resident = stretches

@@ -57,10 +57,11 @@ impl DiskTorrent {
     }
 
     /// These pieces are good as they lie there, and no record of ours claims them yet. Whoever wrote them, a run of ours
-    /// that was killed among others, may not have synced them: the next sync does (HOSTILE.md L8).
+    /// that was killed among others, may not have synced them: the next sync does (HOSTILE.md L8). They were hashed.
     pub fn found_good(&self, pieces: impl IntoIterator<Item = PieceIndex>) {
         let mut unsynced = self.unsynced.borrow_mut();
         for piece in pieces {
+            self.proven(piece);
             unsynced.pieces.insert(piece);
             for span in self.config.layout.piece_spans(piece) {
                 match self.home(span.file) {
