@@ -60,6 +60,25 @@ fn a_recorded_piece_without_any_file_is_not_trusted() {
     assert_eq!(trusted, [0, 1]);
 }
 
+#[test]
+fn a_record_saved_since_the_folder_was_read_is_found_by_its_path() {
+    let world = World::new(16_384, &specs("40000"), 1);
+    let record = recorded(&world);
+    let state = tempfile::tempdir().unwrap();
+    let store = ResumeStore::open(state.path()).unwrap();
+    let root_path = world.output().join("root");
+    let load = |info_hash| store.load(info_hash, None, &root_path).unwrap().loaded;
+    assert_eq!(load(world.info_hash), Loaded::None);
+    store.save(&record).unwrap();
+    let record = Record {
+        root_path: root_path.as_os_str().as_encoded_bytes().to_vec(),
+        ..record
+    };
+    store.save(&record).unwrap();
+    assert_eq!(load(world.info_hash), Loaded::Moved(Box::new(record)));
+    assert_eq!(load(gyre::base::InfoHash::new([9; 20])), Loaded::None);
+}
+
 /// What a failing disk or a careless copy makes of a file: other bits, other bytes, lost sectors, a wrong end.
 fn damaged(good: &[u8], rng: &mut Rng) -> Vec<u8> {
     let mut bytes = good.to_vec();

@@ -168,11 +168,17 @@ impl Control {
     /// Every torrent, in the order of their info_hashes.
     pub fn torrents(&self) -> Vec<Listed> {
         let waiting = self.inner.queue().waiting();
-        let rows = self.inner.torrents.rows().clone();
-        let listed = rows.into_iter().map(|(info_hash, row)| Listed {
-            shown: self.inner.session.torrent(&info_hash),
-            is_waiting: waiting.contains(&info_hash),
-            row,
+        let rows: Vec<Arc<TorrentRow>> = self.inner.torrents.rows().values().cloned().collect();
+        // Both are in the order of info_hashes.
+        let mut shown = self.inner.session.torrents().into_iter().peekable();
+        let listed = rows.into_iter().map(|row| {
+            let info_hash = row.info_hash;
+            while shown.next_if(|one| one.info_hash() < info_hash).is_some() {}
+            Listed {
+                shown: shown.next_if(|one| one.info_hash() == info_hash),
+                is_waiting: waiting.contains(&info_hash),
+                row,
+            }
         });
         listed
             .filter(|listed| listed.row.leaving.is_none())

@@ -75,10 +75,14 @@ impl Fleet {
         let mut is_shown = self.publish(shared);
         let announcing = self.announce_seeds(shared);
         loop {
+            let mut is_tick = false;
             let command = tokio::select! {
                 biased;
                 () = shared.stopping() => break,
-                _ = tick.tick() => None,
+                _ = tick.tick() => {
+                    is_tick = true;
+                    None
+                }
                 () = shared.sleepers.changed.notified() => None,
                 () = tokio::time::sleep(RETRY), if !is_shown => None,
                 command = commands.recv() => match command {
@@ -92,7 +96,10 @@ impl Fleet {
             };
             let answer = command.and_then(|command| self.on_command(shared, command));
             self.rest_after_checks(shared);
-            self.wake_and_sleep(shared);
+            self.wake_wanted(shared);
+            if is_tick {
+                self.let_idle_sleep(shared);
+            }
             self.note_announces(shared);
             is_shown = self.publish(shared);
             if let Some((reply, result)) = answer {
@@ -276,6 +283,7 @@ impl Fleet {
                 idle_since: None,
                 checks_all: false,
                 rests_after_check: false,
+                is_counted_asleep: false,
             };
             table.rows.insert(info_hash, row);
             table.touch(info_hash);
@@ -407,6 +415,7 @@ impl Fleet {
             row.outcome = None;
             row.progress.state = TorrentState::Checking;
             table.session.running += 1;
+            table.awake.insert(info_hash);
             let checks_all = std::mem::take(&mut row.checks_all);
             table.touch(info_hash);
             checks_all
@@ -502,6 +511,7 @@ impl Fleet {
         let next = {
             let table = &mut *self.table.borrow_mut();
             table.session.running = table.session.running.saturating_sub(1);
+            table.awake.remove(&info_hash);
             table.outcomes.insert(info_hash, outcome);
             table.settle(info_hash);
             let Some(row) = table.rows.get_mut(&info_hash) else {
@@ -564,7 +574,7 @@ impl Fleet {
             }
             let replies = {
                 let table = &mut *fleet.table.borrow_mut();
-                let row = table.rows.remove(&info_hash);
+                let row = table.take_out(&info_hash);
                 table.outcomes.remove(&info_hash);
                 table.removals -= 1;
                 table.touch(info_hash);
@@ -591,12 +601,9 @@ impl Fleet {
     /// Puts what changed on the board; false when that must be tried again.
     fn publish(&self, shared: &Shared) -> bool {
         let table = &mut *self.table.borrow_mut();
+        table.count_asleep();
         let session = &mut table.session;
         session.torrents = table.rows.len();
-        let asleep = |row: &&Row| row.run == Run::Asleep;
-        if !table.dirty.is_empty() {
-            session.asleep = table.rows.values().filter(asleep).count();
-        }
         session.uptime = shared.now().since(Now::ZERO);
         session.panics = shared.panics.get() + shared.disks.hash_panics();
         session.health = shared.lab.health();

@@ -407,7 +407,6 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
         )
     };
     let store = ResumeStore::open(state_dir).map_err(in_state)?;
-    store.remove_stale();
     let root_path = root_path(&folder, &layout);
     let root: Option<RootKey> = observed.root;
     let report = store

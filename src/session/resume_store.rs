@@ -3,6 +3,7 @@
 //! One file a torrent and root: `resume/<info_hash>-<device>-<inode>.resume`. Written to a temporary file, synced,
 //! renamed, and the folder synced. Every function blocks: call them off the ring thread.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -10,7 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
@@ -27,6 +29,20 @@ const BAD_NAMES_MAX: u32 = 10;
 
 /// Makes temporary names of this process differ.
 static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
+
+/// What was found in a folder is believed for so long: thousands of torrents that start do not read all names for each.
+/// Records of other processes are found by their own names whatever was found before.
+const LISTED_FOR: Duration = Duration::from_secs(60);
+
+/// The folder that was read last by this process.
+static LISTED: Mutex<Option<Listed>> = Mutex::new(None);
+
+struct Listed {
+    folder: PathBuf,
+    when: Instant,
+    /// Torrents that have a record there, under whatever name; more only when one went since.
+    torrents: BTreeSet<InfoHash>,
+}
 
 /// The folder of records.
 #[derive(Clone, Debug)]
@@ -77,14 +93,32 @@ impl ResumeStore {
         Ok(ResumeStore { folder })
     }
 
+    /// Whether the folder may have a record of the torrent. Now and then this reads all names in it, and removes what
+    /// writers that were killed left half-written.
+    fn may_have(&self, info_hash: &InfoHash) -> bool {
+        let mut listed = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = |one: &Listed| one.folder == self.folder && one.when.elapsed() < LISTED_FOR;
+        let known = listed.take().filter(is_known);
+        let known = known.unwrap_or_else(|| Listed {
+            folder: self.folder.clone(),
+            when: Instant::now(),
+            torrents: self.remove_stale(),
+        });
+        listed.insert(known).torrents.contains(info_hash)
+    }
+
     /// Removes what writers that were killed left half-written; nothing that may still be written to. Whatever cannot be
-    /// removed stays.
-    pub fn remove_stale(&self) {
+    /// removed stays. Returns the torrents that records are of.
+    pub fn remove_stale(&self) -> BTreeSet<InfoHash> {
+        let mut torrents = BTreeSet::new();
         let Ok(entries) = fs::read_dir(&self.folder) else {
-            return;
+            return torrents;
         };
         for entry in entries.flatten() {
-            let Some(writer) = temporary_writer(&entry.file_name()) else {
+            let name = entry.file_name();
+            let of = name.to_str().and_then(|name| name.get(..40)?.parse().ok());
+            torrents.extend::<Option<InfoHash>>(of);
+            let Some(writer) = temporary_writer(&name) else {
                 continue;
             };
             let age = entry.metadata().and_then(|file| file.modified());
@@ -100,6 +134,7 @@ impl ResumeStore {
                 debug!(path = %entry.path().display(), is_removed = removed.is_ok(), "half-written record of a process that is gone");
             }
         }
+        torrents
     }
 
     /// Finds the record of the torrent: by its root's identity, else by the root's path.
@@ -116,6 +151,7 @@ impl ResumeStore {
         root_path: &Path,
     ) -> io::Result<LoadReport> {
         let mut set_aside = Vec::new();
+        let may_have = self.may_have(&info_hash);
         if root.is_some()
             && let Some(record) = load_one(&self.path(info_hash, root), info_hash, &mut set_aside)
             && record.root == root
@@ -124,6 +160,9 @@ impl ResumeStore {
             return Ok(LoadReport { loaded, set_aside });
         }
         let mut loaded = Loaded::None;
+        if set_aside.is_empty() && !may_have {
+            return Ok(LoadReport { loaded, set_aside });
+        }
         let prefix = format!("{info_hash}-");
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
@@ -181,6 +220,10 @@ impl ResumeStore {
         if written.is_err() {
             // The rename may have happened already; then there is nothing to remove.
             let _ = fs::remove_file(&temporary);
+        }
+        let mut listed = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listed) = listed.as_mut().filter(|one| one.folder == self.folder) {
+            listed.torrents.insert(record.info_hash);
         }
         written
     }

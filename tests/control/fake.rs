@@ -170,8 +170,11 @@ impl Backend for Fake {
             torrent.trackers = all.into();
         });
         if merged.is_ok() {
+            let (id, name) = self.edit(info_hash, |torrent| (torrent.id, torrent.name.clone()))?;
             return Ok(Added {
                 info_hash,
+                id,
+                name,
                 is_duplicate: true,
             });
         }
@@ -194,6 +197,8 @@ impl Backend for Fake {
         self.torrents.borrow_mut().push(torrent);
         Ok(Added {
             info_hash,
+            id,
+            name,
             is_duplicate: false,
         })
     }

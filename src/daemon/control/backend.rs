@@ -442,9 +442,12 @@ pub enum NewSource {
 }
 
 /// What became of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Added {
     pub info_hash: InfoHash,
+    /// As in the list.
+    pub id: u64,
+    pub name: String,
     /// It was there already; trackers that it did not have were taken over.
     pub is_duplicate: bool,
 }

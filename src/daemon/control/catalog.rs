@@ -1,6 +1,6 @@
 //! The list of torrents with what changed in it since when: for clients that ask only for that. Layer 6.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ const FRESH: Duration = Duration::from_millis(400);
 /// The list as it was last seen.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    /// By id.
-    entries: BTreeMap<u64, Entry>,
+    /// In the order of their ids.
+    entries: Vec<Entry>,
     removed: VecDeque<Removed>,
     /// What was removed at this number or before may be forgotten.
     forgotten: u64,
@@ -53,39 +53,45 @@ impl Catalog {
         self.looked.is_none_or(|looked| now - looked >= FRESH)
     }
 
-    /// Takes the list as it is now.
+    /// Something was changed: whoever looks next is to see it.
+    pub const fn outdate(&mut self) {
+        self.looked = None;
+    }
+
+    /// Takes the list as it is now, by id.
     pub fn look(&mut self, torrents: Vec<Arc<Torrent>>, now: Instant) {
         self.looked = Some(now);
         let next = self.sequence + 1;
-        let mut gone = std::mem::take(&mut self.entries);
+        let mut before = std::mem::take(&mut self.entries).into_iter().peekable();
         let mut is_changed = false;
+        let mut gone = Vec::new();
+        self.entries.reserve_exact(torrents.len());
         for torrent in torrents {
-            let entry = match gone.remove(&torrent.id) {
-                Some(entry)
-                    if Arc::ptr_eq(&entry.torrent, &torrent) || entry.torrent == torrent =>
-                {
-                    entry
+            while let Some(entry) = before.next_if(|entry| entry.torrent.id < torrent.id) {
+                gone.push(entry);
+            }
+            let is_same =
+                |entry: &Entry| Arc::ptr_eq(&entry.torrent, &torrent) || entry.torrent == torrent;
+            let entry = before.next_if(|entry| entry.torrent.id == torrent.id);
+            let entry = entry.filter(is_same).unwrap_or_else(|| {
+                is_changed = true;
+                Entry {
+                    torrent,
+                    sequence: next,
+                    changed: now,
                 }
-                _ => {
-                    is_changed = true;
-                    Entry {
-                        torrent,
-                        sequence: next,
-                        changed: now,
-                    }
-                }
-            };
-            self.entries.insert(entry.torrent.id, entry);
-        }
-        is_changed |= !gone.is_empty();
-        for (id, entry) in gone {
-            self.removed.push_back(Removed {
-                id,
-                info_hash: entry.torrent.info_hash,
-                sequence: next,
-                when: now,
             });
+            self.entries.push(entry);
         }
+        gone.extend(before);
+        is_changed |= !gone.is_empty();
+        let gone = gone.iter().map(|entry| Removed {
+            id: entry.torrent.id,
+            info_hash: entry.torrent.info_hash,
+            sequence: next,
+            when: now,
+        });
+        self.removed.extend(gone);
         while self.removed.len() > REMOVED_MAX {
             if let Some(removed) = self.removed.pop_front() {
                 self.forgotten = removed.sequence;
@@ -98,17 +104,22 @@ impl Catalog {
 
     /// Every torrent, by id.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Torrent>> {
-        self.entries.values().map(|entry| &entry.torrent)
+        self.entries.iter().map(|entry| &entry.torrent)
     }
 
     /// One of them.
     pub fn get(&self, id: u64) -> Option<&Arc<Torrent>> {
-        self.entries.get(&id).map(|entry| &entry.torrent)
+        let at = self
+            .entries
+            .binary_search_by_key(&id, |entry| entry.torrent.id);
+        at.ok()
+            .and_then(|at| self.entries.get(at))
+            .map(|entry| &entry.torrent)
     }
 
     /// What changed behind that number, and the ids that went.
     pub fn since(&self, sequence: u64) -> (Vec<Arc<Torrent>>, Vec<u64>) {
-        let changed = self.entries.values();
+        let changed = self.entries.iter();
         let changed = changed.filter(|entry| entry.sequence > sequence);
         let removed = self
             .removed
@@ -141,7 +152,7 @@ impl Catalog {
 
     /// What changed within the last minute, and the ids that went.
     pub fn recent(&self, now: Instant) -> (Vec<Arc<Torrent>>, Vec<u64>) {
-        let changed = self.entries.values();
+        let changed = self.entries.iter();
         let changed = changed.filter(|entry| now - entry.changed <= RECENT);
         let removed = self
             .removed
@@ -187,5 +198,24 @@ mod tests {
         assert!(catalog.knows_since(first));
         catalog.look(vec![torrent(1, "a")], later);
         assert_eq!(catalog.sequence(), second + 1, "nothing changed");
+    }
+
+    #[test]
+    fn whoever_looks_behind_a_change_sees_it() {
+        let mut catalog = Catalog::default();
+        let now = Instant::now();
+        catalog.look(vec![torrent(1, "a"), torrent(3, "c")], now);
+        assert!(!catalog.is_stale(now));
+        catalog.outdate();
+        assert!(catalog.is_stale(now));
+        let first = catalog.sequence();
+        catalog.look(vec![torrent(2, "b"), torrent(3, "c"), torrent(9, "i")], now);
+        let (changed, removed) = catalog.since(first);
+        assert_eq!((ids(&changed), removed), (vec![2, 9], vec![1]));
+        assert_eq!(
+            catalog.get(3).map(|torrent| torrent.name.as_str()),
+            Some("c")
+        );
+        assert!(catalog.get(1).is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! The daemon as the protocols see it: [`Backend`] over [`Control`]. Layer 6.
 
 mod change;
+mod list;
 mod queue;
 
 use std::cell::RefCell;
@@ -36,6 +37,7 @@ pub struct Live {
     fixed: Fixed,
     /// What the .torrent files say, by what the list shows of it; read in the background.
     facts: RefCell<BTreeMap<InfoHash, Rc<Facts>>>,
+    list: RefCell<list::List>,
     /// Some are missing.
     lacks: Notify,
 }
@@ -119,6 +121,7 @@ impl Live {
                 },
             },
             facts: RefCell::default(),
+            list: RefCell::default(),
             lacks: Notify::new(),
         }
     }
@@ -141,6 +144,18 @@ impl Live {
         }
     }
 
+    fn added(&self, info_hash: InfoHash, is_duplicate: bool) -> Result<Added, Refusal> {
+        let listed = self.control.torrent(info_hash);
+        let row = listed.ok_or(Refusal::Unknown(info_hash))?.row;
+        Ok(Added {
+            info_hash,
+            id: row.number,
+            name: row.name.clone(),
+            is_duplicate,
+        })
+    }
+
+    /// Made of what [`list::Seen`] compares and of nothing else: the list keeps it as long as that is the same.
     fn torrent(&self, listed: &Listed, place: u64) -> Torrent {
         let row = &listed.row;
         let mut torrent = Torrent::nothing(row.number, row.info_hash, &row.name);
@@ -261,28 +276,7 @@ fn show(torrent: &mut Torrent, listed: &Listed) {
 
 impl Backend for Live {
     fn torrents(&self) -> Vec<Arc<Torrent>> {
-        let mut listed = self.control.torrents();
-        listed.sort_by_key(|listed| listed.row.number);
-        let lacks = {
-            let facts = self.facts.borrow();
-            let known =
-                |one: &&Listed| one.row.pieces > 0 && !facts.contains_key(&one.row.info_hash);
-            listed.iter().any(|one| known(&one))
-        };
-        if lacks {
-            self.lacks.notify_one();
-        } else if self.facts.borrow().len() > listed.len() {
-            let there: std::collections::BTreeSet<_> =
-                listed.iter().map(|one| one.row.info_hash).collect();
-            self.facts
-                .borrow_mut()
-                .retain(|hash, _| there.contains(hash));
-        }
-        let places = queue::places(&listed);
-        let placed = listed.iter().zip(places);
-        placed
-            .map(|(listed, place)| Arc::new(self.torrent(listed, place)))
-            .collect()
+        self.list()
     }
 
     fn session(&self) -> Session {
@@ -384,19 +378,13 @@ impl Backend for Live {
                     let take = |row: &mut TorrentRow| wish.take(row);
                     self.control.tune(info_hash, take).await?;
                 }
-                Ok(Added {
-                    info_hash,
-                    is_duplicate: false,
-                })
+                self.added(info_hash, false)
             }
             Err(ControlError::Duplicate(info_hash)) => {
                 if let Some((tiers, is_torrent)) = merged {
                     self.merge(info_hash, &tiers, is_torrent).await?;
                 }
-                Ok(Added {
-                    info_hash,
-                    is_duplicate: true,
-                })
+                self.added(info_hash, true)
             }
             Err(error) => Err(error.into()),
         }

@@ -17,7 +17,7 @@ const VALUES_MAX: usize = 100;
 
 /// Bounds of histograms, in µs: from a loop that is idle to one that hangs.
 const BUCKETS_US: [u64; 12] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 50_000, 100_000, 250_000, 1_000_000,
 ];
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -147,9 +147,13 @@ impl FileBudget {
     pub(super) fn forget(&self, torrent: u64) {
         let mut open = self.open.borrow_mut();
         let OpenFiles { by_key, by_use } = &mut *open;
-        let gone = |key: &HandleKey| key.0 == torrent;
-        by_use.retain(|_, key| !gone(key));
-        by_key.retain(|key, _| !gone(key));
+        let gone = (torrent, 0, Way::Cached)..=(torrent, usize::MAX, Way::Direct);
+        let gone: Vec<HandleKey> = by_key.range(gone).map(|(key, _)| *key).collect();
+        for key in gone {
+            if let Some(handle) = by_key.remove(&key) {
+                by_use.remove(&handle.used);
+            }
+        }
     }
 }
 

@@ -57,8 +57,8 @@ impl Fleet {
         keep_up(shared, "announcing seeds", Serves::Strangers, work)
     }
 
-    /// Wakes those that somebody asks for, and lets those sleep that nobody does.
-    pub(super) fn wake_and_sleep(self: &Rc<Self>, shared: &Rc<Shared>) {
+    /// Wakes those that somebody asks for.
+    pub(super) fn wake_wanted(self: &Rc<Self>, shared: &Rc<Shared>) {
         let mut found = shared.seed_trackers.take_found();
         let mut wanted: BTreeSet<InfoHash> = found.keys().copied().collect();
         wanted.extend(std::iter::from_fn(|| shared.sleepers.next_wanted()));
@@ -77,6 +77,10 @@ impl Fleet {
                 _ => {}
             }
         }
+    }
+
+    /// Lets those sleep that nobody asks for: a look at each that runs.
+    pub(super) fn let_idle_sleep(&self, shared: &Rc<Shared>) {
         let now = shared.now();
         let table = &mut *self.table.borrow_mut();
         let mut sleepy = Vec::new();
@@ -84,8 +88,11 @@ impl Fleet {
             true => AWAKE_FOR,
             false => Duration::MAX,
         };
-        for (info_hash, row) in &mut table.rows {
-            if row.is_sleepy(now, after_max) {
+        for info_hash in &table.awake {
+            let row = table.rows.get_mut(info_hash);
+            if let Some(row) = row
+                && row.is_sleepy(now, after_max)
+            {
                 row.run = Run::Ending(Behind::Sleep);
                 sleepy.push(*info_hash);
             }

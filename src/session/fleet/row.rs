@@ -19,6 +19,8 @@ pub(super) struct Table {
     pub(super) rows: BTreeMap<InfoHash, Row>,
     /// What the board does not show yet, rows that are gone among it.
     pub(super) dirty: BTreeSet<InfoHash>,
+    /// Those with a run, also one that is about to end.
+    pub(super) awake: BTreeSet<InfoHash>,
     pub(super) session: SessionSnapshot,
     pub(super) outcomes: BTreeMap<InfoHash, Outcome>,
     pub(super) removals: usize,
@@ -47,6 +49,8 @@ pub(super) struct Row {
     pub(super) checks_all: bool,
     /// This run was begun only to check.
     pub(super) rests_after_check: bool,
+    /// [`SessionSnapshot::asleep`] has it in.
+    pub(super) is_counted_asleep: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +91,27 @@ impl Table {
             change(row);
             self.touch(info_hash);
         }
+    }
+
+    /// Brings the number of those asleep up to what changed.
+    pub(super) fn count_asleep(&mut self) {
+        for info_hash in &self.dirty {
+            if let Some(row) = self.rows.get_mut(info_hash) {
+                let is_asleep = row.run == Run::Asleep;
+                match (row.is_counted_asleep, is_asleep) {
+                    (false, true) => self.session.asleep += 1,
+                    (true, false) => self.session.asleep -= 1,
+                    _ => {}
+                }
+                row.is_counted_asleep = is_asleep;
+            }
+        }
+    }
+
+    pub(super) fn take_out(&mut self, info_hash: &InfoHash) -> Option<Row> {
+        let row = self.rows.remove(info_hash)?;
+        self.session.asleep -= usize::from(row.is_counted_asleep);
+        Some(row)
     }
 
     pub(super) fn on_progress(&mut self, progress: &TorrentProgress) {

@@ -56,7 +56,7 @@ impl<B: Backend> Call<'_, B> {
                 Err(fault) => failed = failed.or(Some(fault)),
             }
         }
-        self.rpc.refresh();
+        self.rpc.outdate();
         match (added, failed) {
             (0, Some(fault)) => Err(fault),
             // There already, or nothing at all.
@@ -75,6 +75,7 @@ impl<B: Backend> Call<'_, B> {
         let Added {
             info_hash,
             is_duplicate,
+            ..
         } = self.backend().add(new).await?;
         if is_duplicate {
             return Ok(false);

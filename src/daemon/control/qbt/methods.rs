@@ -187,7 +187,7 @@ impl<B: Backend> Call<'_, B> {
             "transfer/setUploadLimit" => self.set_session_limit(false).await?,
             _ => return self.run_more(name).await,
         }
-        self.rpc.refresh();
+        self.rpc.outdate();
         Ok(Answer::Done)
     }
 
@@ -207,7 +207,7 @@ impl<B: Backend> Call<'_, B> {
             "torrents/removeTrackers" => self.remove_trackers().await?,
             _ => return self.tell(name),
         }
-        self.rpc.refresh();
+        self.rpc.outdate();
         Ok(Answer::Done)
     }
 

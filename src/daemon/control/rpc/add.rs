@@ -9,7 +9,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::args::Args;
 use super::{Fault, Rpc};
-use crate::daemon::control::backend::{Backend, FileChange, NewSource, NewTorrent, Refusal};
+use crate::daemon::control::backend::{Backend, FileChange, NewSource, NewTorrent};
 use crate::daemon::control::json::Json;
 
 /// The largest .torrent file that is taken (HOSTILE.md T2).
@@ -40,10 +40,7 @@ impl<B: Backend> Rpc<B> {
             is_sequential: args.bool("sequential_download")?.unwrap_or(false),
         };
         let added = self.backend().add(torrent).await?;
-        self.refresh();
-        let catalog = self.catalog();
-        let torrent = catalog.all().find(|one| one.info_hash == added.info_hash);
-        let torrent = torrent.ok_or(Refusal::Unknown(added.info_hash))?;
+        self.outdate();
         out.open(b'{');
         out.key(match added.is_duplicate {
             true => "torrent-duplicate",
@@ -51,11 +48,11 @@ impl<B: Backend> Rpc<B> {
         });
         out.open(b'{');
         out.key("hashString");
-        out.text(&torrent.info_hash.to_string());
+        out.text(&added.info_hash.to_string());
         out.key("id");
-        out.uint(torrent.id);
+        out.uint(added.id);
         out.key("name");
-        out.text(&torrent.name);
+        out.text(&added.name);
         out.close(b'}');
         out.close(b'}');
         Ok(())

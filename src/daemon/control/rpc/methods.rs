@@ -58,7 +58,7 @@ impl<B: Backend> Rpc<B> {
         for torrent in self.select(args)?.torrents {
             ignore_gone(self.backend().act(torrent.info_hash, action).await)?;
         }
-        self.refresh();
+        self.outdate();
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl<B: Backend> Rpc<B> {
         for torrent in self.select(args)?.torrents {
             ignore_gone(self.backend().remove(torrent.info_hash, with_data).await)?;
         }
-        self.refresh();
+        self.outdate();
         Ok(())
     }
 
@@ -87,7 +87,7 @@ impl<B: Backend> Rpc<B> {
                 .await;
             ignore_gone(moved)?;
         }
-        self.refresh();
+        self.outdate();
         Ok(())
     }
 
@@ -104,7 +104,7 @@ impl<B: Backend> Rpc<B> {
             return Err(Fault::bad_argument("torrent-rename-path needs one torrent"));
         };
         self.backend().rename(torrent.info_hash, path, name).await?;
-        self.refresh();
+        self.outdate();
         out.open(b'{');
         out.key("id");
         out.uint(torrent.id);
@@ -120,7 +120,7 @@ impl<B: Backend> Rpc<B> {
         let selected = self.select(args)?.torrents;
         let hashes: Vec<_> = selected.iter().map(|torrent| torrent.info_hash).collect();
         self.backend().move_in_queue(&hashes, to).await?;
-        self.refresh();
+        self.outdate();
         Ok(())
     }
 

@@ -115,15 +115,15 @@ impl<B: Backend> Rpc<B> {
     pub fn catalog(&self) -> Ref<'_, Catalog> {
         let now = Instant::now();
         if self.catalog.borrow().is_stale(now) {
-            self.refresh();
+            let torrents = self.backend.torrents();
+            self.catalog.borrow_mut().look(torrents, Instant::now());
         }
         self.catalog.borrow()
     }
 
-    /// Looks at the torrents anew, for what was changed a moment ago.
-    pub(in crate::daemon::control) fn refresh(&self) {
-        let torrents = self.backend.torrents();
-        self.catalog.borrow_mut().look(torrents, Instant::now());
+    /// Something was changed: whoever looks at the list next is to see it.
+    pub(in crate::daemon::control) fn outdate(&self) {
+        self.catalog.borrow_mut().outdate();
     }
 
     /// The folder, if it lies within those allowed.

@@ -34,7 +34,7 @@ impl<B: Backend> Rpc<B> {
                 gone_is_fine(done)?;
             }
         }
-        self.refresh();
+        self.outdate();
         Ok(())
     }
 }
