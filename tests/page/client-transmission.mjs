@@ -9,7 +9,6 @@ export const transmission = {
   name: 'transmission',
   browser: ({ user, password }) => ({ httpCredentials: { username: user, password } }),
   mayFail: [
-    [/^free-space .*: ENOENT/, 'the folder of downloads is made with the first of them'],
     [/^port-test /, 'the daemon asks nobody outside'],
   ],
   steps({ page, daemon, swarm, shot }) {

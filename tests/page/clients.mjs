@@ -8,12 +8,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { transmission } from './client-transmission.mjs';
+import { vuetorrent } from './client-vuetorrent.mjs';
 import { startDaemon, startSwarm } from './programs.mjs';
 import { watch } from './watch.mjs';
 
 const { values: options } = parseArgs({ options: {
   modules: { type: 'string' }, chromium: { type: 'string' }, out: { type: 'string' }, daemon: { type: 'string' }, skipped: { type: 'string', default: '0' },
-  transmission: { type: 'string' }, verbose: { type: 'boolean', default: false },
+  transmission: { type: 'string' }, vuetorrent: { type: 'string' }, verbose: { type: 'boolean', default: false },
 } });
 const PASSWORD = 'another secret';
 const STEP_MAX_MS = 180000;
@@ -62,7 +63,7 @@ async function drive(client, folder, swarm) {
 
 const swarm = await startSwarm(options.daemon);
 try {
-  for (const client of [transmission]) if (options[client.name]) await drive(client, options[client.name], swarm);
+  for (const client of [transmission, vuetorrent]) if (options[client.name]) await drive(client, options[client.name], swarm);
 } finally { await swarm.end(); }
 console.log(`${passed} passed, ${failed} failed, ${options.skipped} skipped`);
 process.exit(failed ? 1 : 0);

@@ -442,8 +442,12 @@ impl Backend for Live {
     }
 
     async fn free_space(&self, folder: &Path) -> Result<(u64, u64), Refusal> {
+        // A folder that is not there yet will lie where the nearest one above it does.
         let path = PathBuf::from(folder);
-        let asked = tokio::task::spawn_blocking(move || nix::sys::statvfs::statvfs(&path));
+        let asked = tokio::task::spawn_blocking(move || {
+            let there = path.ancestors().find(|above| above.exists());
+            nix::sys::statvfs::statvfs(there.unwrap_or(&path))
+        });
         let bad = |why: String| Refusal::BadPath(why);
         let asked = asked.await.map_err(|error| bad(error.to_string()))?;
         let space = asked.map_err(|error| bad(format!("{}: {error}", folder.display())))?;
