@@ -115,7 +115,7 @@ pub async fn run(driver: Rc<Driver>, stream: PeerStream, conn: Connected, shaken
     });
     driver.add_peer(key, handle.clone());
     handle.wake.notify_one();
-    span.in_scope(|| debug!(cover = ?shaken.cover, is_inbound = conn.is_inbound, "connected"));
+    span.in_scope(|| debug!(cover = ?shaken.cover, is_utp = handle.stream.is_utp(), is_inbound = conn.is_inbound, "connected"));
     let (outbound, inbound) = match shaken.ciphers {
         Some(ciphers) => (Some(ciphers.outbound), Some(ciphers.inbound)),
         None => (None, None),

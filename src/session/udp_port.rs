@@ -25,6 +25,8 @@ pub const SENDS_MAX: usize = 512;
 /// Datagrams of strangers that one socket takes in a `WINDOW`: a busy node hears a few hundred a second.
 pub const STRANGERS_MAX: u32 = 300;
 const WINDOW: Duration = Duration::from_millis(100);
+/// Receives between two turns of the ring: many datagrams get one ack, and others get their turn all the same.
+const RECEIVES_MAX: usize = 64;
 /// After an error of the socket.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -146,20 +148,27 @@ pub async fn receive(shared: Rc<Shared>, port: Rc<UdpPort>, udp: Udp) {
     let mut buf = vec![0; RECV_BYTES];
     let mut window = Window::start();
     loop {
-        let mut rest = None;
-        let result;
+        let (mut rest, mut result);
         (result, buf) = udp.recv_from(buf).await;
-        match result {
-            Ok(received) => {
-                let datagrams = buf.get(..received.length).unwrap_or_default();
-                rest = take_all(&shared, &port, &received, datagrams, &mut window);
+        for _ in 0..RECEIVES_MAX {
+            match result {
+                Ok(received) => {
+                    let datagrams = buf.get(..received.length).unwrap_or_default();
+                    rest = take_all(&shared, &port, &received, datagrams, &mut window);
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // An ICMP error of an earlier datagram, or memory is short: never a busy loop.
+                Err(_) => rest = Some(PAUSE),
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
-            // An ICMP error of an earlier datagram, or memory is short: never a busy loop.
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            if let Some(rest) = rest {
+                tokio::time::sleep(rest).await;
+                break;
+            }
+            (result, buf) = udp.recv_now(buf);
         }
-        if let Some(rest) = rest {
-            tokio::time::sleep(rest).await;
+        if let Some(utp) = shared.utp() {
+            utp.flush();
         }
     }
 }
@@ -172,18 +181,13 @@ fn take_all(
     datagrams: &[u8],
     window: &mut Window,
 ) -> Option<Duration> {
-    let (mut rest, mut is_at_work) = (None, false);
+    let mut rest = None;
     for datagram in datagrams.chunks(received.segment_bytes) {
-        match take(shared, port, received, datagram, window.is_full()) {
-            true => is_at_work = true,
-            false => rest = window.count().or(rest),
+        if !take(shared, port, received, datagram, window.is_full()) {
+            rest = window.count().or(rest);
         }
     }
-    if let Some(utp) = shared.utp() {
-        utp.flush();
-        is_at_work |= utp.is_at_work();
-    }
-    rest.filter(|_| !is_at_work)
+    rest.filter(|_| !shared.utp().is_some_and(|utp| utp.is_at_work()))
 }
 
 /// Hands a datagram on, a stranger's only while not flooded; true when it is not a stranger's.

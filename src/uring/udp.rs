@@ -218,6 +218,25 @@ impl Datagram {
         is_usable.then_some(local)
     }
 
+    /// What an operation brought.
+    fn received(self, result: io::Result<u32>) -> (io::Result<Received>, Vec<u8>) {
+        if self.inner.is_closed.get() {
+            let error = io::ErrorKind::ConnectionAborted.into();
+            return (Err(error), self.buf);
+        }
+        let received = result.and_then(|n| {
+            let n = usize::try_from(n).map_err(io::Error::other)?;
+            let length = n.min(self.buf.len());
+            Ok(Received {
+                length,
+                segment_bytes: self.segment_bytes(length),
+                from: self.message.addr.to_addr()?,
+                local: self.local(),
+            })
+        });
+        (received, self.buf)
+    }
+
     /// The length of each datagram of `length` bytes that were received together.
     fn segment_bytes(&self, length: usize) -> usize {
         let told = self.info::<i32>(libc::SOL_UDP, libc::UDP_GRO);
@@ -413,21 +432,27 @@ impl Udp {
             })
         };
         let (result, datagram) = op.await;
-        if datagram.inner.is_closed.get() {
-            let error = io::ErrorKind::ConnectionAborted.into();
-            return (Err(error), datagram.buf);
-        }
-        let received = result.and_then(|n| {
-            let n = usize::try_from(n).map_err(io::Error::other)?;
-            let length = n.min(datagram.buf.len());
-            Ok(Received {
-                length,
-                segment_bytes: datagram.segment_bytes(length),
-                from: datagram.message.addr.to_addr()?,
-                local: datagram.local(),
-            })
-        });
-        (received, datagram.buf)
+        datagram.received(result)
+    }
+
+    /// Receives as [`Udp::recv_from`] does, without a turn of the ring: what has come already.
+    ///
+    /// # Errors
+    ///
+    /// As recvmsg(2): WouldBlock when nothing has come.
+    pub fn recv_now(&self, buf: Vec<u8>) -> (io::Result<Received>, Vec<u8>) {
+        let mut datagram = Datagram::new(&self.inner, buf, RawAddr::empty()).with_control();
+        let fd = self.inner.fd.as_raw_fd();
+        // SAFETY: the message, and all that it points to, belong to the datagram, which outlives the call.
+        let got = unsafe {
+            libc::recvmsg(
+                fd,
+                &raw mut datagram.message.header,
+                libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC,
+            )
+        };
+        let result = u32::try_from(got).map_err(|_| io::Error::last_os_error());
+        datagram.received(result)
     }
 
     /// The address it is bound to, with the port the kernel chose for port 0.

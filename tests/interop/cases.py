@@ -27,11 +27,14 @@ class Case:
     family: int
     # Both sides leave alone whoever does not encrypt.
     is_encrypted: bool = False
+    # Gyre has no TCP, and the other one no more than it needs.
+    is_utp: bool = False
 
     @property
     def name(self):
-        words = [*astuple(self)[:-2], f"ipv{self.family}"]
-        return "-".join([*words, "encrypted"] if self.is_encrypted else words)
+        words = [*astuple(self)[:-3], f"ipv{self.family}"]
+        marks = [word for word, is_it in (("encrypted", self.is_encrypted), ("utp", self.is_utp)) if is_it]
+        return "-".join([*words, *marks])
 
     @property
     def tracker(self):
@@ -59,7 +62,7 @@ def impossible(case):
 
 def all_cases():
     """Every combination that can be."""
-    return [*open_cases(), *encrypted_cases()]
+    return [*open_cases(), *encrypted_cases(), *utp_cases()]
 
 
 def open_cases():
@@ -74,9 +77,16 @@ def encrypted_cases():
     return [Case(way, client, found, "single", "256KiB", 4, True) for client in CLIENTS for way, found in ways]
 
 
+def utp_cases():
+    """Those that speak uTP and can be told to, dialed by Gyre and dialing it, over both families."""
+    ways = (("download", "direct", 4), ("seed", "gyre-http", 4), ("download", "direct", 6))
+    clients = ("libtorrent", "transmission")
+    return [Case(*way[:1], client, way[1], "single", "256KiB", way[2], False, True) for client in clients for way in ways]
+
+
 def quick_cases():
     """A selection in which every two values of different factors meet, and every client meets every way of discovery in
-    both directions; and the encrypted ones.
+    both directions; and the encrypted ones, and those over uTP.
 
     Greedy: always the case that covers most of what is not covered yet; of equals the one whose values were taken
     least.
@@ -89,12 +99,12 @@ def quick_cases():
         chosen.append(best)
         taken.update(_values(best))
         uncovered -= left.pop(best)
-    return [*chosen, *encrypted_cases()]
+    return [*chosen, *encrypted_cases(), *utp_cases()]
 
 
 def _values(case):
     """Of a case in the open."""
-    return [(field.name, getattr(case, field.name)) for field in fields(case)[:-1]]
+    return [(field.name, getattr(case, field.name)) for field in fields(case)[:-2]]
 
 
 def _covers(case):

@@ -11,6 +11,7 @@ import libtorrent as lt
 POLL_SECONDS = 0.1
 
 
+UTP = {"enable_incoming_tcp": False, "enable_outgoing_tcp": False}
 ENCRYPTED = {"out_enc_policy": 0, "in_enc_policy": 0, "allowed_enc_level": 2, "prefer_rc4": True}
 
 
@@ -63,10 +64,12 @@ def main():
     parser.add_argument("--no-data", action="store_true", help="fetch no file, but stay with everybody")
     parser.add_argument("--lsd", action="store_true", help="look for peers on the local network")
     parser.add_argument("--encrypted", action="store_true", help="talk to nobody who does not encrypt")
+    parser.add_argument("--utp", action="store_true", help="leave TCP alone")
     arguments = parser.parse_args()
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     wishes = {**settings(arguments.port), "enable_lsd": arguments.lsd, **(ENCRYPTED if arguments.encrypted else {})}
+    wishes |= UTP if arguments.utp else {}
     if arguments.no_data:
         # Who wants nothing and meets a seeder would leave it.
         wishes["close_redundant_connections"] = False

@@ -26,6 +26,7 @@ class Pair:
         self.host, other_host, tracker_host = bench.hosts()
         self.other = CLIENTS[case.client](other_host, folder)
         self.other.is_encrypted = case.is_encrypted
+        self.other.is_utp = case.is_utp
         self.tracker = None
         if case.tracker:
             self.tracker = Tracker(case.tracker, case.scheme, case.family, tracker_host, folder)
@@ -50,6 +51,7 @@ class Pair:
                 self._seed(torrent, info_hash, content)
             self._went_by_family(before, content)
             self._went_encrypted()
+            self._went_over_utp()
         finally:
             self.kill()
 
@@ -94,6 +96,8 @@ class Pair:
         options = [] if self.tracker else ["--peer", self.other.endpoint(self.case.family)]
         if self.case.is_encrypted:
             options += ["--encryption", "require"]
+        if self.case.is_utp:
+            options += ["--no-tcp"]
         self.gyre = Gyre(self.bench.gyre, self.host, self.folder, verb, torrent, where, *options)
 
     def _same(self, content, output, may_miss_empty):
@@ -121,6 +125,10 @@ class Pair:
     def _went_encrypted(self):
         if self.case.is_encrypted and "cover=Encrypted" not in self.gyre.err.read_text(errors="replace"):
             raise Failed("Gyre's log tells of no encrypted connection")
+
+    def _went_over_utp(self):
+        if self.case.is_utp and "is_utp=true" not in self.gyre.err.read_text(errors="replace"):
+            raise Failed("Gyre's log tells of no connection over uTP")
 
     def kill(self):
         for program in (self.gyre, self.other, self.tracker):

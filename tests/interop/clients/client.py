@@ -15,6 +15,8 @@ class Client:
     skips_empty_files = False
     # Whether it insists on encrypted connections.
     is_encrypted = False
+    # Whether it is to be reached over uTP.
+    is_utp = False
 
     def __init__(self, host, folder):
         self.host = host

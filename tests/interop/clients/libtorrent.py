@@ -31,6 +31,7 @@ class Libtorrent(Client):
     def _start(self, torrent, folder, *options):
         argv = [sys.executable, PEER, torrent, folder, "--port", str(self.port), *options]
         argv += ["--encrypted"] if self.is_encrypted else []
+        argv += ["--utp"] if self.is_utp else []
         self.running = JsonProgram(self.host, self.name, argv, self.folder)
 
     def is_complete(self):

@@ -60,7 +60,7 @@ class Transmission(Client):
             "pex-enabled": False,
             # Transmission 3 tries uTP first and, when that is refused or not answered, drops the TCP connection that it
             # opens instead; it comes back only much later.
-            "utp-enabled": False,
+            "utp-enabled": self.is_utp,
             "port-forwarding-enabled": False,
             "blocklist-enabled": False,
             # Required, or preferred.
