@@ -84,6 +84,8 @@ pub struct TorrentRow {
     pub is_unproven: bool,
     /// Its files are to be looked for among those of other torrents before its first run.
     pub crosses: bool,
+    /// When all of it was last read in the background.
+    pub scrubbed_unix_s: Option<i64>,
 }
 
 /// A move of a torrent's files. Once `folder` of the row is `to`, only the old files are still to go.
@@ -130,6 +132,7 @@ impl Default for TorrentRow {
             renaming: None,
             is_unproven: false,
             crosses: false,
+            scrubbed_unix_s: None,
         }
     }
 }

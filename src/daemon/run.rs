@@ -21,6 +21,7 @@ use super::kept::{Kept, LiveSettings};
 use super::notify::{Notifier, Pulse};
 use super::queue::QueueLimits;
 use super::row::TorrentRow;
+use super::scrub::{self, Scrubbed, Scrubbing};
 use super::store::{Opened, Store};
 use super::torrents::Torrents;
 use super::watch::WatchFolder;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub control: super::control::ControlSettings,
     /// Files of torrents that are added are looked for among those of the others.
     pub cross_seed: bool,
+    /// Whether and how torrents are read again in the background.
+    pub scrubbing: Scrubbing,
     /// Folders whose torrents are added.
     pub watch: Vec<WatchFolder>,
     /// Run for each download that is complete.
@@ -145,7 +148,9 @@ impl Daemon {
         let hook = self.settings.on_complete;
         let has_hook = hook.is_some();
         let watched = self.settings.watch;
-        let own: [Service; 3] = [
+        let scrubbing = self.settings.scrubbing;
+        let own: [Service; 4] = [
+            Box::new(move |control| Box::pin(scrub::scrub(control, scrubbing))),
             Box::new(|control| Box::pin(super::drives::watch(control))),
             Box::new(|control| Box::pin(super::watch::watch(control, watched))),
             Box::new(|control| Box::pin(hooks::run(control, hook, complete))),
@@ -205,6 +210,7 @@ fn remembered(
         rows: Mutex::new(rows),
         seed_after: Mutex::new(seed_after),
         cross: Cross::new(cross_seed),
+        scrubbed: Scrubbed::default(),
         own: own.clone(),
     })
 }

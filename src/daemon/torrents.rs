@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::cross::Cross;
 use super::folder::StateFolder;
 use super::row::{Origin, TorrentRow};
+use super::scrub::Scrubbed;
 use super::store::Write;
 use super::writer::Writer;
 use crate::base::InfoHash;
@@ -28,6 +29,7 @@ pub struct Torrents {
     /// The daemon's own limits of seeding.
     pub seed_after: Mutex<SeedAfter>,
     pub cross: Cross,
+    pub scrubbed: Scrubbed,
     /// Itself, for what it lends to magnet links.
     pub own: Weak<Torrents>,
 }
@@ -84,6 +86,7 @@ impl Torrents {
             place: DataPlace {
                 is_expected: row.expects_data(),
                 renames: row.renames.clone(),
+                suspects: Vec::new(),
             },
             fetches: row.fetches,
             check: CheckMode::Auto,

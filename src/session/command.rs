@@ -17,7 +17,7 @@ use super::config::{Job, Outcome, TorrentProgress};
 use super::error::SessionError;
 use super::lab::Health;
 use super::tune::Tuned;
-use crate::base::{Bitfield, InfoHash};
+use crate::base::{Bitfield, InfoHash, PieceIndex};
 use crate::swarm::announce::TrackerStatus;
 use crate::swarm::torrent::PeerStats;
 use crate::wire::tracker::Family;
@@ -103,6 +103,13 @@ pub enum Command {
     Tune {
         info_hash: InfoHash,
         tuned: Box<Tuned>,
+        reply: Reply<()>,
+    },
+    /// These pieces of a torrent were read, and are not what they should be: they are looked at again, at the next start of
+    /// one that does not run. Answered at once.
+    Suspect {
+        info_hash: InfoHash,
+        pieces: Vec<PieceIndex>,
         reply: Reply<()>,
     },
     /// Asks a torrent's trackers and the DHT for peers as soon as they allow. Answered at once.

@@ -10,7 +10,7 @@ use super::error::SessionError;
 use super::ip_filter::IpFilterSettings;
 use super::port_map::PortMapSettings;
 use super::tune::Tuning;
-use crate::base::{Bitfield, InfoHash};
+use crate::base::{Bitfield, InfoHash, PieceIndex};
 pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
 use crate::swarm::SourceCounts;
 use crate::swarm::choker::{SeedChoker, UploadSlots};
@@ -182,6 +182,8 @@ pub struct DataPlace {
     pub is_expected: bool,
     /// Names in the place of the torrent's own, in the order they were given.
     pub renames: Vec<Rename>,
+    /// Pieces to hash, whatever the record says.
+    pub suspects: Vec<PieceIndex>,
 }
 
 /// Another name for a file or folder of a torrent.

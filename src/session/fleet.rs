@@ -193,6 +193,11 @@ impl Fleet {
                 self.end_told(shared, info_hash, reply);
                 None
             }
+            Command::Suspect {
+                info_hash,
+                pieces,
+                reply,
+            } => Some((reply, self.suspect(shared, info_hash, pieces))),
             Command::BeginAnew { info_hash, reply } => {
                 let done = self.with_row(info_hash, |row| {
                     // Nobody knows whether it is whole there.
@@ -281,6 +286,7 @@ impl Fleet {
                 announced: None,
                 peers: Vec::new(),
                 idle_since: None,
+                suspects: Vec::new(),
                 checks_all: false,
                 rests_after_check: false,
                 is_counted_asleep: false,
@@ -483,6 +489,7 @@ impl Fleet {
                 let is_scheduled = shared.seed_trackers.has(&info_hash);
                 config.trackers &= !is_scheduled;
                 config.peers.append(&mut row.peers);
+                config.place.suspects.append(&mut row.suspects);
             }
         }
         let is_still_to_run = {

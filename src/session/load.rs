@@ -418,7 +418,7 @@ fn look(state_dir: &Path, config: &TorrentConfig) -> Result<Found, SessionError>
     };
     let verdict = judge(record.as_ref(), &observed, &layout);
     let verdict = match config.check {
-        CheckMode::Auto => refuse_missing(config, &layout, verdict)?,
+        CheckMode::Auto => refuse_missing(config, &layout, doubting(config, verdict))?,
         CheckMode::Full => everything(info.geometry.piece_count()),
         CheckMode::None => what_is_there(&layout, &observed),
     };
@@ -499,6 +499,17 @@ fn wanted_pieces(layout: &FileLayout, selected: &[bool]) -> Bitfield {
         }
     }
     wanted
+}
+
+/// Pieces that somebody read and found bad are not trusted.
+fn doubting(config: &TorrentConfig, mut verdict: Verdict) -> Verdict {
+    for piece in &config.place.suspects {
+        if verdict.trusted.has(*piece) {
+            verdict.trusted.clear(*piece);
+            verdict.to_hash.set(*piece);
+        }
+    }
+    verdict
 }
 
 /// Hash all of it.

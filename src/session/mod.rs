@@ -39,6 +39,7 @@ pub mod resume_store;
 pub mod root_lock;
 mod run;
 pub mod scrape;
+pub mod scrub;
 mod seed_trackers;
 mod shake;
 pub mod shared;

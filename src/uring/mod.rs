@@ -5,6 +5,7 @@ pub mod buffers;
 pub mod copy;
 pub mod files;
 pub mod hasher;
+pub mod idle;
 pub mod inherited;
 pub mod interfaces;
 pub mod limits;

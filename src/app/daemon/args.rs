@@ -132,6 +132,15 @@ pub struct DaemonArgs {
     /// that nothing is fetched twice. A file with two names is never written: whoever has to write it gets a copy first.
     #[arg(long, value_name = "BOOL")]
     pub cross_seed: Option<String>,
+    /// Read torrents again in the background, at most this fast, 0 for not at all
+    ///
+    /// To find what rots on the disk before a peer does: a piece that is not what it was is dropped, told of, and fetched again.
+    /// The reading comes behind all others at the disk, and rests while the torrents move much.
+    #[arg(long, value_name = "RATE")]
+    pub scrub_rate: Option<String>,
+    /// Each torrent is read again once in that time [default: 30d]
+    #[arg(long, value_name = "T")]
+    pub scrub_period: Option<String>,
     /// Folders whose .torrent and .magnet files are added, with commas between them
     ///
     /// Each as "DIR" or "DIR; to=DIR; label=WORD; paused". What was added is called NAME.added then, what cannot be used
@@ -184,6 +193,8 @@ impl DaemonArgs {
             ("api-roots", &self.api_roots),
             ("web-ui", &self.web_ui),
             ("cross-seed", &self.cross_seed),
+            ("scrub-rate", &self.scrub_rate),
+            ("scrub-period", &self.scrub_period),
             ("watch", &self.watch),
             ("announce-interval-min", &self.announce_interval_min),
         ];

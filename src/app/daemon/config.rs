@@ -17,7 +17,7 @@ use crate::app::values::{
 use crate::app::{escape, run};
 use crate::daemon::control::ControlSettings;
 use crate::daemon::control::backend::Count;
-use crate::daemon::{Hook, QueueLimits, Settings, WATCHED_MAX, WatchFolder};
+use crate::daemon::{Hook, QueueLimits, Scrubbing, Settings, WATCHED_MAX, WatchFolder};
 use crate::session::{
     DhtSettings, Encryption, PortChoice, PortMapSettings, SeedAfter, SendEngine, SessionConfig,
     WriteEngine,
@@ -26,6 +26,8 @@ use crate::swarm::choker::{SeedChoker, UploadSlots};
 
 /// The longest settings file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Often enough for a second copy to be had still when one has rotted.
+const SCRUB_PERIOD: Duration = Duration::from_secs(30 * 86_400);
 /// As Transmission has it.
 const QUEUE_STALLED_DEFAULT: Duration = Duration::from_secs(30 * 60);
 /// A program that has not ended by then hangs.
@@ -65,7 +67,7 @@ const fn live(name: &'static str, default: &'static str, about: &'static str) ->
     }
 }
 
-const KEYS: [Key; 38] = [
+const KEYS: [Key; 40] = [
     key(
         "state",
         "",
@@ -224,6 +226,17 @@ const KEYS: [Key; 38] = [
         "true",
         "Whether files of torrents that are added are looked for among those of the others, by length and a sample of \
          hashes, and shared with them.",
+    ),
+    key(
+        "scrub-rate",
+        "0",
+        "Read torrents again in the background, at most this fast, such as \"5MiB\" a second, to find what rots on the disk; \
+         0 reads nothing.",
+    ),
+    key(
+        "scrub-period",
+        "\"30d\"",
+        "Each torrent is read again once in that time.",
     ),
     key(
         "watch",
@@ -475,6 +488,12 @@ impl Values {
         Ok(Settings {
             control: self.control()?,
             cross_seed: self.is_on("cross-seed")?,
+            scrubbing: Scrubbing {
+                bytes_per_s: rate("scrub-rate")?.unwrap_or(0),
+                period: self
+                    .get("scrub-period", parse_duration)?
+                    .unwrap_or(SCRUB_PERIOD),
+            },
             watch: self.get("watch", parse_watch)?.unwrap_or_default(),
             on_complete: self.hook()?,
             session,

@@ -88,7 +88,11 @@ async fn answer(control: &Control, asked: &Value) -> Result<Value, ControlError>
         }
         "count" => {
             let session = control.session();
-            Ok(json!({ "torrents": session.torrents, "asleep": session.asleep }))
+            let (scrubbed_bytes, rotten_pieces) = control.scrubbed().counts();
+            Ok(json!({
+                "torrents": session.torrents, "asleep": session.asleep,
+                "scrubbed_bytes": scrubbed_bytes, "rotten_pieces": rotten_pieces,
+            }))
         }
         "shut-down" => {
             control.shut_down();

@@ -541,6 +541,10 @@ pub trait Backend: 'static {
     fn health(&self) -> Arc<Health> {
         Arc::default()
     }
+    /// Bytes read again in the background since the daemon began, and the pieces that had rotted.
+    fn scrubbed(&self) -> (u64, u64) {
+        (0, 0)
+    }
     /// More of one torrent.
     async fn details(&self, info_hash: InfoHash) -> Result<Details, Refusal>;
     /// Its .torrent file.

@@ -320,6 +320,10 @@ impl Backend for Live {
         self.control.session().health
     }
 
+    fn scrubbed(&self) -> (u64, u64) {
+        self.control.scrubbed().counts()
+    }
+
     async fn details(&self, info_hash: InfoHash) -> Result<Details, Refusal> {
         let listed = self.control.torrent(info_hash);
         let listed = listed.ok_or(Refusal::Unknown(info_hash))?;

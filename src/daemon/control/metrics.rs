@@ -121,6 +121,23 @@ pub fn text<B: Backend>(shared: &Shared<B>) -> String {
     ] {
         one(&mut text, name, kind, help, value);
     }
+    let (bytes, rotten) = shared.rpc.backend().scrubbed();
+    let help = "Read again in the background since the daemon began";
+    one(
+        &mut text,
+        "gyre_scrubbed_bytes_total",
+        "counter",
+        help,
+        bytes,
+    );
+    let help = "Pieces found rotten on the disk since the daemon began";
+    one(
+        &mut text,
+        "gyre_rotten_pieces_total",
+        "counter",
+        help,
+        rotten,
+    );
     inside(&mut text, &shared.rpc.backend().health());
     process(&mut text, Path::new("/proc/self"));
     let mut by_status: BTreeMap<&'static str, u64> = BTreeMap::new();

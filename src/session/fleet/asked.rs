@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use super::Fleet;
-use crate::base::InfoHash;
-use crate::session::command::{Reply, TorrentDetails};
+use super::row::Run;
+use crate::base::{InfoHash, PieceIndex};
+use crate::session::command::{CommandError, Reply, TorrentDetails};
 use crate::session::door::Door;
 use crate::session::shared::Shared;
 
@@ -48,6 +49,31 @@ pub(super) fn details(shared: &Shared, info_hash: &InfoHash) -> TorrentDetails {
 }
 
 impl Fleet {
+    /// Has pieces looked at again: now where it runs, which a seed that sleeps does for it, else when it begins.
+    pub(super) fn suspect(
+        self: &Rc<Self>,
+        shared: &Rc<Shared>,
+        info_hash: InfoHash,
+        pieces: Vec<PieceIndex>,
+    ) -> Result<(), CommandError> {
+        if let Some(Door::Torrent(driver)) = shared.door(&info_hash) {
+            driver.on_data_in_doubt(pieces, "they rotted on the disk");
+            return Ok(());
+        }
+        let run = self.with_row(info_hash, |row| {
+            row.suspects = pieces;
+            // It is not whole any more, most likely.
+            if let Some(sleep) = &mut row.sleeps {
+                sleep.is_whole = false;
+            }
+            row.run
+        })?;
+        if run == Run::Asleep {
+            self.begin_now(shared, info_hash);
+        }
+        Ok(())
+    }
+
     /// Ends a torrent in order, and tells when it has ended. Peers that can be dialed are kept for the next run.
     pub(super) fn end_told(&self, shared: &Rc<Shared>, info_hash: InfoHash, reply: Reply<()>) {
         let peers = details(shared, &info_hash).peers;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{InfoHash, Now};
+use crate::base::{InfoHash, Now, PieceIndex};
 use crate::session::command::{
     Activity, Announced, Removed, Reply, SessionSnapshot, Sleep, TorrentSnapshot, Trouble,
 };
@@ -45,6 +45,8 @@ pub(super) struct Row {
     pub(super) peers: Vec<SocketAddr>,
     /// It has been without peers since then.
     pub(super) idle_since: Option<Now>,
+    /// Pieces that the next run does not believe in.
+    pub(super) suspects: Vec<PieceIndex>,
     /// The next run hashes everything.
     pub(super) checks_all: bool,
     /// This run was begun only to check.
