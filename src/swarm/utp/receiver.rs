@@ -13,6 +13,9 @@ pub(super) const ROOM_START_BYTES: usize = 64 * 1024;
 /// Room of one that fills it again and again.
 pub(super) const ROOM_MAX_BYTES: usize = 1024 * 1024;
 
+/// Who has no more than this to read, or to send, at a time keeps no memory for more.
+pub(super) const QUIET_BYTES: usize = 8 * 1024;
+
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -148,9 +151,9 @@ impl Receiver {
         buf[..from_first].copy_from_slice(&first[..from_first]);
         buf[from_first..count].copy_from_slice(&second[..count - from_first]);
         self.ready.drain(..count);
-        if self.ready.is_empty() && self.ready.capacity() > ROOM_START_BYTES {
-            // A quiet connection keeps no more than a new one.
-            self.ready.shrink_to(ROOM_START_BYTES);
+        let is_quiet = self.ready.is_empty() && count < QUIET_BYTES;
+        if is_quiet && self.ready.capacity() > ROOM_START_BYTES {
+            self.ready = VecDeque::new();
         }
         self.read_bytes += count;
         count
@@ -270,6 +273,20 @@ mod tests {
             (&b"ab"[..], 13)
         );
         receiver.check();
+    }
+
+    #[test]
+    fn a_busy_connection_keeps_its_memory_and_a_quiet_one_gives_it_back() {
+        let mut receiver = Receiver::new(0);
+        receiver.grow(ROOM_START_BYTES);
+        for seq in 0..12 {
+            assert_eq!(receiver.on_data(seq, &[7; 10_000]), Taken::InOrder);
+        }
+        read_all(&mut receiver);
+        assert!(receiver.ready.capacity() >= 120_000);
+        receiver.on_data(12, b"a few");
+        assert_eq!(read_all(&mut receiver), b"a few");
+        assert_eq!(receiver.ready.capacity(), 0);
     }
 
     #[test]

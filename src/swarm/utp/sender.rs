@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::conn::KEPT_MIN_BYTES;
+use super::receiver::QUIET_BYTES;
 use crate::base::Now;
 use crate::wire::utp::SelectiveAck;
 
@@ -283,7 +285,8 @@ impl Sender {
         }
         self.bytes.drain(..gone_bytes);
         self.numbered_bytes -= gone_bytes;
-        if self.bytes.is_empty() && self.bytes.capacity() > 64 * 1024 {
+        let is_quiet = self.bytes.is_empty() && gone_bytes < QUIET_BYTES;
+        if is_quiet && self.bytes.capacity() > KEPT_MIN_BYTES {
             self.bytes = VecDeque::new();
         }
         if news.packets > 0 {
