@@ -367,6 +367,7 @@ impl Control {
         kept.done().await.map_err(ControlError::NotKept)?;
         self.inner.torrents.folder.remove_torrent(info_hash);
         self.inner.torrents.rows().remove(&info_hash);
+        self.inner.torrents.policies.forget(info_hash);
         self.settle_queue(false).await;
         Ok(removed)
     }
@@ -427,7 +428,9 @@ impl Control {
     pub async fn change(&self, info_hash: InfoHash, change: Change) -> Result<(), ControlError> {
         check_labels(change.labels.as_deref().unwrap_or_default())?;
         let begins_anew = change.selected_files.is_some();
-        let is_tuned = change.seed_ratio.is_some() || change.is_sequential.is_some();
+        let is_tuned = change.seed_ratio.is_some()
+            || change.is_sequential.is_some()
+            || change.labels.is_some();
         if change.selected_files.is_some() {
             self.inner.moves.is_free(&info_hash)?;
         }
@@ -515,6 +518,7 @@ impl Control {
 
     /// Hands the rows of the state to the session, and finishes removals that were begun.
     pub(super) async fn restore(&self) {
+        self.tell_rules().await;
         let (mut torrents, mut leaving) = (Vec::new(), Vec::new());
         let waiting = self.begin_queue();
         let mut moving = Vec::new();
@@ -551,7 +555,10 @@ impl Control {
     /// A seed that has everything, and whose seeding nothing ends meanwhile, sleeps until somebody asks for it. Nobody knows
     /// what is there of a new one before it was looked at.
     fn sleep(&self, row: &TorrentRow, tiers_of: &mut Shared) -> Option<Sleep> {
-        let must_run = row.must_run(row.seed_after(self.inner.torrents.seed_after()));
+        let must_run = {
+            let torrents = &self.inner.torrents;
+            row.must_run(torrents.seeds_until(row, torrents.seed_after()))
+        };
         let is_whole = row.pieces > 0 && row.pieces_have == row.pieces;
         (!must_run && row.origin == Origin::Torrent).then(|| Sleep {
             is_whole,

@@ -239,7 +239,7 @@ impl Control {
         for info_hash in self.take_settings(&before, &now) {
             let row = self.inner.torrents.rows().get(&info_hash).cloned();
             let Some(row) = row else { continue };
-            let tuned = Box::new(row.tuned(now.seed_after()));
+            let tuned = Box::new(self.inner.torrents.tuned(&row));
             let _ = session.ask_blocking(|reply| Command::Tune {
                 info_hash,
                 tuned,

@@ -19,6 +19,7 @@ use super::handle::Control;
 use super::hooks::{self, Hook};
 use super::kept::{Kept, LiveSettings};
 use super::notify::{Notifier, Pulse};
+use super::policy::{Book, Policy};
 use super::queue::QueueLimits;
 use super::row::TorrentRow;
 use super::scrub::{self, Scrubbed, Scrubbing};
@@ -47,6 +48,7 @@ pub struct Settings {
     /// When torrents that say nothing themselves end seeding; `seeds` is not looked at.
     pub seed_after: SeedAfter,
     pub queue: QueueLimits,
+    pub policies: Vec<Policy>,
     /// How it is controlled from outside.
     pub control: super::control::ControlSettings,
     /// Files of torrents that are added are looked for among those of the others.
@@ -113,7 +115,8 @@ impl Daemon {
         let (limits, seed_after) = (kept.now.limits(), kept.now.seed_after());
         settings.session.limit_up_bytes_per_s = limits.up_bytes_per_s;
         settings.session.limit_down_bytes_per_s = limits.down_bytes_per_s;
-        let torrents = remembered(folder, writer, rows, seed_after, settings.cross_seed);
+        let book = Book::new(settings.policies.clone());
+        let torrents = remembered(folder, writer, rows, seed_after, settings.cross_seed, book);
         let (session, commands) = command::channel();
         let stopper = Stopper::default();
         let control = Control::new(torrents.clone(), session, stopper.clone(), kept);
@@ -149,8 +152,9 @@ impl Daemon {
         let has_hook = hook.is_some();
         let watched = self.settings.watch;
         let scrubbing = self.settings.scrubbing;
-        let own: [Service; 4] = [
+        let own: [Service; 5] = [
             Box::new(move |control| Box::pin(scrub::scrub(control, scrubbing))),
+            Box::new(|control| Box::pin(super::policing::watch(control))),
             Box::new(|control| Box::pin(super::drives::watch(control))),
             Box::new(|control| Box::pin(super::watch::watch(control, watched))),
             Box::new(|control| Box::pin(hooks::run(control, hook, complete))),
@@ -199,6 +203,7 @@ fn remembered(
     rows: BTreeMap<InfoHash, TorrentRow>,
     seed_after: SeedAfter,
     cross_seed: bool,
+    policies: Book,
 ) -> Arc<Torrents> {
     let rows = rows
         .into_iter()
@@ -209,6 +214,7 @@ fn remembered(
         writer,
         rows: Mutex::new(rows),
         seed_after: Mutex::new(seed_after),
+        policies,
         cross: Cross::new(cross_seed),
         scrubbed: Scrubbed::default(),
         own: own.clone(),

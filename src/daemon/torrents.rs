@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::cross::Cross;
 use super::folder::StateFolder;
+use super::policy::Book;
 use super::row::{Origin, TorrentRow};
 use super::scrub::Scrubbed;
 use super::store::Write;
@@ -28,6 +29,7 @@ pub struct Torrents {
     pub rows: Mutex<Rows>,
     /// The daemon's own limits of seeding.
     pub seed_after: Mutex<SeedAfter>,
+    pub policies: Book,
     pub cross: Cross,
     pub scrubbed: Scrubbed,
     /// Itself, for what it lends to magnet links.
@@ -96,8 +98,8 @@ impl Torrents {
             selected_files: row.selected_files.clone(),
             peers: Vec::new(),
             trackers: true,
-            seed_after: row.seed_after(self.seed_after()),
-            tuning: row.settings.tuning(),
+            seed_after: self.seeds_until(row, self.seed_after()),
+            tuning: self.tuning(row),
         }
     }
 

@@ -10,7 +10,7 @@ use super::handle::{Control, ControlError};
 use super::row::TorrentRow;
 use crate::base::InfoHash;
 use crate::session::command::Limits;
-use crate::session::tune::{Tuned, Tuning};
+use crate::session::tune::Tuning;
 use crate::session::{Command, SeedAfter};
 use crate::swarm::announce::TRACKERS_MAX;
 use crate::swarm::bandwidth::Priority;
@@ -58,6 +58,7 @@ impl TorrentSettings {
             peers_max: self.peers_max,
             priority: Priority::from_number(self.priority),
             file_priorities: files.collect(),
+            ..Tuning::default()
         }
     }
 }
@@ -106,18 +107,6 @@ impl TorrentRow {
             time: daemons.time,
             // More than a duration holds is for ever.
             idle: idle.and_then(Result::ok),
-        }
-    }
-
-    /// All that the session may take over while it runs.
-    pub fn tuned(&self, daemons: SeedAfter) -> Tuned {
-        let seed_after = self.seed_after(daemons);
-        Tuned {
-            tuning: self.settings.tuning(),
-            is_sequential: self.is_sequential,
-            seed_after,
-            tiers: self.trackers().into(),
-            may_sleep: !self.must_run(seed_after),
         }
     }
 
@@ -189,7 +178,7 @@ impl Control {
     pub(super) async fn put_in_force(&self, info_hash: InfoHash) -> Result<(), ControlError> {
         let row = self.inner.torrents.rows().get(&info_hash).cloned();
         let row = row.ok_or(ControlError::Unknown(info_hash))?;
-        let tuned = Box::new(row.tuned(self.inner.torrents.seed_after()));
+        let tuned = Box::new(self.inner.torrents.tuned(&row));
         let asked = self.inner.session.ask(|reply| Command::Tune {
             info_hash,
             tuned,

@@ -19,6 +19,7 @@ use super::lab::Health;
 use super::tune::Tuned;
 use crate::base::{Bitfield, InfoHash, PieceIndex};
 use crate::swarm::announce::TrackerStatus;
+use crate::swarm::bandwidth::{Rule, RuleId};
 use crate::swarm::torrent::PeerStats;
 use crate::wire::tracker::Family;
 
@@ -119,6 +120,8 @@ pub enum Command {
     },
     /// Changes the limits of the whole session.
     SetLimits { limits: Limits, reply: Reply<()> },
+    /// Changes the rules that torrents are held to by name (`Tuning::rules`). Names that are not known count for nothing.
+    SetRules { rules: Box<Rules>, reply: Reply<()> },
     /// Peers, trackers and pieces of a torrent at this moment.
     Details {
         info_hash: InfoHash,
@@ -168,6 +171,13 @@ pub struct Announced {
 pub struct Limits {
     pub up_bytes_per_s: Option<u64>,
     pub down_bytes_per_s: Option<u64>,
+}
+
+/// Limits and shares that torrents have in common, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    pub up: BTreeMap<RuleId, Rule>,
+    pub down: BTreeMap<RuleId, Rule>,
 }
 
 /// What became of a torrent's files.

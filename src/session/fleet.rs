@@ -29,7 +29,7 @@ use super::shared::Shared;
 use crate::base::{InfoHash, Now};
 use asked::{details, reannounce};
 use row::{Behind, Row, Run, Table};
-use tune::set_limits;
+use tune::{set_limits, set_rules};
 
 /// The board is brought up to date this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -227,6 +227,10 @@ impl Fleet {
             } => Some((reply, self.tune(shared, info_hash, &tuned))),
             Command::SetLimits { limits, reply } => {
                 set_limits(shared, limits);
+                Some((reply, Ok(())))
+            }
+            Command::SetRules { rules, reply } => {
+                set_rules(shared, &rules);
                 Some((reply, Ok(())))
             }
             Command::Remove {
@@ -614,8 +618,8 @@ impl Fleet {
         session.uptime = shared.now().since(Now::ZERO);
         session.panics = shared.panics.get() + shared.disks.hash_panics();
         session.health = shared.lab.health();
-        session.limits.up_bytes_per_s = shared.up.rate();
-        session.limits.down_bytes_per_s = shared.down.rate();
+        session.limits.up_bytes_per_s = shared.up.session_rate();
+        session.limits.down_bytes_per_s = shared.down.session_rate();
         let rows = &table.rows;
         let changes = table.dirty.iter().map(|info_hash| {
             let shown = rows.get(info_hash).map(|row| Arc::new(row.snapshot()));

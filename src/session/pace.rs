@@ -1,4 +1,4 @@
-//! Keeping a session, or one torrent, to its rate limits: tasks wait here for their share of bandwidth. Layer 5.
+//! Keeping a session to its rate limits: tasks wait here for their share of bandwidth. Layer 5.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -7,13 +7,13 @@ use tokio::sync::oneshot;
 use tracing::trace;
 
 use super::clock::Clock;
-use crate::swarm::bandwidth::{Bandwidth, Grant, Priority};
+use crate::swarm::bandwidth::{Bandwidth, Grant, Place, Priority, Rule, RuleId};
 
-/// One direction's limit, shared by all peers of a session or a torrent.
+/// One direction's limits: the session's, those of rules, and those of torrents.
 pub struct Pacer {
     bandwidth: RefCell<Bandwidth>,
     waiting: RefCell<BTreeMap<u64, oneshot::Sender<u64>>>,
-    next_client: Cell<u64>,
+    next_number: Cell<u64>,
     wake: tokio::sync::Notify,
 }
 
@@ -23,43 +23,78 @@ impl Pacer {
         Pacer {
             bandwidth: RefCell::new(Bandwidth::new(bytes_per_s)),
             waiting: RefCell::default(),
-            next_client: Cell::new(0),
+            next_number: Cell::new(0),
             wake: tokio::sync::Notify::new(),
         }
     }
 
-    /// True with a limit.
-    pub fn is_limited(&self) -> bool {
-        !self.bandwidth.borrow().is_unlimited()
+    /// The session's limit, in bytes a second.
+    pub fn session_rate(&self) -> Option<u64> {
+        self.bandwidth.borrow().session_rate()
     }
 
-    /// The limit, in bytes a second.
-    pub fn rate(&self) -> Option<u64> {
-        self.bandwidth.borrow().rate()
-    }
-
-    /// Changes the limit, for those who wait already too.
-    pub fn set_rate(&self, bytes_per_s: Option<u64>, clock: &Clock) {
+    /// Changes it, for those who wait already too.
+    pub fn set_session_rate(&self, bytes_per_s: Option<u64>, clock: &Clock) {
+        let now = clock.now();
         self.bandwidth
             .borrow_mut()
-            .set_rate(bytes_per_s, clock.now());
+            .set_session_rate(bytes_per_s, now);
         self.wake.notify_one();
     }
 
-    /// A number for one connection, to be fair by.
-    pub fn client(&self) -> u64 {
-        let client = self.next_client.get();
-        self.next_client.set(client + 1);
-        client
+    /// Other rules from now on.
+    pub fn set_rules(&self, rules: &BTreeMap<RuleId, Rule>, clock: &Clock) {
+        self.bandwidth.borrow_mut().set_rules(rules, clock.now());
+        self.wake.notify_one();
+    }
+
+    /// Takes a torrent in, or gives it another place and limit.
+    pub fn set_torrent(
+        &self,
+        torrent: u64,
+        place: Place,
+        bytes_per_s: Option<u64>,
+        priority: Priority,
+        clock: &Clock,
+    ) {
+        let mut bandwidth = self.bandwidth.borrow_mut();
+        bandwidth.set_torrent(torrent, place, bytes_per_s, priority, clock.now());
+        self.wake.notify_one();
+    }
+
+    /// The torrent has ended.
+    pub fn remove_torrent(&self, torrent: u64) {
+        self.bandwidth.borrow_mut().remove_torrent(torrent);
+    }
+
+    /// The lowest limit that counts for a torrent, in bytes a second.
+    pub fn rate(&self, torrent: u64) -> Option<u64> {
+        self.bandwidth.borrow().rate(torrent)
+    }
+
+    /// What a connection of the torrent is to ask for at a time; `None` without a limit.
+    pub fn turn_bytes(&self, torrent: u64) -> Option<u64> {
+        self.bandwidth.borrow().turn_bytes(torrent)
+    }
+
+    /// A number for one torrent or connection, to be fair by.
+    pub fn number(&self) -> u64 {
+        let number = self.next_number.get();
+        self.next_number.set(number + 1);
+        number
     }
 
     /// Waits until the connection may move `bytes`; at once without a limit.
-    pub async fn acquire(&self, client: u64, bytes: u64, priority: Priority, clock: &Clock) {
-        let bandwidth = &self.bandwidth;
-        let grant = bandwidth
-            .borrow_mut()
-            .request_as(priority, client, bytes, clock.now());
+    pub async fn acquire(&self, torrent: u64, client: u64, bytes: u64, clock: &Clock) {
+        let (grant, is_due) = {
+            let mut bandwidth = self.bandwidth.borrow_mut();
+            let grant = bandwidth.request(torrent, client, bytes, clock.now());
+            (grant, bandwidth.has_granted())
+        };
         if grant == Grant::Now {
+            if is_due {
+                self.wake.notify_one();
+            }
             return;
         }
         let (sender, receiver) = oneshot::channel();

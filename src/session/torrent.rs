@@ -659,7 +659,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
             .dht()
             .filter(|_| !info.is_private && shared.socks.is_none())
             .map(|_| shared.port.get()),
-        limit_up_bytes_per_s: shared.up.rate(),
+        limit_up_bytes_per_s: shared.up.session_rate(),
         ..swarm::TorrentConfig::new(info.geometry, shared.our_id, shared.random())
     }
 }

@@ -1,19 +1,15 @@
 //! What of a torrent changes while it runs: its own limits, its priorities, its trackers, when its seeding ends. Layer 5.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::task::JoinHandle;
-
 use super::command::Limits;
 use super::config::SeedAfter;
-use super::contain::{Serves, keep_up};
 use super::driver::Driver;
 use super::pace::Pacer;
 use super::shared::Shared;
-use crate::swarm::bandwidth::Priority;
+use crate::swarm::bandwidth::{Place, Priority, RuleId};
 use crate::swarm::picker::Level;
 use crate::wire::metainfo::Metainfo;
 
@@ -26,8 +22,10 @@ pub struct Tuning {
     pub ignores_session: bool,
     /// Connections at most; `None` is as many as the session has.
     pub peers_max: Option<u32>,
-    /// Its share of the session's limits.
+    /// Its share of what it has in common with others.
     pub priority: Priority,
+    /// The rules that count for it, outermost first.
+    pub rules: Arc<[RuleId]>,
     /// Files by index whose pieces come before the others, or behind them.
     pub file_priorities: BTreeMap<usize, Priority>,
 }
@@ -51,15 +49,11 @@ pub enum Direction {
     Down,
 }
 
-/// The limits that one torrent's connections keep to: its own, then those of the session.
+/// The limits that one torrent's connections keep to: its own, those of its rules, and those of the session.
 pub struct Pace {
     shared: Rc<Shared>,
-    up: Rc<Pacer>,
-    down: Rc<Pacer>,
-    ignores_session: Cell<bool>,
-    priority: Cell<Priority>,
-    /// Hand its own bandwidth out; none as long as it never had a limit.
-    tasks: RefCell<Vec<JoinHandle<()>>>,
+    /// Its number in both directions.
+    torrent: u64,
 }
 
 impl Pace {
@@ -67,11 +61,7 @@ impl Pace {
     pub fn new(shared: &Rc<Shared>, tuning: &Tuning) -> Rc<Pace> {
         let pace = Rc::new(Pace {
             shared: shared.clone(),
-            up: Rc::new(Pacer::new(None)),
-            down: Rc::new(Pacer::new(None)),
-            ignores_session: Cell::new(false),
-            priority: Cell::default(),
-            tasks: RefCell::default(),
+            torrent: shared.up.number(),
         });
         pace.set(tuning);
         pace
@@ -79,63 +69,40 @@ impl Pace {
 
     /// Keeps to these limits from now on, those who wait already too.
     pub fn set(&self, tuning: &Tuning) {
-        let Limits {
-            up_bytes_per_s: up,
-            down_bytes_per_s: down,
-        } = tuning.limits;
-        if (up.is_some() || down.is_some()) && self.tasks.borrow().is_empty() {
-            self.start();
-        }
-        self.up.set_rate(up, &self.shared.clock);
-        self.down.set_rate(down, &self.shared.clock);
-        self.ignores_session.set(tuning.ignores_session);
-        self.priority.set(tuning.priority);
-    }
-
-    fn start(&self) {
-        for pacer in [&self.up, &self.down] {
-            let pacer = pacer.clone();
-            let work = move |shared: Rc<Shared>| {
-                let pacer = pacer.clone();
-                async move { pacer.run(shared.clock).await }
+        let (limits, clock) = (tuning.limits, &self.shared.clock);
+        for (direction, rate) in [
+            (Direction::Up, limits.up_bytes_per_s),
+            (Direction::Down, limits.down_bytes_per_s),
+        ] {
+            let place = Place {
+                rules: tuning.rules.to_vec(),
+                is_free: tuning.ignores_session,
             };
-            let what = "keeping to a torrent's rate limit";
-            let task = keep_up(&self.shared, what, Serves::Strangers, work);
-            self.tasks.borrow_mut().push(task);
+            let pacer = self.pacer(direction);
+            pacer.set_torrent(self.torrent, place, rate, tuning.priority, clock);
         }
     }
 
-    const fn own(&self, direction: Direction) -> &Rc<Pacer> {
-        match direction {
-            Direction::Up => &self.up,
-            Direction::Down => &self.down,
-        }
-    }
-
-    fn sessions(&self, direction: Direction) -> &Pacer {
+    fn pacer(&self, direction: Direction) -> &Pacer {
         match direction {
             Direction::Up => &self.shared.up,
             Direction::Down => &self.shared.down,
         }
     }
 
-    /// True when bytes may have to wait.
-    pub fn is_limited(&self, direction: Direction) -> bool {
-        let is_sessions = !self.ignores_session.get() && self.sessions(direction).is_limited();
-        is_sessions || self.own(direction).is_limited()
+    /// The lowest limit that counts, in bytes a second; `None` when bytes need not wait.
+    pub fn rate(&self, direction: Direction) -> Option<u64> {
+        self.pacer(direction).rate(self.torrent)
     }
 
-    /// The lowest limit that counts, in bytes a second.
-    pub fn rate(&self, direction: Direction) -> Option<u64> {
-        let sessions = self.sessions(direction).rate();
-        let sessions = sessions.filter(|_| !self.ignores_session.get());
-        let rates = [self.own(direction).rate(), sessions];
-        rates.into_iter().flatten().min()
+    /// What a connection is to move at a time, in bytes; `None` without a limit.
+    pub fn turn_bytes(&self, direction: Direction) -> Option<u64> {
+        self.pacer(direction).turn_bytes(self.torrent)
     }
 
     /// A number for one connection, for both directions.
     pub fn client(&self) -> u64 {
-        self.shared.up.client()
+        self.shared.up.number()
     }
 
     /// Waits until the connection may move `bytes`. One that is closing waits for nothing: nobody would forget it
@@ -147,31 +114,23 @@ impl Pace {
         bytes: u64,
         is_closing: impl Fn() -> bool,
     ) {
-        let (priority, clock) = (self.priority.get(), &self.shared.clock);
         if !is_closing() {
-            let own = self.own(direction);
-            own.acquire(client, bytes, Priority::Normal, clock).await;
-        }
-        if !is_closing() && !self.ignores_session.get() {
-            let sessions = self.sessions(direction);
-            sessions.acquire(client, bytes, priority, clock).await;
+            let (pacer, clock) = (self.pacer(direction), &self.shared.clock);
+            pacer.acquire(self.torrent, client, bytes, clock).await;
         }
     }
 
     /// Forgets a connection; its waits end.
     pub fn forget(&self, client: u64) {
-        for direction in [Direction::Up, Direction::Down] {
-            self.own(direction).forget(client);
-            self.sessions(direction).forget(client);
-        }
+        self.shared.up.forget(client);
+        self.shared.down.forget(client);
     }
 }
 
 impl Drop for Pace {
     fn drop(&mut self) {
-        for task in self.tasks.take() {
-            task.abort();
-        }
+        self.shared.up.remove_torrent(self.torrent);
+        self.shared.down.remove_torrent(self.torrent);
     }
 }
 

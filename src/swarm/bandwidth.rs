@@ -1,22 +1,56 @@
-//! A rate limit shared fairly by many clients, by deficit round robin. Layer 2, pure.
+//! One direction of a session's bandwidth as a tree: who may move bytes next, under limits that overlap and with parts that
+//! are guaranteed. Layer 2, pure.
 //!
-//! Clients are numbers that the caller chooses (a peer, a torrent). Moves no bytes and keeps no clock.
+//! Clients (connections) ask within torrents, torrents within places. A place is named by the rules that count for it: each
+//! rule may be a limit, kept in a [`Bucket`] that all its places draw from, and a share. From the top:
+//!
+//! ```text
+//! top ─┬─ session (its limit) ─┬─ share of a rule ─ … ─┬─ group of one place ─ torrent ─ client
+//!      │                       └─ rest ────────────────┘   (limits of its rules)  (its limit)
+//!      └─ free: torrents above the session's limit, with rules of their own
+//! ```
+//!
+//! Whose turn it is says virtual time (start-time fair queueing): each child bears a tag that grows by what it moved over its
+//! weight, and the smallest tag among those that no limit holds back goes next. What one does not use others get at once,
+//! in proportion. A group has no time of its own: its torrents compete with all of the share as if they stood in it. A node
+//! that waits for a limit rests until the moment it can go on, so nobody else is looked at for it.
+//!
+//! Moves no bytes and keeps no clock.
 
-use std::collections::{BTreeMap, VecDeque};
+mod bucket;
+mod node;
+mod places;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::base::Now;
+use bucket::Bucket;
+use node::{Kind, Node, State};
 
-/// What a usual client may take before the next one's turn: one block.
-const QUANTUM_BYTES: u64 = 16_384;
-/// Unused rate is kept for a twentieth of a second: late timers lose nothing, and two seconds stay within 3 %.
-const BURST_PER_S: u64 = 20;
+use crate::base::{BLOCK_BYTES, Key, Now, Slots};
+
+/// Parts that a share is counted in.
+pub const SHARE_WHOLE: u16 = 10_000;
+/// What is left to all without a share when shares take everything.
+const REST_MIN: u16 = 100;
+/// The longest turn: more would make others wait, and costs are spread well enough.
+const TURN_BYTES_MAX: u64 = 256 * 1024;
+/// Turns a second of one limit when one client asks: often enough to be smooth, rare enough to be on time.
+const TURNS_PER_S: u64 = 20;
+/// Who comes back late keeps a claim to so much of a second: a client does not ask while it moves what it was granted.
+const LAG_PER_S: u64 = 8;
+/// But at least to this.
+const LAG_BYTES_MIN: u64 = 64 * 1024;
+/// Units of virtual time a byte at weight 1.
+const UNIT: u128 = 1 << 16;
+/// A moment that does not come by itself.
+const NEVER: Now = Now::from_micros(u64::MAX);
 /// A wake-up earlier than this costs more than the delay it saves.
 const WAKE_MIN: Duration = Duration::from_millis(1);
-/// Tokens are counted in millionths of a byte, so no rate is lost to rounding.
-const MICRO: u128 = 1_000_000;
 
-/// How a client stands to those that wait beside it.
+/// How a torrent stands to those that wait beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// Gets half of what a usual one gets.
@@ -37,13 +71,35 @@ impl Priority {
         }
     }
 
-    const fn quantum_bytes(self) -> u64 {
+    const fn weight(self) -> u16 {
         match self {
-            Priority::Low => QUANTUM_BYTES / 2,
-            Priority::Normal => QUANTUM_BYTES,
-            Priority::High => QUANTUM_BYTES * 2,
+            Priority::Low => 1,
+            Priority::Normal => 2,
+            Priority::High => 4,
         }
     }
+}
+
+/// Names a rule, for as long as any place may name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleId(pub u32);
+
+/// What one rule says of this direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// All its torrents together, in bytes a second.
+    pub cap: Option<u64>,
+    /// Its guaranteed part of what the rule with a share before it gets, or the session, in [`SHARE_WHOLE`]ths.
+    pub share: Option<u16>,
+}
+
+/// Where a torrent stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The rules that count for it, outermost first; those that are not known are passed over.
+    pub rules: Vec<RuleId>,
+    /// The session's limit does not count for it.
+    pub is_free: bool,
 }
 
 /// The answer to [`Bandwidth::request`].
@@ -55,309 +111,543 @@ pub enum Grant {
     Wait,
 }
 
-/// What one waiting client asked for.
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    wanted_bytes: u64,
-    saved_bytes: u64,
-    turn_left_bytes: u64,
-    quantum_bytes: u64,
+#[derive(Clone, Debug)]
+struct Torrent {
+    node: Key,
+    own: Key,
+    place: Place,
+    clients: BTreeSet<u64>,
 }
 
-/// A limiter of one direction of the whole session.
+/// The limits of one direction of a session.
 #[derive(Clone, Debug)]
 pub struct Bandwidth {
-    bytes_per_s: Option<u64>,
-    tokens_micro: u128,
-    refilled_at: Now,
-    /// Those who wait, the one whose turn it is first; the same clients as in `waiting`.
-    turns: VecDeque<u64>,
-    waiting: BTreeMap<u64, Waiting>,
-    /// Bytes still missing for all of `waiting`.
-    missing_bytes: u64,
+    nodes: Slots<Node>,
+    buckets: Slots<Bucket>,
+    top: Key,
+    session: Key,
+    free: Key,
+    session_bucket: Key,
+    rules: BTreeMap<RuleId, (Rule, Key)>,
+    /// Nodes between, by parent: the share of a rule, or the rest.
+    shares: BTreeMap<(Key, Option<RuleId>), Key>,
+    /// By place, as far as its rules are known.
+    groups: BTreeMap<Place, Key>,
+    torrents: BTreeMap<u64, Torrent>,
+    clients: BTreeMap<u64, Key>,
+    granted: Vec<(u64, u64)>,
+    next_at: Now,
+    pumped_at: Now,
 }
 
 impl Bandwidth {
-    /// A limiter of `bytes_per_s`, or one that never waits for `None`. 0 lets nothing through.
-    pub const fn new(bytes_per_s: Option<u64>) -> Self {
+    /// Without torrents; `None` is no limit of the session, 0 lets nothing through.
+    pub fn new(bytes_per_s: Option<u64>) -> Self {
+        let (mut nodes, mut buckets) = (Slots::new(), Slots::new());
+        let session_bucket = buckets.insert(Bucket::new(bytes_per_s));
+        let top = nodes.insert(Node::new(Kind::Inner, None, 1));
+        let mut below = |bucket: Option<Key>| {
+            let mut node = Node::new(Kind::Inner, Some(top), 1);
+            node.buckets.extend(bucket);
+            nodes.insert(node)
+        };
+        let (session, free) = (below(Some(session_bucket)), below(None));
         Bandwidth {
-            bytes_per_s,
-            tokens_micro: 0,
-            refilled_at: Now::ZERO,
-            turns: VecDeque::new(),
-            waiting: BTreeMap::new(),
-            missing_bytes: 0,
+            nodes,
+            buckets,
+            top,
+            session,
+            free,
+            session_bucket,
+            rules: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            torrents: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            granted: Vec::new(),
+            next_at: NEVER,
+            pumped_at: Now::ZERO,
         }
     }
 
-    /// The rate now in force.
-    pub const fn rate(&self) -> Option<u64> {
-        self.bytes_per_s
+    /// The session's limit now in force.
+    pub fn session_rate(&self) -> Option<u64> {
+        self.buckets.get(self.session_bucket).and_then(Bucket::rate)
     }
 
-    /// True when no rate is set.
-    pub const fn is_unlimited(&self) -> bool {
-        self.bytes_per_s.is_none()
+    /// Changes the session's limit, for those who wait too ([`Bandwidth::poll`] is then due).
+    pub fn set_session_rate(&mut self, bytes_per_s: Option<u64>, now: Now) {
+        self.set_rate(self.session_bucket, bytes_per_s, now);
     }
 
-    /// Changes the rate; those who wait go on waiting under the new one ([`Bandwidth::poll`] is then due).
-    pub fn set_rate(&mut self, bytes_per_s: Option<u64>, now: Now) {
-        self.refill(now);
-        self.bytes_per_s = bytes_per_s;
-        self.tokens_micro = self.tokens_micro.min(self.tokens_max());
+    fn set_rate(&mut self, bucket: Key, bytes_per_s: Option<u64>, now: Now) {
+        if let Some(bucket) = self.buckets.get_mut(bucket)
+            && bucket.set_rate(bytes_per_s, now)
+        {
+            self.next_at = now;
+            self.wake_all();
+        }
+    }
+
+    /// Puts other rules in force. Torrents keep their places; what of them is known now counts.
+    pub fn set_rules(&mut self, rules: &BTreeMap<RuleId, Rule>, now: Now) {
+        let gone = self.rules.keys().filter(|id| !rules.contains_key(id));
+        for id in gone.copied().collect::<Vec<_>>() {
+            if let Some((_, bucket)) = self.rules.remove(&id) {
+                self.buckets.remove(bucket);
+            }
+        }
+        for (id, rule) in rules {
+            let bucket = match self.rules.get(id) {
+                Some((_, bucket)) => *bucket,
+                None => self.buckets.insert(Bucket::new(None)),
+            };
+            self.set_rate(bucket, rule.cap, now);
+            self.rules.insert(*id, (*rule, bucket));
+        }
+        // All nodes between are made anew: first everybody leaves, so that the old ones go.
+        let numbers: Vec<u64> = self.torrents.keys().copied().collect();
+        for number in &numbers {
+            self.leave(*number);
+        }
+        for number in numbers {
+            self.enter(number);
+        }
+        self.next_at = now;
+    }
+
+    /// Takes a torrent in, or gives it another place, limit and priority.
+    pub fn set_torrent(
+        &mut self,
+        number: u64,
+        place: Place,
+        bytes_per_s: Option<u64>,
+        priority: Priority,
+        now: Now,
+    ) {
+        if let Some(torrent) = self.torrents.get_mut(&number) {
+            let (own, node) = (torrent.own, torrent.node);
+            let is_other = torrent.place != place;
+            if is_other {
+                self.leave(number);
+                if let Some(torrent) = self.torrents.get_mut(&number) {
+                    torrent.place = place;
+                }
+                self.enter(number);
+            }
+            self.node_mut(node).weight = priority.weight();
+            self.set_rate(own, bytes_per_s, now);
+            self.next_at = now;
+            return;
+        }
+        let own = self.buckets.insert(Bucket::new(bytes_per_s));
+        let mut node = Node::new(Kind::Inner, None, priority.weight());
+        node.buckets.push(own);
+        let node = self.nodes.insert(node);
+        let torrent = Torrent {
+            node,
+            own,
+            place,
+            clients: BTreeSet::new(),
+        };
+        self.torrents.insert(number, torrent);
+        self.enter(number);
+    }
+
+    /// The torrent and its clients are gone.
+    pub fn remove_torrent(&mut self, number: u64) {
+        let Some(torrent) = self.torrents.get(&number) else {
+            return;
+        };
+        for client in torrent.clients.clone() {
+            self.forget(client);
+        }
+        self.leave(number);
+        if let Some(torrent) = self.torrents.remove(&number) {
+            self.nodes.remove(torrent.node);
+            self.buckets.remove(torrent.own);
+        }
+    }
+
+    /// The lowest limit that counts for a torrent, in bytes a second.
+    pub fn rate(&self, torrent: u64) -> Option<u64> {
+        let node = self.torrents.get(&torrent)?.node;
+        self.limits(node).filter_map(Bucket::rate).min()
+    }
+
+    /// What a client of that torrent had best ask for at a time: so that limits are kept smoothly and everybody gets its
+    /// part though it asks only that often, by whole blocks. `None` when nothing limits it.
+    pub fn turn_bytes(&self, torrent: u64) -> Option<u64> {
+        let node = self.torrents.get(&torrent)?.node;
+        let own = self.node(node).waiting;
+        let (mut least, mut waiting) = (None::<u64>, own);
+        // The parts of all shares around it, of the whole.
+        let (mut part, mut whole) = (1_u128, 1_u128);
+        let mut is_shared = false;
+        let mut rates = Vec::new();
+        for key in self.upwards(node) {
+            let above = self.node(key);
+            if !is_shared {
+                waiting = above.waiting;
+            }
+            if above.is_share {
+                part *= u128::from(above.weight);
+                whole *= u128::from(SHARE_WHOLE);
+                is_shared = true;
+            }
+            let buckets = above.buckets.iter();
+            let limits = buckets.filter_map(|bucket| self.buckets.get(*bucket)?.rate());
+            for rate in limits {
+                match key == node {
+                    true => least = Some(rate / u64::from(own).max(1)),
+                    false => rates.push((rate, waiting)),
+                }
+            }
+        }
+        for (rate, waiting) in rates {
+            let of_share = u128::from(rate) * part / whole / u128::from(waiting.max(1));
+            let of_share = u64::try_from(of_share).unwrap_or(u64::MAX);
+            least = Some(least.map_or(of_share, |least| least.min(of_share)));
+        }
+        let block = u64::from(BLOCK_BYTES);
+        let turn = (least? / TURNS_PER_S).clamp(block, TURN_BYTES_MAX);
+        Some(turn / block * block)
     }
 
     /// Asks to move `bytes`. After [`Grant::Wait`] the client waits for [`Bandwidth::poll`]; asking again adds to it.
-    pub fn request(&mut self, client: u64, bytes: u64, now: Now) -> Grant {
-        self.request_as(Priority::Normal, client, bytes, now)
-    }
-
-    /// The same for a client of that priority.
-    pub fn request_as(&mut self, priority: Priority, client: u64, bytes: u64, now: Now) -> Grant {
-        if self.bytes_per_s.is_none() && self.waiting.is_empty() {
+    pub fn request(&mut self, torrent: u64, client: u64, bytes: u64, now: Now) -> Grant {
+        let Some(node) = self.torrents.get(&torrent).map(|torrent| torrent.node) else {
             return Grant::Now;
-        }
-        self.refill(now);
-        let cost = u128::from(bytes) * MICRO;
-        if self.waiting.is_empty() && self.tokens_micro >= cost {
-            self.tokens_micro -= cost;
-            return Grant::Now;
-        }
-        self.missing_bytes = self.missing_bytes.saturating_add(bytes);
-        if let Some(entry) = self.waiting.get_mut(&client) {
-            entry.wanted_bytes = entry.wanted_bytes.saturating_add(bytes);
-            return Grant::Wait;
-        }
-        let entry = Waiting {
-            wanted_bytes: bytes,
-            saved_bytes: 0,
-            turn_left_bytes: priority.quantum_bytes(),
-            quantum_bytes: priority.quantum_bytes(),
         };
-        self.waiting.insert(client, entry);
-        self.turns.push_back(client);
-        Grant::Wait
+        let rate = self.rate(torrent);
+        let is_waiting = |key: &Key| self.node(*key).wanted_bytes() > 0;
+        let waits = self.clients.get(&client).is_some_and(is_waiting);
+        if rate.is_none() && !waits {
+            return Grant::Now;
+        }
+        let key = match self.clients.get(&client) {
+            Some(key) => *key,
+            None => self.add_client(torrent, client, node),
+        };
+        if !waits {
+            self.count_waiting(node, 1);
+        }
+        if let Kind::Client { wanted_bytes, .. } = &mut self.node_mut(key).kind {
+            *wanted_bytes = wanted_bytes.saturating_add(bytes);
+        }
+        let lag = (rate.unwrap_or(0) / LAG_PER_S).max(LAG_BYTES_MIN);
+        self.wake(key, lag);
+        self.pump(now);
+        let is_it = |granted: &(u64, u64)| granted.0 == client;
+        match self.granted.iter().position(is_it) {
+            Some(at) => {
+                self.granted.swap_remove(at);
+                Grant::Now
+            }
+            None => Grant::Wait,
+        }
     }
 
     /// The clients that may go ahead now, each with all the bytes it asked for.
     pub fn poll(&mut self, now: Now) -> Vec<(u64, u64)> {
-        self.refill(now);
-        let mut granted = Vec::new();
-        while let Some(&client) = self.turns.front() {
-            let Some(entry) = self.waiting.get_mut(&client) else {
-                self.turns.pop_front();
-                continue;
-            };
-            let missing = entry.wanted_bytes - entry.saved_bytes;
-            let step = match self.bytes_per_s {
-                None => missing,
-                Some(_) => {
-                    let affordable = u64::try_from(self.tokens_micro / MICRO).unwrap_or(u64::MAX);
-                    missing.min(entry.turn_left_bytes).min(affordable)
-                }
-            };
-            entry.saved_bytes += step;
-            entry.turn_left_bytes = entry.turn_left_bytes.saturating_sub(step);
-            self.missing_bytes = self.missing_bytes.saturating_sub(step);
-            self.tokens_micro = self.tokens_micro.saturating_sub(u128::from(step) * MICRO);
-            if entry.saved_bytes == entry.wanted_bytes {
-                granted.push((client, entry.wanted_bytes));
-                self.waiting.remove(&client);
-                self.turns.pop_front();
-            } else if entry.turn_left_bytes == 0 {
-                entry.turn_left_bytes = entry.quantum_bytes;
-                self.turns.rotate_left(1);
-            } else {
-                break;
-            }
-        }
-        granted
+        self.pump(now);
+        std::mem::take(&mut self.granted)
     }
 
-    /// When [`Bandwidth::poll`] is worth calling; `None` when nobody waits or the rate is 0.
+    /// True when [`Bandwidth::poll`] has somebody to name.
+    pub const fn has_granted(&self) -> bool {
+        !self.granted.is_empty()
+    }
+
+    /// When [`Bandwidth::poll`] is worth calling; `None` when nobody waits for time to pass.
     pub fn next_deadline(&self) -> Option<Now> {
-        let entry = self.waiting.get(self.turns.front()?)?;
-        let Some(rate) = self.bytes_per_s else {
-            return Some(self.refilled_at);
-        };
-        if rate == 0 {
-            return None;
+        match self.granted.is_empty() {
+            false => Some(Now::ZERO),
+            true if self.next_at == NEVER => None,
+            true if self.next_at <= self.pumped_at => Some(self.next_at),
+            true => Some(self.next_at.max(self.pumped_at + WAKE_MIN)),
         }
-        let missing = entry.wanted_bytes - entry.saved_bytes;
-        let need = u128::from(missing.min(entry.turn_left_bytes)) * MICRO;
-        let short = need.saturating_sub(self.tokens_micro);
-        let micros = u64::try_from(short.div_ceil(u128::from(rate))).unwrap_or(u64::MAX);
-        Some(self.refilled_at + Duration::from_micros(micros).max(WAKE_MIN))
     }
 
-    /// Gives back granted bytes that were not moved.
-    pub fn refund(&mut self, bytes: u64) {
-        let tokens = self.tokens_micro + u128::from(bytes) * MICRO;
-        self.tokens_micro = tokens.min(self.tokens_max());
-    }
-
-    /// The client is gone; what it had saved up goes back.
+    /// The client is gone.
     pub fn forget(&mut self, client: u64) {
-        if let Some(entry) = self.waiting.remove(&client) {
-            self.turns.retain(|other| *other != client);
-            let missing = entry.wanted_bytes - entry.saved_bytes;
-            self.missing_bytes = self.missing_bytes.saturating_sub(missing);
-            self.refund(entry.saved_bytes);
+        self.granted.retain(|granted| granted.0 != client);
+        let Some(key) = self.clients.remove(&client) else {
+            return;
+        };
+        let node = self.node(key);
+        let (Kind::Client { torrent, .. }, Some(parent)) = (node.kind, node.parent) else {
+            return;
+        };
+        if node.wanted_bytes() > 0 {
+            self.count_waiting(parent, -1);
         }
+        if let Some(torrent) = self.torrents.get_mut(&torrent) {
+            torrent.clients.remove(&client);
+        }
+        self.take_out(key);
+        self.nodes.remove(key);
     }
 
     /// Number of clients that wait.
     pub fn waiting_count(&self) -> usize {
-        self.waiting.len()
+        self.node(self.top).waiting as usize
     }
 
-    fn refill(&mut self, now: Now) {
-        let passed = now.since(self.refilled_at).as_micros();
-        self.refilled_at = self.refilled_at.max(now);
-        let earned = u128::from(self.bytes_per_s.unwrap_or(0)) * passed;
-        self.tokens_micro = (self.tokens_micro + earned).min(self.tokens_max());
-    }
-
-    /// Never more than what is asked for plus one burst.
-    fn tokens_max(&self) -> u128 {
-        let burst_bytes = self.bytes_per_s.unwrap_or(0).div_ceil(BURST_PER_S);
-        u128::from(burst_bytes.saturating_add(self.missing_bytes)) * MICRO
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Clients that always want their next `bytes`, woken late by up to `late_ms`; returns what each got.
-    fn run(rate: u64, clients: &[u64], secs: u64, late_ms: u64) -> Vec<u64> {
-        let mut rng = crate::base::Rng::new(rate);
-        let mut limiter = Bandwidth::new(Some(rate));
-        let mut got = vec![0; clients.len()];
-        let mut now = Now::from_secs(100);
-        let end = now + Duration::from_secs(secs);
-        let ask = |limiter: &mut Bandwidth, got: &mut Vec<u64>, at: usize, now| {
-            while limiter.request(at as u64, clients[at], now) == Grant::Now {
-                got[at] += clients[at];
+    /// The invariants of the tree.
+    ///
+    /// # Panics
+    /// When one does not hold.
+    pub fn check(&self) {
+        for (key, node) in self.nodes.iter() {
+            for (tag, child) in &node.active {
+                assert_eq!(self.node(*child).state, State::Active(*tag));
+                assert_eq!(self.node(*child).parent, Some(key));
             }
-        };
-        for at in 0..clients.len() {
-            ask(&mut limiter, &mut got, at, now);
+            for (at, child) in &node.resting {
+                assert_eq!(self.node(*child).state, State::Resting(*at));
+                assert_eq!(self.node(*child).parent, Some(key));
+            }
+            if let Kind::Client { wanted_bytes, .. } = node.kind {
+                assert_eq!(wanted_bytes == 0, node.state == State::Idle);
+            } else if key != self.top {
+                let is_idle = node.active.is_empty() && node.resting.is_empty();
+                assert_eq!(is_idle, node.state == State::Idle, "{node:?}");
+            }
         }
+    }
+
+    fn node(&self, key: Key) -> &Node {
+        self.nodes
+            .get(key)
+            .expect("nodes are named by who holds them")
+    }
+
+    fn node_mut(&mut self, key: Key) -> &mut Node {
+        let node = self.nodes.get_mut(key);
+        node.expect("nodes are named by who holds them")
+    }
+
+    /// The node and those above it, from below.
+    fn upwards(&self, from: Key) -> impl Iterator<Item = Key> {
+        std::iter::successors(Some(from), |key| self.node(*key).parent)
+    }
+
+    fn limits(&self, node: Key) -> impl Iterator<Item = &Bucket> {
+        let buckets = self.upwards(node).flat_map(|key| &self.node(key).buckets);
+        buckets.filter_map(|bucket| self.buckets.get(*bucket))
+    }
+
+    /// Counts clients in a node and all above it.
+    fn count_waiting(&mut self, node: Key, change: i32) {
+        for key in self.upwards(node).collect::<Vec<_>>() {
+            let node = self.node_mut(key);
+            node.waiting = node.waiting.saturating_add_signed(change);
+        }
+    }
+
+    fn add_client(&mut self, number: u64, client: u64, parent: Key) -> Key {
+        let kind = Kind::Client {
+            number: client,
+            torrent: number,
+            wanted_bytes: 0,
+        };
+        let mut node = Node::new(kind, Some(parent), 1);
+        node.tag = self.node(parent).time;
+        let key = self.nodes.insert(node);
+        self.node_mut(parent).children += 1;
+        self.clients.insert(client, key);
+        if let Some(torrent) = self.torrents.get_mut(&number) {
+            torrent.clients.insert(client);
+        }
+        key
+    }
+
+    /// Who keeps the virtual time of a node's children.
+    fn keeper(&self, key: Key) -> Key {
+        match self.node(key).kind {
+            Kind::Group => self.node(key).parent.unwrap_or(self.top),
+            _ => key,
+        }
+    }
+
+    /// Somebody in that node wants something: it and all above it take part.
+    fn wake(&mut self, key: Key, lag_bytes: u64) {
+        for key in self.upwards(key).collect::<Vec<_>>() {
+            self.settle(key, Some(lag_bytes));
+        }
+    }
+
+    /// Limits have changed: all that rest look again.
+    fn wake_all(&mut self) {
+        let resting: Vec<Key> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| matches!(node.state, State::Resting(_)))
+            .map(|(key, _)| key)
+            .collect();
+        for key in resting {
+            let state = self.node(key).state;
+            if let (State::Resting(_), Some(parent)) = (state, self.node(key).parent) {
+                self.node_mut(parent).unlist(key, state);
+                let again = State::Resting(Now::ZERO);
+                self.node_mut(key).state = again;
+                self.node_mut(parent).resting.insert((Now::ZERO, key));
+            }
+        }
+    }
+
+    /// Puts a node where it belongs in its parent by what is in it. One that comes to take part may be behind by `lag_bytes`.
+    fn settle(&mut self, key: Key, lag_bytes: Option<u64>) {
+        let node = self.node(key);
+        let Some(parent) = node.parent else { return };
+        let before = node.state;
+        let is_active = node.wanted_bytes() > 0 || !node.active.is_empty();
+        let tag = match node.kind {
+            Kind::Group => node.active.first().map_or(0, |first| first.0),
+            _ => match before {
+                State::Active(_) => node.tag,
+                _ => {
+                    let lag = u128::from(lag_bytes.unwrap_or(LAG_BYTES_MIN)) * UNIT;
+                    let time = self.node(self.keeper(parent)).time;
+                    let earliest = time.saturating_sub(lag / u128::from(node.weight.max(1)));
+                    node.tag.max(earliest)
+                }
+            },
+        };
+        let resting = node.resting.first().map(|first| first.0);
+        let after = match (is_active, resting) {
+            (true, _) => State::Active(tag),
+            (false, Some(at)) => State::Resting(at),
+            (false, None) => State::Idle,
+        };
+        if before == after {
+            return;
+        }
+        let node = self.node_mut(key);
+        node.state = after;
+        if is_active {
+            node.tag = tag;
+        }
+        let above = self.node_mut(parent);
+        above.unlist(key, before);
+        above.list(key, after);
+    }
+
+    /// Grants whatever limits allow now.
+    fn pump(&mut self, now: Now) {
         loop {
-            let due = limiter.next_deadline().expect("somebody waits");
-            now = due.max(now) + Duration::from_micros(rng.below(late_ms * 1_000 + 1));
-            if now > end {
-                return got;
-            }
-            for (client, bytes) in limiter.poll(now) {
-                got[client as usize] += bytes;
-                ask(&mut limiter, &mut got, client as usize, now);
+            match self.find(self.top, now) {
+                Ok(client) => self.grant(client, now),
+                Err(at) => {
+                    (self.next_at, self.pumped_at) = (at, now);
+                    break;
+                }
             }
         }
+        #[cfg(debug_assertions)]
+        self.check();
     }
 
-    #[test]
-    fn the_rate_holds_within_three_percent_over_two_seconds() {
-        for rate in [100_000, 1_000_000, 12_345_678, 100_000_000, 1_250_000_000] {
-            for late_ms in [0, 3, 20] {
-                let sum: u64 = run(rate, &[16_384; 5], 2, late_ms).iter().sum();
-                // What is saved up for unfinished requests is not yet sent.
-                let slack = rate * 2 * 3 / 100 + 5 * 16_384;
-                assert!(sum <= rate * 2 + rate * 6 / 100, "{sum} at {rate}");
-                assert!(sum + slack >= rate * 2, "{sum} at {rate}, late {late_ms}");
+    /// The client whose turn it is, or when there may be one.
+    fn find(&mut self, key: Key, now: Now) -> Result<Key, Now> {
+        for at in 0..self.node(key).buckets.len() {
+            let bucket = self.node(key).buckets.get(at).copied();
+            let bucket = bucket.and_then(|bucket| self.buckets.get_mut(bucket));
+            if let Some(until) = bucket.and_then(|bucket| bucket.blocked_until(now)) {
+                return Err(until);
             }
         }
-    }
-
-    #[test]
-    fn clients_of_different_demand_get_the_same() {
-        let got = run(2_000_000, &[16_384, 262_144, 65_536, 16_384], 20, 1);
-        let fair = 10_000_000;
-        for bytes in &got {
-            assert!((fair * 9 / 10..=fair * 11 / 10).contains(bytes), "{got:?}");
+        if self.node(key).wanted_bytes() > 0 {
+            return Ok(key);
         }
+        while let Some((at, child)) = self.node(key).resting.first().copied()
+            && at <= now
+        {
+            self.node_mut(key).resting.pop_first();
+            self.node_mut(child).state = State::Idle;
+            self.rouse(child);
+        }
+        while let Some((tag, child)) = self.node(key).active.first().copied() {
+            match self.find(child, now) {
+                Ok(client) => return Ok(client),
+                Err(at) => {
+                    let rests = State::Resting(at);
+                    self.node_mut(child).state = rests;
+                    let node = self.node_mut(key);
+                    node.active.remove(&(tag, child));
+                    node.list(child, rests);
+                }
+            }
+        }
+        Err(self
+            .node(key)
+            .resting
+            .first()
+            .map_or(NEVER, |first| first.0))
     }
 
-    #[test]
-    fn priorities_share_a_line_four_to_two_to_one() {
-        let priorities = [Priority::Low, Priority::Normal, Priority::High];
-        let mut limiter = Bandwidth::new(Some(7_000_000));
-        let (mut got, mut now) = ([0_u64; 3], Now::from_secs(1));
-        let ask = |limiter: &mut Bandwidth, got: &mut [u64; 3], client: usize, now| {
-            let priority = priorities[client];
-            while limiter.request_as(priority, client as u64, 32_768, now) == Grant::Now {
-                got[client] += 32_768;
-            }
+    /// The time of a node that rested has come: so it has for what rests in it.
+    fn rouse(&mut self, key: Key) {
+        let Some(parent) = self.node(key).parent else {
+            return;
         };
-        (0..3).for_each(|client| ask(&mut limiter, &mut got, client, now));
-        while now < Now::from_secs(11) {
-            now = limiter.next_deadline().unwrap().max(now);
-            for (client, bytes) in limiter.poll(now) {
-                got[client as usize] += bytes;
-                ask(&mut limiter, &mut got, client as usize, now);
+        let node = self.node(key);
+        let is_held = node.wanted_bytes() == 0 && node.active.is_empty();
+        let tag = match node.kind {
+            Kind::Group => node
+                .active
+                .first()
+                .or(None)
+                .map_or(node.tag, |first| first.0),
+            _ => node.tag,
+        };
+        debug_assert!(!is_held || !node.resting.is_empty());
+        let lag = u128::from(LAG_BYTES_MIN) * UNIT / u128::from(node.weight.max(1));
+        let time = self.node(self.keeper(parent)).time;
+        let tag = tag.max(time.saturating_sub(lag));
+        let node = self.node_mut(key);
+        node.tag = tag;
+        node.state = State::Active(tag);
+        self.node_mut(parent).list(key, State::Active(tag));
+    }
+
+    /// Charges a client's bytes to all it stands in, and names it.
+    fn grant(&mut self, client: Key, now: Now) {
+        let Kind::Client {
+            number,
+            wanted_bytes: bytes,
+            ..
+        } = self.node(client).kind
+        else {
+            return;
+        };
+        if let Kind::Client { wanted_bytes, .. } = &mut self.node_mut(client).kind {
+            *wanted_bytes = 0;
+        }
+        self.granted.push((number, bytes));
+        let path: Vec<Key> = self.upwards(client).collect();
+        for key in path {
+            let node = self.node(key);
+            let (state, parent) = (node.state, node.parent);
+            if let (State::Active(tag), Some(parent), false) =
+                (state, parent, node.kind == Kind::Group)
+            {
+                let cost = u128::from(bytes) * UNIT / u128::from(node.weight.max(1));
+                self.node_mut(key).tag = tag + cost;
+                let keeper = self.keeper(parent);
+                let keeper = self.node_mut(keeper);
+                keeper.time = keeper.time.max(tag);
             }
+            for at in 0..self.node(key).buckets.len() {
+                let bucket = self.node(key).buckets.get(at).copied();
+                if let Some(bucket) = bucket.and_then(|bucket| self.buckets.get_mut(bucket)) {
+                    bucket.take(bytes, now);
+                }
+            }
+            let node = self.node_mut(key);
+            node.waiting = node.waiting.saturating_sub(1);
+            self.settle(key, None);
         }
-        for (bytes, fair) in got.into_iter().zip([10_000_000, 20_000_000, 40_000_000]) {
-            assert!((fair * 9 / 10..=fair * 11 / 10).contains(&bytes), "{got:?}");
-        }
-    }
-
-    #[test]
-    fn a_modest_client_never_waits_behind_greedy_ones() {
-        let mut limiter = Bandwidth::new(Some(1_000_000));
-        let start = Now::from_secs(1);
-        assert_eq!(limiter.request(1, 1 << 30, start), Grant::Wait);
-        assert_eq!(limiter.request(2, 10_000, start), Grant::Wait);
-        let granted = limiter.poll(start + Duration::from_millis(50));
-        assert_eq!(granted, [(2, 10_000)]);
-    }
-
-    #[test]
-    fn an_unlimited_limiter_never_waits() {
-        let mut limiter = Bandwidth::new(None);
-        assert_eq!(limiter.request(1, u64::MAX, Now::ZERO), Grant::Now);
-        assert_eq!(limiter.next_deadline(), None);
-    }
-
-    #[test]
-    fn the_rate_can_be_changed_and_lifted() {
-        let mut limiter = Bandwidth::new(Some(0));
-        assert_eq!(limiter.request(1, 1_000, Now::ZERO), Grant::Wait);
-        assert_eq!(limiter.next_deadline(), None, "nothing goes at rate 0");
-        let later = Now::from_secs(10);
-        assert_eq!(limiter.poll(later), []);
-        limiter.set_rate(Some(1_000), later);
-        assert_eq!(limiter.next_deadline(), Some(Now::from_secs(11)));
-        assert_eq!(limiter.poll(Now::from_secs(11)), [(1, 1_000)]);
-        assert_eq!(limiter.request(1, 1 << 40, later), Grant::Wait);
-        limiter.set_rate(None, later);
-        assert!(limiter.next_deadline().unwrap() <= Now::from_secs(11));
-        assert_eq!(limiter.poll(later), [(1, 1 << 40)]);
-    }
-
-    #[test]
-    fn a_client_that_leaves_gives_back_what_it_saved() {
-        let mut limiter = Bandwidth::new(Some(1_000_000));
-        limiter.request(1, 1_000_000, Now::ZERO);
-        limiter.request(2, 100_000, Now::ZERO);
-        assert_eq!(limiter.poll(Now::from_millis(100)), []);
-        limiter.forget(1);
-        let granted = limiter.poll(Now::from_millis(110));
-        assert_eq!(granted, [(2, 100_000)]);
-        assert_eq!(limiter.waiting_count(), 0);
-        limiter.forget(2);
-    }
-
-    #[test]
-    fn idle_time_is_worth_one_burst() {
-        let mut limiter = Bandwidth::new(Some(1_000_000));
-        limiter.request(1, 1, Now::ZERO);
-        limiter.poll(Now::from_secs(1));
-        let later = Now::from_secs(1_000);
-        assert_eq!(limiter.request(1, 50_000, later), Grant::Now);
-        assert_eq!(limiter.request(1, 1, later), Grant::Wait);
-        limiter.refund(50_000);
-        assert_eq!(limiter.poll(later), [(1, 1)]);
     }
 }

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use toml::de::{DeTable, DeValue};
 
 use super::args::DaemonArgs;
+use super::policies;
 use crate::app::exit::{Failure, io_cause};
 use crate::app::size::{parse_duration, parse_rate, parse_size};
 use crate::app::values::{
@@ -17,7 +18,7 @@ use crate::app::values::{
 use crate::app::{escape, run};
 use crate::daemon::control::ControlSettings;
 use crate::daemon::control::backend::Count;
-use crate::daemon::{Hook, QueueLimits, Scrubbing, Settings, WATCHED_MAX, WatchFolder};
+use crate::daemon::{Hook, Policy, QueueLimits, Scrubbing, Settings, WATCHED_MAX, WatchFolder};
 use crate::session::{
     DhtSettings, Encryption, PortChoice, PortMapSettings, SeedAfter, SendEngine, SessionConfig,
     WriteEngine,
@@ -279,7 +280,7 @@ pub fn template() -> String {
             key.about, key.name
         ));
     }
-    text
+    text + &policies::template()
 }
 
 /// One value as text, and where it stands.
@@ -288,8 +289,9 @@ struct Given {
     place: String,
 }
 
-/// What was given, by key.
-struct Values(BTreeMap<&'static str, Given>);
+/// What was given, by key, and the policies.
+#[derive(Default)]
+struct Values(BTreeMap<&'static str, Given>, Vec<Policy>);
 
 /// Reads the file, if one is named, and lays the options over it.
 ///
@@ -298,7 +300,7 @@ struct Values(BTreeMap<&'static str, Given>);
 pub fn load(args: &DaemonArgs) -> Result<Settings, Failure> {
     let mut values = match &args.config {
         Some(path) => read(path)?,
-        None => Values(BTreeMap::new()),
+        None => Values::default(),
     };
     for (key, text) in args.given() {
         let given = Given {
@@ -340,8 +342,12 @@ fn parse(text: &str, file: &str) -> Result<Values, Failure> {
         let message = error.message().lines().next().unwrap_or_default();
         Failure::usage(format!("{}: {message}", place(at)), hint)
     })?;
-    let mut values = Values(BTreeMap::new());
+    let mut values = Values::default();
     for (name, value) in table.get_ref() {
+        if name.get_ref() == policies::POLICY {
+            values.1 = policies::parse(value.get_ref(), place)?;
+            continue;
+        }
         let at = place(name.span().start);
         let known = KEYS.iter().find(|key| key.name == name.get_ref());
         let Some(key) = known else {
@@ -366,7 +372,7 @@ fn parse(text: &str, file: &str) -> Result<Values, Failure> {
 }
 
 /// The text that an option would have; `None` of what no option can have.
-fn as_text(value: &DeValue<'_>, between: char) -> Option<String> {
+pub(super) fn as_text(value: &DeValue<'_>, between: char) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
@@ -505,6 +511,7 @@ impl Values {
                 idle: self.get("seed-idle", parse_duration)?,
             },
             queue: self.queue()?,
+            policies: self.1.clone(),
         })
     }
 

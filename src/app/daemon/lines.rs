@@ -53,7 +53,7 @@ async fn answer(control: &Control, asked: &Value) -> Result<Value, ControlError>
                 folder: asked["folder"].as_str().map(PathBuf::from),
                 starts: asked["starts"].as_bool().unwrap_or(true),
                 fetches: asked["fetches"].as_bool().unwrap_or(true),
-                labels: Vec::new(),
+                labels: serde_json::from_value(asked["labels"].clone()).unwrap_or_default(),
                 selected_files: None,
             });
             Ok(json!({ "info_hash": info_hash.await?.to_string() }))

@@ -3,6 +3,7 @@
 pub mod args;
 mod config;
 mod lines;
+mod policies;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -67,6 +68,7 @@ fn on_signals(args: &DaemonArgs, control: &Control) {
         Ok(settings) => {
             let control = control.lock().unwrap_or_else(PoisonError::into_inner);
             control.apply(LiveSettings::of(&settings));
+            control.apply_policies(settings.policies);
             info!("settings read anew");
         }
         Err(failure) => warn!(

@@ -6,7 +6,7 @@ use super::Fleet;
 use super::row::Run;
 use crate::base::InfoHash;
 use crate::session::announce::Announcers;
-use crate::session::command::{CommandError, Limits, Sleep};
+use crate::session::command::{CommandError, Limits, Rules, Sleep};
 use crate::session::door::Door;
 use crate::session::driver::Driver;
 use crate::session::shared::Shared;
@@ -63,8 +63,23 @@ impl Fleet {
 
 /// Changes the limits of the whole session.
 pub(super) fn set_limits(shared: &Shared, limits: Limits) {
-    shared.up.set_rate(limits.up_bytes_per_s, &shared.clock);
-    shared.down.set_rate(limits.down_bytes_per_s, &shared.clock);
+    let Limits {
+        up_bytes_per_s: up,
+        down_bytes_per_s: down,
+    } = limits;
+    shared.up.set_session_rate(up, &shared.clock);
+    shared.down.set_session_rate(down, &shared.clock);
+    on_limits(shared);
+}
+
+/// Puts other rules in force; torrents keep theirs by name.
+pub(super) fn set_rules(shared: &Shared, rules: &Rules) {
+    shared.up.set_rules(&rules.up, &shared.clock);
+    shared.down.set_rules(&rules.down, &shared.clock);
+    on_limits(shared);
+}
+
+fn on_limits(shared: &Shared) {
     let drivers: Vec<Rc<Driver>> = shared.torrents.borrow().values().cloned().collect();
     drivers.iter().for_each(Driver::on_limits);
 }

@@ -22,8 +22,6 @@ use crate::wire::mse::Rc4;
 pub(in crate::session) const RECV_BYTES_MAX: usize = 256 * 1024;
 /// And at least this much: a peer that only asks needs no more.
 const RECV_BYTES_MIN: usize = 16 * 1024;
-/// One receive under a rate limit, so that the limit is kept smoothly.
-pub(in crate::session) const RECV_LIMITED_BYTES: usize = 32 * 1024;
 
 /// One connection's receiving side.
 pub(super) struct Reader {
@@ -48,7 +46,7 @@ impl Reader {
         cipher: Option<Box<Rc4>>,
     ) -> Self {
         let decoder = Decoder::new(driver.decoder_limits());
-        let is_limited = driver.pace.is_limited(Direction::Down);
+        let is_limited = driver.pace.rate(Direction::Down).is_some();
         let allowance_bytes = if is_limited { 0 } else { usize::MAX };
         Reader {
             driver,
@@ -68,16 +66,13 @@ impl Reader {
         let mut want = RECV_BYTES_MIN;
         while !handle.is_closing() {
             handle.stream.readable().await?;
-            match self.driver.pace.is_limited(Direction::Down) {
-                true if self.allowance_bytes == usize::MAX => self.allowance_bytes = 0,
-                true => {}
-                false => self.allowance_bytes = usize::MAX,
-            }
-            if self.allowance_bytes == 0 && !handle.is_closing() {
-                handle
-                    .acquire(Direction::Down, RECV_LIMITED_BYTES as u64)
-                    .await;
-                self.allowance_bytes = RECV_LIMITED_BYTES;
+            match self.driver.pace.turn_bytes(Direction::Down) {
+                None => self.allowance_bytes = usize::MAX,
+                Some(_) if !matches!(self.allowance_bytes, 0 | usize::MAX) => {}
+                Some(bytes) => {
+                    handle.acquire(Direction::Down, bytes).await;
+                    self.allowance_bytes = usize::try_from(bytes).unwrap_or(RECV_BYTES_MIN);
+                }
             }
             // The buffer is borrowed only while data keeps coming: an idle peer pins none.
             let segment = recv_memory(&shared.pool, want);

@@ -29,8 +29,6 @@ const MESSAGES_BYTES: usize = 64 * 1024;
 const RUN_BYTES_MAX: u32 = 256 * 1024;
 /// The first run: nothing is known of the peer.
 const RUN_BYTES_START: u32 = 64 * 1024;
-/// Under a rate limit.
-const RUN_LIMITED_BYTES: u32 = 2 * BLOCK_BYTES;
 /// A run that took longer is followed by shorter ones: memory is held and progress unseen as long as it lasts.
 const RUN_SLOW: Duration = Duration::from_millis(200);
 /// A run that took less is followed by longer ones.
@@ -144,10 +142,9 @@ impl Writer {
 
     /// Long runs are for lines without a limit: under one, each peer's turn is short.
     fn run_bytes_max(&self) -> u32 {
-        match self.driver.pace.is_limited(Direction::Up) {
-            true => RUN_LIMITED_BYTES,
-            false => RUN_BYTES_MAX,
-        }
+        let turn_bytes = self.driver.pace.turn_bytes(Direction::Up);
+        let turn_bytes = turn_bytes.and_then(|bytes| u32::try_from(bytes).ok());
+        turn_bytes.map_or(RUN_BYTES_MAX, |bytes| bytes.min(RUN_BYTES_MAX))
     }
 
     /// Bytes of a mapping are not ours to encrypt, nor to copy into packets.

@@ -15,7 +15,7 @@ use crate::session::contain;
 use crate::session::deadline::Deadline;
 use crate::session::driver::Driver;
 use crate::session::http::{Answer, Kept, Place};
-use crate::session::peer::reader::{RECV_BYTES_MAX, RECV_LIMITED_BYTES, recv_memory};
+use crate::session::peer::reader::{RECV_BYTES_MAX, recv_memory};
 use crate::session::tune::{Direction, Pace};
 use crate::storage::layout::Span;
 use crate::swarm::{CloseReason, PeerKey, Refusal};
@@ -24,6 +24,9 @@ use crate::wire::tracker::Family;
 
 /// A connection without work is closed after this time: most servers close it then themselves.
 const IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// The first receive of a body.
+const RECV_BYTES_START: usize = 32 * 1024;
 
 /// The driver's way to a connection.
 pub struct WebHandle {
@@ -224,15 +227,17 @@ impl Connection {
     async fn take_body(&mut self, answer: Answer, span: Span) -> Result<(), Failure> {
         let mut body = Body::new(answer.head.framing, span.length);
         body.take(&answer.early, |data| self.feeder.feed(data))?;
-        let mut want = RECV_LIMITED_BYTES;
+        let mut want = RECV_BYTES_START;
         while !body.is_over() {
-            if self.driver.pace.is_limited(Direction::Down) && self.allowance_bytes == 0 {
-                let (handle, bytes) = (&self.handle, RECV_LIMITED_BYTES as u64);
+            let pace = &self.driver.pace;
+            if let Some(bytes) = pace.turn_bytes(Direction::Down)
+                && self.allowance_bytes == 0
+            {
+                let handle = &self.handle;
                 let is_closing = || handle.is_closing();
-                let pace = &self.driver.pace;
                 pace.acquire(Direction::Down, handle.client, bytes, is_closing)
                     .await;
-                self.allowance_bytes = RECV_LIMITED_BYTES;
+                self.allowance_bytes = usize::try_from(bytes).unwrap_or(RECV_BYTES_START);
             }
             if self.handle.is_closing() {
                 return Err(self.handle.closed());
@@ -263,7 +268,8 @@ impl Connection {
     ) -> Result<usize, Failure> {
         let shared = self.driver.shared().clone();
         // A limit that was set just now counts from the next receive on.
-        let is_limited = self.driver.pace.is_limited(Direction::Down) && self.allowance_bytes > 0;
+        let is_limited =
+            self.driver.pace.rate(Direction::Down).is_some() && self.allowance_bytes > 0;
         let mut segment = recv_memory(&shared.pool, want);
         loop {
             let room = match is_limited {

@@ -1,0 +1,185 @@
+//! Policies put in force: what the session hears of them, and what becomes of torrents that reach their goals. Layer 6.
+
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tracing::info;
+
+use super::date::unix_now_s;
+use super::handle::Control;
+use super::policy::{Deeds, Policy, Then};
+use super::row::TorrentRow;
+use super::torrents::Torrents;
+use crate::base::InfoHash;
+use crate::session::Command;
+use crate::session::SeedAfter;
+use crate::session::command::TorrentSnapshot;
+use crate::session::tune::{Tuned, Tuning};
+use crate::swarm::bandwidth::RuleId;
+
+/// Goals are looked at this often.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Torrents {
+    /// What the row and the policies say of it, as the session takes it.
+    pub fn tuning(&self, row: &TorrentRow) -> Tuning {
+        let mut tuning = row.settings.tuning();
+        let policies = self.policies.of(row);
+        for (rule, policy) in &policies {
+            if let Some(up) = self.throttle(row, *rule, policy) {
+                let own = &mut tuning.limits.up_bytes_per_s;
+                *own = Some(own.map_or(up, |own| own.min(up)));
+            }
+        }
+        tuning.rules = policies.into_iter().map(|(rule, _)| rule).collect();
+        tuning
+    }
+
+    /// When its seeding ends, by its own settings, by policies, or by those of the daemon.
+    pub fn seeds_until(&self, row: &TorrentRow, mut daemons: SeedAfter) -> SeedAfter {
+        // The narrowest policy that stops says when.
+        for (_, policy) in self.policies.of(row) {
+            if let Some(goal) = policy.goal.filter(|goal| goal.then == Then::Stop) {
+                daemons.ratio = goal.ratio;
+                daemons.time = goal.time;
+            }
+        }
+        row.seed_after(daemons)
+    }
+
+    /// All that the session may take over while it runs.
+    pub fn tuned(&self, row: &TorrentRow) -> Tuned {
+        let seed_after = self.seeds_until(row, self.seed_after());
+        Tuned {
+            tuning: self.tuning(row),
+            is_sequential: row.is_sequential,
+            seed_after,
+            tiers: row.trackers().into(),
+            may_sleep: !row.must_run(seed_after),
+        }
+    }
+
+    fn throttle(&self, row: &TorrentRow, rule: RuleId, policy: &Policy) -> Option<u64> {
+        let goal = policy.goal.as_ref()?;
+        let Then::Throttle { up_bytes_per_s } = goal.then else {
+            return None;
+        };
+        let is_reached = self.policies.is_reached(row.info_hash, rule)
+            || goal.is_reached(&row.deeds(row.uploaded_bytes, row.downloaded_bytes));
+        is_reached.then_some(up_bytes_per_s)
+    }
+}
+
+impl TorrentRow {
+    fn deeds(&self, uploaded_bytes: u64, downloaded_bytes: u64) -> Deeds {
+        let seeded = self
+            .done_unix_s
+            .map(|done| unix_now_s().saturating_sub(done));
+        let seeded = seeded.and_then(|seeded| u64::try_from(seeded).ok());
+        Deeds {
+            uploaded_bytes,
+            downloaded_bytes,
+            wanted_bytes: self.wanted_bytes,
+            seeded: seeded.map(Duration::from_secs),
+        }
+    }
+}
+
+impl Control {
+    /// Tells the session the rules.
+    pub(super) async fn tell_rules(&self) {
+        let rules = Box::new(self.inner.torrents.policies.rules());
+        let told = self
+            .inner
+            .session
+            .ask(|reply| Command::SetRules { rules, reply });
+        // A session that has ended needs no rules.
+        let _ = told.await;
+    }
+
+    /// Takes other policies. Blocks until the session has them: not for its runtimes.
+    pub fn apply_policies(&self, policies: Vec<Policy>) {
+        let (torrents, session) = (&self.inner.torrents, &self.inner.session);
+        let rows: Vec<_> = torrents.rows().values().cloned().collect();
+        let before: Vec<Tuned> = rows.iter().map(|row| torrents.tuned(row)).collect();
+        if !torrents.policies.replace(policies) {
+            return;
+        }
+        let rules = Box::new(torrents.policies.rules());
+        let _ = session.ask_blocking(|reply| Command::SetRules { rules, reply });
+        for (row, before) in rows.iter().zip(before) {
+            let (info_hash, tuned) = (row.info_hash, Box::new(torrents.tuned(row)));
+            if *tuned == before {
+                continue;
+            }
+            // One that went meanwhile needs no rules.
+            let _ = session.ask_blocking(|reply| Command::Tune {
+                info_hash,
+                tuned,
+                reply,
+            });
+        }
+    }
+
+    /// Looks at the goals of those whose figures changed since that revision of the session; the revision now.
+    async fn look_at_goals(&self, since: u64) -> u64 {
+        let torrents = &self.inner.torrents;
+        let policies = torrents.policies.policies();
+        if policies.iter().all(|(_, policy)| policy.goal.is_none()) {
+            return 0;
+        }
+        let now = self.session().revision;
+        let shown = self.inner.session.torrents();
+        let changed = shown.iter().filter(|shown| shown.revision > since);
+        let mut reached = Vec::new();
+        for shown in changed {
+            let row = torrents.rows().get(&shown.info_hash()).cloned();
+            let Some(row) = row.filter(|row| row.leaving.is_none()) else {
+                continue;
+            };
+            for (rule, policy) in policies.iter().filter(|(_, one)| one.goal.is_some()) {
+                if policy.is_for(&row) && is_reached(policy, &row, shown) {
+                    reached.push((row.info_hash, *rule, policy.clone()));
+                }
+            }
+        }
+        for (info_hash, rule, policy) in reached {
+            if torrents.policies.note_reached(info_hash, rule) {
+                self.on_goal(info_hash, &policy).await;
+            }
+        }
+        now
+    }
+
+    async fn on_goal(&self, info_hash: InfoHash, policy: &Policy) {
+        let name = &policy.name;
+        match policy.goal.as_ref().map(|goal| &goal.then) {
+            Some(Then::Throttle { up_bytes_per_s }) => {
+                info!(%info_hash, policy = name, up_bytes_per_s, "goal reached: throttled");
+                // One that went meanwhile needs no limit.
+                let _ = self.put_in_force(info_hash).await;
+            }
+            // The session ends it by itself.
+            Some(Then::Stop) | None => {}
+        }
+    }
+}
+
+fn is_reached(policy: &Policy, row: &TorrentRow, shown: &TorrentSnapshot) -> bool {
+    let progress = &shown.progress;
+    let uploaded_bytes = row.uploaded_bytes.max(progress.total_uploaded_bytes);
+    let downloaded_bytes = row.downloaded_bytes.max(progress.total_downloaded_bytes);
+    let goal = policy.goal.as_ref();
+    goal.is_some_and(|goal| goal.is_reached(&row.deeds(uploaded_bytes, downloaded_bytes)))
+}
+
+/// Looks after goals until the daemon ends.
+pub async fn watch(control: Control) {
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut revision = 0;
+    loop {
+        look.tick().await;
+        revision = control.look_at_goals(revision).await;
+    }
+}

@@ -1,0 +1,266 @@
+//! Policies: which torrents they are for, and what they say of these. Layer 6.
+//!
+//! A policy names trackers, labels or single torrents; all of them that fit a torrent count for it, in this order: tracker,
+//! label, torrent, and as they stand in the settings file. Their caps and shares are rules of the session's bandwidth
+//! ([`crate::swarm::bandwidth`]); their goals are looked after by `policing.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::control::rpc::tracker_host as host;
+use super::row::TorrentRow;
+use crate::base::InfoHash;
+use crate::session::command::Rules;
+use crate::swarm::bandwidth::{Rule, RuleId};
+
+/// Policies of one daemon: operators have a handful, and each torrent is held against all of them.
+pub const POLICIES_MAX: usize = 256;
+
+/// One policy.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// What it is called; no two are called the same.
+    pub name: String,
+    /// A host, or the domain of several; in small letters.
+    pub tracker: Option<String>,
+    pub label: Option<String>,
+    pub torrent: Option<InfoHash>,
+    /// Of all its torrents together.
+    pub cap_up_bytes_per_s: Option<u64>,
+    pub cap_down_bytes_per_s: Option<u64>,
+    /// Its guaranteed part, in [`crate::swarm::bandwidth::SHARE_WHOLE`]ths.
+    pub share: Option<u16>,
+    /// For each of its torrents.
+    pub goal: Option<Goal>,
+}
+
+/// How long each torrent is to seed, and what then.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Goal {
+    /// Uploaded ÷ max(downloaded, selected size).
+    pub ratio: Option<f64>,
+    /// Since it was complete.
+    pub time: Option<Duration>,
+    pub then: Then,
+}
+
+/// What comes of a torrent that has reached its goal.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Then {
+    /// It uploads at most so fast from then on.
+    Throttle {
+        up_bytes_per_s: u64,
+    },
+    Stop,
+}
+
+/// What a torrent has done for its goal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deeds {
+    pub uploaded_bytes: u64,
+    pub downloaded_bytes: u64,
+    pub wanted_bytes: u64,
+    /// Since it was complete.
+    pub seeded: Option<Duration>,
+}
+
+impl Goal {
+    /// Whichever of ratio and time comes first.
+    pub fn is_reached(&self, deeds: &Deeds) -> bool {
+        let base_bytes = deeds.downloaded_bytes.max(deeds.wanted_bytes).max(1) as f64;
+        let has = |ratio: f64| deeds.uploaded_bytes as f64 >= ratio * base_bytes;
+        let is_time = |time: Duration| deeds.seeded.is_some_and(|seeded| seeded >= time);
+        self.ratio.is_some_and(has) || self.time.is_some_and(is_time)
+    }
+}
+
+impl Policy {
+    /// Whether it is for that torrent.
+    pub fn is_for(&self, row: &TorrentRow) -> bool {
+        let has_tracker = |domain: &String| {
+            let mut urls = row.trackers().iter().flatten();
+            urls.any(|url| is_within(host(url), domain))
+        };
+        self.tracker.as_ref().is_none_or(has_tracker)
+            && self
+                .label
+                .as_ref()
+                .is_none_or(|label| row.labels.contains(label))
+            && self.torrent.is_none_or(|torrent| torrent == row.info_hash)
+    }
+
+    /// The narrower, the further from the top.
+    const fn level(&self) -> u8 {
+        match (&self.torrent, &self.label) {
+            (Some(_), _) => 2,
+            (None, Some(_)) => 1,
+            (None, None) => 0,
+        }
+    }
+}
+
+/// Whether a host is that domain or one below it.
+fn is_within(host: &str, domain: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let above = host.strip_suffix(domain);
+    above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+}
+
+/// The policies in force, each under a name that the session knows it by.
+#[derive(Default)]
+pub struct Book(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// From the top.
+    policies: Arc<[(RuleId, Policy)]>,
+    /// Every policy that ever was has its number for good, so that no torrent is held to one that it was not meant for.
+    numbers: BTreeMap<String, RuleId>,
+    /// Whose goals are reached by figures that no row has yet.
+    reached: BTreeSet<(InfoHash, RuleId)>,
+}
+
+impl Book {
+    /// With these policies.
+    pub fn new(policies: Vec<Policy>) -> Book {
+        let book = Book::default();
+        book.replace(policies);
+        book
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Others from now on; false when they are the same.
+    pub fn replace(&self, mut policies: Vec<Policy>) -> bool {
+        policies.sort_by_key(Policy::level);
+        let inner = &mut *self.inner();
+        let same = |(before, after): (&(RuleId, Policy), &Policy)| before.1 == *after;
+        if inner.policies.len() == policies.len() && inner.policies.iter().zip(&policies).all(same)
+        {
+            return false;
+        }
+        let numbers = &mut inner.numbers;
+        let numbered = policies.into_iter().map(|policy| {
+            let next = RuleId(u32::try_from(numbers.len()).unwrap_or(u32::MAX));
+            (*numbers.entry(policy.name.clone()).or_insert(next), policy)
+        });
+        inner.policies = numbered.collect();
+        inner.reached.clear();
+        true
+    }
+
+    /// All of them, from the top.
+    pub fn policies(&self) -> Arc<[(RuleId, Policy)]> {
+        self.inner().policies.clone()
+    }
+
+    /// As the session takes them.
+    pub fn rules(&self) -> Rules {
+        let mut rules = Rules::default();
+        for (id, policy) in self.policies().iter() {
+            let rule = |cap| Rule {
+                cap,
+                share: policy.share,
+            };
+            rules.up.insert(*id, rule(policy.cap_up_bytes_per_s));
+            rules.down.insert(*id, rule(policy.cap_down_bytes_per_s));
+        }
+        rules
+    }
+
+    /// Those that count for a torrent.
+    pub fn of(&self, row: &TorrentRow) -> Vec<(RuleId, Policy)> {
+        let policies = self.policies();
+        let counts = policies.iter().filter(|(_, policy)| policy.is_for(row));
+        counts.cloned().collect()
+    }
+
+    /// Notes a goal as reached; false when it was so already.
+    pub fn note_reached(&self, info_hash: InfoHash, rule: RuleId) -> bool {
+        self.inner().reached.insert((info_hash, rule))
+    }
+
+    /// The torrent is gone.
+    pub fn forget(&self, info_hash: InfoHash) {
+        self.inner().reached.retain(|(of, _)| *of != info_hash);
+    }
+
+    /// Whether its goal is noted as reached.
+    pub fn is_reached(&self, info_hash: InfoHash, rule: RuleId) -> bool {
+        self.inner().reached.contains(&(info_hash, rule))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(trackers: &[&str], labels: &[&str]) -> TorrentRow {
+        TorrentRow {
+            tiers: vec![trackers.iter().map(|url| (*url).to_owned()).collect()],
+            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+            ..TorrentRow::default()
+        }
+    }
+
+    fn policy(name: &str, tracker: Option<&str>, label: Option<&str>) -> Policy {
+        Policy {
+            name: name.to_owned(),
+            tracker: tracker.map(str::to_owned),
+            label: label.map(str::to_owned),
+            ..Policy::default()
+        }
+    }
+
+    #[test]
+    fn all_that_fit_a_torrent_count_from_the_tracker_down() {
+        let book = Book::new(vec![
+            policy("label", None, Some("tv")),
+            policy("both", Some("a.example"), Some("tv")),
+            policy("tracker", Some("a.example"), None),
+            policy("all", None, None),
+        ]);
+        let of = |row: TorrentRow| -> Vec<String> {
+            book.of(&row).into_iter().map(|(_, one)| one.name).collect()
+        };
+        let url = "http://T.A.example:80/announce";
+        assert_eq!(
+            of(row(&[url], &["tv"])),
+            ["tracker", "all", "label", "both"]
+        );
+        assert_eq!(of(row(&["udp://a.example:1"], &[])), ["tracker", "all"]);
+        assert_eq!(of(row(&["http://ba.example/"], &["tv"])), ["all", "label"]);
+    }
+
+    #[test]
+    fn a_policy_keeps_its_number_and_no_other_gets_it() {
+        let book = Book::new(vec![policy("a", None, None), policy("b", None, None)]);
+        let before = book.of(&row(&[], &[]));
+        assert!(!book.replace(vec![policy("a", None, None), policy("b", None, None)]));
+        assert!(book.replace(vec![policy("c", None, None), policy("b", None, None)]));
+        let after = book.of(&row(&[], &[]));
+        assert_eq!(before[1], after[1]);
+        assert!(before.iter().all(|(id, _)| *id != after[0].0));
+    }
+
+    #[test]
+    fn a_goal_is_the_ratio_or_the_time_whichever_comes_first() {
+        let goal = Goal {
+            ratio: Some(2.0),
+            time: Some(Duration::from_secs(60)),
+            then: Then::Stop,
+        };
+        let deeds = |uploaded_bytes, seeded| Deeds {
+            uploaded_bytes,
+            downloaded_bytes: 50,
+            wanted_bytes: 100,
+            seeded: Some(Duration::from_secs(seeded)),
+        };
+        assert!(!goal.is_reached(&deeds(199, 59)));
+        assert!(goal.is_reached(&deeds(200, 0)));
+        assert!(goal.is_reached(&deeds(0, 60)));
+    }
+}

@@ -1,0 +1,282 @@
+//! Policies of `gyre daemon` by what they do to transfers: caps, shares and goals, in force at the start and on SIGHUP.
+//! `GYRE_LONG=1` has the rates of a fast line and holds them within 5 %.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use support::Sample;
+use support::daemon::Daemon;
+use support::program::PATIENCE;
+use support::raw_peer::{self, RawPeer};
+use support::sample::text;
+
+/// Requests that a leecher has under way.
+const DEPTH: u32 = 64;
+const BLOCK: u32 = 16_384;
+const PIECE_LENGTH: u32 = 65_536;
+
+/// Leechers of one torrent that want more than they get, whatever they had already.
+struct Crowd {
+    got: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Crowd {
+    fn start(sample: &Sample, from: SocketAddr, leechers: usize) -> Crowd {
+        let crowd = Crowd {
+            got: Arc::default(),
+            is_over: Arc::default(),
+            threads: Vec::new(),
+        };
+        let pieces = std::fs::metadata(&sample.content).unwrap().len() as u32 / PIECE_LENGTH;
+        let start = |_| {
+            let (got, is_over) = (crowd.got.clone(), crowd.is_over.clone());
+            let mut peer = RawPeer::dial(from, sample.info_hash);
+            std::thread::spawn(move || {
+                peer.get_unchoked();
+                let mut block = 0;
+                let mut next = || {
+                    block += 1;
+                    let begin = block % (PIECE_LENGTH / BLOCK) * BLOCK;
+                    raw_peer::request(block / (PIECE_LENGTH / BLOCK) % pieces, begin, BLOCK)
+                };
+                let first: Vec<u8> = (0..DEPTH).flat_map(|_| next()).collect();
+                peer.send(&first);
+                while !is_over.load(Ordering::Relaxed) {
+                    let frame = peer.next().expect("the connection lasts");
+                    if frame.id == raw_peer::PIECE {
+                        got.fetch_add(u64::from(BLOCK), Ordering::Relaxed);
+                        peer.send(&next());
+                    }
+                }
+            })
+        };
+        let threads = (0..leechers).map(start).collect();
+        Crowd { threads, ..crowd }
+    }
+
+    fn got(&self) -> u64 {
+        self.got.load(Ordering::Relaxed)
+    }
+
+    fn end(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// What each crowd gets a second.
+fn rates(crowds: &[&Crowd], time: Duration) -> Vec<u64> {
+    let (before, begun) = (crowds.iter().map(|crowd| crowd.got()), Instant::now());
+    let before: Vec<u64> = before.collect();
+    std::thread::sleep(time);
+    let passed = begun.elapsed().as_secs_f64();
+    let after = crowds.iter().zip(before);
+    after
+        .map(|(crowd, before)| ((crowd.got() - before) as f64 / passed) as u64)
+        .collect()
+}
+
+/// Sizes of a run.
+struct Scale {
+    /// What is 1 MB/s in the long one.
+    unit: u64,
+    time: Duration,
+    percent: u64,
+}
+
+impl Scale {
+    fn of_run() -> Scale {
+        match std::env::var_os("GYRE_LONG").is_some() {
+            true => Scale {
+                unit: 1_000_000,
+                time: Duration::from_secs(10),
+                percent: 5,
+            },
+            false => Scale {
+                unit: 100_000,
+                time: Duration::from_secs(4),
+                percent: 20,
+            },
+        }
+    }
+
+    #[track_caller]
+    fn check(&self, got: &[u64], units: &[u64]) {
+        eprintln!(
+            "measured {got:?} B/s, to be {units:?} times {} B/s",
+            self.unit
+        );
+        for (got, units) in got.iter().zip(units) {
+            let wanted = units * self.unit;
+            let slack = wanted * self.percent / 100;
+            let is_near = (wanted - slack..=wanted + slack).contains(got);
+            assert!(is_near, "{got} B/s where it is to be {wanted}");
+        }
+    }
+}
+
+fn config(sample: &Sample, text: &str) -> std::path::PathBuf {
+    let path = sample.dir("config").with_extension("toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn seed(daemon: &mut Daemon, sample: &Sample, labels: &[&str]) {
+    let answer = daemon.ask(json!({
+        "do": "add", "torrent": text(&sample.torrent), "folder": text(&sample.data), "labels": labels,
+    }));
+    assert!(answer["info_hash"].is_string(), "{answer}");
+}
+
+fn wait_for_log(daemon: &Daemon, words: &str) {
+    let end = Instant::now() + 3 * PATIENCE;
+    while !daemon.gyre.stderr().contains(words) {
+        let told = daemon.gyre.stderr();
+        assert!(Instant::now() < end, "no \"{words}\" in {told}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn wait_seeding(daemon: &mut Daemon, count: usize) {
+    let end = Instant::now() + 3 * PATIENCE;
+    loop {
+        let list = daemon.ask(json!({ "do": "list" }));
+        let torrents = list["torrents"].as_array().unwrap();
+        let seeding = torrents.iter().filter(|one| one["state"] == "seeding");
+        if seeding.count() == count {
+            return;
+        }
+        assert!(Instant::now() < end, "{list}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Tracker A at most ten units, label B a guaranteed half of that, after ratio 2.0 throttled to one unit.
+#[test]
+fn a_tracker_is_capped_a_label_has_its_half_and_is_throttled_after_its_ratio() {
+    let scale = Scale::of_run();
+    // At half of ten units the ratio is reached once the first rates were measured.
+    let bytes = scale.unit * 5 * (scale.time.as_secs() + 6) / 2 / u64::from(PIECE_LENGTH);
+    let bytes = bytes as usize * PIECE_LENGTH as usize;
+    let tracker = ["http://127.0.0.9:1/announce"];
+    let labelled = Sample::file(bytes, PIECE_LENGTH, &tracker);
+    let other = Sample::file(bytes + 1, PIECE_LENGTH, &tracker);
+    let file = config(
+        &labelled,
+        &format!(
+            "[[policy]]\nname = \"tracker A\"\ntracker = \"127.0.0.9\"\ncap-up = {}\n\
+             [[policy]]\nname = \"label B\"\nlabel = \"B\"\nshare = \"50%\"\nratio = 2.0\nthen = \"throttle\"\n\
+             throttle-up = {}\n",
+            10 * scale.unit,
+            scale.unit
+        ),
+    );
+    let mut daemon = Daemon::start_with(&labelled.dir("state"), &["-v", "--config", &text(&file)]);
+    let addr = daemon.gyre.listening();
+    seed(&mut daemon, &labelled, &["B"]);
+    seed(&mut daemon, &other, &[]);
+    wait_seeding(&mut daemon, 2);
+    // One leecher beside five: without the share it would have its torrent's half too, but not with more torrents.
+    let (few, many) = (
+        Crowd::start(&labelled, addr, 1),
+        Crowd::start(&other, addr, 5),
+    );
+    std::thread::sleep(Duration::from_secs(2));
+    scale.check(&rates(&[&few, &many], scale.time), &[5, 5]);
+    wait_for_log(&daemon, "goal reached: throttled");
+    std::thread::sleep(Duration::from_secs(1));
+    scale.check(&rates(&[&few, &many], scale.time), &[1, 9]);
+    few.end();
+    many.end();
+    daemon.terminate();
+}
+
+#[test]
+fn a_share_holds_against_many_and_policies_change_on_sighup() {
+    let scale = Scale::of_run();
+    let samples: Vec<Sample> = (0..4)
+        .map(|n| Sample::file((4 << 20) + n, PIECE_LENGTH, &[]))
+        .collect();
+    let rate = format!("limit-up = {}\n", 10 * scale.unit);
+    let share = "[[policy]]\nname = \"B\"\nlabel = \"B\"\nshare = \"50%\"\n";
+    let file = config(&samples[0], &format!("{rate}{share}"));
+    let mut daemon =
+        Daemon::start_with(&samples[0].dir("state"), &["-v", "--config", &text(&file)]);
+    let addr = daemon.gyre.listening();
+    for (at, sample) in samples.iter().enumerate() {
+        let labels: &[&str] = if at == 0 { &["B"] } else { &[] };
+        seed(&mut daemon, sample, labels);
+    }
+    wait_seeding(&mut daemon, 4);
+    let few = Crowd::start(&samples[0], addr, 1);
+    let many: Vec<Crowd> = samples[1..]
+        .iter()
+        .map(|sample| Crowd::start(sample, addr, 2))
+        .collect();
+    let crowds: Vec<&Crowd> = std::iter::once(&few).chain(&many).collect();
+    std::thread::sleep(Duration::from_secs(2));
+    let got = rates(&crowds, scale.time);
+    scale.check(&[got[0], got[1..].iter().sum()], &[5, 5]);
+
+    let capped = format!("{rate}{share}cap-up = {}\n", scale.unit);
+    std::fs::write(&file, capped).unwrap();
+    daemon.gyre.signal(Signal::SIGHUP);
+    wait_for_log(&daemon, "settings read anew");
+    std::thread::sleep(Duration::from_secs(1));
+    let got = rates(&crowds, scale.time);
+    scale.check(&[got[0], got[1..].iter().sum()], &[1, 9]);
+
+    std::fs::write(
+        &file,
+        format!("{rate}[[policy]]\nname = \"B\"\nshare = \"half\"\n"),
+    )
+    .unwrap();
+    daemon.gyre.signal(Signal::SIGHUP);
+    wait_for_log(&daemon, "\"half\" is no value of share");
+    few.end();
+    many.into_iter().for_each(Crowd::end);
+    daemon.terminate();
+}
+
+/// A torrent with a limit gets it though another one takes all the time that the machine has.
+#[test]
+fn a_limited_torrent_gets_its_rate_beside_one_without_a_limit() {
+    let scale = Scale::of_run();
+    let samples = [0, 1].map(|n| Sample::file((4 << 20) + n, PIECE_LENGTH, &[]));
+    let file = config(
+        &samples[0],
+        &format!(
+            "[[policy]]\nname = \"slow\"\nlabel = \"slow\"\ncap-up = {}\n",
+            scale.unit
+        ),
+    );
+    let mut daemon =
+        Daemon::start_with(&samples[0].dir("state"), &["-v", "--config", &text(&file)]);
+    let addr = daemon.gyre.listening();
+    seed(&mut daemon, &samples[0], &["slow"]);
+    seed(&mut daemon, &samples[1], &[]);
+    wait_seeding(&mut daemon, 2);
+    let (slow, quick) = (
+        Crowd::start(&samples[0], addr, 1),
+        Crowd::start(&samples[1], addr, 2),
+    );
+    std::thread::sleep(Duration::from_secs(2));
+    let got = rates(&[&slow, &quick], scale.time);
+    scale.check(&got[..1], &[1]);
+    assert!(got[1] > 2 * got[0], "{got:?}");
+    slow.end();
+    quick.end();
+    daemon.terminate();
+}
