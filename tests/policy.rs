@@ -5,16 +5,17 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::Sample;
 use support::daemon::Daemon;
-use support::program::PATIENCE;
+use support::program::{PATIENCE, command};
 use support::raw_peer::{self, RawPeer};
 use support::sample::text;
 
@@ -163,6 +164,20 @@ fn wait_seeding(daemon: &mut Daemon, count: usize) {
     }
 }
 
+/// What `gyre ctl policies` says.
+fn policies_told(state: &Path) -> Vec<Value> {
+    let mut ctl = command();
+    ctl.args(["ctl", "policies", "--json", "--state"])
+        .arg(state);
+    let said = ctl.output().unwrap();
+    assert!(said.status.success(), "{said:?}");
+    let lines = String::from_utf8(said.stdout).unwrap();
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
 /// Tracker A at most ten units, label B a guaranteed half of that, after ratio 2.0 throttled to one unit.
 #[test]
 fn a_tracker_is_capped_a_label_has_its_half_and_is_throttled_after_its_ratio() {
@@ -195,6 +210,17 @@ fn a_tracker_is_capped_a_label_has_its_half_and_is_throttled_after_its_ratio() {
     );
     std::thread::sleep(Duration::from_secs(2));
     scale.check(&rates(&[&few, &many], scale.time), &[5, 5]);
+    let told = policies_told(&labelled.dir("state"));
+    assert_eq!(told[0]["name"], "tracker A", "{told:?}");
+    assert_eq!(
+        (&told[0]["torrents"], &told[1]["torrents"]),
+        (&json!(2), &json!(1))
+    );
+    let sum = told[0]["rateUpload"].as_u64().unwrap();
+    assert!(
+        sum > told[1]["rateUpload"].as_u64().unwrap() && sum < 15 * scale.unit,
+        "{told:?}"
+    );
     wait_for_log(&daemon, "goal reached: throttled");
     std::thread::sleep(Duration::from_secs(1));
     scale.check(&rates(&[&few, &many], scale.time), &[1, 9]);

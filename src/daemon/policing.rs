@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tracing::info;
 
+use super::control::backend::PolicyFigures;
 use super::date::unix_now_s;
 use super::handle::Control;
 use super::policy::{Deeds, Policy, Then};
@@ -119,6 +120,36 @@ impl Control {
                 reply,
             });
         }
+    }
+
+    /// Every policy with what its torrents do, from the top.
+    pub fn policy_figures(&self) -> Vec<PolicyFigures> {
+        let policies = self.inner.torrents.policies.policies();
+        if policies.is_empty() {
+            return Vec::new();
+        }
+        let listed = self.torrents();
+        let figures = policies.iter().map(|(_, policy)| {
+            let mut figures = PolicyFigures {
+                name: policy.name.clone(),
+                tracker: policy.tracker.clone(),
+                label: policy.label.clone(),
+                torrent: policy.torrent,
+                cap_up_bytes_per_s: policy.cap_up_bytes_per_s,
+                cap_down_bytes_per_s: policy.cap_down_bytes_per_s,
+                share: policy.share,
+                ..PolicyFigures::default()
+            };
+            for one in listed.iter().filter(|one| policy.is_for(&one.row)) {
+                figures.torrents += 1;
+                let Some(shown) = &one.shown else { continue };
+                figures.reached += u64::from(is_reached(policy, &one.row, shown));
+                figures.up_bytes_per_s += shown.progress.up_bytes_per_s;
+                figures.down_bytes_per_s += shown.progress.down_bytes_per_s;
+            }
+            figures
+        });
+        figures.collect()
     }
 
     /// Looks at the goals of those whose figures changed since that revision of the session; the revision now.

@@ -41,6 +41,8 @@ pub enum Ask {
     Move(MoveArgs),
     /// Show or set limits, of the whole daemon or of torrents
     Limit(LimitArgs),
+    /// List the policies of the daemon's settings, and what their torrents do
+    Policies,
     /// Watch the torrents that are busy, redrawn once a second
     Top,
 }

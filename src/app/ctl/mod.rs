@@ -79,6 +79,7 @@ pub fn run(args: &CtlArgs) -> Result<Exit, Failure> {
         }
         Ask::Move(to) => ctl.relocate(to),
         Ask::Limit(limit) => ctl.limit(limit),
+        Ask::Policies => ctl.policies(),
         Ask::Top => top::run(&ctl),
     }
 }
@@ -170,6 +171,21 @@ impl Ctl {
             let hash = torrent["hashString"].as_str().unwrap_or_default();
             let word = if is_new { "added" } else { "is there already" };
             output::stdout_line(&format!("{} {name} {hash} {word}", torrent["id"]));
+        }
+        Ok(Exit::Done)
+    }
+
+    fn policies(&self) -> Result<Exit, Failure> {
+        let answer = self.call("policy-get", &json!({}))?;
+        let policies = answer["policies"].as_array().cloned().unwrap_or_default();
+        if self.as_json {
+            for policy in &policies {
+                lines::print(policy);
+            }
+        } else {
+            for line in table::policies(&policies) {
+                output::stdout_line(&line);
+            }
         }
         Ok(Exit::Done)
     }

@@ -76,6 +76,42 @@ fn line(torrent: &Value) -> String {
     )
 }
 
+/// One line a policy below a line of names.
+pub fn policies(policies: &[Value]) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{:>12} {:>12} {:>12} {:>12} {:>7} {:>8} {:>7} POLICY",
+        "UP", "OF", "DOWN", "OF", "SHARE", "TORRENTS", "REACHED"
+    )];
+    lines.extend(policies.iter().map(policy));
+    lines
+}
+
+fn policy(policy: &Value) -> String {
+    let share = match policy["share"].as_u64() {
+        Some(share) => format!("{}%", share as f64 / 100.0),
+        None => "-".to_owned(),
+    };
+    let of = ["tracker", "label", "torrent"]
+        .into_iter()
+        .filter(|key| policy[*key].is_string())
+        .map(|key| format!("{key} {}", text(policy, key)));
+    let of: Vec<String> = of.collect();
+    let of = match of.is_empty() {
+        true => "all".to_owned(),
+        false => of.join(", "),
+    };
+    format!(
+        "{:>12} {:>12} {:>12} {:>12} {share:>7} {:>8} {:>7} {} ({of})",
+        rate(number(policy, "rateUpload")),
+        rate(number(policy, "capUp")),
+        rate(number(policy, "rateDownload")),
+        rate(number(policy, "capDown")),
+        number(policy, "torrents"),
+        number(policy, "reached"),
+        cut(&text(policy, "name"), NAME_CHARS_MAX),
+    )
+}
+
 /// All that is known of one.
 pub fn show(torrent: &Value) -> Vec<String> {
     let labels = torrent["labels"].as_array().cloned().unwrap_or_default();
@@ -138,6 +174,21 @@ pub fn show(torrent: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_policy_is_a_line_with_its_rates_beside_its_caps() {
+        let policy = serde_json::json!({
+            "name": "tv\u{1b}", "tracker": null, "label": "b", "torrent": null, "share": 5_000, "capUp": 10_000_000,
+            "capDown": null, "rateUpload": 5_000_000, "rateDownload": 0, "torrents": 3, "reached": 1,
+        });
+        let lines = policies(std::slice::from_ref(&policy));
+        let words: Vec<&str> = lines[1].split_whitespace().collect();
+        assert!(!lines[1].contains('\u{1b}'));
+        assert!(
+            words.contains(&"50%") && lines[1].ends_with("(label b)"),
+            "{lines:?}"
+        );
+    }
 
     #[test]
     fn names_do_not_reach_the_terminal_as_they_are() {

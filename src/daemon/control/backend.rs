@@ -509,6 +509,24 @@ pub struct Group {
     pub up: Limit,
 }
 
+/// A policy, and what its torrents do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyFigures {
+    pub name: String,
+    pub tracker: Option<String>,
+    pub label: Option<String>,
+    pub torrent: Option<InfoHash>,
+    pub cap_up_bytes_per_s: Option<u64>,
+    pub cap_down_bytes_per_s: Option<u64>,
+    /// In ten-thousandths.
+    pub share: Option<u16>,
+    pub torrents: u64,
+    /// Of those, the ones that have reached its goal.
+    pub reached: u64,
+    pub up_bytes_per_s: u64,
+    pub down_bytes_per_s: u64,
+}
+
 /// Why something was not done, in words for the user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -576,6 +594,10 @@ pub trait Backend: 'static {
     async fn test_port(&self) -> Result<bool, Refusal>;
     /// Bandwidth groups.
     fn groups(&self) -> Vec<Group>;
+    /// Every policy, in the order in which they count.
+    fn policies(&self) -> Vec<PolicyFigures> {
+        Vec::new()
+    }
     /// Makes or changes a group.
     async fn set_group(&self, group: Group) -> Result<(), Refusal>;
     /// Ends the daemon.

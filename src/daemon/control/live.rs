@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::backend::{
-    Action, Added, Backend, Change, Details, Group, NewSource, NewTorrent, Problem, QueueMove,
-    Refusal, Session, SessionChange, Status, Torrent, TorrentLimits,
+    Action, Added, Backend, Change, Details, Group, NewSource, NewTorrent, PolicyFigures, Problem,
+    QueueMove, Refusal, Session, SessionChange, Status, Torrent, TorrentLimits,
 };
 use super::view;
 use crate::base::InfoHash;
@@ -469,6 +469,10 @@ impl Backend for Live {
 
     fn groups(&self) -> Vec<Group> {
         Vec::new()
+    }
+
+    fn policies(&self) -> Vec<PolicyFigures> {
+        self.control.policy_figures()
     }
 
     async fn set_group(&self, _: Group) -> Result<(), Refusal> {

@@ -31,6 +31,7 @@ impl<B: Backend> Rpc<B> {
             "free_space" => return self.free_space(args, out).await,
             "port_test" => return self.port_test(out).await,
             "group_get" => return self.group_get(args, out),
+            "policy_get" => return self.policy_get(out),
             "torrent_start" => self.act(args, Action::Start).await?,
             "torrent_start_now" => self.act(args, Action::StartNow).await?,
             "torrent_stop" => self.act(args, Action::Stop).await?,

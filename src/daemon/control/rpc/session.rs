@@ -378,6 +378,48 @@ impl<B: Backend> Rpc<B> {
         Ok(())
     }
 
+    /// Not of Transmission: for `gyre ctl policies`.
+    pub(super) fn policy_get(&self, out: &mut Json) -> Result<(), Fault> {
+        let policies = self.backend().policies();
+        out.open(b'{');
+        out.key("policies");
+        out.array(policies.iter(), |out, policy| {
+            out.open(b'{');
+            out.key("name");
+            out.text(&policy.name);
+            let torrent = policy.torrent.map(|torrent| torrent.to_string());
+            for (key, value) in [
+                ("tracker", &policy.tracker),
+                ("label", &policy.label),
+                ("torrent", &torrent),
+            ] {
+                out.key(key);
+                match value {
+                    Some(text) => out.text(text),
+                    None => out.null(),
+                }
+            }
+            for (key, value) in [
+                ("capUp", policy.cap_up_bytes_per_s),
+                ("capDown", policy.cap_down_bytes_per_s),
+                ("share", policy.share.map(u64::from)),
+                ("torrents", Some(policy.torrents)),
+                ("reached", Some(policy.reached)),
+                ("rateUpload", Some(policy.up_bytes_per_s)),
+                ("rateDownload", Some(policy.down_bytes_per_s)),
+            ] {
+                out.key(key);
+                match value {
+                    Some(number) => out.uint(number),
+                    None => out.null(),
+                }
+            }
+            out.close(b'}');
+        });
+        out.close(b'}');
+        Ok(())
+    }
+
     pub(super) fn group_get(&self, args: &Args, out: &mut Json) -> Result<(), Fault> {
         let names = names_of(args.get("name").or_else(|| args.get("group")));
         let groups = self.backend().groups();
