@@ -148,8 +148,12 @@ struct World {
 
 impl World {
     fn new(sample: Sample) -> World {
+        World::with(sample, &[])
+    }
+
+    fn with(sample: Sample, options: &[&str]) -> World {
         let state = sample.folder.path().join("state");
-        let mut daemon = Daemon::start(&state);
+        let mut daemon = Daemon::start_with(&state, options);
         let addr = daemon.gyre.listening();
         let original = daemon.add(&sample, &sample.data);
         seeding(&mut daemon, &original);
@@ -314,7 +318,21 @@ fn a_torrent_of_one_file_shares_it_with_another_while_both_run() {
 
 #[test]
 fn a_torrent_that_claims_other_contents_of_the_same_lengths_and_names_changes_nothing() {
-    let mut world = World::new(tree());
+    claims_other_contents(&[], |world| world.sample.data.clone());
+}
+
+#[test]
+fn neither_does_one_that_names_the_folder_otherwise_where_nothing_is_looked_for() {
+    claims_other_contents(&["--cross-seed", "false"], |world| {
+        let link = world.sample.folder.path().join("link");
+        std::os::unix::fs::symlink(&world.sample.data, &link).unwrap();
+        link
+    });
+}
+
+/// Adds a torrent of the same names and lengths to the very folder that the original lies in, and lets it have its data.
+fn claims_other_contents(options: &[&str], folder: impl FnOnce(&World) -> PathBuf) {
+    let mut world = World::with(tree(), options);
     let content = world.sample.content.clone();
     let root = content.file_name().unwrap().to_str().unwrap().to_owned();
     let hostile = Twin::make(&world.sample, "hostile", &root, |root| {
@@ -326,8 +344,7 @@ fn a_torrent_that_claims_other_contents_of_the_same_lengths_and_names_changes_no
         }
     });
     let before = looks(&content);
-    // Into the very folder that the original lies in.
-    let folder = world.sample.data.clone();
+    let folder = folder(&world);
     let added = add(&mut world.daemon, &hostile.torrent, &folder);
     let _seeder = world.beside("seed", &hostile.torrent, "--data", &hostile.data);
     let torrent = seeding(&mut world.daemon, &added);

@@ -38,11 +38,6 @@ impl Cross {
             sizes: Mutex::default(),
         }
     }
-
-    /// Files of torrents that are added are looked for.
-    pub const fn is_on(&self) -> bool {
-        self.is_on
-    }
 }
 
 /// Which torrent has files of which length.
@@ -138,9 +133,7 @@ impl Torrents {
         let mut config = self.config(&row, self.metainfo(info_hash)?);
         let rename = self.other_root(&row, &config);
         config.place.renames.extend(rename.clone());
-        let others = self.others(&row, &config.metainfo);
-        let seed = random().map_or(row.number, u64::from_le_bytes);
-        let found = match cross(&config, &others, self.folder.path(), seed, is_stopped) {
+        let found = match self.find(&row, &config, is_stopped) {
             Ok(found) => found,
             Err(CrossError::Stopped) => return Ok(()),
             Err(error) => {
@@ -152,6 +145,20 @@ impl Torrents {
             tell(info_hash, found);
         }
         self.keep_found(info_hash, rename, found.is_some())
+    }
+
+    fn find(
+        &self,
+        row: &TorrentRow,
+        config: &TorrentConfig,
+        is_stopped: &AtomicBool,
+    ) -> Result<Option<Crossed>, CrossError> {
+        if !self.cross.is_on {
+            return Ok(None);
+        }
+        let others = self.others(row, &config.metainfo);
+        let seed = random().map_or(row.number, u64::from_le_bytes);
+        cross(config, &others, self.folder.path(), seed, is_stopped)
     }
 
     fn keep_found(
@@ -215,14 +222,22 @@ impl Torrents {
     /// files (HOSTILE.md L17).
     fn other_root(&self, row: &TorrentRow, config: &TorrentConfig) -> Option<Rename> {
         let root = root_of(row, config);
-        let is_taken = {
+        let namesakes: Vec<Arc<TorrentRow>> = {
             let rows = self.rows();
-            rows.values().any(|other| {
+            let is_namesake = |other: &&Arc<TorrentRow>| {
                 let is_before = other.info_hash != row.info_hash && other.number < row.number;
                 // The name of a row is that of its root, before it was made safe.
-                is_before && other.folder == row.folder && safe_name(&other.name) == root
-            })
+                is_before && safe_name(&other.name) == root
+            };
+            rows.values().filter(is_namesake).cloned().collect()
         };
+        let folder = std::fs::canonicalize(&row.folder).ok();
+        let is_taken = namesakes.iter().any(|other| {
+            // One folder may be called by two names.
+            let is_same =
+                || folder.is_some() && std::fs::canonicalize(&other.folder).ok() == folder;
+            other.folder == row.folder || is_same()
+        });
         is_taken.then(|| Rename {
             name: name_apart(&root, row.info_hash, config.metainfo.info.is_multi_file),
             path: root,

@@ -243,7 +243,7 @@ impl Control {
             labels: torrent.labels,
             selected_files: torrent.selected_files,
             added_unix_s: unix_now_s(),
-            crosses: torrent.fetches && self.inner.torrents.cross.is_on(),
+            crosses: torrent.fetches,
             ..TorrentRow::default()
         };
         if !row.folder.is_absolute() {

@@ -82,7 +82,7 @@ pub struct TorrentRow {
     pub renaming: Option<Rename>,
     /// What it has was taken over, from another program or from files of other torrents, and not hashed here since.
     pub is_unproven: bool,
-    /// Its files are to be looked for among those of other torrents before its first run.
+    /// Before its first run its root is to be set apart from those of others, and its files looked for among theirs.
     pub crosses: bool,
     /// When all of it was last read in the background.
     pub scrubbed_unix_s: Option<i64>,
