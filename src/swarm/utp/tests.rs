@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use super::*;
 use crate::base::Rng;
@@ -535,7 +534,7 @@ fn resets_need_the_address_the_id_and_a_number_on_its_way() {
     let from = world.sides[0].addr;
     let is_lost_by = |from: SocketAddr, header: Header| {
         let mut utp = Utp::new(8, [0; 32]);
-        std::mem::swap(&mut utp.conns, &mut world.sides[1].utp.conns.clone());
+        utp.conns = world.sides[1].utp.conns.clone();
         utp.by_id = world.sides[1].utp.by_id.clone();
         utp.marks = vec![Mark::default(); 8];
         utp.on_datagram(from, &bytes(header, b""), Now::from_secs(1));
