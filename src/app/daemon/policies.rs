@@ -205,7 +205,10 @@ fn one(keys: &DeTable<'_>, at: usize) -> Result<Policy, Wrong> {
             "ratio" => parse_ratio(&text).map(|goal| ratio = Some(goal)),
             "seed-time" => parse_duration(&text).map(|goal| time = Some(goal)),
             "throttle-up" => rate(&text).map(|rate| throttle = Some(rate)),
-            _ => Ok(then = Some(text.clone())),
+            _ => {
+                then = Some(text.clone());
+                Ok(())
+            }
         };
         taken.map_err(|hint| wrong(at, &format!("\"{text}\" is no value of {key}"), &hint))?;
     }
