@@ -189,6 +189,16 @@ impl DiskTorrent {
             let parent = path.parent().unwrap_or(Path::new("")).to_owned();
             self.unsynced.borrow_mut().folders.insert(parent);
         }
+        // Opened before a copy took its name, and here only now: a copy has its name for good.
+        let is_old = |fd: &OwnedFd| {
+            let stamp = files::stamp(fd);
+            stamp.is_ok_and(|stamp| self.is_replaced(file, stamp.inode))
+        };
+        let fd = match self.has_copies() && is_old(&fd) {
+            true => files::open_beneath(&self.base, &path, OpenMode::Write)
+                .map_err(|error| DiskError::new(DiskOp::Open, self.full(&path), &error))?,
+            false => fd,
+        };
         let handle = File::with_kind(fd, self.kind);
         self.hub.budget.put(key, handle.clone(), needs_write);
         Ok(handle)
@@ -225,6 +235,10 @@ impl DiskTorrent {
             .await
         {
             Ok(fd) => {
+                let inode = files::stamp(&fd).map(|stamp| stamp.inode);
+                if self.has_copies() && inode.is_ok_and(|inode| self.is_replaced(file, inode)) {
+                    return None;
+                }
                 let handle = File::with_kind(fd, self.kind);
                 self.hub.budget.put(key, handle.clone(), needs_write);
                 Some(handle)

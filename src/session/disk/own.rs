@@ -4,7 +4,8 @@
 //! Whether it has is asked of the open file before each write, so a name that it was given a moment ago counts too. The copy
 //! is on the disk before it takes the name, so a power cut finds one or the other, whole (HOSTILE.md L17).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,10 @@ static NEXT_COPY: AtomicU64 = AtomicU64::new(0);
 pub(super) struct Owning {
     /// One copy at a time.
     turn: Mutex<()>,
+    /// The file that is being copied: what is open of it may be the other's by now.
+    under_way: Cell<Option<usize>>,
+    /// Inodes of copies made. An older one has but the other's name left, and must not be taken for ours.
+    inodes: RefCell<BTreeMap<usize, u64>>,
     /// The torrent ends: what is being copied is not to take the file's name any more.
     is_over: Arc<AtomicBool>,
     /// Of a torrent of one file, which is its root.
@@ -38,7 +43,11 @@ pub(super) struct Owning {
 impl DiskTorrent {
     /// The file, opened for writing, and how it looks. It has one name.
     pub(super) async fn own_handle(&self, file: usize) -> Result<(File, FileStamp), DiskError> {
+        let mut is_anew = false;
         loop {
+            if self.owning.under_way.get() == Some(file) {
+                drop(self.owning.turn.lock().await);
+            }
             let handle = match self.handle(file, true).await {
                 // What was linked from elsewhere may be another user's.
                 Err(error) if error.kind == io::ErrorKind::PermissionDenied => {
@@ -51,6 +60,18 @@ impl DiskTorrent {
             };
             let stamp = self.look(&handle).await;
             let stamp = stamp.map_err(|error| self.error(DiskOp::Stat, file, &error))?;
+            // From here to the return nothing is waited for.
+            if self.owning.under_way.get() == Some(file) {
+                continue;
+            }
+            if self.is_replaced(file, stamp.inode) {
+                self.hub.budget.close(self.id, file);
+                // What has the name even so, somebody put there.
+                if std::mem::replace(&mut is_anew, true) {
+                    self.owning.inodes.borrow_mut().remove(&file);
+                }
+                continue;
+            }
             if stamp.links <= 1 {
                 return Ok((handle, stamp));
             }
@@ -67,13 +88,18 @@ impl DiskTorrent {
         let name = path.clone();
         // How the file looks from now on is our doing.
         self.begin_write(file);
+        self.owning.under_way.set(Some(file));
         let copied = off_ring(move || own(&base, &name, is_root, &is_over)).await;
+        if let Ok(Some((stamp, _))) = &copied {
+            self.owning.inodes.borrow_mut().insert(file, stamp.inode);
+        }
+        self.hub.budget.close(self.id, file);
+        self.owning.under_way.set(None);
         self.end_write(file);
         let copied = copied.map_err(|error| self.error(DiskOp::Copy, file, &error))?;
         let Some((stamp, root)) = copied else {
             return Ok(());
         };
-        self.hub.budget.close(self.id, file);
         self.set_stamp(file, Some(super::sync::record_stamp(stamp)));
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         self.unsynced.borrow_mut().folders.insert(folder);
@@ -82,6 +108,17 @@ impl DiskTorrent {
         }
         info!(path = %self.full(&path).display(), "copied: it is to be written, and has other names too");
         Ok(())
+    }
+
+    /// The file was copied, and this is not the copy.
+    pub(super) fn is_replaced(&self, file: usize, inode: u64) -> bool {
+        let inodes = self.owning.inodes.borrow();
+        inodes.get(&file).is_some_and(|ours| *ours != inode)
+    }
+
+    /// Some file was copied in this run.
+    pub(super) fn has_copies(&self) -> bool {
+        !self.owning.inodes.borrow().is_empty()
     }
 
     /// From now on no copy takes a file's name.
