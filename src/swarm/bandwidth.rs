@@ -2,7 +2,7 @@
 //! are guaranteed. Layer 2, pure.
 //!
 //! Clients (connections) ask within torrents, torrents within places. A place is named by the rules that count for it: each
-//! rule may be a limit, kept in a [`Bucket`] that all its places draw from, and a share. From the top:
+//! rule may be a limit, kept in a `Bucket` that all its places draw from, and a share. From the top:
 //!
 //! ```text
 //! top ─┬─ session (its limit) ─┬─ share of a rule ─ … ─┬─ group of one place ─ torrent ─ client

@@ -76,7 +76,7 @@ impl ReadRun {
     /// then.
     ///
     /// # Errors
-    /// As [`PeerStream::send_run`].
+    /// As `PeerStream::send_run`.
     pub async fn send_now(self, stream: &PeerStream, first: usize) -> io::Result<usize> {
         stream.send_run_now(self.out, first).await.0
     }
@@ -84,7 +84,7 @@ impl ReadRun {
     /// Sends it; drop what comes back once it is not needed.
     ///
     /// # Errors
-    /// As [`PeerStream::send_run`].
+    /// As `PeerStream::send_run`.
     pub async fn send(mut self, stream: &PeerStream) -> (io::Result<()>, ReadRun) {
         let result;
         (result, self.out) = stream.send_run(self.out).await;
