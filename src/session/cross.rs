@@ -74,10 +74,7 @@ pub fn cross(
     let in_state = failed(state_dir);
     let store = ResumeStore::open(state_dir).map_err(in_state)?;
     let target = Target::look(config, layout)?;
-    if target
-        .has_record(config, &store)
-        .map_err(failed(state_dir))?
-    {
+    if target.has_record(config, &store) {
         return Ok(None);
     }
     let sources: Vec<Source> = others
@@ -168,12 +165,10 @@ impl Source {
         let (folder, layout) = located.ok()?;
         let parts = PartsMap::new(&layout, config.metainfo.info_hash);
         let observed = observe(&folder, &layout, &parts).ok()?.observed;
-        let records = store.all(config.metainfo.info_hash).ok()?;
-        let record = records.into_iter().find(|record| {
-            record.root.is_some()
-                && record.root == observed.root
-                && record.have.len() == layout.geometry().piece_count()
-        })?;
+        let record = store.at(config.metainfo.info_hash, observed.root?)?;
+        if record.have.len() != layout.geometry().piece_count() {
+            return None;
+        }
         let base = files::open_root(&folder).ok()?;
         let whole = (0..layout.files().len())
             .map(|file| whole_file(&base, &layout, &record, &observed, file))
@@ -264,12 +259,9 @@ impl Target {
     }
 
     /// What an earlier run left says more than any look at others.
-    fn has_record(&self, config: &TorrentConfig, store: &ResumeStore) -> io::Result<bool> {
-        let Some(root) = self.observed.root else {
-            return Ok(false);
-        };
-        let records = store.all(config.metainfo.info_hash)?;
-        Ok(records.iter().any(|record| record.root == Some(root)))
+    fn has_record(&self, config: &TorrentConfig, store: &ResumeStore) -> bool {
+        let root = self.observed.root;
+        root.is_some_and(|root| store.at(config.metainfo.info_hash, root).is_some())
     }
 
     /// Gives files found their new names, durably; those that cannot have one are as not found.

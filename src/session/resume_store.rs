@@ -184,6 +184,13 @@ impl ResumeStore {
         Ok(LoadReport { loaded, set_aside })
     }
 
+    /// The record of the torrent at this root, if it can be used; nothing is set aside, and the folder is not listed.
+    pub fn at(&self, info_hash: InfoHash, root: RootKey) -> Option<Record> {
+        let bytes = read_record(&self.path(info_hash, Some(root))).ok()??;
+        let record = Record::decode(&bytes).ok();
+        record.filter(|record| record.info_hash == info_hash && record.root == Some(root))
+    }
+
     /// The records of the torrent at whatever roots, those that can be used; nothing is set aside.
     ///
     /// # Errors
