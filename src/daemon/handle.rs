@@ -518,7 +518,6 @@ impl Control {
 
     /// Hands the rows of the state to the session, and finishes removals that were begun.
     pub(super) async fn restore(&self) {
-        self.tell_rules().await;
         let (mut torrents, mut leaving) = (Vec::new(), Vec::new());
         let waiting = self.begin_queue();
         let mut moving = Vec::new();
@@ -539,7 +538,9 @@ impl Control {
             .inner
             .session
             .ask(|reply| Command::AddAll { torrents, reply });
-        for error in added.await.unwrap_or_default() {
+        // Both are on their way before anybody else is heard: what is added meanwhile is not among these.
+        let ((), added) = tokio::join!(biased; self.tell_rules(), added);
+        for error in added.unwrap_or_default() {
             warn!(%error, "a torrent of the state is left out");
         }
         for info_hash in moving {
