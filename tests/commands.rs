@@ -136,6 +136,7 @@ fn settings(state: &Path) -> SessionConfig {
         ipv6: false,
         tcp: true,
         utp: true,
+        holepunch: true,
         lsd: false,
         limit_up_bytes_per_s: None,
         limit_down_bytes_per_s: None,

@@ -288,6 +288,7 @@ fn session_config(sample: &Sample, peers_max: u32) -> SessionConfig {
         ipv6: false,
         tcp: true,
         utp: true,
+        holepunch: true,
         lsd: false,
         limit_up_bytes_per_s: None,
         limit_down_bytes_per_s: None,

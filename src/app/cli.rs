@@ -553,7 +553,7 @@ mod tests {
             let line = format!(
                 "gyre {verb} x.torrent --port 0 --bind 127.0.0.1 --peer 127.0.0.1:1 --peer [::1]:2 --limit-up 1MiB \
                  --limit-down 2MB --proxy socks5://u:p@[::1]:1080 --ip-filter f --max-peers 9 --upload-slots auto --seed --seed-ratio 1.5 --seed-time 2h --no-trackers \
-                 --no-dht --dht-bootstrap n.example:6881 --no-pex --no-lsd --no-port-map --no-ipv6 --no-utp --encryption require --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
+                 --no-dht --dht-bootstrap n.example:6881 --no-pex --no-lsd --no-port-map --no-ipv6 --no-utp --no-holepunch --encryption require --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
                  --write-engine direct --json --check full -vv --log-file l"
             );
             let cli = parsed(&line).unwrap();

@@ -150,6 +150,7 @@ fn session_config(asking: &Asking) -> SessionConfig {
         ipv6: asking.route.ipv6,
         tcp: true,
         utp: true,
+        holepunch: true,
         lsd: asking.searches_locally,
         dht: asking.dht.clone(),
         encryption: asking.encryption,

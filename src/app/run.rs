@@ -394,6 +394,7 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         ipv6: !args.no_ipv6,
         tcp: !args.no_tcp,
         utp: !args.no_utp,
+        holepunch: !args.no_holepunch,
         lsd: !args.no_lsd,
         limit_up_bytes_per_s: args.limit_up.filter(|rate| *rate > 0),
         limit_down_bytes_per_s: args.limit_down.filter(|rate| *rate > 0),

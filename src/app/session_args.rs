@@ -98,6 +98,12 @@ pub struct SessionArgs {
     /// Connect to peers over TCP only
     #[arg(long)]
     pub no_utp: bool,
+    /// Neither punch holes for peers that cannot be dialed nor help others with it
+    ///
+    /// Two peers behind gateways that let nobody in are connected through a third that both are connected to. It needs uTP
+    /// and peer exchange.
+    #[arg(long)]
+    pub no_holepunch: bool,
     /// Connect to peers over uTP only, on the UDP port
     ///
     /// uTP yields to other traffic on the line. Trackers and web seeds are asked over TCP all the same.

@@ -113,6 +113,8 @@ pub struct SessionConfig {
     pub tcp: bool,
     /// Connections over uTP (BEP 29); false is `--no-utp`. Never through a proxy.
     pub utp: bool,
+    /// Holes are punched, and others helped with it (BEP 55); false is `--no-holepunch`.
+    pub holepunch: bool,
     /// Look for peers on the local network (BEP 14).
     pub lsd: bool,
     pub limit_up_bytes_per_s: Option<u64>,

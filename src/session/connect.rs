@@ -33,24 +33,45 @@ const INBOUND_PENDING_PER_IP_MAX: usize = 64;
 /// After accept fails for want of descriptors (HOSTILE.md L5).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
 
+/// Why a peer is dialed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// It is the next one of the address book.
+    Book,
+    /// A relay has it dial us too (BEP 55): over uTP alone.
+    Relay,
+}
+
+impl Errand {
+    fn tell_failure(self, door: &Door, addr: SocketAddr) {
+        match self {
+            Errand::Book => door.on_dial_failed(addr),
+            Errand::Relay => door.on_punch_failed(addr),
+        }
+    }
+}
+
 /// Dials, shakes hands and runs the connection. The core learns of every end.
-pub async fn dial(door: Door, addr: SocketAddr) {
+pub async fn dial(door: Door, addr: SocketAddr, errand: Errand) {
     let shared = door.shared().clone();
     if shared.is_banned(addr.ip()) || shared.gate.is_blocked(addr.ip()) {
-        door.on_dial_failed(addr);
+        errand.tell_failure(&door, addr);
         return;
     }
     let half_open = HalfOpen::new(&shared);
-    let outcome = contain::connection(&shared, shake_outbound(&door, addr)).await;
+    let outcome = contain::connection(&shared, shake_outbound(&door, addr, errand)).await;
     let outcome = outcome.unwrap_or_else(|panicked| Err(panicked.into()));
     drop(half_open);
     match outcome {
         // The list may have been read anew meanwhile.
         Ok((stream, _)) if shared.gate.turns_away(addr.ip()) => {
             stream.shutdown();
-            door.on_dial_failed(addr);
+            errand.tell_failure(&door, addr);
         }
         Ok((stream, shaken)) => {
+            if errand == Errand::Relay {
+                debug!(%addr, "hole punched");
+            }
             let conn = connected(addr, false, &shaken);
             // Its own task: a connection is not disk work that a shutdown waits for as such.
             tokio_uring::spawn(async move {
@@ -58,8 +79,8 @@ pub async fn dial(door: Door, addr: SocketAddr) {
             });
         }
         Err(error) => {
-            debug!(%addr, %error, "dial failed");
-            door.on_dial_failed(addr);
+            debug!(%addr, ?errand, %error, "dial failed");
+            errand.tell_failure(&door, addr);
         }
     }
 }
@@ -83,7 +104,11 @@ impl Drop for HalfOpen {
 
 /// Dials and shakes hands, hidden or in the open; where one is refused before any answer and the other is allowed, with
 /// that on a second connection.
-async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(PeerStream, Shaken)> {
+async fn shake_outbound(
+    door: &Door,
+    addr: SocketAddr,
+    errand: Errand,
+) -> io::Result<(PeerStream, Shaken)> {
     let shared = door.shared();
     let is_open_first = shared.open_first.borrow().has(addr);
     let ways: &[bool] = match shared.config.encryption {
@@ -99,7 +124,7 @@ async fn shake_outbound(door: &Door, addr: SocketAddr) -> io::Result<(PeerStream
             break;
         }
         let stream = tokio::select! {
-            stream = reach(shared, addr) => stream?,
+            stream = reach(shared, addr, errand) => stream?,
             () = door.ending() => return Err(io::ErrorKind::ConnectionAborted.into()),
             () = shared.way.shut() => return Err(io::ErrorKind::NetworkDown.into()),
         };
@@ -149,7 +174,10 @@ fn carriers(has_tcp: bool, has_utp: bool, is_tcp_first: bool) -> &'static [Carri
 }
 
 /// A connection to a peer: through the proxy where there is one, and never around it. The future may be dropped.
-async fn reach(shared: &Shared, addr: SocketAddr) -> io::Result<PeerStream> {
+async fn reach(shared: &Shared, addr: SocketAddr, errand: Errand) -> io::Result<PeerStream> {
+    if errand == Errand::Relay {
+        return reach_by_utp(shared, addr, false).await;
+    }
     let is_local = Scope::of(addr.ip()) != Scope::Public;
     let is_tcp_first = is_local || shared.tcp_first.borrow().has(addr);
     let has_tcp = shared.config.tcp;

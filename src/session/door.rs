@@ -84,6 +84,13 @@ impl Door {
         }
     }
 
+    /// A dial at a relay's word came to nothing; only a torrent makes such.
+    pub fn on_punch_failed(&self, addr: SocketAddr) {
+        if let Door::Torrent(driver) = self {
+            driver.call(|core, cx| core.on_punch_failed(addr, cx));
+        }
+    }
+
     /// Runs a connection whose handshakes are done.
     pub async fn run(self, stream: PeerStream, conn: Connected, shaken: Shaken) {
         match self {

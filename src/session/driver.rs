@@ -14,7 +14,7 @@ use tracing::{Instrument, Span, debug, info};
 use super::announce::Announcers;
 use super::check::CheckJob;
 use super::config::{SeedAfter, SessionEvent, TorrentConfig, TorrentState};
-use super::connect;
+use super::connect::{self, Errand};
 use super::contain::{Panicked, caught, count_panic};
 use super::disk::{Changed, DiskError, DiskTorrent, ReadError, SyncError};
 use super::door::Door;
@@ -462,7 +462,8 @@ impl Driver {
         match effect {
             Effect::WakeWriter(peer) => self.with_peer(peer, Line::wake),
             Effect::Close { peer, reason } => self.with_peer(peer, |line| line.close(reason)),
-            Effect::Dial { addr } => self.dial(addr),
+            Effect::Dial { addr } => self.dial(addr, Errand::Book),
+            Effect::Punch { addr } => self.dial(addr, Errand::Relay),
             Effect::Hash { piece } => self.hash(piece),
             Effect::Write { piece } => self.write(piece),
             Effect::FlushSegment { piece, segment } => self.flush_segment(piece, segment),
@@ -497,8 +498,8 @@ impl Driver {
         }
     }
 
-    fn dial(self: &Rc<Self>, addr: SocketAddr) {
-        self.spawn(connect::dial(Door::Torrent(self.clone()), addr));
+    fn dial(self: &Rc<Self>, addr: SocketAddr, errand: Errand) {
+        self.spawn(connect::dial(Door::Torrent(self.clone()), addr, errand));
     }
 
     fn hash(self: &Rc<Self>, piece: PieceIndex) {

@@ -19,7 +19,7 @@ use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use super::announce::Announcers;
 use super::config::{MagnetConfig, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
-use super::connect;
+use super::connect::{self, Errand};
 use super::contain::{caught, count_panic};
 use super::dht::DhtSearch;
 use super::door::Door;
@@ -358,7 +358,7 @@ impl Search {
             MetadataEffect::WakeWriter(peer) => self.with_link(peer, |link| link.wake.notify_one()),
             MetadataEffect::Close(peer) => self.with_link(peer, |link| self.close(link)),
             MetadataEffect::Dial { addr } => {
-                let dial = connect::dial(Door::Metadata(self.clone()), addr);
+                let dial = connect::dial(Door::Metadata(self.clone()), addr, Errand::Book);
                 tokio_uring::spawn(dial.instrument(self.span.clone()));
             }
             MetadataEffect::Verify { attempt, bytes } => self.verify(attempt, bytes),

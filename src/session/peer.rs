@@ -100,6 +100,9 @@ pub async fn run(driver: Rc<Driver>, stream: PeerStream, conn: Connected, shaken
     if shaken.cover != Cover::Open && !conn.is_inbound {
         driver.call(|core, _| core.on_hidden(key));
     }
+    if stream.is_utp() {
+        driver.call(|core, _| core.on_utp(key));
+    }
     let span = debug_span!("peer", addr = %conn.addr);
     let shared = driver.shared().clone();
     let handle = Rc::new(PeerHandle {

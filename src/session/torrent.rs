@@ -655,6 +655,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         listen_port: shared.port.get(),
         metadata: Some(config.metainfo.info_bytes.clone()),
         exchanges_peers: shared.config.exchanges_peers,
+        punches_holes: shared.config.holepunch && shared.utp().is_some(),
         dht_port: shared
             .dht()
             .filter(|_| !info.is_private && shared.socks.is_none())

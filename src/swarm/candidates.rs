@@ -391,6 +391,25 @@ impl Candidates {
         self.entries.contains_key(&normal(addr))
     }
 
+    /// Whether somebody of that kind may send us there: possible, not our own, neither banned nor listed.
+    pub fn may_dial(&self, source: Source, addr: SocketAddr) -> bool {
+        let addr = normal(addr);
+        let is_refused =
+            self.own.contains(&addr) || self.is_banned(addr.ip()) || self.is_filtered(addr.ip());
+        is_possible(addr, source) && !is_refused
+    }
+
+    /// Whether it is known as an address of our own.
+    pub fn is_own(&self, addr: SocketAddr) -> bool {
+        self.own.contains(&normal(addr))
+    }
+
+    /// Whether it is known to have everything.
+    pub fn is_seed(&self, addr: SocketAddr) -> bool {
+        let entry = self.entries.get(&normal(addr));
+        entry.is_some_and(|entry| entry.is_seed)
+    }
+
     /// Where an address came from, if the book holds it.
     pub fn source_of(&self, addr: SocketAddr) -> Option<Source> {
         self.entries.get(&normal(addr)).map(|entry| entry.source)

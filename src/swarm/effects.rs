@@ -63,6 +63,9 @@ pub enum Effect {
     Close { peer: PeerKey, reason: CloseReason },
     /// Dial. Answer: `on_connected` or `on_dial_failed`. One `dials` and one `connections` credit were taken.
     Dial { addr: SocketAddr },
+    /// Dial over uTP alone and at once: the peer there does the same (BEP 55). Answer: `on_connected` or `on_punch_failed`.
+    /// One `dials` and one `connections` credit were taken.
+    Punch { addr: SocketAddr },
     /// Every block of the piece is in place: hash it. Answer: `on_piece_hashed`.
     Hash { piece: PieceIndex },
     /// The hash is right: write what is still in memory. Answer: `on_piece_written` or `on_piece_write_failed`.

@@ -11,6 +11,7 @@ pub mod choker;
 pub mod claims;
 pub mod dht;
 pub mod effects;
+pub mod holepunch;
 pub mod metadata;
 pub mod peer;
 pub mod pex;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::base::{Bitfield, BlockRef, Now, PeerId, PieceIndex, RateMeter};
 use crate::swarm::candidates::{Parting, Source};
 use crate::swarm::effects::{Cx, Effect, PeerKey, WebSeedId};
+use crate::swarm::holepunch::Holes;
 use crate::swarm::metadata::serve::MetadataQueue;
 use crate::swarm::pex::{PexIn, PexOut};
 use crate::swarm::pipeline::{PEER_PACE, Pipeline, WEB_PACE};
@@ -261,6 +262,11 @@ pub(super) struct Peer {
     pub metadata: MetadataQueue,
     pub pex_out: PexOut,
     pub pex_in: PexIn,
+    /// uTP carries it.
+    pub is_utp: bool,
+    /// We reached it by hole punching: nobody can just dial it.
+    pub was_punched: bool,
+    pub holes: Holes,
 }
 
 impl Peer {
@@ -329,6 +335,9 @@ impl Peer {
             metadata: MetadataQueue::default(),
             pex_out: PexOut::default(),
             pex_in: PexIn::new(now),
+            is_utp: false,
+            was_punched: false,
+            holes: Holes::new(now),
         }
     }
 
@@ -494,6 +503,20 @@ impl Peer {
             true => self.listen_addr,
             false if self.is_web() => None,
             false => Some(self.conn.addr),
+        }
+    }
+
+    /// Whether that address leads to it.
+    pub fn is_at(&self, addr: SocketAddr) -> bool {
+        !self.is_web() && (self.conn.addr == addr || self.listen_addr == Some(addr))
+    }
+
+    /// Where it takes packets of uTP from somebody else, as far as is known. Behind a gateway that is where its own come
+    /// from, which may not be the port it told.
+    pub fn punchable_at(&self) -> Option<SocketAddr> {
+        match self.is_utp {
+            true => Some(self.conn.addr),
+            false => self.reachable_at(),
         }
     }
 

@@ -129,18 +129,23 @@ impl PexIn {
 /// families together no more than one message may have, none that leads from outside into a network of ours, not the
 /// teller's own.
 pub fn believed(teller: SocketAddr, message: &PexMessage) -> (Source, Vec<PexPeer>) {
-    let source = match is_local(teller.ip()) {
-        true => Source::LocalPex,
-        false => Source::Pex,
-    };
+    let source = source_of(teller.ip());
     let peers = message.added.iter().take(PEX_TOLD_MAX);
     let peers = peers.filter(|peer| peer.addr != teller && may_tell(peer.addr.ip(), teller.ip()));
     (source, peers.copied().collect())
 }
 
+/// What the word of a peer there counts as.
+pub fn source_of(teller: IpAddr) -> Source {
+    match is_local(teller) {
+        true => Source::LocalPex,
+        false => Source::Pex,
+    }
+}
+
 /// Whether an address means the same machine to both ends: addresses of a machine or a local network lead elsewhere
 /// for everybody outside.
-fn may_tell(addr: IpAddr, with: IpAddr) -> bool {
+pub fn may_tell(addr: IpAddr, with: IpAddr) -> bool {
     match is_loopback(addr) {
         true => is_loopback(with),
         false => !is_local(addr) || is_local(with),

@@ -30,6 +30,8 @@ pub enum Extension {
     UtMetadata,
     /// Peer exchange, BEP 11.
     UtPex,
+    /// Hole punching, BEP 55.
+    UtHolepunch,
     /// "I no longer have this piece", BEP 54.
     LtDonthave,
     /// "I only upload", told after the handshake (the key is BEP 21, the message is libtorrent's).
@@ -38,9 +40,10 @@ pub enum Extension {
 
 impl Extension {
     /// All of them, in the order of their names.
-    pub const ALL: [Extension; 4] = [
+    pub const ALL: [Extension; 5] = [
         Extension::LtDonthave,
         Extension::UploadOnly,
+        Extension::UtHolepunch,
         Extension::UtMetadata,
         Extension::UtPex,
     ];
@@ -50,6 +53,7 @@ impl Extension {
         match self {
             Extension::UtMetadata => "ut_metadata",
             Extension::UtPex => "ut_pex",
+            Extension::UtHolepunch => "ut_holepunch",
             Extension::LtDonthave => "lt_donthave",
             Extension::UploadOnly => "upload_only",
         }
@@ -61,6 +65,7 @@ impl Extension {
             Extension::UtPex => 1,
             Extension::UtMetadata => 2,
             Extension::UploadOnly => 3,
+            Extension::UtHolepunch => 4,
             Extension::LtDonthave => 7,
         }
     }
@@ -355,7 +360,7 @@ mod tests {
             metadata_size_bytes: Some(31_235),
             upload_only: true,
         };
-        let golden = b"d1:md11:lt_donthavei7e11:upload_onlyi3e11:ut_metadatai2e6:ut_pexi1ee\
+        let golden = b"d1:md11:lt_donthavei7e11:upload_onlyi3e12:ut_holepunchi4e11:ut_metadatai2e6:ut_pexi1ee\
             13:metadata_sizei31235e1:pi6881e4:reqqi512e11:upload_onlyi1e1:v8:Gyre 0.16:yourip4:\x0a\0\0\x01e";
         assert_eq!(ours.encode(), golden);
         let read = parse(golden);

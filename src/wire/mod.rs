@@ -22,6 +22,7 @@ pub mod tracker_http;
 pub mod tracker_udp;
 pub mod upnp;
 pub mod url;
+pub mod ut_holepunch;
 pub mod ut_metadata;
 pub mod ut_pex;
 pub mod utp;

@@ -25,6 +25,8 @@ impl PexFlags {
     pub const SEED: PexFlags = PexFlags(0x02);
     /// The peer speaks uTP.
     pub const UTP: PexFlags = PexFlags(0x04);
+    /// The peer can be reached by hole punching (BEP 55).
+    pub const HOLEPUNCH: PexFlags = PexFlags(0x08);
     /// The sender connected to it, so it takes connections.
     pub const REACHABLE: PexFlags = PexFlags(0x10);
 

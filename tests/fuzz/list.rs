@@ -11,6 +11,7 @@ macro_rules! every_target {
             damaged_messages_are_the_same_events_however_they_are_cut: targets::decoder / 1;
             damaged_extension_handshakes_are_read_or_refused: targets::extended / 1;
             damaged_peer_exchange_is_read_or_refused: targets::pex / 1;
+            damaged_messages_of_hole_punching_are_read_or_refused: targets::holepunch / 1;
             damaged_metadata_messages_are_read_or_refused: targets::metadata / 1;
             damaged_http_answers_are_the_same_body_however_they_are_cut: targets::http_response / 1;
             damaged_answers_of_web_seeds_are_the_same_part_however_they_are_cut: web_seed::web_seed / 1;

@@ -33,6 +33,7 @@ use gyre::wire::tracker::{Family, PEERS_MAX, TEXT_CHARS_MAX, clean_text};
 use gyre::wire::tracker_http::{parse_announce, serve};
 use gyre::wire::tracker_udp::{UdpRequest, parse_answer, parse_request, peek_transaction_id};
 use gyre::wire::url::Url;
+use gyre::wire::ut_holepunch::HolepunchMessage;
 use gyre::wire::ut_metadata::MetadataMessage;
 use gyre::wire::ut_pex::{PEX_ENTRIES_MAX, PexMessage};
 use gyre::wire::web_seed::WebSeed;
@@ -247,6 +248,16 @@ pub fn pex(data: &[u8]) {
     assert!(message.added.len() <= 2 * PEX_ENTRIES_MAX);
     assert!(message.dropped.len() <= 2 * PEX_ENTRIES_MAX);
     assert_eq!(PexMessage::parse(&message.encode()), Ok(message));
+}
+
+/// Hole punching: what is read is written the same again.
+pub fn holepunch(data: &[u8]) {
+    if let Ok(message) = HolepunchMessage::parse(data) {
+        let again = message.encode();
+        // A mapped address became a shorter one, and the code of none may be missing.
+        assert!(again.len() <= data.len() + 4);
+        assert_eq!(HolepunchMessage::parse(&again), Ok(message));
+    }
 }
 
 /// Metadata messages (BEP 9).
@@ -636,7 +647,7 @@ impl Swarm {
         let effect = self.owed.swap_remove(usize::from(a) % self.owed.len());
         let is_good = b & 3 != 0;
         match effect {
-            Effect::Dial { addr } if is_good => {
+            Effect::Dial { addr } | Effect::Punch { addr } if is_good => {
                 let connected = Connected {
                     addr,
                     is_inbound: false,
@@ -648,6 +659,10 @@ impl Swarm {
             }
             Effect::Dial { addr } => {
                 self.call(|torrent, cx| torrent.on_dial_failed(addr, cx));
+                self.credits.dials += 1;
+            }
+            Effect::Punch { addr } => {
+                self.call(|torrent, cx| torrent.on_punch_failed(addr, cx));
                 self.credits.dials += 1;
             }
             Effect::Hash { piece } => {

@@ -11,6 +11,7 @@ mod encryption;
 mod extensions;
 mod flood;
 mod handshake;
+mod holes;
 mod memory;
 mod places;
 mod rate;

@@ -16,6 +16,7 @@ use gyre::wire::mse::{Initiator, Payloads, Random, Responder, Step};
 use gyre::wire::socks;
 use gyre::wire::tracker::{AnnounceRequest, Counters as Announced, Event};
 use gyre::wire::tracker_udp;
+use gyre::wire::ut_holepunch::{HolepunchError, HolepunchMessage};
 use gyre::wire::ut_metadata::MetadataMessage;
 use gyre::wire::ut_pex::{PexFlags, PexMessage, PexPeer};
 
@@ -248,6 +249,21 @@ pub fn pex() -> Corpus {
             b"6:abcdef",
             b"e",
         ],
+    )
+}
+
+pub fn holepunch() -> Corpus {
+    let v4 = SocketAddr::from(([9, 9, 9, 1], 6_881));
+    let v6 = SocketAddr::from(([0x2600, 0, 0, 0, 0, 0, 0, 1], 80));
+    let messages = [
+        HolepunchMessage::Rendezvous(v4),
+        HolepunchMessage::Connect(v6),
+        HolepunchMessage::Error(v4, HolepunchError::NoSupport),
+    ];
+    let texts = messages.iter().map(HolepunchMessage::encode).collect();
+    (
+        texts,
+        &[&[0, 0], &[1, 1], &[2, 0], &[0, 0, 0, 4], &[0xff; 18]],
     )
 }
 

@@ -43,6 +43,9 @@ pub struct DaemonArgs {
     /// Whether peers are connected to over uTP
     #[arg(long, value_name = "BOOL")]
     pub utp: Option<String>,
+    /// Whether peers that nobody can dial are connected with each other through others
+    #[arg(long, value_name = "BOOL")]
+    pub holepunch: Option<String>,
     /// Upload at most this fast, 0 for no limit
     #[arg(long, value_name = "RATE")]
     pub limit_up: Option<String>,
@@ -167,6 +170,7 @@ impl DaemonArgs {
             ("ipv6", &self.ipv6),
             ("tcp", &self.tcp),
             ("utp", &self.utp),
+            ("holepunch", &self.holepunch),
             ("limit-up", &self.limit_up),
             ("limit-down", &self.limit_down),
             ("max-peers", &self.max_peers),

@@ -68,7 +68,7 @@ const fn live(name: &'static str, default: &'static str, about: &'static str) ->
     }
 }
 
-const KEYS: [Key; 40] = [
+const KEYS: [Key; 41] = [
     key(
         "state",
         "",
@@ -97,6 +97,11 @@ const KEYS: [Key; 40] = [
     key("ipv6", "true", "Whether IPv6 is used."),
     key("tcp", "true", "Whether peers are connected to over TCP."),
     key("utp", "true", "Whether peers are connected to over uTP."),
+    key(
+        "holepunch",
+        "true",
+        "Whether peers that nobody can dial are connected with each other through others.",
+    ),
     live(
         "limit-up",
         "0",
@@ -448,6 +453,7 @@ impl Values {
             ipv6,
             tcp: self.is_on("tcp")?,
             utp: self.is_on("utp")?,
+            holepunch: self.is_on("holepunch")?,
             lsd: self.is_on("lsd")?,
             limit_up_bytes_per_s: rate("limit-up")?,
             limit_down_bytes_per_s: rate("limit-down")?,

@@ -47,6 +47,8 @@ pub struct TorrentConfig {
     pub metadata: Option<Arc<[u8]>>,
     /// Peers are told of each other, and believed (BEP 11); never in a private torrent.
     pub exchanges_peers: bool,
+    /// Peers that nobody can dial are connected with each other through others (BEP 55); needs uTP and peer exchange.
+    pub punches_holes: bool,
     /// Peers are shown one piece at a time as long as there are no other seeds (BEP 16).
     pub super_seeds: bool,
     /// The session's upload limit, for the choker's automatic slots.
@@ -64,6 +66,11 @@ impl TorrentConfig {
     /// True when peers are exchanged (BEP 11, BEP 27).
     pub(super) const fn has_pex(&self) -> bool {
         self.exchanges_peers && !self.is_private
+    }
+
+    /// True when holes are punched, and helped with (BEP 55): whoever is told of peers may ask for them.
+    pub(super) const fn has_holepunch(&self) -> bool {
+        self.punches_holes && self.has_pex()
     }
 
     /// A leecher of everything with the usual settings.
@@ -88,6 +95,7 @@ impl TorrentConfig {
             client_version: client_version(),
             metadata: None,
             exchanges_peers: true,
+            punches_holes: true,
             dht_port: None,
             super_seeds: false,
             limit_up_bytes_per_s: None,

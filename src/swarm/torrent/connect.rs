@@ -20,20 +20,25 @@ impl Torrent {
     /// The peer is not wanted: the runtime closes the connection and calls nothing more for it (its credit is back).
     pub fn on_connected(&mut self, conn: Connected, cx: &mut Cx<'_>) -> Result<PeerKey, Refusal> {
         let was_dialed = !conn.is_inbound && self.dialing.remove(&conn.addr);
-        if was_dialed {
+        let was_punched = !conn.is_inbound && !was_dialed && self.punching.remove(&conn.addr);
+        if was_dialed || was_punched {
             cx.credits.connections += 1;
         }
         if let Err(refusal) = self.admit(&conn, cx) {
-            self.on_refused(&conn, refusal, was_dialed, cx);
+            // The book has not heard of a dial at a relay's word.
+            let is_in_book = was_dialed || was_punched && refusal == Refusal::Ourselves;
+            self.on_refused(&conn, refusal, is_in_book, cx);
             return Err(refusal);
         }
         cx.credits.connections -= 1;
         let source = match conn.is_inbound {
             true => Source::Inbound,
+            false if was_punched => Source::Pex,
             false => (self.candidates.source_of(conn.addr)).unwrap_or(Source::User),
         };
         self.met.add(source);
         let mut peer = Peer::new(conn, source, self.have_log.len(), cx.now);
+        peer.was_punched = was_punched;
         peer.is_suspect = self.suspects.suspects(|party| peer.is_of(party));
         self.candidates.on_connected(conn.addr);
         let key = PeerKey(self.peers.insert(peer));
@@ -50,7 +55,12 @@ impl Torrent {
     pub fn on_dial_failed(&mut self, addr: SocketAddr, cx: &mut Cx<'_>) {
         if self.dialing.remove(&addr) {
             cx.credits.connections += 1;
-            self.candidates.on_dial_failed(addr, cx.now);
+            if self.is_connected_to(addr) {
+                self.candidates.on_connected(addr);
+            } else {
+                self.candidates.on_dial_failed(addr, cx.now);
+                self.ask_for_rendezvous(addr, cx);
+            }
             self.dial(cx);
         }
         self.after_event();

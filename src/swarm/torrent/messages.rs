@@ -127,6 +127,9 @@ impl Torrent {
         if self.cfg.has_pex() {
             extensions.push(Extension::UtPex);
         }
+        if self.cfg.has_holepunch() {
+            extensions.push(Extension::UtHolepunch);
+        }
         extensions
     }
 
@@ -480,6 +483,7 @@ impl Torrent {
             }
             Some(Extension::UtMetadata) => self.on_metadata(key, payload, cx)?,
             Some(Extension::UtPex) => self.on_pex(key, payload, cx)?,
+            Some(Extension::UtHolepunch) => self.on_holepunch(key, payload, cx)?,
             None => {}
         }
         Ok(())

@@ -8,6 +8,7 @@ mod config;
 mod connect;
 mod disk;
 mod download;
+mod holepunch;
 mod messages;
 mod metadata;
 mod pex;
@@ -90,6 +91,8 @@ pub struct Torrent {
     banned_local: Vec<Party>,
     banned_web: BTreeSet<WebSeedId>,
     dialing: BTreeSet<SocketAddr>,
+    /// Dials over uTP that a third peer has arranged (BEP 55).
+    punching: BTreeSet<SocketAddr>,
     /// Where peers see us.
     own_address: OwnAddress,
     /// Connections taken in so far.
@@ -167,6 +170,7 @@ impl Torrent {
             banned_local: Vec::new(),
             banned_web: BTreeSet::new(),
             dialing: BTreeSet::new(),
+            punching: BTreeSet::new(),
             own_address: OwnAddress::default(),
             met: SourceCounts::new(),
             have_log: Vec::new(),

@@ -54,7 +54,15 @@ impl Torrent {
             };
             let flags = [
                 (peer.is_seed(), PexFlags::SEED),
-                (!peer.conn.is_inbound, PexFlags::REACHABLE),
+                (
+                    !peer.conn.is_inbound && !peer.was_punched,
+                    PexFlags::REACHABLE,
+                ),
+                (peer.is_utp, PexFlags::UTP),
+                (
+                    peer.extensions.id(Extension::UtHolepunch).is_some(),
+                    PexFlags::HOLEPUNCH,
+                ),
                 (
                     peer.prefers_encryption || peer.took_hidden,
                     PexFlags::ENCRYPTION,
@@ -113,6 +121,7 @@ impl Torrent {
         })?;
         let teller = peer.listen_addr.unwrap_or(peer.conn.addr);
         let (source, peers) = believed(teller, &message);
+        peer.holes.on_told(&peers, &message.dropped);
         let addrs: Vec<SocketAddr> = peers.iter().map(|peer| peer.addr).collect();
         let is_new: Vec<bool> = addrs
             .iter()

@@ -96,7 +96,7 @@ impl Torrent {
             down_bytes_per_s: self.down.clone().bytes_per_s(now),
             up_bytes_per_s: self.up.clone().bytes_per_s(now),
             peers_connected: placed.count() as u32,
-            peers_half_open: self.dialing.len() as u32,
+            peers_half_open: (self.dialing.len() + self.punching.len()) as u32,
             peers_by_source: self.staying().map(|(_, peer)| peer.source).collect(),
             connections_by_source: self.met,
             peers_known: self.candidates.known_count() as u32,
@@ -161,6 +161,7 @@ impl Torrent {
         for (key, peer) in self.peers.iter() {
             peer.uploads.check();
             peer.pex_out.check();
+            peer.holes.check();
             let waiting = peer.uploads.len() + peer.uploads.in_flight_blocks();
             assert!(waiting <= self.cfg.reqq, "upload queue within reqq");
             assert!(

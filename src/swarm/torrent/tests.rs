@@ -3,6 +3,7 @@
 mod conduct;
 mod exchange;
 mod greet;
+mod holepunch;
 mod memory;
 mod peers;
 mod poison;

@@ -115,9 +115,9 @@ impl Torrent {
     }
 
     /// Connections and dials, those that are being closed included.
-    fn places_taken(&self) -> usize {
+    pub(super) fn places_taken(&self) -> usize {
         let peers = self.peers.iter().filter(|(_, peer)| !peer.is_web());
-        peers.count() + self.dialing.len()
+        peers.count() + self.dialing.len() + self.punching.len()
     }
 
     fn want_peers(&mut self, cx: &mut Cx<'_>) {
@@ -208,7 +208,7 @@ impl Torrent {
 
     /// All places are taken while somebody waits to be dialed who may have what is missing.
     fn make_room_to_dial(&mut self, cx: &mut Cx<'_>) {
-        let used = self.staying().count() + self.dialing.len();
+        let used = self.staying().count() + self.dialing.len() + self.punching.len();
         let is_full = used >= self.cfg.peers_max as usize || cx.credits.connections == 0;
         let fetches = self.cfg.fetches && !self.pieces.is_complete();
         if is_full

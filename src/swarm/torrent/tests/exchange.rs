@@ -16,7 +16,7 @@ const METADATA: u8 = 11;
 const PEX: u8 = 12;
 
 /// The payloads of extension messages under that id that the peer is sent now.
-fn heard(w: &mut World, key: PeerKey, id: u8) -> Vec<Vec<u8>> {
+pub fn heard(w: &mut World, key: PeerKey, id: u8) -> Vec<Vec<u8>> {
     let mut bytes = Vec::new();
     while w.call(|torrent, cx| torrent.take_messages(key, &mut bytes, 65_536, cx)) > 0 {}
     let mut decoder = Decoder::new(Limits::for_bitfield(1));

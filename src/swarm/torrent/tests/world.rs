@@ -146,6 +146,7 @@ impl World {
                 format!("close {name} {reason:?}")
             }
             Effect::Dial { addr } => format!("dial {addr}"),
+            Effect::Punch { addr } => format!("punch {addr}"),
             Effect::Hash { piece } => format!("hash {}", piece.get()),
             Effect::Write { piece } => format!("write {}", piece.get()),
             Effect::FlushSegment { piece, segment } => format!("flush {}:{segment}", piece.get()),
