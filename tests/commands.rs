@@ -152,6 +152,7 @@ fn settings(state: &Path) -> SessionConfig {
         http_proxy: None,
         no_proxy: Vec::new(),
         proxy: None,
+        tracker_ca: None,
         ip_filter: None,
         port_map: None,
         announce_interval_min: Duration::from_secs(1),

@@ -304,6 +304,7 @@ fn session_config(sample: &Sample, peers_max: u32) -> SessionConfig {
         http_proxy: None,
         no_proxy: Vec::new(),
         proxy: None,
+        tracker_ca: None,
         ip_filter: None,
         announce_interval_min: Duration::from_secs(60),
         dht: None,

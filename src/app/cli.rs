@@ -187,7 +187,7 @@ Example:
 
 #[derive(Debug, Args)]
 pub struct DownloadArgs {
-    /// A .torrent file, an http:// URL of one, a magnet link, or an info_hash
+    /// A .torrent file, an http:// or https:// URL of one, a magnet link, or an info_hash
     #[arg(required = true, value_name = "SOURCE", value_hint = ValueHint::FilePath)]
     pub sources: Vec<OsString>,
     /// Folder to fetch into
@@ -217,7 +217,7 @@ pub struct DownloadArgs {
 
 #[derive(Debug, Args)]
 pub struct SeedArgs {
-    /// .torrent files, or http:// URLs of them
+    /// .torrent files, or http:// or https:// URLs of them
     #[arg(required = true, value_name = "TORRENT", value_hint = ValueHint::FilePath)]
     pub torrents: Vec<OsString>,
     /// Folder the data lies in (--output of the download), or the content folder or file itself
@@ -274,7 +274,7 @@ pub struct CreateArgs {
 
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// A .torrent file, an http:// URL of one, a magnet link, or an info_hash
+    /// A .torrent file, an http:// or https:// URL of one, a magnet link, or an info_hash
     #[arg(value_hint = ValueHint::FilePath)]
     pub source: OsString,
     /// Show what the link itself holds and ask nobody for more
@@ -316,6 +316,9 @@ pub struct InfoArgs {
     /// Let everything go through this SOCKS 5 proxy: peers, trackers, the DHT, names
     #[arg(long, value_name = "URL", value_parser = parse_proxy)]
     pub proxy: Option<ProxySettings>,
+    /// Trust the authorities in this file too where https is spoken: PEM, besides those of the system
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub tracker_ca: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -323,7 +326,7 @@ pub struct InfoArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// A .torrent file, or an http:// URL of one
+    /// A .torrent file, or an http:// or https:// URL of one
     #[arg(value_hint = ValueHint::FilePath)]
     pub torrent: OsString,
     /// Folder the data lies in, or the content folder or file itself
@@ -339,7 +342,7 @@ pub struct VerifyArgs {
     pub route: RouteArgs,
 }
 
-/// The way to a .torrent that is fetched from an `http://` URL.
+/// The way to a .torrent that is fetched from an `http://` or `https://` URL.
 #[derive(Debug, Args)]
 pub struct RouteArgs {
     /// Use IPv4 only
@@ -351,11 +354,14 @@ pub struct RouteArgs {
     /// Fetch the .torrent through this SOCKS 5 proxy
     #[arg(long, value_name = "URL", value_parser = parse_proxy)]
     pub proxy: Option<ProxySettings>,
+    /// Trust the authorities in this file too where https is spoken: PEM, besides those of the system
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub tracker_ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct MagnetArgs {
-    /// A .torrent file, or an http:// URL of one
+    /// A .torrent file, or an http:// or https:// URL of one
     #[arg(value_hint = ValueHint::FilePath)]
     pub torrent: OsString,
     /// Print one JSON object
@@ -552,7 +558,7 @@ mod tests {
         for verb in ["download", "seed"] {
             let line = format!(
                 "gyre {verb} x.torrent --port 0 --bind 127.0.0.1 --peer 127.0.0.1:1 --peer [::1]:2 --limit-up 1MiB \
-                 --limit-down 2MB --proxy socks5://u:p@[::1]:1080 --ip-filter f --max-peers 9 --upload-slots auto --seed --seed-ratio 1.5 --seed-time 2h --no-trackers \
+                 --limit-down 2MB --proxy socks5://u:p@[::1]:1080 --tracker-ca c --ip-filter f --max-peers 9 --upload-slots auto --seed --seed-ratio 1.5 --seed-time 2h --no-trackers \
                  --no-dht --dht-bootstrap n.example:6881 --no-pex --no-lsd --no-port-map --no-ipv6 --no-utp --no-holepunch --encryption require --state /s --buffers 6MiB --give-up 10m --send-engine mapped \
                  --write-engine direct --json --check full -vv --log-file l"
             );

@@ -1,8 +1,12 @@
-//! A .torrent from an `http://` URL. Layer 7.
+//! A .torrent from an `http://` or `https://` URL. Layer 7.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 use super::cli::RouteArgs;
-use super::escape::cut;
-use super::exit::Failure;
+use super::escape::{self, cut};
+use super::exit::{Failure, io_cause};
 use super::{run, source};
 use crate::base::in_sentence;
 use crate::session::deadline::Deadline;
@@ -13,19 +17,24 @@ use crate::session::socks::SocksProxy;
 use crate::session::{BindTo, ProxySettings};
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
+use crate::uring::tls::{self, Authorities};
 use crate::wire::metainfo::Metainfo;
 use crate::wire::tracker::Family;
 use crate::wire::url::Url;
 
+/// The longest file of `--tracker-ca`: the system's own is a quarter of a MiB.
+const CA_BYTES_MAX: u64 = 16 * 1_048_576;
+
 /// Characters of a URL that are shown.
 const URL_CHARS_MAX: usize = 200;
 
-/// The way out of this machine (`--bind`, `--no-ipv6`, `--proxy`).
+/// The way out of this machine (`--bind`, `--no-ipv6`, `--proxy`), and whom to trust there besides (`--tracker-ca`).
 #[derive(Clone, Debug)]
 pub struct Route {
     pub bind: Option<BindTo>,
     pub ipv6: bool,
     pub proxy: Option<ProxySettings>,
+    pub tracker_ca: Option<Authorities>,
 }
 
 impl Default for Route {
@@ -34,18 +43,50 @@ impl Default for Route {
             bind: None,
             ipv6: true,
             proxy: None,
+            tracker_ca: None,
         }
     }
 }
 
-impl From<&RouteArgs> for Route {
-    fn from(args: &RouteArgs) -> Route {
-        Route {
+impl TryFrom<&RouteArgs> for Route {
+    type Error = Failure;
+
+    fn try_from(args: &RouteArgs) -> Result<Route, Failure> {
+        Ok(Route {
             bind: args.bind.clone(),
             ipv6: !args.no_ipv6,
             proxy: args.proxy.clone(),
-        }
+            tracker_ca: tracker_ca(args.tracker_ca.as_deref())?,
+        })
     }
+}
+
+/// The authorities in the file of `--tracker-ca`.
+///
+/// # Errors
+/// It cannot be read, holds none, or this program speaks no TLS.
+pub fn tracker_ca(path: Option<&Path>) -> Result<Option<Authorities>, Failure> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    if !tls::IS_BUILT_IN {
+        let message = format!("--tracker-ca cannot be used: {}", tls::ABSENT);
+        return Err(Failure::usage(message, "leave the option out"));
+    }
+    let shown = escape::terminal_path(path);
+    let failed = |why: String| {
+        let message = format!("cannot use {shown} as --tracker-ca: {}", in_sentence(&why));
+        Failure::new(message, "name a file with certificates in PEM")
+    };
+    let mut pem = Vec::new();
+    let file = File::open(path).map_err(|error| failed(io_cause(&error)))?;
+    let read = file.take(CA_BYTES_MAX + 1).read_to_end(&mut pem);
+    read.map_err(|error| failed(io_cause(&error)))?;
+    if pem.len() as u64 > CA_BYTES_MAX {
+        return Err(failed("it is too long".to_owned()));
+    }
+    let read = Authorities::read(&pem).map_err(|error| failed(error.to_string()))?;
+    Ok(Some(read))
 }
 
 impl Route {
@@ -86,7 +127,7 @@ pub fn torrent(url: &str, route: &Route) -> Result<Metainfo, Failure> {
         let config = HttpConfig {
             socket,
             socks,
-            ..HttpConfig::from_env()
+            ..HttpConfig::from_env(route.tracker_ca.clone())
         };
         let client = HttpClient::new(config, resolver);
         let options = GetOptions {

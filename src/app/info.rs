@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::cli::InfoArgs;
 use super::escape::{PATH_CHARS_MAX, cut, elide, terminal, terminal_path};
 use super::exit::{Exit, Failure};
-use super::fetch::Route;
+use super::fetch::{self, Route};
 use super::metadata::{self, Asking};
 use super::source::{self, Given};
 use super::{json, magnet, output, run, scrape, size};
@@ -38,6 +38,7 @@ pub fn run(args: &InfoArgs) -> Result<Exit, Failure> {
         bind: args.bind.clone(),
         ipv6: !args.no_ipv6,
         proxy: args.proxy.clone(),
+        tracker_ca: fetch::tracker_ca(args.tracker_ca.as_deref())?,
     };
     match source::load(&args.source, &route)? {
         Given::Torrent(metainfo) if args.scrape => {

@@ -14,7 +14,7 @@ use crate::wire::metainfo::Metainfo;
 /// # Errors
 /// The .torrent cannot be loaded.
 pub fn run(args: &MagnetArgs) -> Result<Exit, Failure> {
-    let metainfo = source::load_torrent(&args.torrent, &Route::from(&args.route))?;
+    let metainfo = source::load_torrent(&args.torrent, &Route::try_from(&args.route)?)?;
     let link = link(&metainfo);
     if args.json {
         json::print(&json!({"info_hash": metainfo.info_hash.to_string(), "magnet": link}));

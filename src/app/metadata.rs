@@ -167,6 +167,7 @@ fn session_config(asking: &Asking) -> SessionConfig {
         http_proxy: run::variable(&["http_proxy"]),
         no_proxy: run::no_proxy(),
         proxy: asking.route.proxy.clone(),
+        tracker_ca: asking.route.tracker_ca.clone(),
         ip_filter: asking.ip_filter.clone(),
         announce_interval_min: asking.announce_interval_min,
         port_map: None,

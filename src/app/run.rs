@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::cli::{self, DownloadArgs, SeedArgs, SessionArgs};
 use super::exit::{Exit, Failure, io_cause};
-use super::fetch::Route;
+use super::fetch::{self, Route};
 use super::metadata::{self, Asking};
 use super::render::{Mode, Renderer};
 use super::source::Given;
@@ -347,6 +347,7 @@ fn route(args: &SessionArgs) -> Result<Route, Failure> {
         bind: args.bind.clone(),
         ipv6: !args.no_ipv6,
         proxy: args.proxy.clone(),
+        tracker_ca: fetch::tracker_ca(args.tracker_ca.as_deref())?,
     })
 }
 
@@ -418,6 +419,7 @@ fn session_config(args: &SessionArgs) -> Result<SessionConfig, Failure> {
         http_proxy: variable(&["http_proxy"]),
         no_proxy: no_proxy(),
         proxy: args.proxy.clone(),
+        tracker_ca: fetch::tracker_ca(args.tracker_ca.as_deref())?,
         ip_filter: ip_filter(args)?,
         announce_interval_min: args.announce_interval_min,
         dht: dht(args.no_dht, &args.dht_bootstrap),

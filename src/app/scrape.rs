@@ -38,6 +38,7 @@ pub fn show(
             socket,
             route.ipv6,
             route.proxy.clone(),
+            route.tracker_ca.clone(),
         ))
         .map_err(|error| {
             let message = format!("the trackers cannot be asked: {error}");

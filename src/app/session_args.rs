@@ -34,6 +34,12 @@ pub struct SessionArgs {
     /// and the DHT need a proxy with UDP ASSOCIATE. GYRE_PROXY hides a password from other users of the machine.
     #[arg(long, value_name = "URL", value_parser = parse_proxy)]
     pub proxy: Option<ProxySettings>,
+    /// Trust the authorities in this file too where https is spoken
+    ///
+    /// Certificates in PEM, such as a tracker's own authority, besides those of the system. https trackers and web seeds need a
+    /// gyre that was built with the feature tls.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub tracker_ca: Option<PathBuf>,
     /// Have nothing to do with the addresses in this list
     ///
     /// A file of lines, packed with gzip or not: NAME:FIRST-LAST (PeerGuardian), FIRST - LAST , LEVEL , NAME (eMule; levels

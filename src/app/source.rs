@@ -9,6 +9,7 @@ use super::escape;
 use super::exit::{Failure, io_cause};
 use super::fetch::Route;
 use crate::base::InfoHash;
+use crate::uring::tls;
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::{Metainfo, MetainfoError};
 
@@ -20,7 +21,7 @@ pub const TORRENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub enum Source {
     /// A .torrent on disk.
     File(PathBuf),
-    /// An `http://` URL of a .torrent.
+    /// An `http://` or `https://` URL of a .torrent.
     Http(String),
     /// A magnet link, not parsed.
     Magnet(String),
@@ -44,12 +45,12 @@ pub fn classify(argument: &OsStr) -> Result<Source, Failure> {
     if starts("magnet:") {
         return Ok(Source::Magnet(text.to_owned()));
     }
-    if starts("http://") {
+    if starts("http://") || (tls::IS_BUILT_IN && starts("https://")) {
         return Ok(Source::Http(text.to_owned()));
     }
     if starts("https://") {
         return Err(Failure::new(
-            format!("{text} needs TLS, which Gyre does not speak"),
+            format!("cannot fetch {text}: {}", tls::ABSENT),
             "fetch the file with another tool, such as `curl -LO`, and name it here",
         ));
     }
@@ -214,7 +215,9 @@ mod tests {
         assert!(matches!(kind("a.torrent"), Source::File(_)));
         assert!(matches!(kind(&"0a".repeat(20)), Source::InfoHash(_)));
         assert!(matches!(kind(&"0a".repeat(19)), Source::File(_)));
-        for text in ["https://x/y.torrent", "ftp://x/y.torrent", ""] {
+        let https = classify(OsStr::new("https://x/y.torrent"));
+        assert_eq!(https.is_ok(), tls::IS_BUILT_IN);
+        for text in ["ftp://x/y.torrent", ""] {
             assert!(classify(OsStr::new(text)).is_err(), "{text}");
         }
     }

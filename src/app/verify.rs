@@ -103,7 +103,7 @@ impl Verdict {
 /// # Errors
 /// The torrent cannot be loaded or laid out, or there is no such folder.
 pub fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
-    let metainfo = source::load_torrent(&args.torrent, &Route::from(&args.route))?;
+    let metainfo = source::load_torrent(&args.torrent, &Route::try_from(&args.route)?)?;
     let layout = layout(&metainfo)?;
     let patience = Patience::with(&args.data);
     fs::metadata(&args.data).map_err(|error| super::walk::unreadable(&args.data, &error))?;

@@ -15,6 +15,7 @@ pub use crate::session::disk::{Preallocate, SendEngine, WriteEngine};
 use crate::swarm::SourceCounts;
 use crate::swarm::choker::{SeedChoker, UploadSlots};
 use crate::swarm::dht::DhtStats;
+use crate::uring::tls::Authorities;
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::mse::Payloads;
@@ -138,6 +139,8 @@ pub struct SessionConfig {
     pub no_proxy: Vec<String>,
     /// With it nothing goes out around it, and the environment's proxy has no say.
     pub proxy: Option<ProxySettings>,
+    /// Authorities that are trusted besides the system's where TLS is spoken (`--tracker-ca`).
+    pub tracker_ca: Option<Authorities>,
     /// Addresses to have nothing to do with (`--ip-filter`).
     pub ip_filter: Option<IpFilterSettings>,
     /// Shortest announce interval accepted from a tracker; 60 s outside of tests and private swarms.

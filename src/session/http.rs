@@ -1,8 +1,10 @@
 //! A small HTTP/1.1 client over the ring: GET for trackers, .torrent files and web seeds. Layer 5.
 //!
-//! Total deadlines, capped bodies, a few redirects, idle connections kept for reuse, and the environment's proxy. No
-//! TLS. Bytes are read by `wire::http`. Ranges of files, whose bodies are not gathered, are in `http/range.rs`.
+//! Total deadlines, capped bodies, a few redirects, idle connections kept for reuse, and the environment's proxy. Bytes are
+//! read by `wire::http`; one connection, with TLS in it or not, is in `http/connection.rs`. Ranges of files, whose bodies
+//! are not gathered, are in `http/range.rs`.
 
+mod connection;
 mod proxy;
 mod range;
 mod redirect;
@@ -14,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use self::connection::Connection;
 pub use self::proxy::Proxy;
 pub use self::range::{Answer, Kept, Place};
 use super::deadline::Deadline;
@@ -21,6 +24,7 @@ use super::socks::SocksProxy;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
 use crate::uring::stream::Stream;
+use crate::uring::tls::{self, Authorities, Tls, TlsError};
 use crate::wire::http::{BodyDecoder, HttpError, ResponseHead};
 use crate::wire::socks::Target;
 use crate::wire::tracker::Family;
@@ -53,9 +57,7 @@ const RECV_BYTES: usize = 16_384;
 /// Why a GET failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    #[error(
-        "https is not supported: Gyre is built without TLS; use an http or udp tracker, or an http_proxy that speaks TLS to the tracker"
-    )]
+    #[error("{}", tls::ABSENT)]
     HttpsUnsupported,
     #[error("only http can be fetched")]
     NotHttp,
@@ -68,10 +70,14 @@ pub enum FetchError {
         authority: String,
         source: io::Error,
     },
+    #[error("no TLS with {host}: {source}")]
+    Tls { host: String, source: TlsError },
     #[error("no answer within the time limit")]
     TimedOut,
     #[error("the connection broke: {0}")]
     Io(io::Error),
+    #[error("{0}")]
+    BrokenTls(TlsError),
     #[error("bad answer: {0}")]
     Http(#[from] HttpError),
     #[error("bad redirect: {0}")]
@@ -84,6 +90,13 @@ pub enum FetchError {
     RedirectInward { host: String },
 }
 
+impl FetchError {
+    /// The connection is what failed: one that was kept may have been closed while nobody looked.
+    const fn is_of_connection(&self) -> bool {
+        matches!(self, FetchError::Io(_) | FetchError::BrokenTls(_))
+    }
+}
+
 /// What every connection of the client shares.
 #[derive(Clone)]
 pub struct HttpConfig {
@@ -92,16 +105,19 @@ pub struct HttpConfig {
     pub proxy: Option<Proxy>,
     /// Everything goes through it, and names stay names; the environment's proxy has no say then.
     pub socks: Option<Rc<SocksProxy>>,
+    /// `None` speaks no https, whether it could or not.
+    pub tls: Option<Tls>,
     pub user_agent: String,
 }
 
 impl HttpConfig {
-    /// Default socket options, the environment's proxy, and our name.
-    pub fn from_env() -> HttpConfig {
+    /// Default socket options, the environment's proxy, and our name; these authorities are trusted besides the system's.
+    pub fn from_env(authorities: Option<Authorities>) -> HttpConfig {
         HttpConfig {
             socket: SocketOptions::default(),
             proxy: Proxy::from_env(),
             socks: None,
+            tls: Some(Tls::new(authorities)),
             user_agent: format!("gyre/{}", env!("CARGO_PKG_VERSION")),
         }
     }
@@ -145,7 +161,7 @@ struct Inner {
 
 struct Idle {
     route: Route,
-    stream: Stream,
+    connection: Connection,
     since: Instant,
 }
 
@@ -156,31 +172,7 @@ struct Route {
     port: u16,
     family: Option<Family>,
     is_proxy: bool,
-}
-
-/// Shuts its stream down when dropped, so that an abandoned exchange leaves no socket behind.
-struct Guarded(Option<Stream>);
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        if let Some(stream) = &self.0 {
-            stream.shutdown();
-        }
-    }
-}
-
-struct Connection {
-    guarded: Guarded,
-    stream: Stream,
-}
-
-impl Connection {
-    fn new(stream: Stream) -> Connection {
-        Connection {
-            guarded: Guarded(Some(stream.clone())),
-            stream,
-        }
-    }
+    is_tls: bool,
 }
 
 impl HttpClient {
@@ -201,9 +193,7 @@ impl HttpClient {
 
     /// Gives up connections kept for reuse: what they went through is gone.
     pub fn forget_idle(&self) {
-        for idle in self.inner.idle.borrow_mut().drain(..) {
-            idle.stream.shutdown();
-        }
+        self.inner.idle.borrow_mut().clear();
     }
 
     /// Fetches a URL. Any status counts as an answer, but redirects are followed. The future may be dropped.
@@ -253,7 +243,7 @@ impl HttpClient {
                 .exchange(&route, connection, request.clone(), options)
                 .await
             {
-                Err(FetchError::Io(_)) => {}
+                Err(error) if error.is_of_connection() => {}
                 result => return result,
             }
         }
@@ -270,8 +260,9 @@ impl HttpClient {
     ) -> Result<(Route, Option<&Proxy>), FetchError> {
         match url.scheme() {
             Scheme::Http => {}
-            Scheme::Https => return Err(FetchError::HttpsUnsupported),
-            Scheme::Udp => return Err(FetchError::NotHttp),
+            Scheme::Https if !tls::IS_BUILT_IN => return Err(FetchError::HttpsUnsupported),
+            Scheme::Https if self.inner.config.tls.is_some() => {}
+            Scheme::Https | Scheme::Udp => return Err(FetchError::NotHttp),
         }
         if let Some(from) = from
             && !from.may_lead_to_host(url.host())
@@ -280,7 +271,10 @@ impl HttpClient {
             return Err(FetchError::RedirectInward { host });
         }
         let proxy = self.inner.config.proxy.as_ref();
-        let proxy = proxy.filter(|proxy| proxy.is_for(url.host()) && !self.is_proxied());
+        // It is for http: what is said to it is not for its eyes with https.
+        let is_https = url.scheme() == Scheme::Https;
+        let proxy =
+            proxy.filter(|proxy| proxy.is_for(url.host()) && !self.is_proxied() && !is_https);
         let mut route = route(url, proxy, family);
         route.is_proxy |= self.is_proxied();
         Ok((route, proxy))
@@ -290,11 +284,10 @@ impl HttpClient {
         let mut idle = self.inner.idle.borrow_mut();
         idle.retain(|entry| entry.since.elapsed() < IDLE_TIME_MAX);
         let index = idle.iter().position(|entry| entry.route == *route)?;
-        Some(Connection::new(idle.swap_remove(index).stream))
+        Some(idle.swap_remove(index).connection)
     }
 
-    fn put_idle(&self, route: &Route, mut connection: Connection) {
-        connection.guarded.0 = None;
+    fn put_idle(&self, route: &Route, connection: Connection) {
         let mut idle = self.inner.idle.borrow_mut();
         idle.retain(|entry| entry.since.elapsed() < IDLE_TIME_MAX);
         if idle.len() >= IDLE_MAX {
@@ -302,27 +295,42 @@ impl HttpClient {
         }
         idle.push(Idle {
             route: route.clone(),
-            stream: connection.stream,
+            connection,
             since: Instant::now(),
         });
     }
 
+    /// A new connection, with TLS if the route has it.
     async fn connect(
         &self,
         route: &Route,
         from: Option<redirect::Origin>,
         deadline: &Deadline,
     ) -> Result<Connection, FetchError> {
+        let connection = Connection::plain(self.reach(route, from, deadline).await?);
+        match &self.inner.config.tls {
+            Some(tls) if route.is_tls => {
+                let (host, port) = (&route.host, route.port);
+                connection.secured(tls, host, port, deadline).await
+            }
+            _ => Ok(connection),
+        }
+    }
+
+    async fn reach(
+        &self,
+        route: &Route,
+        from: Option<redirect::Origin>,
+        deadline: &Deadline,
+    ) -> Result<Stream, FetchError> {
         let authority = || format!("{}:{}", route.host, route.port);
         if let Some(socks) = &self.inner.config.socks {
             let target = Target::new(&route.host, route.port);
             let connected = socks.connect(&target, deadline).await;
-            return connected
-                .map(Connection::new)
-                .map_err(|source| FetchError::Connect {
-                    authority: authority(),
-                    source,
-                });
+            return connected.map_err(|source| FetchError::Connect {
+                authority: authority(),
+                source,
+            });
         }
         let bind = self.inner.config.socket.bind;
         let found = lookup(&self.inner.resolver, &route.host, route.port, deadline).await?;
@@ -351,7 +359,7 @@ impl HttpClient {
         for addr in addrs.into_iter().take(ADDRESSES_MAX) {
             let connecting = Stream::connect(addr, &self.inner.config.socket);
             match deadline.run(connecting).await {
-                Ok(stream) => return Ok(Connection::new(stream)),
+                Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
             if deadline.remaining().is_zero() {
@@ -367,16 +375,14 @@ impl HttpClient {
     async fn exchange(
         &self,
         route: &Route,
-        connection: Connection,
+        mut connection: Connection,
         request: Vec<u8>,
         options: &GetOptions,
     ) -> Result<Hop, FetchError> {
-        let stream = &connection.stream;
         let deadline = &options.deadline;
-        deadline.send(stream, request).await.map_err(io_error)?;
-        let (head, mut rest) = read_head(stream, deadline).await?;
-        let peer_ip = stream.peer_addr().ok().map(|addr| addr.ip());
-        let local_ip = stream.local_addr().ok().map(|addr| addr.ip());
+        connection.send(request, deadline).await?;
+        let (head, mut rest) = read_head(&mut connection, deadline).await?;
+        let (peer_ip, local_ip) = (connection.peer_ip(), connection.local_ip());
         let mut hop = Hop {
             status: head.status,
             body: Vec::new(),
@@ -392,9 +398,9 @@ impl HttpClient {
         let mut is_clean = decoder.push(&rest)? == rest.len();
         while !decoder.is_done() {
             rest.clear();
-            let (result, bytes) = deadline.recv(stream, rest, RECV_BYTES).await;
-            rest = bytes;
-            if result.map_err(io_error)? == 0 {
+            let received;
+            (received, rest) = connection.recv(rest, deadline).await?;
+            if received == 0 {
                 break;
             }
             is_clean = decoder.push(&rest)? == rest.len();
@@ -452,6 +458,7 @@ fn route(url: &Url, proxy: Option<&Proxy>, family: Option<Family>) -> Route {
         port: target.port(),
         family,
         is_proxy: proxy.is_some(),
+        is_tls: url.scheme() == Scheme::Https,
     }
 }
 
@@ -488,7 +495,7 @@ pub const fn family_name(family: Option<Family>) -> &'static str {
 
 /// Reads up to the end of the final head; gives the bytes behind it.
 async fn read_head(
-    stream: &Stream,
+    connection: &mut Connection,
     deadline: &Deadline,
 ) -> Result<(ResponseHead, Vec<u8>), FetchError> {
     let mut have = Vec::new();
@@ -504,9 +511,9 @@ async fn read_head(
             continue;
         }
         let is_first = have.is_empty();
-        let (result, bytes) = deadline.recv(stream, have, RECV_BYTES).await;
-        have = bytes;
-        if result.map_err(io_error)? == 0 {
+        let received;
+        (received, have) = connection.recv(have, deadline).await?;
+        if received == 0 {
             return Err(if is_first {
                 FetchError::Io(io::ErrorKind::UnexpectedEof.into())
             } else {

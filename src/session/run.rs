@@ -400,7 +400,7 @@ fn open(
     let http_config = HttpConfig {
         socket: socket_options.clone(),
         socks: socks.clone(),
-        ..HttpConfig::from_env()
+        ..HttpConfig::from_env(config.tracker_ca.clone())
     };
     let http = HttpClient::new(http_config, resolver.clone());
     let no_socket = |error: io::Error| {

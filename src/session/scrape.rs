@@ -14,6 +14,7 @@ use super::udp_tracker::{OwnSockets, UdpTrackerError, UdpTrackers};
 use crate::base::InfoHash;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
+use crate::uring::tls::Authorities;
 use crate::wire::tracker::Family;
 use crate::wire::tracker_http::scrape::{parse_scrape, scrape_url};
 use crate::wire::tracker_http::serve::SwarmCounts;
@@ -49,6 +50,7 @@ pub async fn scrape(
     socket: SocketOptions,
     ipv6: bool,
     proxy: Option<ProxySettings>,
+    tracker_ca: Option<Authorities>,
 ) -> std::io::Result<Vec<Scraped>> {
     let resolver = Resolver::bound(&socket)?;
     let socks = proxy.map(|proxy| SocksProxy::new(proxy, socket.clone(), resolver.clone()));
@@ -61,7 +63,7 @@ pub async fn scrape(
     let config = HttpConfig {
         socket,
         socks,
-        ..HttpConfig::from_env()
+        ..HttpConfig::from_env(tracker_ca)
     };
     let clients = Clients {
         http: HttpClient::new(config, resolver),

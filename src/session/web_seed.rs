@@ -22,7 +22,8 @@ use super::config::{SessionEvent, TorrentConfig};
 use super::driver::Driver;
 use crate::base::PieceIndex;
 use crate::swarm::{self, WebSeedId};
-use crate::wire::web_seed::{WebSeed, WebSeedError};
+use crate::uring::tls;
+use crate::wire::web_seed::WebSeed;
 
 /// Web seeds of one torrent that are used; torrents name a few mirrors, and a list may have been made to have many
 /// visitors sent to somebody.
@@ -72,16 +73,16 @@ impl WebSeeds {
         let mut is_https_told = false;
         for text in &config.web_seeds {
             match WebSeed::parse(text) {
+                Ok(url) if url.is_https() && !tls::IS_BUILT_IN => {
+                    if !std::mem::replace(&mut is_https_told, true) {
+                        tell_https(driver, text);
+                    }
+                }
                 Ok(url) if seeds.len() < SEEDS_MAX => {
                     let id = u16::try_from(seeds.len()).unwrap_or(u16::MAX);
                     seeds.push(Rc::new(Seed::new(WebSeedId(id), url)));
                 }
                 Ok(url) => debug!(%url, "one web seed too many"),
-                Err(WebSeedError::Https) => {
-                    if !std::mem::replace(&mut is_https_told, true) {
-                        tell_https(driver, text);
-                    }
-                }
                 Err(error) => debug!(?text, %error, "no web seed"),
             }
         }
@@ -304,9 +305,7 @@ fn tell_https(driver: &Driver, text: &str) {
     let shown: String = text.escape_debug().take(200).collect();
     driver.shared().emit(SessionEvent::Warning {
         info_hash: Some(driver.info_hash()),
-        message: format!(
-            "web seed {shown} is left out: https is not supported, Gyre is built without TLS"
-        ),
+        message: format!("web seed {shown} is left out: {}", tls::ABSENT),
         hint: "peers and other web seeds are used; if the server speaks http too, add that URL to the .torrent"
             .to_owned(),
     });

@@ -24,4 +24,5 @@ pub mod signals;
 pub mod socket;
 pub mod stream;
 pub mod stub;
+pub mod tls;
 pub mod udp;

@@ -21,9 +21,7 @@ pub struct WebSeed {
 pub enum WebSeedError {
     #[error(transparent)]
     Url(#[from] UrlError),
-    #[error("https is not supported: Gyre is built without TLS")]
-    Https,
-    #[error("only http can be used")]
+    #[error("only http and https can be used")]
     NotHttp,
 }
 
@@ -31,12 +29,11 @@ impl WebSeed {
     /// Takes a URL.
     ///
     /// # Errors
-    /// It is no URL, or not one of `http`.
+    /// It is no URL, or not one of `http` or `https`.
     pub fn parse(text: &str) -> Result<WebSeed, WebSeedError> {
         let url = Url::parse(text)?;
         match url.scheme() {
-            Scheme::Http => {}
-            Scheme::Https => return Err(WebSeedError::Https),
+            Scheme::Http | Scheme::Https => {}
             Scheme::Udp => return Err(WebSeedError::NotHttp),
         }
         let text = text.trim_matches(' ');
@@ -67,6 +64,11 @@ impl WebSeed {
             percent_encode(element, &mut text);
         }
         self.parsed(&text)
+    }
+
+    /// Whether it takes TLS to speak to it.
+    pub fn is_https(&self) -> bool {
+        self.url.scheme() == Scheme::Https
     }
 
     fn parsed(&self, text: &str) -> Result<Url, UrlError> {
@@ -114,6 +116,7 @@ mod tests {
             ("http://h/get?id=5", "http://h/get?id=5"),
             ("http://h/pub/", "http://h/pub/a%20b.iso"),
             ("http://h", "http://h/"),
+            ("https://h:443/x/", "https://h/x/a%20b.iso"),
             ("http://h/ü%20x/", "http://h/%C3%BC%20x/a%20b.iso"),
         ] {
             assert_eq!(url_of(seed, &info), expected, "{seed}");
@@ -138,7 +141,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_spoken_is_told_apart() {
-        assert_eq!(WebSeed::parse("https://h/"), Err(WebSeedError::Https));
+        assert!(WebSeed::parse("https://h/").unwrap().is_https());
+        assert!(!WebSeed::parse("http://h/").unwrap().is_https());
         assert_eq!(WebSeed::parse("udp://h:1/"), Err(WebSeedError::NotHttp));
         let bad = [
             ("ftp://h/", UrlError::UnsupportedScheme),

@@ -58,7 +58,7 @@ fn nothing_to_do_shows_the_help_as_a_mistake() {
 
 #[test]
 fn wrong_usage_is_an_error_a_hint_and_exit_code_2() {
-    let cases: [(&[&str], &str, &str); 21] = [
+    let cases: [(&[&str], &str, &str); 22] = [
         (&["downlod"], "no verb downlod", "download"),
         (&["download"], "<SOURCE>", "--help"),
         (&["download", ""], "empty", ".torrent"),
@@ -104,6 +104,11 @@ fn wrong_usage_is_an_error_a_hint_and_exit_code_2() {
             "power",
         ),
         (&["completions", "dosh"], "dosh", "bash"),
+        (
+            &["download", "x", "--tracker-ca", "/none.pem"],
+            "--features tls",
+            "leave the option out",
+        ),
     ];
     for (arguments, message_part, hint_part) in cases {
         let done = gyre(arguments);
@@ -128,7 +133,7 @@ fn sources_that_cannot_be_used_are_refused_with_what_to_do() {
         (magnet, "\\u{1b}[2J", ".torrent"),
         (hash.to_owned(), hash, ".torrent"),
         ("magnet:?x=1".to_owned(), "magnet", "xt=urn:btih:"),
-        ("https://x.example/t".to_owned(), "TLS", "curl"),
+        ("https://x.example/t".to_owned(), "--features tls", "curl"),
         ("ftp://x.example/t".to_owned(), "ftp", "http://"),
     ];
     for (source, message_part, hint_part) in cases {

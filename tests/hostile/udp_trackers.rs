@@ -255,7 +255,7 @@ fn names_that_hang_hold_nobody_up() {
     };
     ring().block_on(async move {
         let resolver = Resolver::with_lookup(hang).unwrap();
-        let client = HttpClient::new(HttpConfig::from_env(), resolver.clone());
+        let client = HttpClient::new(HttpConfig::from_env(None), resolver.clone());
         let ticks = Rc::new(Cell::new(0));
         let counted = ticks.clone();
         let clock = spawn(async move {

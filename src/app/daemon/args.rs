@@ -31,6 +31,9 @@ pub struct DaemonArgs {
     /// Send and receive only through this local address or network interface
     #[arg(long, value_name = "ADDR|IFACE")]
     pub bind: Option<String>,
+    /// Trust the authorities in this file (PEM) too where https is spoken
+    #[arg(long, value_name = "FILE")]
+    pub tracker_ca: Option<String>,
     /// Whether the gateway is asked for a port that peers can dial
     #[arg(long, value_name = "BOOL")]
     pub port_map: Option<String>,
@@ -166,6 +169,7 @@ impl DaemonArgs {
             ("downloads", &self.downloads),
             ("port", &self.port),
             ("bind", &self.bind),
+            ("tracker-ca", &self.tracker_ca),
             ("port-map", &self.port_map),
             ("ipv6", &self.ipv6),
             ("tcp", &self.tcp),

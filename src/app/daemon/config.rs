@@ -15,7 +15,7 @@ use crate::app::size::{parse_duration, parse_rate, parse_size};
 use crate::app::values::{
     self, parse_bind, parse_host_port, parse_peers_max, parse_port, parse_ratio, parse_slots,
 };
-use crate::app::{escape, run};
+use crate::app::{escape, fetch, run};
 use crate::daemon::control::ControlSettings;
 use crate::daemon::control::backend::Count;
 use crate::daemon::{Hook, Policy, QueueLimits, Scrubbing, Settings, WATCHED_MAX, WatchFolder};
@@ -68,7 +68,7 @@ const fn live(name: &'static str, default: &'static str, about: &'static str) ->
     }
 }
 
-const KEYS: [Key; 41] = [
+const KEYS: [Key; 42] = [
     key(
         "state",
         "",
@@ -88,6 +88,11 @@ const KEYS: [Key; 41] = [
         "bind",
         "",
         "Send and receive only through this local address or network interface.",
+    ),
+    key(
+        "tracker-ca",
+        "",
+        "File of authorities (PEM) that are trusted besides the system's where https is spoken. Left out: none.",
     ),
     key(
         "port-map",
@@ -483,6 +488,7 @@ impl Values {
             http_proxy: run::variable(&["http_proxy"]),
             no_proxy: run::no_proxy(),
             proxy: None,
+            tracker_ca: fetch::tracker_ca(self.get("tracker-ca", path)?.as_deref())?,
             ip_filter: None,
             port_map: self.is_on("port-map")?.then(PortMapSettings::default),
             announce_interval_min: interval_min.unwrap_or(Duration::from_secs(60)),

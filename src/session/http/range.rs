@@ -6,9 +6,7 @@
 use std::ops::RangeInclusive;
 
 use super::redirect::Origin;
-use super::{
-    Connection, FetchError, HOPS_MAX, HttpClient, Route, io_error, is_redirect, read_head,
-};
+use super::{Connection, FetchError, HOPS_MAX, HttpClient, Route, is_redirect, read_head};
 use crate::session::deadline::Deadline;
 use crate::uring::stream::Stream;
 use crate::wire::http::ResponseHead;
@@ -42,8 +40,21 @@ pub struct Answer {
 
 impl Answer {
     /// Where the body comes from. Shut down when the answer is dropped, unless it was kept.
-    pub fn stream(&self) -> &Stream {
-        &self.connection.stream
+    pub const fn stream(&self) -> &Stream {
+        self.connection.stream()
+    }
+
+    /// What bytes received from the stream say, none being its end: themselves, or with TLS what was in them, put into
+    /// `plain`. False when no more will come.
+    ///
+    /// # Errors
+    /// With TLS, the server broke off or broke the rules.
+    pub fn open<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        plain: &'a mut Vec<u8>,
+    ) -> Result<(&'a [u8], bool), FetchError> {
+        self.connection.open(bytes, plain)
     }
 
     /// The connection for the next request; only when the whole body was taken and the head allows it.
@@ -85,18 +96,18 @@ impl HttpClient {
             let request = self.request(&place.url, proxy, &fields);
             let fits = |kept: &Kept| kept.route == route && kept.from == place.from;
             let mut answered = None;
-            if let Some(kept) = kept.take().filter(fits) {
-                match ask(&kept.connection, request.clone(), deadline).await {
+            if let Some(mut kept) = kept.take().filter(fits) {
+                match ask(&mut kept.connection, request.clone(), deadline).await {
                     // It was closed while nobody looked.
-                    Err(FetchError::Io(_)) => {}
+                    Err(error) if error.is_of_connection() => {}
                     head => answered = Some((head?, kept.connection)),
                 }
             }
             let ((head, early), connection) = match answered {
                 Some(answered) => answered,
                 None => {
-                    let connection = self.connect(&route, place.from, deadline).await?;
-                    (ask(&connection, request, deadline).await?, connection)
+                    let mut connection = self.connect(&route, place.from, deadline).await?;
+                    (ask(&mut connection, request, deadline).await?, connection)
                 }
             };
             if !is_redirect(head.status) {
@@ -109,7 +120,7 @@ impl HttpClient {
                 });
             }
             let location = head.location.ok_or(FetchError::NoLocation)?;
-            let peer_ip = connection.stream.peer_addr().ok().map(|addr| addr.ip());
+            let peer_ip = connection.peer_ip();
             place = Place {
                 url: place.url.join(&location).map_err(FetchError::BadRedirect)?,
                 from: Some(Origin::new(peer_ip.filter(|_| !route.is_proxy))),
@@ -120,11 +131,10 @@ impl HttpClient {
 }
 
 async fn ask(
-    connection: &Connection,
+    connection: &mut Connection,
     request: Vec<u8>,
     deadline: &Deadline,
 ) -> Result<(ResponseHead, Vec<u8>), FetchError> {
-    let sent = deadline.send(&connection.stream, request).await;
-    sent.map_err(io_error)?;
-    read_head(&connection.stream, deadline).await
+    connection.send(request, deadline).await?;
+    read_head(connection, deadline).await
 }

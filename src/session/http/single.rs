@@ -12,7 +12,8 @@ impl HttpClient {
             socket,
             proxy: None,
             socks: None,
-            ..HttpConfig::from_env()
+            tls: None,
+            ..HttpConfig::from_env(None)
         };
         HttpClient::new(config, resolver)
     }

@@ -52,7 +52,9 @@ impl From<FetchError> for Failure {
             FetchError::Lookup { .. }
             | FetchError::Connect { .. }
             | FetchError::TimedOut
-            | FetchError::Io(_) => true,
+            | FetchError::Io(_)
+            | FetchError::Tls { .. }
+            | FetchError::BrokenTls(_) => true,
             FetchError::HttpsUnsupported
             | FetchError::NotHttp
             | FetchError::NoAddress { .. }
@@ -62,14 +64,10 @@ impl From<FetchError> for Failure {
             | FetchError::TooManyRedirects
             | FetchError::RedirectInward { .. } => false,
         };
-        let why = match error {
-            // The words of the error are about trackers.
-            FetchError::HttpsUnsupported => {
-                "https is not supported, Gyre is built without TLS".to_owned()
-            }
-            error => error.to_string(),
-        };
-        Failure { why, may_pass }
+        Failure {
+            why: error.to_string(),
+            may_pass,
+        }
     }
 }
 

@@ -19,7 +19,6 @@ use crate::session::peer::reader::{RECV_BYTES_MAX, recv_memory};
 use crate::session::tune::{Direction, Pace};
 use crate::storage::layout::Span;
 use crate::swarm::{CloseReason, PeerKey, Refusal};
-use crate::uring::stream::Stream;
 use crate::wire::tracker::Family;
 
 /// A connection without work is closed after this time: most servers close it then themselves.
@@ -110,6 +109,7 @@ pub(super) async fn run(driver: &Rc<Driver>, seed: &Rc<Seed>) -> Result<(), Fail
         kept: None,
         place: None,
         allowance_bytes: 0,
+        plain: Vec::new(),
     };
     let result = contain::connection(&shared, connection.serve(key)).await;
     let result = result.unwrap_or(Err(Failure::Panicked));
@@ -130,6 +130,8 @@ struct Connection {
     place: Option<(usize, Place)>,
     /// What may still be received before asking for more, under a rate limit.
     allowance_bytes: usize,
+    /// What came, out of its TLS.
+    plain: Vec<u8>,
 }
 
 impl Connection {
@@ -224,7 +226,7 @@ impl Connection {
         self.take_body(answer, span).await
     }
 
-    async fn take_body(&mut self, answer: Answer, span: Span) -> Result<(), Failure> {
+    async fn take_body(&mut self, mut answer: Answer, span: Span) -> Result<(), Failure> {
         let mut body = Body::new(answer.head.framing, span.length);
         body.take(&answer.early, |data| self.feeder.feed(data))?;
         let mut want = RECV_BYTES_START;
@@ -250,7 +252,7 @@ impl Connection {
                     std::io::ErrorKind::TimedOut => Failure::Silent,
                     _ => Failure::Io(error),
                 })?;
-            want = self.receive(answer.stream(), &mut body, want).await?;
+            want = self.receive(&mut answer, &mut body, want).await?;
         }
         if answer.head.is_keep_alive && body.is_done() {
             self.place = Some((span.file, answer.place.clone()));
@@ -262,7 +264,7 @@ impl Connection {
     /// Takes what is there; returns how much to make room for next.
     async fn receive(
         &mut self,
-        stream: &Stream,
+        answer: &mut Answer,
         body: &mut Body,
         want: usize,
     ) -> Result<usize, Failure> {
@@ -276,13 +278,9 @@ impl Connection {
                 true => segment.len().min(self.allowance_bytes),
                 false => segment.len(),
             };
-            let (result, back) = stream.recv_now(segment, 0..room).await;
+            let (result, back) = answer.stream().recv_now(segment, 0..room).await;
             segment = back;
             let received = match result {
-                Ok(0) => {
-                    body.on_end()?;
-                    return Ok(want);
-                }
                 Ok(received) => received,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(want),
                 Err(error) => return Err(Failure::Io(error)),
@@ -291,7 +289,12 @@ impl Connection {
                 self.allowance_bytes -= received;
             }
             let bytes = segment.as_slice().get(..received).unwrap_or_default();
-            body.take(bytes, |data| self.feeder.feed(data))?;
+            let (data, is_open) = answer.open(bytes, &mut self.plain)?;
+            body.take(data, |data| self.feeder.feed(data))?;
+            if !is_open {
+                body.on_end()?;
+                return Ok(want);
+            }
             if body.is_over() || self.handle.is_closing() || received < room {
                 return Ok(want);
             }

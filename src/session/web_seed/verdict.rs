@@ -6,6 +6,7 @@ use tracing::debug;
 
 use crate::session::http::FetchError;
 use crate::swarm::peer::PeerFault;
+use crate::uring::tls;
 use crate::wire::http::{ContentRange, Framing, HttpError, ResponseHead, Unframer};
 use crate::wire::url::UrlError;
 
@@ -21,7 +22,7 @@ pub enum Failure {
     /// Others sent meanwhile what it asked for.
     #[error("not needed any more")]
     Unneeded,
-    #[error("it redirects to https, which is not supported: Gyre is built without TLS")]
+    #[error("it redirects to https: {}", tls::ABSENT)]
     Https,
     #[error("{0}")]
     Fetch(FetchError),
