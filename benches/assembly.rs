@@ -46,7 +46,7 @@ fn bench(c: &mut Criterion) {
         group.throughput(Throughput::Elements(blocks));
         group.bench_function(name, |b| {
             b.iter_batched_ref(
-                || Assembly::new(geometry),
+                || Assembly::new(geometry.clone()),
                 |assembly| assemble(&geometry, assembly),
                 BatchSize::SmallInput,
             );

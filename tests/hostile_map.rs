@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// The rows by letter, counted from 1.
 const ROWS: [(char, u32); 14] = [
-    ('T', 13),
+    ('T', 16),
     ('H', 4),
     ('E', 8),
     ('W', 18),

@@ -5,8 +5,8 @@ use gyre::storage::layout::FileLayout;
 use gyre::wire::bencode::BencodeError;
 use gyre::wire::magnet::Magnet;
 use gyre::wire::metainfo::{
-    Kind, METADATA_BYTES_MAX, Metainfo, MetainfoBuilder, MetainfoError, TORRENT_BYTES_MAX,
-    TRACKERS_MAX, choose_piece_length, parse_info,
+    Kind, METADATA_BYTES_MAX, Metainfo, MetainfoBuilder, MetainfoError, PieceHash, PieceLayers,
+    TORRENT_BYTES_MAX, TRACKERS_MAX, choose_piece_length, parse_info,
 };
 use proptest::prelude::*;
 
@@ -79,16 +79,16 @@ fn a_single_file_torrent_is_read() {
     assert_eq!(m.info.geometry.piece_count(), 3);
     assert_eq!(m.info.piece_hashes.count(), 3);
     let last = m.info.geometry.piece(2).unwrap();
-    assert_eq!(m.info.piece_hashes.get(last), [b'h'; 20]);
+    assert_eq!(m.info.piece_hashes.get(last), PieceHash::Sha1([b'h'; 20]));
     assert_eq!(m.info.files.len(), 1);
     assert_eq!(m.info.files[0].length_bytes, 40_000);
     assert!(m.warnings.is_empty());
     let layout = FileLayout::new(&m.info).unwrap();
     assert_eq!(layout.files()[0].path.to_str(), Some("n"));
-    let (info, info_hash, warnings) = parse_info(&m.info_bytes).unwrap();
+    let (info, info_hash, warnings) = parse_info(&m.info_bytes, &m.piece_layers).unwrap();
     assert_eq!(
         (info.name, info_hash, warnings),
-        (m.info.name, m.info_hash, m.warnings)
+        (m.info.name, m.info_hashes, m.warnings)
     );
 }
 
@@ -249,7 +249,7 @@ fn sizes_are_capped() {
     ));
     let metadata = vec![b'd'; METADATA_BYTES_MAX + 1];
     assert!(matches!(
-        parse_info(&metadata),
+        parse_info(&metadata, &PieceLayers::default()),
         Err(MetainfoError::TooLarge { .. })
     ));
 }
@@ -455,27 +455,14 @@ fn attributes_of_files_are_read() {
 }
 
 #[test]
-fn a_hybrid_is_its_v1_part_and_v2_alone_is_unsupported() {
-    let v1 = [
+fn versions_that_are_unknown_leave_the_v1_part() {
+    let mut unknown = vec![
         ("length", i(1)),
-        ("meta version", i(2)),
+        ("meta version", i(3)),
         ("name", s("n")),
         ("piece length", i(16_384)),
         ("pieces", hashes(1)),
     ];
-    let mut hybrid = vec![("file tree", d(&[]))];
-    hybrid.extend(v1.clone());
-    assert_eq!(parse(&torrent(&hybrid)).info.kind, Kind::Hybrid);
-    let v2 = [
-        ("file tree", d(&[])),
-        ("meta version", i(2)),
-        ("name", s("n")),
-        ("piece length", i(16_384)),
-    ];
-    assert_eq!(error(&torrent(&v2)), MetainfoError::V2Only);
-    assert!(error(&torrent(&v2)).to_string().contains("unsupported"));
-    let mut unknown = v1.to_vec();
-    unknown[1].1 = i(3);
     let m = parse(&torrent(&unknown));
     assert_eq!((m.info.kind, m.warnings.len()), (Kind::V1, 1));
     unknown.pop();
@@ -573,7 +560,7 @@ fn sample() -> Vec<u8> {
             "files",
             l(&[file(4, &["a", "b"]), pad, link, file(9, &["A", "B"])]),
         ),
-        ("meta version", i(2)),
+        ("meta version", i(1)),
         ("name", s("n")),
         ("piece length", i(16)),
         ("pieces", hashes(2)),
@@ -622,8 +609,8 @@ proptest! {
             let total: u64 = m.info.files.iter().map(|file| file.length_bytes).sum();
             prop_assert_eq!(total, m.info.geometry.total_bytes());
             prop_assert_eq!(m.info.piece_hashes.count(), m.info.geometry.piece_count() as usize);
-            let (_, info_hash, _) = parse_info(&m.info_bytes).unwrap();
-            prop_assert_eq!(info_hash, m.info_hash);
+            let (_, info_hash, _) = parse_info(&m.info_bytes, &m.piece_layers).unwrap();
+            prop_assert_eq!(info_hash, m.info_hashes);
             if let Ok(layout) = FileLayout::new(&m.info) {
                 let covered: u64 = layout.spans(0, total).map(|span| span.length).sum();
                 prop_assert_eq!(covered, total);

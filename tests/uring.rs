@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use gyre::uring::buffers::{Pool, Segment};
 use gyre::uring::files::{self, File, FsKind, OpenMode};
-use gyre::uring::hasher::{Hasher, Sha1State};
+use gyre::uring::hasher::{Hasher, PieceState};
 use gyre::uring::listener::Listener;
 use gyre::uring::map::FileMap;
 use gyre::uring::resolve::Resolver;
@@ -621,21 +621,22 @@ fn hashing_in_parts_equals_hashing_the_whole() {
         let pool = Pool::plain(2 * MIB).unwrap();
         let hasher = Hasher::new(2).unwrap();
         let whole = pattern(500_000, 0);
-        let mut expected = Sha1State::new();
-        expected.update(&whole);
-        let mut state = None;
-        for bytes in whole.chunks(150_000) {
-            let mut parts = Vec::new();
-            for bytes in bytes.chunks(70_001) {
-                let mut segment = pool.alloc(bytes.len() + 9).unwrap();
-                segment.as_mut_slice()[9..].copy_from_slice(bytes);
-                let end = segment.len();
-                parts.push((segment, 9..end));
+        for tree_height in [None, Some(5)] {
+            let mut expected = PieceState::new(tree_height);
+            expected.update(&whole);
+            let mut state = Box::new(PieceState::new(tree_height));
+            for bytes in whole.chunks(150_000) {
+                let mut parts = Vec::new();
+                for bytes in bytes.chunks(70_001) {
+                    let mut segment = pool.alloc(bytes.len() + 9).unwrap();
+                    segment.as_mut_slice()[9..].copy_from_slice(bytes);
+                    let end = segment.len();
+                    parts.push((segment, 9..end));
+                }
+                state = hasher.hash(state, parts).await.state;
             }
-            let done = hasher.hash(state, parts).await;
-            state = Some(done.state);
+            assert_eq!(state.finalize(), expected.finalize());
         }
-        assert_eq!(state.unwrap().finalize(), expected.finalize());
         assert_eq!(pool.free_bytes(), 2 * MIB);
     });
 }
@@ -680,7 +681,7 @@ fn a_dropped_hash_keeps_its_segments_until_the_worker_is_done() {
             let parts = vec![(filled(&pool, MIB, i), 0..MIB)];
             tokio::select! {
                 biased;
-                _ = hasher.hash(None, parts) => panic!("hashed before the worker was asked"),
+                _ = hasher.hash(Box::new(PieceState::new(None)), parts) => panic!("hashed before the worker was asked"),
                 () = std::future::ready(()) => {}
             }
         }

@@ -252,6 +252,12 @@ pub struct CreateArgs {
     /// Bytes in a piece, a power of two [default: for 1,000 to 2,000 pieces, 16KiB to 16MiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub piece_length: Option<u64>,
+    /// Make it a torrent of BitTorrent v2, which older programs cannot use
+    #[arg(long, conflicts_with = "hybrid")]
+    pub v2: bool,
+    /// Make it one of v1 and v2 at once
+    #[arg(long)]
+    pub hybrid: bool,
     /// Peers come from the trackers only
     #[arg(long)]
     pub private: bool,

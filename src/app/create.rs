@@ -13,12 +13,13 @@ use serde_json::json;
 use super::cli::CreateArgs;
 use super::escape::{terminal_bytes, terminal_path};
 use super::exit::{Exit, Failure, io_cause};
-use super::hashing::{SourceFile, hash_pieces};
+use super::hashing::{NO_TREES, SourceFile, TreeHeight, hash_pieces};
 use super::walk::{Found, Walk, unreadable, walk};
 use super::{json, magnet, meter, output, plain, size};
-use crate::base::{Geometry, PIECE_LENGTH_BYTES_MAX};
+use crate::base::{Geometry, GeometryError, PIECE_LENGTH_BYTES_MAX, PieceIndex};
 use crate::storage::safe_path::safe_paths;
-use crate::wire::metainfo::{Metainfo, MetainfoBuilder, choose_piece_length};
+use crate::wire::merkle;
+use crate::wire::metainfo::{Metainfo, MetainfoBuilder, PieceHash, TreeFile, choose_piece_length};
 
 /// Pieces shorter than a block only cost hashes.
 const PIECE_LENGTH_BYTES_MIN: u64 = 16 * 1024;
@@ -38,12 +39,15 @@ pub fn run(args: &CreateArgs) -> Result<Exit, Failure> {
     if !args.force && fs::symlink_metadata(&output).is_ok() {
         return Err(exists(&output));
     }
-    let walk = walk(&args.path, Some(&output))?;
+    let mut walk = walk(&args.path, Some(&output))?;
     for warning in &walk.warnings {
         output::stderr_line(&format!("warning: {warning}"));
     }
-    let files = source_files(&walk.files);
-    let total: u64 = files.iter().map(|file| file.length_bytes).sum();
+    if args.v2 || args.hybrid {
+        // The order of a tree, and so of its pieces.
+        walk.files.sort_by(|a, b| a.elements.cmp(&b.elements));
+    }
+    let total: u64 = walk.files.iter().map(|file| file.length_bytes).sum();
     if total == 0 {
         return Err(Failure::new(
             format!("{} holds no data", terminal_path(&args.path)),
@@ -51,18 +55,18 @@ pub fn run(args: &CreateArgs) -> Result<Exit, Failure> {
         ));
     }
     let piece_length = piece_length.unwrap_or_else(|| choose_piece_length(total));
-    let geometry = Geometry::new(total, piece_length.into()).map_err(|error| {
-        Failure::new(
-            format!("cannot cut {} into pieces: {error}", size::bytes(total)),
-            "choose a larger --piece-length",
-        )
-    })?;
-    let hashes = hash(&files, &geometry, args)?;
+    let mut builder = MetainfoBuilder::new(&name[..], piece_length);
+    builder = match args.v2 {
+        true => builder.v2_only(),
+        false => with_v1(builder, &walk, piece_length, args)?,
+    };
+    if args.v2 || args.hybrid {
+        builder = builder.tree(tree(&walk, &name, piece_length, args)?);
+    }
     if let Some(file) = walk.files.iter().find(|file| file.has_changed()) {
         return Err(changed(&file.path));
     }
-    let builder = with_content(MetainfoBuilder::new(name, piece_length), &walk)
-        .pieces(hashes)
+    let builder = builder
         .private(args.private)
         .source(args.source.clone())
         .announce_tiers(tiers)
@@ -168,42 +172,118 @@ fn output_path(args: &CreateArgs, name: &[u8]) -> PathBuf {
     }
 }
 
-fn source_files(found: &[Found]) -> Vec<SourceFile> {
-    let mut offset = 0;
-    let place = |file: &Found| {
-        let placed = SourceFile {
-            path: file.path.clone(),
-            offset,
-            length_bytes: file.length_bytes,
-            is_pad: false,
-        };
+/// Adds the v1 part: files, and the SHA-1 of their pieces. In a hybrid, pads have each file start a piece.
+fn with_v1(
+    builder: MetainfoBuilder,
+    walk: &Walk,
+    piece_length: u32,
+    args: &CreateArgs,
+) -> Result<MetainfoBuilder, Failure> {
+    let (mut sources, mut entries, mut offset) = (Vec::new(), Vec::new(), 0_u64);
+    for file in &walk.files {
+        let start = offset.next_multiple_of(piece_length.into());
+        if args.hybrid && file.length_bytes > 0 && start > offset {
+            sources.push(SourceFile {
+                path: PathBuf::new(),
+                offset,
+                length_bytes: start - offset,
+                is_pad: true,
+            });
+            entries.push((Vec::new(), start - offset));
+            offset = start;
+        }
+        sources.push(source(file, offset));
+        entries.push((file.elements.clone(), file.length_bytes));
         offset += file.length_bytes;
-        placed
+    }
+    let geometry = Geometry::new(offset, piece_length.into());
+    let geometry = geometry.map_err(|error| uncut(offset, &error))?;
+    let hashes = hash(&sources, &geometry, NO_TREES, args)?;
+    let hashes: Vec<&[u8]> = hashes.iter().map(PieceHash::as_bytes).collect();
+    let builder = match walk.files.as_slice() {
+        [file] if walk.is_single_file => builder.single_file(file.length_bytes),
+        _ => builder.files(entries),
     };
-    found.iter().map(place).collect()
+    Ok(builder.pieces(hashes.concat()))
 }
 
-fn with_content(builder: MetainfoBuilder, walk: &Walk) -> MetainfoBuilder {
-    match walk.files.as_slice() {
-        [file] if walk.is_single_file => builder.single_file(file.length_bytes),
-        files => {
-            let entry = |file: &Found| (file.elements.clone(), file.length_bytes);
-            builder.files(files.iter().map(entry).collect())
+/// The files of a v2 torrent with the roots of their pieces.
+fn tree(
+    walk: &Walk,
+    name: &[u8],
+    piece_length: u32,
+    args: &CreateArgs,
+) -> Result<Vec<TreeFile>, Failure> {
+    let lengths = walk.files.iter().map(|file| file.length_bytes);
+    let total = lengths.clone().sum();
+    let geometry = Geometry::of_aligned_files(lengths, piece_length.into());
+    let geometry = geometry.map_err(|error| uncut(total, &error))?;
+    let (mut sources, mut heights, mut offset) = (Vec::new(), Vec::new(), 0);
+    for file in &walk.files {
+        offset = geometry.file_start(offset);
+        sources.push(source(file, offset));
+        offset += file.length_bytes;
+        let pieces = file.length_bytes.div_ceil(piece_length.into());
+        let height = match pieces {
+            0 | 1 => merkle::file_height(file.length_bytes),
+            _ => merkle::piece_height(piece_length),
+        };
+        heights.resize(heights.len() + pieces as usize, height);
+    }
+    let height = |piece: PieceIndex| heights.get(piece.as_usize()).copied();
+    let mut roots = hash(&sources, &geometry, &height, args)?.into_iter();
+    let files = walk.files.iter().map(|file| {
+        let pieces = file.length_bytes.div_ceil(piece_length.into()) as usize;
+        let roots = roots.by_ref().take(pieces).filter_map(|hash| match hash {
+            PieceHash::Root(root) => Some(root),
+            PieceHash::Sha1(_) => None,
+        });
+        TreeFile {
+            path: match walk.is_single_file {
+                true => vec![name.to_vec()],
+                false => file.elements.clone(),
+            },
+            length_bytes: file.length_bytes,
+            pieces: roots.collect(),
         }
+    });
+    Ok(files.collect())
+}
+
+fn source(file: &Found, offset: u64) -> SourceFile {
+    SourceFile {
+        path: file.path.clone(),
+        offset,
+        length_bytes: file.length_bytes,
+        is_pad: false,
     }
 }
 
-/// All piece hashes, one behind the other.
-fn hash(files: &[SourceFile], geometry: &Geometry, args: &CreateArgs) -> Result<Vec<u8>, Failure> {
+fn uncut(total_bytes: u64, error: &GeometryError) -> Failure {
+    Failure::new(
+        format!(
+            "cannot cut {} into pieces: {error}",
+            size::bytes(total_bytes)
+        ),
+        "choose a larger --piece-length",
+    )
+}
+
+/// The hashes of all pieces.
+fn hash(
+    files: &[SourceFile],
+    geometry: &Geometry,
+    tree_height: TreeHeight<'_>,
+    args: &CreateArgs,
+) -> Result<Vec<PieceHash>, Failure> {
     let meter = meter::Meter::new("hashing", geometry.total_bytes(), !args.quiet && !args.json);
-    let mut hashes = vec![0; geometry.piece_count() as usize * 20];
+    let mut hashes = vec![PieceHash::Sha1([0; 20]); geometry.piece_count() as usize];
     let mut failure = None;
-    hash_pieces(files, geometry, |piece, hash| {
+    hash_pieces(files, geometry, tree_height, |piece, hash| {
         meter.add(geometry.piece_bytes(piece).into());
-        let place = hashes.get_mut(piece.as_usize() * 20..piece.as_usize() * 20 + 20);
-        match (hash, place) {
+        match (hash, hashes.get_mut(piece.as_usize())) {
             (Ok(hash), Some(place)) => {
-                place.copy_from_slice(&hash);
+                *place = hash;
                 ControlFlow::Continue(())
             }
             (Err(error), _) => {
@@ -238,7 +318,9 @@ fn warn_of_replaced_names(metainfo: &Metainfo, walk: &Walk) {
     let Ok(paths) = safe_paths(&metainfo.info) else {
         return;
     };
-    let pairs = paths.iter().zip(&walk.files);
+    let listed = paths.iter().zip(&metainfo.info.files);
+    let stored = listed.filter(|(_, file)| !file.attributes.is_pad);
+    let pairs = stored.map(|(path, _)| path).zip(&walk.files);
     for (safe, found) in pairs.filter(|_| !walk.is_single_file) {
         let elements = safe.iter().skip(1).map(OsStrExt::as_bytes);
         if !elements.eq(found.elements.iter().map(Vec::as_slice)) {
@@ -294,16 +376,19 @@ fn exists(path: &Path) -> Failure {
 fn report(args: &CreateArgs, output: &Path, metainfo: &Metainfo) {
     let link = magnet::link(metainfo);
     let info = &metainfo.info;
+    let stored = info.files.iter().filter(|file| !file.attributes.is_pad);
+    let file_count = stored.count();
     if args.json {
         json::print(&json!({
             "torrent": output.to_string_lossy(),
             "name": info.name,
             "info_hash": metainfo.info_hash.to_string(),
+            "info_hash_v2": metainfo.info_hashes.v2().map(|v2| v2.to_string()),
             "magnet": link,
             "total_bytes": info.geometry.total_bytes(),
             "piece_length_bytes": info.geometry.piece_length_bytes(),
             "pieces": info.geometry.piece_count(),
-            "files": info.files.len(),
+            "files": file_count,
         }));
         return;
     }
@@ -313,11 +398,17 @@ fn report(args: &CreateArgs, output: &Path, metainfo: &Metainfo) {
         output::stdout_line(&format!(
             "content    {} in {}, {} × {}",
             size::bytes(info.geometry.total_bytes()),
-            size::plural(info.files.len() as u64, "file"),
+            size::plural(file_count as u64, "file"),
             size::plural(info.geometry.piece_count().into(), "piece"),
             size::round_bytes(info.geometry.piece_length_bytes().into()),
         ));
     }
-    output::stdout_line(&format!("info_hash  {}", metainfo.info_hash));
+    let hashes = &metainfo.info_hashes;
+    if let Some(v1) = hashes.v1() {
+        output::stdout_line(&format!("info_hash  {v1}"));
+    }
+    if let Some(v2) = hashes.v2() {
+        output::stdout_line(&format!("info_hash  {v2} (v2)"));
+    }
     output::stdout_line(&format!("magnet     {link}"));
 }

@@ -1,4 +1,4 @@
-//! SHA-1 of a torrent's pieces from plain files, on all cores. Layer 7.
+//! Hashes of a torrent's pieces from plain files, on all cores. Layer 7.
 //!
 //! Used by `create` and `verify`, which run without the session's ring.
 
@@ -14,6 +14,7 @@ use std::sync::mpsc::{self, SyncSender};
 use crate::base::{Geometry, PieceIndex};
 use crate::session::hash_ahead::{self, Place, Plan, Work};
 use crate::uring::readahead::AheadFile;
+use crate::wire::metainfo::PieceHash;
 
 /// A worker takes this much of neighbouring pieces at a time.
 const GRAB_BYTES: u32 = 4 << 20;
@@ -46,7 +47,13 @@ pub struct ReadError {
 }
 
 /// The hash of a piece, or the file that kept it from having one.
-pub type PieceHash = Result<[u8; 20], ReadError>;
+pub type HashedPiece = Result<PieceHash, ReadError>;
+
+/// The height of the tree over each piece, where its hash is the root of one.
+pub type TreeHeight<'a> = &'a (dyn Fn(PieceIndex) -> Option<u32> + Sync);
+
+/// Pieces have a SHA-1.
+pub const NO_TREES: TreeHeight<'static> = &|_| None;
 
 /// Hashes every piece and hands each answer to `on_piece`, in no fixed order, until it breaks off.
 ///
@@ -54,9 +61,10 @@ pub type PieceHash = Result<[u8; 20], ReadError>;
 pub fn hash_pieces(
     files: &[SourceFile],
     geometry: &Geometry,
-    on_piece: impl FnMut(PieceIndex, PieceHash) -> ControlFlow<()>,
+    tree_height: TreeHeight<'_>,
+    on_piece: impl FnMut(PieceIndex, HashedPiece) -> ControlFlow<()>,
 ) {
-    hash_opened(files, geometry, open, on_piece);
+    hash_opened(files, geometry, tree_height, open, on_piece);
 }
 
 /// A regular file; a named pipe in its place must not hold us.
@@ -78,14 +86,16 @@ fn open(path: &Path) -> io::Result<File> {
 pub fn hash_opened(
     files: &[SourceFile],
     geometry: &Geometry,
+    tree_height: TreeHeight<'_>,
     open: impl Fn(&Path) -> io::Result<File> + Sync,
-    mut on_piece: impl FnMut(PieceIndex, PieceHash) -> ControlFlow<()>,
+    mut on_piece: impl FnMut(PieceIndex, HashedPiece) -> ControlFlow<()>,
 ) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let grab = GRAB_BYTES / geometry.piece_length_bytes().max(1);
     let common = Common {
         files,
         geometry,
+        tree_height,
         grab: grab.max(1),
         next: AtomicU32::new(0),
         is_stopped: AtomicBool::new(false),
@@ -111,6 +121,7 @@ pub fn hash_opened(
 struct Common<'a> {
     files: &'a [SourceFile],
     geometry: &'a Geometry,
+    tree_height: TreeHeight<'a>,
     /// Pieces a worker takes at a time.
     grab: u32,
     next: AtomicU32,
@@ -121,7 +132,7 @@ struct Common<'a> {
 struct Worker<'a, F> {
     common: &'a Common<'a>,
     open_file: &'a F,
-    answers: SyncSender<(PieceIndex, PieceHash)>,
+    answers: SyncSender<(PieceIndex, HashedPiece)>,
     batch: Range<u32>,
     open: VecDeque<(usize, AheadFile)>,
     is_unheard: bool,
@@ -131,7 +142,7 @@ impl<'a, F: Fn(&Path) -> io::Result<File>> Worker<'a, F> {
     fn new(
         common: &'a Common<'a>,
         open_file: &'a F,
-        answers: SyncSender<(PieceIndex, PieceHash)>,
+        answers: SyncSender<(PieceIndex, HashedPiece)>,
     ) -> Self {
         Worker {
             common,
@@ -196,6 +207,10 @@ impl<F: Fn(&Path) -> io::Result<File>> Work for Worker<'_, F> {
         Ok(Plan::Read(spans))
     }
 
+    fn tree_height(&self, piece: PieceIndex) -> Option<u32> {
+        (self.common.tree_height)(piece)
+    }
+
     fn failure(&mut self, piece: PieceIndex, span: usize, cause: io::Error) -> ReadError {
         let first = first_file(self.common.files, self.common.geometry.piece_offset(piece));
         ReadError {
@@ -206,7 +221,7 @@ impl<F: Fn(&Path) -> io::Result<File>> Work for Worker<'_, F> {
 
     fn on_bytes(&mut self, _: u64) {}
 
-    fn done(&mut self, piece: PieceIndex, hash: PieceHash, _: bool) {
+    fn done(&mut self, piece: PieceIndex, hash: HashedPiece, _: bool) {
         self.is_unheard |= self.answers.send((piece, hash)).is_err();
     }
 
@@ -248,11 +263,11 @@ mod tests {
         let (_folder, files, all) = world(&[10, 0, 700_000, 0, 3, 40_000]);
         let geometry = Geometry::new(all.len() as u64, 32_768).unwrap();
         let mut seen = 0;
-        hash_pieces(&files, &geometry, |piece, hash| {
+        hash_pieces(&files, &geometry, NO_TREES, |piece, hash| {
             let start = geometry.piece_offset(piece) as usize;
             let end = start + geometry.piece_bytes(piece) as usize;
             let expected: [u8; 20] = Sha1::digest(&all[start..end]).into();
-            assert_eq!(hash.unwrap(), expected);
+            assert_eq!(hash.unwrap(), PieceHash::Sha1(expected));
             seen += 1;
             ControlFlow::Continue(())
         });
@@ -266,7 +281,7 @@ mod tests {
         std::fs::remove_file(folder.path().join("2")).unwrap();
         let geometry = Geometry::new(all.len() as u64, 100).unwrap();
         let mut answers = Vec::new();
-        hash_pieces(&files, &geometry, |piece, hash| {
+        hash_pieces(&files, &geometry, NO_TREES, |piece, hash| {
             answers.push((piece.get(), hash.map_err(|e| (e.file, e.cause.kind()))));
             ControlFlow::Continue(())
         });

@@ -163,7 +163,6 @@ fn torrent_lines(metainfo: &Metainfo) -> Vec<String> {
     let geometry = &info.geometry;
     let mut lines = vec![
         format!("name         {}", text(&info.name)),
-        format!("info_hash    {}", metainfo.info_hash),
         format!(
             "size         {} ({} bytes)",
             size::bytes(geometry.total_bytes()),
@@ -175,11 +174,17 @@ fn torrent_lines(metainfo: &Metainfo) -> Vec<String> {
             size::round_bytes(geometry.piece_length_bytes().into())
         ),
     ];
+    let hashes = &metainfo.info_hashes;
+    let v1 = hashes.v1().map(|v1| format!("info_hash    {v1}"));
+    let v2 = hashes.v2().map(|v2| format!("info_hash v2 {v2}"));
+    lines.splice(1..1, v1.into_iter().chain(v2));
     if info.is_private {
         lines.push("private      yes".into());
     }
-    if info.kind == Kind::Hybrid {
-        lines.push("kind         hybrid, the v1 part is used".into());
+    match info.kind {
+        Kind::V1 => {}
+        Kind::V2 => lines.push("kind         v2".into()),
+        Kind::Hybrid => lines.push("kind         hybrid of v1 and v2".into()),
     }
     let optional = [
         ("source", &info.source),
@@ -213,9 +218,10 @@ fn torrent_lines(metainfo: &Metainfo) -> Vec<String> {
 fn torrent_json(metainfo: &Metainfo) -> Value {
     let info = &metainfo.info;
     json!({
-        "kind": match info.kind { Kind::V1 => "v1", Kind::Hybrid => "hybrid" },
+        "kind": match info.kind { Kind::V1 => "v1", Kind::V2 => "v2", Kind::Hybrid => "hybrid" },
         "name": info.name,
         "info_hash": metainfo.info_hash.to_string(),
+        "info_hash_v2": metainfo.info_hashes.v2().map(|v2| v2.to_string()),
         "magnet": magnet::link(metainfo),
         "total_bytes": info.geometry.total_bytes(),
         "piece_length_bytes": info.geometry.piece_length_bytes(),
@@ -240,6 +246,7 @@ pub fn files_json(metainfo: &Metainfo, is_wanted: impl Fn(usize) -> bool) -> Val
     let mut files = Vec::with_capacity(metainfo.info.files.len());
     let disk_paths = disk_paths(metainfo);
     for (index, file) in metainfo.info.files.iter().enumerate() {
+        offset = metainfo.info.geometry.file_start(offset);
         let mut object = json!({
             "index": index,
             "path": shown_path(metainfo, file),

@@ -132,9 +132,7 @@ pub fn parse(bytes: &[u8], shown: &str) -> Result<Metainfo, Failure> {
     }
     let metainfo = Metainfo::parse(bytes).map_err(|error| {
         let hint = match error {
-            MetainfoError::V2Only | MetainfoError::UnknownVersion { .. } => {
-                "use a v1 or hybrid torrent of the same data"
-            }
+            MetainfoError::UnknownVersion { .. } => "use a v1 or hybrid torrent of the same data",
             MetainfoError::TooManyValues { .. } => {
                 "use a torrent of fewer files, or several torrents"
             }

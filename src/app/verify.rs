@@ -12,7 +12,7 @@ use super::cli::VerifyArgs;
 use super::escape::{terminal, terminal_path};
 use super::exit::{Exit, Failure};
 use super::fetch::Route;
-use super::hashing::{PieceHash, SourceFile, hash_opened};
+use super::hashing::{HashedPiece, SourceFile, hash_opened};
 use super::patience::Patience;
 use super::{json, meter, output, size, source};
 use crate::base::{Bitfield, PieceIndex};
@@ -192,7 +192,8 @@ fn verify(
         good_bytes: 0,
     };
     let open = |path: &Path| Ok(files::open_beneath(&root, path, OpenMode::Read)?.into());
-    hash_opened(&sources, geometry, open, |piece, hash| {
+    let trees = |piece| metainfo.info.piece_hashes.tree_height(piece);
+    hash_opened(&sources, geometry, &trees, open, |piece, hash| {
         patience.step();
         meter.add(geometry.piece_bytes(piece).into());
         judge(metainfo, layout, piece, hash, &mut verdict);
@@ -237,7 +238,7 @@ fn judge(
     metainfo: &Metainfo,
     layout: &FileLayout,
     piece: PieceIndex,
-    hash: PieceHash,
+    hash: HashedPiece,
     verdict: &mut Verdict,
 ) {
     let (culprit, culprit_state, others) = match hash {

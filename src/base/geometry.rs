@@ -1,5 +1,7 @@
 //! All arithmetic between pieces, blocks and bytes, in one value.
 
+use std::sync::Arc;
+
 /// Bytes in a block: what one `request` asks for, save at the end of a piece (BEP 3).
 pub const BLOCK_BYTES: u32 = 16_384;
 
@@ -64,11 +66,17 @@ impl BlockRef {
 }
 
 /// Total size and piece length of one torrent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// In a torrent of BitTorrent v1 only the last piece may be short. In one of v2 alone each file starts a piece, so the last
+/// piece of every file may be, and the bytes behind it are no part of the torrent (BEP 52, "piece length").
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geometry {
+    /// Of data: without what lies between the files of a v2 torrent.
     total_bytes: u64,
     piece_length_bytes: u32,
     piece_count: u32,
+    /// Pieces that are shorter than the piece length, in order, with their bytes; `None` when only the last may be.
+    short: Option<Arc<[(u32, u32)]>>,
 }
 
 /// The numbers make no torrent.
@@ -91,36 +99,68 @@ impl Geometry {
     /// # Errors
     /// See [`GeometryError`].
     pub fn new(total_bytes: u64, piece_length_bytes: u64) -> Result<Self, GeometryError> {
-        let bad = GeometryError::BadPieceLength {
-            got_bytes: piece_length_bytes,
-            max_bytes: PIECE_LENGTH_BYTES_MAX,
-        };
-        let piece_length = u32::try_from(piece_length_bytes).map_err(|_| bad)?;
-        if piece_length == 0 || piece_length > PIECE_LENGTH_BYTES_MAX {
-            return Err(bad);
+        let piece_length_bytes = checked_piece_length(piece_length_bytes)?;
+        if total_bytes == 0 {
+            return Err(GeometryError::Empty);
+        }
+        Ok(Geometry {
+            total_bytes,
+            piece_length_bytes,
+            piece_count: checked_count(total_bytes.div_ceil(u64::from(piece_length_bytes)))?,
+            short: None,
+        })
+    }
+
+    /// The geometry of files that each start a piece (BEP 52): their lengths in order, empty ones among them.
+    ///
+    /// # Errors
+    /// See [`GeometryError`].
+    pub fn of_aligned_files(
+        lengths: impl IntoIterator<Item = u64>,
+        piece_length_bytes: u64,
+    ) -> Result<Self, GeometryError> {
+        let piece_length_bytes = checked_piece_length(piece_length_bytes)?;
+        let (mut total_bytes, mut piece_count, mut short) = (0_u64, 0, Vec::new());
+        for length in lengths {
+            let pieces = length.div_ceil(u64::from(piece_length_bytes));
+            piece_count = checked_count(u64::from(piece_count) + pieces)?;
+            total_bytes += length;
+            let rest = length % u64::from(piece_length_bytes);
+            if rest > 0 {
+                // Below the piece length, and the file has a piece.
+                short.push((piece_count - 1, rest as u32));
+            }
         }
         if total_bytes == 0 {
             return Err(GeometryError::Empty);
         }
-        let pieces = total_bytes.div_ceil(u64::from(piece_length));
-        // i32::MAX keeps every index and count clear of sign trouble in other clients.
-        let piece_count = u32::try_from(pieces)
-            .ok()
-            .filter(|count| *count <= i32::MAX as u32);
-        let piece_count = piece_count.ok_or(GeometryError::TooManyPieces { pieces })?;
         Ok(Geometry {
             total_bytes,
-            piece_length_bytes: piece_length,
+            piece_length_bytes,
             piece_count,
+            short: Some(short.into()),
         })
     }
 
-    /// Bytes in the whole torrent.
+    /// Whether each file starts a piece, as in a torrent of BitTorrent v2 alone.
+    pub const fn is_aligned(&self) -> bool {
+        self.short.is_some()
+    }
+
+    /// Where a file begins that comes behind `offset` in the torrent's byte stream.
+    pub fn file_start(&self, offset: u64) -> u64 {
+        match self.is_aligned() {
+            true => offset.next_multiple_of(u64::from(self.piece_length_bytes)),
+            false => offset,
+        }
+    }
+
+    /// Bytes of data in the whole torrent.
     pub const fn total_bytes(&self) -> u64 {
         self.total_bytes
     }
 
-    /// Bytes in every piece but the last.
+    /// Bytes in every piece that is not short.
     pub const fn piece_length_bytes(&self) -> u32 {
         self.piece_length_bytes
     }
@@ -145,12 +185,25 @@ impl Geometry {
         u64::from(piece.0) * u64::from(self.piece_length_bytes)
     }
 
-    /// Bytes in this piece: the last may be shorter.
+    /// Bytes in this piece: the last, or the last of each file, may be shorter.
     pub fn piece_bytes(&self, piece: PieceIndex) -> u32 {
+        if let Some(short) = &self.short {
+            let found = short.binary_search_by_key(&piece.0, |(index, _)| *index);
+            let found = found.ok().and_then(|at| short.get(at));
+            return found.map_or(self.piece_length_bytes, |(_, bytes)| *bytes);
+        }
         let left = self.total_bytes.saturating_sub(self.piece_offset(piece));
         u32::try_from(left).map_or(self.piece_length_bytes, |left| {
             left.min(self.piece_length_bytes)
         })
+    }
+
+    /// The pieces that may have fewer bytes than the others.
+    pub fn short_pieces(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        let aligned = self.short.as_deref();
+        let last = aligned.is_none().then(|| self.piece_count - 1);
+        let short = aligned.unwrap_or_default().iter().map(|(piece, _)| *piece);
+        short.chain(last).map(PieceIndex)
     }
 
     /// Number of blocks in this piece: the last block may be shorter.
@@ -204,9 +257,41 @@ impl Geometry {
     }
 }
 
+fn checked_piece_length(got_bytes: u64) -> Result<u32, GeometryError> {
+    u32::try_from(got_bytes)
+        .ok()
+        .filter(|length| (1..=PIECE_LENGTH_BYTES_MAX).contains(length))
+        .ok_or(GeometryError::BadPieceLength {
+            got_bytes,
+            max_bytes: PIECE_LENGTH_BYTES_MAX,
+        })
+}
+
+fn checked_count(pieces: u64) -> Result<u32, GeometryError> {
+    // i32::MAX keeps every index and count clear of sign trouble in other clients.
+    u32::try_from(pieces)
+        .ok()
+        .filter(|count| *count <= i32::MAX as u32)
+        .ok_or(GeometryError::TooManyPieces { pieces })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_aligned_file_starts_a_piece_and_may_end_in_a_short_one() {
+        let g = Geometry::of_aligned_files([40_000, 0, 16_384, 1], 16_384).unwrap();
+        let bytes: Vec<u32> = g.pieces().map(|piece| g.piece_bytes(piece)).collect();
+        assert_eq!(bytes, [16_384, 16_384, 7_232, 16_384, 1]);
+        assert_eq!(g.total_bytes(), 40_000 + 16_384 + 1);
+        assert_eq!(g.file_start(40_000), 3 * 16_384);
+        assert!(g.check_range(2, 7_000, 232).is_some() && g.check_range(2, 7_000, 233).is_none());
+        let empty = Geometry::of_aligned_files([0, 0], 16_384);
+        assert_eq!(empty, Err(GeometryError::Empty));
+        let many = Geometry::of_aligned_files([u64::from(u32::MAX) * 16_384, 1], 16_384);
+        assert!(matches!(many, Err(GeometryError::TooManyPieces { .. })));
+    }
 
     #[test]
     fn last_piece_and_last_block_are_short() {

@@ -18,7 +18,7 @@ pub use geometry::{
     SEGMENT_BYTES,
 };
 pub use histogram::Histogram;
-pub use ids::{InfoHash, PeerId};
+pub use ids::{InfoHash, InfoHashV2, InfoHashes, PeerId};
 pub use node_id::{Distance, NodeId};
 pub use rate::{RateMeter, TokenBucket};
 pub use rng::Rng;

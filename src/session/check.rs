@@ -14,7 +14,6 @@ use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
-use sha1::{Digest, Sha1};
 
 use super::disk::is_parts_file;
 use super::hash_ahead::{self, Place, Plan, Work};
@@ -23,8 +22,9 @@ use crate::base::{Bitfield, PieceIndex};
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
 use crate::uring::files::{self, OpenMode};
+use crate::uring::piece_state::PieceState;
 use crate::uring::readahead::AheadFile;
-use crate::wire::metainfo::PieceHashes;
+use crate::wire::metainfo::{PieceHash, PieceHashes};
 
 /// A thread takes this many bytes of neighbouring pieces at a time, so that each disk head moves rarely.
 const GRAB_BYTES: u64 = 16 << 20;
@@ -280,7 +280,7 @@ struct Common<'a> {
     /// Pieces a thread takes at a time.
     grab: usize,
     next: AtomicUsize,
-    zeros: OnceLock<[u8; 20]>,
+    zeros: OnceLock<PieceHash>,
     progress: &'a AtomicU64,
     stop: &'a AtomicBool,
 }
@@ -328,10 +328,14 @@ impl Work for Worker<'_> {
             spans.push((self.place(piece, span)?, span.length));
         }
         if spans.iter().all(|(place, length)| is_hole(place, *length)) {
-            return Ok(Plan::Known(self.hash_of_zeros(bytes)));
+            return Ok(Plan::Known(self.hash_of_zeros(piece, bytes)));
         }
         self.read_count += 1;
         Ok(Plan::Read(spans))
+    }
+
+    fn tree_height(&self, piece: PieceIndex) -> Option<u32> {
+        self.common.job.piece_hashes.tree_height(piece)
     }
 
     fn failure(&mut self, piece: PieceIndex, span: usize, error: io::Error) -> NoVerdict {
@@ -349,7 +353,7 @@ impl Work for Worker<'_> {
         self.common.progress.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn done(&mut self, piece: PieceIndex, hash: Result<[u8; 20], NoVerdict>, was_read: bool) {
+    fn done(&mut self, piece: PieceIndex, hash: Result<PieceHash, NoVerdict>, was_read: bool) {
         if !was_read {
             let geometry = self.common.source.layout.geometry();
             self.on_bytes(u64::from(geometry.piece_bytes(piece)));
@@ -425,26 +429,29 @@ impl<'a> Worker<'a> {
         Ok(opened)
     }
 
-    fn hash_of_zeros(&self, bytes: u64) -> [u8; 20] {
+    fn hash_of_zeros(&self, piece: PieceIndex, bytes: u64) -> PieceHash {
         let geometry = self.common.source.layout.geometry();
+        let height = self.tree_height(piece);
+        // All trees over whole pieces are of one height.
         if bytes == u64::from(geometry.piece_length_bytes()) {
-            *self.common.zeros.get_or_init(|| hash_zeros(bytes))
+            let zeros = &self.common.zeros;
+            *zeros.get_or_init(|| hash_zeros(bytes, height))
         } else {
-            hash_zeros(bytes)
+            hash_zeros(bytes, height)
         }
     }
 }
 
-fn hash_zeros(bytes: u64) -> [u8; 20] {
+fn hash_zeros(bytes: u64, tree_height: Option<u32>) -> PieceHash {
     const ZEROS: &[u8] = &[0; 65_536];
-    let mut sha1 = Sha1::new();
+    let mut state = PieceState::new(tree_height);
     let mut left = bytes;
     while left > 0 {
         let step = usize::try_from(left).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
-        sha1.update(&ZEROS[..step]);
+        state.update(&ZEROS[..step]);
         left -= step as u64;
     }
-    sha1.finalize().into()
+    state.finalize()
 }
 
 /// True when the file is long enough and the span holds no written byte. File systems that do not tell say no.

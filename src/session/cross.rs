@@ -29,6 +29,7 @@ use crate::storage::resume::{Observed, Record};
 use crate::uring::copy;
 use crate::uring::files::{self, FileStamp, OpenMode};
 use crate::uring::readahead::AheadFile;
+use crate::wire::metainfo::PieceHash;
 
 /// Open files kept: pieces of a round come in order, so few files are near.
 const OPEN_FILES_MAX: usize = 8;
@@ -502,13 +503,17 @@ impl Work for Sampler<'_> {
         Ok(Plan::Read(spans))
     }
 
+    fn tree_height(&self, piece: PieceIndex) -> Option<u32> {
+        self.config.metainfo.info.piece_hashes.tree_height(piece)
+    }
+
     fn failure(&mut self, _: PieceIndex, _: usize, error: io::Error) -> io::Error {
         error
     }
 
     fn on_bytes(&mut self, _: u64) {}
 
-    fn done(&mut self, piece: PieceIndex, hash: Result<[u8; 20], io::Error>, _: bool) {
+    fn done(&mut self, piece: PieceIndex, hash: Result<PieceHash, io::Error>, _: bool) {
         let expected = self.config.metainfo.info.piece_hashes.get(piece);
         match hash {
             Ok(hash) if hash == expected => drop(self.good.set(piece)),

@@ -7,8 +7,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::base::PieceIndex;
+use crate::uring::piece_state::{PieceState, update_all};
 use crate::uring::readahead::{AheadFile, ReadAhead};
-use crate::uring::sha1_lanes::{Sha1State, lanes, update_all};
+use crate::uring::sha1_lanes::lanes;
+use crate::wire::metainfo::PieceHash;
 
 /// Where bytes of a piece are.
 pub enum Place {
@@ -23,7 +25,7 @@ pub enum Plan {
     /// From these bytes, in order: places and lengths.
     Read(Vec<(Place, u64)>),
     /// It is known without reading.
-    Known([u8; 20]),
+    Known(PieceHash),
 }
 
 /// The pieces that one thread hashes, and what becomes of their hashes.
@@ -37,12 +39,14 @@ pub trait Work {
     /// # Errors
     /// They are not to be had.
     fn plan(&mut self, piece: PieceIndex) -> Result<Plan, Self::Failure>;
+    /// The height of the tree over the piece; `None` where its hash is a SHA-1.
+    fn tree_height(&self, piece: PieceIndex) -> Option<u32>;
     /// A read of the piece failed: of the bytes with that number in its plan.
     fn failure(&mut self, piece: PieceIndex, span: usize, error: io::Error) -> Self::Failure;
     /// Bytes were read and hashed, or could not be.
     fn on_bytes(&mut self, bytes: u64);
     /// The piece's end; `was_read` when its bytes were told to [`Work::on_bytes`].
-    fn done(&mut self, piece: PieceIndex, hash: Result<[u8; 20], Self::Failure>, was_read: bool);
+    fn done(&mut self, piece: PieceIndex, hash: Result<PieceHash, Self::Failure>, was_read: bool);
     /// True once nobody wants to know any more.
     fn is_stopped(&self) -> bool;
 }
@@ -113,7 +117,14 @@ pub fn run<W: Work>(work: &mut W) {
         let mut streams = Vec::with_capacity(lanes);
         for strand in &mut strands {
             let head = strand.ahead.bytes().get(..bytes).unwrap_or_default();
-            streams.push((&mut strand.sha1, head));
+            let state = strand.state.get_or_insert_with(|| {
+                let part = strand
+                    .reads
+                    .front()
+                    .and_then(|read| read.parts.get(strand.part));
+                PieceState::new(part.and_then(|part| work.tree_height(part.piece)))
+            });
+            streams.push((state, head));
         }
         update_all(&mut streams);
         for strand in &mut strands {
@@ -190,7 +201,8 @@ impl Planner {
                         spans.pop();
                     }
                     if spans.is_empty() {
-                        work.done(piece, Ok(Sha1State::new().finalize()), true);
+                        let nothing = PieceState::new(work.tree_height(piece));
+                        work.done(piece, Ok(nothing.finalize()), true);
                         continue;
                     }
                     let planned = self.planned.insert(Planned {
@@ -217,7 +229,8 @@ struct Strand<F> {
     /// Which of its parts is next, and how far that is.
     part: usize,
     part_done: usize,
-    sha1: Sha1State,
+    /// `None` between pieces.
+    state: Option<PieceState>,
     failure: Option<F>,
 }
 
@@ -230,7 +243,7 @@ impl<F> Strand<F> {
             read_done: 0,
             part: 0,
             part_done: 0,
-            sha1: Sha1State::new(),
+            state: None,
             failure: None,
         }
     }
@@ -281,7 +294,7 @@ impl<F> Strand<F> {
         if self.part_done < part.bytes {
             return;
         }
-        end_part(part, &mut self.sha1, &mut self.failure, work);
+        end_part(part, &mut self.state, &mut self.failure, work);
         (self.part, self.part_done) = (self.part + 1, 0);
         if self.part == read.parts.len() {
             self.next_read();
@@ -299,7 +312,10 @@ impl<F> Strand<F> {
             rest.resize(part.bytes - self.part_done, 0);
             let file = read.file.as_ref().map(AheadFile::file);
             match file.map_or(Ok(()), |file| file.read_exact_at(&mut rest, at)) {
-                Ok(()) => self.sha1.update(&rest),
+                Ok(()) => self
+                    .state
+                    .get_or_insert_with(|| PieceState::new(work.tree_height(part.piece)))
+                    .update(&rest),
                 Err(error) => {
                     let failure = || work.failure(part.piece, part.span, error);
                     self.failure.get_or_insert_with(failure);
@@ -307,7 +323,7 @@ impl<F> Strand<F> {
             }
             at += rest.len() as u64;
             self.part_done = 0;
-            end_part(part, &mut self.sha1, &mut self.failure, work);
+            end_part(part, &mut self.state, &mut self.failure, work);
         }
         self.next_read();
     }
@@ -320,7 +336,7 @@ impl<F> Strand<F> {
 
 fn end_part<W: Work>(
     part: &Part,
-    sha1: &mut Sha1State,
+    state: &mut Option<PieceState>,
     failure: &mut Option<W::Failure>,
     work: &mut W,
 ) {
@@ -328,10 +344,13 @@ fn end_part<W: Work>(
     if !part.is_last {
         return;
     }
-    let hash = std::mem::take(sha1).finalize();
+    let state = state.take();
     match failure.take() {
         Some(failure) => work.done(part.piece, Err(failure), true),
-        None => work.done(part.piece, Ok(hash), true),
+        None => {
+            let state = state.unwrap_or_else(|| PieceState::new(work.tree_height(part.piece)));
+            work.done(part.piece, Ok(state.finalize()), true);
+        }
     }
 }
 
@@ -344,7 +363,7 @@ mod tests {
     /// Pieces over one file and zeros, as lengths and places given.
     struct Sample {
         plans: VecDeque<(PieceIndex, Vec<(Place, u64)>)>,
-        done: Vec<(u32, Result<[u8; 20], usize>)>,
+        done: Vec<(u32, Result<PieceHash, usize>)>,
         read_bytes: u64,
     }
 
@@ -359,9 +378,13 @@ mod tests {
             let (_, spans) = self.plans.pop_front().unwrap();
             match spans.as_slice() {
                 [] => Err(99),
-                [(Place::Zeros, _)] => Ok(Plan::Known([7; 20])),
+                [(Place::Zeros, _)] => Ok(Plan::Known(PieceHash::Sha1([7; 20]))),
                 _ => Ok(Plan::Read(spans)),
             }
+        }
+
+        fn tree_height(&self, _: PieceIndex) -> Option<u32> {
+            None
         }
 
         fn failure(&mut self, _: PieceIndex, span: usize, _: io::Error) -> usize {
@@ -372,7 +395,7 @@ mod tests {
             self.read_bytes += bytes;
         }
 
-        fn done(&mut self, piece: PieceIndex, hash: Result<[u8; 20], usize>, _: bool) {
+        fn done(&mut self, piece: PieceIndex, hash: Result<PieceHash, usize>, _: bool) {
             self.done.push((piece.get(), hash));
         }
 
@@ -429,7 +452,11 @@ mod tests {
             assert_eq!(sample.done.len(), chunks.len());
             for (piece, hash) in sample.done {
                 let expected: [u8; 20] = Sha1::digest(chunks[piece as usize]).into();
-                assert_eq!(hash, Ok(expected), "piece {piece} of {piece_bytes}");
+                assert_eq!(
+                    hash,
+                    Ok(PieceHash::Sha1(expected)),
+                    "piece {piece} of {piece_bytes}"
+                );
             }
         }
     }
@@ -452,7 +479,8 @@ mod tests {
         let expected: [u8; 20] = sha1.finalize().into();
         let mut done = sample.done;
         done.sort_by_key(|(piece, _)| *piece);
-        assert_eq!(done, [(0, Ok(expected)), (1, Ok([7; 20]))]);
+        let [expected, known] = [expected, [7; 20]].map(|hash| Ok(PieceHash::Sha1(hash)));
+        assert_eq!(done, [(0, expected), (1, known)]);
     }
 
     #[test]

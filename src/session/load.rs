@@ -710,7 +710,7 @@ fn checking(config: &TorrentConfig, found: &Found, checked_bytes: u64) -> Torren
 }
 
 fn bytes_of(config: &TorrentConfig, pieces: &Bitfield) -> u64 {
-    let geometry = config.metainfo.info.geometry;
+    let geometry = &config.metainfo.info.geometry;
     let bytes = pieces
         .iter()
         .map(|piece| u64::from(geometry.piece_bytes(piece)));
@@ -719,7 +719,7 @@ fn bytes_of(config: &TorrentConfig, pieces: &Bitfield) -> u64 {
 
 /// The figures of a torrent of which nothing is known good.
 pub fn nothing_yet(config: &TorrentConfig, state: TorrentState) -> TorrentProgress {
-    let geometry = config.metainfo.info.geometry;
+    let geometry = &config.metainfo.info.geometry;
     TorrentProgress {
         total_bytes: geometry.total_bytes(),
         pieces: geometry.piece_count(),

@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha1::{Digest, Sha1};
 use tokio::sync::Notify;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
@@ -26,13 +25,13 @@ use super::door::Door;
 use super::error::SessionError;
 use super::shared::Shared;
 use super::trouble::SILENT_AFTER;
-use crate::base::{InfoHash, Now};
+use crate::base::{InfoHash, InfoHashes, Now};
 use crate::swarm::candidates::Source;
 use crate::swarm::metadata::{
     AttemptKey, MetadataConfig, MetadataCx, MetadataEffect, MetadataStats, MetadataSwarm,
 };
 use crate::swarm::{Credits, PeerKey};
-use crate::wire::metainfo::{Metainfo, MetainfoError};
+use crate::wire::metainfo::{Metainfo, MetainfoError, PieceLayers, is_info_of};
 use link::Link;
 
 /// Connections of one search: the metadata is small, and a few peers that have it are enough.
@@ -53,6 +52,7 @@ type Seat = (PeerKey, Rc<Link>);
 pub struct Search {
     shared: Rc<Shared>,
     info_hash: InfoHash,
+    info_hashes: InfoHashes,
     core: RefCell<MetadataSwarm>,
     /// By slot number of the key, with the key itself to know a stale one.
     links: RefCell<Vec<Option<Seat>>>,
@@ -60,7 +60,7 @@ pub struct Search {
     timer_at: Cell<Option<Now>>,
     timer_wake: Notify,
     changed: Notify,
-    found: RefCell<Option<Arc<[u8]>>>,
+    found: RefCell<Option<Found>>,
     is_ending: Cell<bool>,
     ending: Notify,
     /// Connections whose tasks run.
@@ -73,6 +73,9 @@ pub struct Search {
     dht: RefCell<Option<DhtSearch>>,
     span: Span,
 }
+
+/// The info dictionary, and piece layers as far as they came with it.
+type Found = (Arc<[u8]>, PieceLayers);
 
 /// How a search ended.
 pub enum Searched {
@@ -114,6 +117,7 @@ impl Search {
         let search = Rc::new(Search {
             core: RefCell::new(MetadataSwarm::new(core, shared.now())),
             info_hash: config.link.info_hash,
+            info_hashes: config.link.info_hashes,
             links: RefCell::default(),
             effects: RefCell::default(),
             timer_at: Cell::new(None),
@@ -173,14 +177,14 @@ impl Search {
         });
         let found = self.wait(config).await;
         timer.abort();
-        let Some(bytes) = found? else {
+        let Some((bytes, layers)) = found? else {
             return Ok(Searched::Stopped);
         };
         let (link, on_metadata) = (config.link.clone(), config.on_metadata.clone());
         let name = shown_name(config);
         let made = tokio::task::spawn_blocking(move || {
-            let metainfo =
-                Metainfo::from_magnet(&link, bytes).map_err(|error| unusable(&name, &error))?;
+            let metainfo = Metainfo::from_magnet(&link, bytes, &layers)
+                .map_err(|error| unusable(&name, &error))?;
             on_metadata(metainfo)
         });
         let made = made.await.map_err(|error| {
@@ -194,7 +198,7 @@ impl Search {
     }
 
     /// Waits for a copy that is right. `None` when the session stops.
-    async fn wait(&self, config: &MagnetConfig) -> Result<Option<Arc<[u8]>>, SessionError> {
+    async fn wait(&self, config: &MagnetConfig) -> Result<Option<Found>, SessionError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut moved_at = self.shared.now();
@@ -209,8 +213,8 @@ impl Search {
                 () = self.changed.notified() => false,
                 _ = tick.tick() => true,
             };
-            if let Some(bytes) = self.found.take() {
-                return Ok(Some(bytes));
+            if let Some(found) = self.found.take() {
+                return Ok(Some(found));
             }
             if self.has_panicked.get() {
                 let hint = "please report it with the log (-vv)";
@@ -393,16 +397,17 @@ impl Search {
         }
     }
 
-    /// SHA-1 of the longest metadata takes tens of milliseconds: not on the ring thread.
+    /// The hash of the longest metadata takes tens of milliseconds: not on the ring thread.
     fn verify(self: &Rc<Self>, attempt: AttemptKey, bytes: Arc<[u8]>) {
         let search = self.clone();
         let work = async move {
             let copy = bytes.clone();
-            let hash = tokio::task::spawn_blocking(move || Sha1::digest(&copy)).await;
-            let is_good = hash.is_ok_and(|hash| hash[..] == search.info_hash.as_bytes()[..]);
+            let hashes = search.info_hashes;
+            let is_it = move || is_info_of(&copy, &hashes);
+            let is_good = tokio::task::spawn_blocking(is_it).await.unwrap_or(false);
             debug!(is_good, bytes = bytes.len(), "a copy of the metadata");
             if is_good {
-                search.take(bytes);
+                search.take(bytes, PieceLayers::default());
             }
             search.call(|core, cx| core.on_verified(attempt, is_good, cx));
         };
@@ -415,8 +420,8 @@ impl Search {
     }
 
     /// A copy that is right.
-    fn take(&self, bytes: Arc<[u8]>) {
-        *self.found.borrow_mut() = Some(bytes);
+    fn take(&self, bytes: Arc<[u8]>, layers: PieceLayers) {
+        *self.found.borrow_mut() = Some((bytes, layers));
         self.changed.notify_one();
     }
 
@@ -561,8 +566,9 @@ impl Drop for EndOnPanic<'_> {
 
 fn unusable(name: &str, error: &MetainfoError) -> SessionError {
     let hint = match error {
-        MetainfoError::V2Only | MetainfoError::UnknownVersion { .. } => {
-            "use a v1 or hybrid torrent of the same data"
+        MetainfoError::UnknownVersion { .. } => "use a v1 or hybrid torrent of the same data",
+        MetainfoError::LayerMissing { .. } => {
+            "use the .torrent, which has the hashes of all pieces"
         }
         _ => "the torrent is malformed",
     };

@@ -81,7 +81,7 @@ impl Scrub {
 
     /// Reads some more; `None` when all was read.
     pub fn next(&mut self, is_stopped: &AtomicBool) -> Option<Batch> {
-        let geometry = *self.job.layout.geometry();
+        let geometry = self.job.layout.geometry().clone();
         let (mut bytes, mut pieces) = (0, Bitfield::new(geometry.piece_count()));
         while bytes < BATCH_BYTES
             && let Some(piece) = self.left.next()

@@ -172,7 +172,7 @@ impl<'c> Running<'c> {
         span: Span,
     ) -> Self {
         let core = swarm::Torrent::new(core_config(&shared, config, &loaded), shared.now());
-        let geometry = config.metainfo.info.geometry;
+        let geometry = &config.metainfo.info.geometry;
         let wanted_bytes = loaded
             .wanted
             .iter()
@@ -661,7 +661,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
             .filter(|_| !info.is_private && shared.socks.is_none())
             .map(|_| shared.port.get()),
         limit_up_bytes_per_s: shared.up.session_rate(),
-        ..swarm::TorrentConfig::new(info.geometry, shared.our_id, shared.random())
+        ..swarm::TorrentConfig::new(info.geometry.clone(), shared.our_id, shared.random())
     }
 }
 

@@ -180,6 +180,7 @@ fn levels(metainfo: &Metainfo, files: &BTreeMap<usize, Priority>) -> Option<Vec<
     let mut levels: Vec<Option<Level>> = vec![None; count];
     let mut begin = 0_u64;
     for (index, file) in info.files.iter().enumerate() {
+        begin = info.geometry.file_start(begin);
         let end = begin.saturating_add(file.length_bytes);
         let level = match files.get(&index).copied().unwrap_or_default() {
             Priority::High => Level::First,

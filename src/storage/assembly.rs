@@ -499,7 +499,7 @@ mod tests {
     fn world() -> (Geometry, Assembly<u32, u32>) {
         let bytes = u64::from(2 * SEGMENT_BYTES + 10_000);
         let geometry = Geometry::new(bytes, bytes).unwrap();
-        (geometry, Assembly::new(geometry))
+        (geometry.clone(), Assembly::new(geometry))
     }
 
     fn fill(geometry: &Geometry, assembly: &mut Assembly<u32, u32>, segment: u32) {

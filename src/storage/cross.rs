@@ -231,6 +231,7 @@ mod tests {
             length_bytes: *length * 1_638,
             attributes: FileAttributes::default(),
             symlink_target: Vec::new(),
+            pieces_root: None,
         };
         let files: Vec<FileEntry> = lengths.iter().enumerate().map(file).collect();
         let total = files.iter().map(|file| file.length_bytes).sum();

@@ -95,8 +95,11 @@ impl FileLayout {
     pub fn new(info: &Info) -> Result<FileLayout, LayoutError> {
         let paths = safe_paths(info)?;
         let mut files = Vec::with_capacity(paths.len());
-        let mut offset: u64 = 0;
+        let (mut offset, mut got_bytes): (u64, u64) = (0, 0);
         for (path, entry) in paths.into_iter().zip(&info.files) {
+            if entry.length_bytes > 0 {
+                offset = info.geometry.file_start(offset);
+            }
             files.push(LayoutFile {
                 path,
                 offset,
@@ -106,12 +109,13 @@ impl FileLayout {
                 symlink: None,
             });
             offset = offset.saturating_add(entry.length_bytes);
+            got_bytes = got_bytes.saturating_add(entry.length_bytes);
         }
         let expected_bytes = info.geometry.total_bytes();
-        if offset != expected_bytes {
+        if got_bytes != expected_bytes {
             return Err(LayoutError::LengthMismatch {
                 expected_bytes,
-                got_bytes: offset,
+                got_bytes,
             });
         }
         let mut warnings = Vec::new();
@@ -121,7 +125,7 @@ impl FileLayout {
         let holds_bytes =
             |(index, file): (usize, &LayoutFile)| (file.length_bytes > 0).then_some(index);
         Ok(FileLayout {
-            geometry: info.geometry,
+            geometry: info.geometry.clone(),
             root_name: PathBuf::from(root_name(info)),
             filled: files.iter().enumerate().filter_map(holds_bytes).collect(),
             files,
@@ -364,6 +368,7 @@ mod tests {
                     ..FileAttributes::default()
                 },
                 symlink_target: target.map(elements).unwrap_or_default(),
+                pieces_root: None,
             }
         };
         let files: Vec<_> = files.split_whitespace().map(entry).collect();

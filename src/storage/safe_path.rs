@@ -260,6 +260,7 @@ mod tests {
             length_bytes: 1,
             attributes: FileAttributes::default(),
             symlink_target: Vec::new(),
+            pieces_root: None,
         };
         Info {
             name: name.to_owned(),

@@ -260,7 +260,8 @@ impl Pipeline {
             return Vec::new();
         };
         let follows = |block: &BlockRef, next: &BlockRef| {
-            let is_last = block.end() == geometry.piece_bytes(block.piece());
+            // Nothing follows a piece that is short.
+            let is_last = block.end() == geometry.piece_length_bytes();
             let is_next = block.piece().get() + 1 == next.piece().get();
             match block.piece() == next.piece() {
                 true => block.end() == next.begin(),

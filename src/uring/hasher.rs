@@ -1,4 +1,4 @@
-//! SHA-1 on worker threads, off the ring thread (layer 4).
+//! Hashes of pieces on worker threads, off the ring thread (layer 4).
 //!
 //! The ring thread keeps every segment in a table until the worker's answer is back, even when the
 //! future that asked was dropped: workers see addresses only. A panic of a worker takes no thread and no answer with
@@ -20,9 +20,10 @@ use tokio::sync::{Semaphore, mpsc as async_mpsc, oneshot};
 use tracing::{error, trace};
 
 use super::buffers::Segment;
+pub use super::piece_state::PieceState;
+use super::piece_state::update_all;
 use super::ring;
-pub use super::sha1_lanes::Sha1State;
-use super::sha1_lanes::{LANES, update_all};
+use super::sha1_lanes::LANES;
 
 /// Jobs that may wait or run at once, per worker: enough to keep it busy over one turn of the ring.
 const JOBS_PER_THREAD_MAX: usize = 16;
@@ -39,7 +40,7 @@ pub type Part = (Segment, Range<usize>);
 /// Answer of [`Hasher::hash`].
 pub struct HashDone {
     /// The state with the parts added.
-    pub state: Box<Sha1State>,
+    pub state: Box<PieceState>,
     /// The parts, in the order they came.
     pub parts: Vec<Part>,
 }
@@ -78,12 +79,12 @@ impl View {
 }
 
 enum Task {
-    Hash(Box<Sha1State>),
+    Hash(Box<PieceState>),
     Digest(u64),
 }
 
 enum Outcome {
-    State(Box<Sha1State>),
+    State(Box<PieceState>),
     Digests(Vec<u64>),
     /// What the worker panicked with.
     Panicked(Box<dyn Any + Send>),
@@ -166,13 +167,13 @@ impl Hasher {
         Ok(Hasher { inner })
     }
 
-    /// Adds the parts to `state` (or to a new one) on a worker. Waits for room when the queue is full.
+    /// Adds the parts to `state` on a worker. Waits for room when the queue is full.
     ///
     /// # Panics
     ///
     /// If a range leaves its segment, or as the worker did, twice.
-    pub async fn hash(&self, state: Option<Box<Sha1State>>, parts: Vec<Part>) -> HashDone {
-        match self.run(Task::Hash(state.unwrap_or_default()), parts).await {
+    pub async fn hash(&self, state: Box<PieceState>, parts: Vec<Part>) -> HashDone {
+        match self.run(Task::Hash(state), parts).await {
             (Outcome::State(state), parts) => HashDone { state, parts },
             _ => unreachable!("a hash answers with a state"),
         }
@@ -298,7 +299,7 @@ impl Worker {
     }
 
     /// Hashes all of a stream, from its start again.
-    fn hash_alone(&self, stream: Stream) -> Box<Sha1State> {
+    fn hash_alone(&self, stream: Stream) -> Box<PieceState> {
         let mut alone = [Stream::new(stream.key, stream.start, stream.views)];
         let [stream] = &mut alone;
         while !stream.is_over() {
@@ -331,9 +332,9 @@ impl Worker {
 /// A piece being hashed.
 struct Stream {
     key: usize,
-    state: Box<Sha1State>,
+    state: Box<PieceState>,
     /// The state before the first byte.
-    start: Box<Sha1State>,
+    start: Box<PieceState>,
     views: Vec<View>,
     /// The view that is next, and where in it.
     view: usize,
@@ -341,7 +342,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(key: usize, state: Box<Sha1State>, views: Vec<View>) -> Stream {
+    fn new(key: usize, state: Box<PieceState>, views: Vec<View>) -> Stream {
         Stream {
             key,
             start: state.clone(),
@@ -416,6 +417,7 @@ mod tests {
     use super::*;
     use crate::uring::buffers::Pool;
     use crate::uring::ring::RingConfig;
+    use crate::wire::metainfo::PieceHash;
 
     /// The first byte of what makes a worker panic whenever it sees it, and of what does so beside others only.
     const ALWAYS: u8 = 0xff;
@@ -447,10 +449,10 @@ mod tests {
         vec![(segment, 0..BLOCK_BYTES)]
     }
 
-    fn expected(first: u8) -> [u8; 20] {
+    fn expected(first: u8) -> PieceHash {
         let mut bytes = vec![7; BLOCK_BYTES];
         bytes[0] = first;
-        Sha1::digest(&bytes).into()
+        PieceHash::Sha1(Sha1::digest(&bytes).into())
     }
 
     #[test]
@@ -469,7 +471,9 @@ mod tests {
                     let (hasher, parts) = (hasher.clone(), parts(&pool, first));
                     (
                         first,
-                        ring::spawn(async move { hasher.hash(None, parts).await }),
+                        ring::spawn(async move {
+                            hasher.hash(Box::new(PieceState::new(None)), parts).await
+                        }),
                     )
                 });
                 for (first, job) in jobs {

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod listener;
 pub mod map;
 pub mod op;
+pub mod piece_state;
 pub mod probe;
 pub mod process;
 pub mod random;

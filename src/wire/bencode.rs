@@ -16,7 +16,7 @@ mod view;
 mod write;
 
 pub use scan::{scan, scan_prefix};
-pub use view::{Dict, List, Scanned, Value};
+pub use view::{Dict, List, Scanned, Value, Walk};
 pub use write::Item;
 
 /// Lists and dictionaries inside each other; the same as libtorrent's (HOSTILE.md T1).

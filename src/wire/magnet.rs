@@ -1,7 +1,7 @@
-//! Magnet links: BEP 9 (`xt`, `dn`, `tr`, `x.pe`), BEP 19 (`ws`), BEP 53 (`so`), and where the .torrent lies (`xs`, `as`).
-//! Layer 1.
+//! Magnet links: BEP 9 and 52 (`xt`, `dn`, `tr`, `x.pe`), BEP 19 (`ws`), BEP 53 (`so`), and where the .torrent lies (`xs`,
+//! `as`). Layer 1.
 
-use crate::base::InfoHash;
+use crate::base::{InfoHash, InfoHashV2, InfoHashes};
 use crate::wire::metainfo::Metainfo;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -13,10 +13,16 @@ pub const MAGNET_BYTES_MAX: usize = 64 * 1024;
 /// Trackers, web seeds, .torrent URLs, peers and file ranges kept of each; more is no help in finding peers.
 pub const ENTRIES_MAX: usize = 256;
 
+/// What a multihash says before its digest: SHA-256, of 32 bytes.
+const SHA256_MULTIHASH: &str = "1220";
+
 /// What a magnet link says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Magnet {
+    /// What the torrent is known by here: see [`InfoHashes::main`].
     pub info_hash: InfoHash,
+    /// `xt`: `urn:btih` of v1, `urn:btmh` of v2, or both.
+    pub info_hashes: InfoHashes,
     /// `dn`; not safe for a terminal or as a path.
     pub name: Option<String>,
     /// `tr`, in order.
@@ -38,19 +44,25 @@ pub enum MagnetError {
     TooLong { got_bytes: usize, max_bytes: usize },
     #[error("not a magnet link: it does not start with `magnet:?`")]
     NotMagnet,
-    #[error("the magnet link has no `xt=urn:btih:`")]
+    #[error("the magnet link has no `xt=urn:btih:` and no `xt=urn:btmh:`")]
     NoInfoHash,
     #[error("the info_hash in the magnet link is neither 40 hexadecimal nor 32 base32 digits")]
     BadInfoHash,
-    #[error("unsupported: the magnet link names a BitTorrent v2 torrent only (`urn:btmh`)")]
-    V2Only,
+    #[error("the v2 info_hash in the magnet link is not `1220` and 64 hexadecimal digits")]
+    BadInfoHashV2,
 }
 
 impl Magnet {
     /// A link to nothing but this info_hash.
-    pub const fn new(info_hash: InfoHash) -> Self {
+    pub fn new(info_hash: InfoHash) -> Self {
+        Magnet::to(InfoHashes::V1(info_hash))
+    }
+
+    /// A link to nothing but what these name.
+    pub fn to(info_hashes: InfoHashes) -> Self {
         Magnet {
-            info_hash,
+            info_hash: info_hashes.main(),
+            info_hashes,
             name: None,
             trackers: Vec::new(),
             web_seeds: Vec::new(),
@@ -66,7 +78,7 @@ impl Magnet {
             name: Some(metainfo.info.name.clone()),
             trackers: metainfo.announce_tiers.iter().flatten().cloned().collect(),
             web_seeds: metainfo.web_seeds.clone(),
-            ..Magnet::new(metainfo.info_hash)
+            ..Magnet::to(metainfo.info_hashes)
         }
     }
 }
@@ -74,7 +86,18 @@ impl Magnet {
 impl fmt::Display for Magnet {
     /// The link; everything but letters, digits and `-._~` in values is percent-encoded (RFC 3986).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "magnet:?xt=urn:btih:{}", self.info_hash)?;
+        f.write_str("magnet:?")?;
+        if let Some(v1) = self.info_hashes.v1() {
+            write!(f, "xt=urn:btih:{v1}")?;
+        }
+        if let Some(v2) = self.info_hashes.v2() {
+            let and = if self.info_hashes.v1().is_some() {
+                "&"
+            } else {
+                ""
+            };
+            write!(f, "{and}xt=urn:btmh:{SHA256_MULTIHASH}{v2}")?;
+        }
         if let Some(name) = &self.name {
             write!(f, "&dn={}", Encoded(name))?;
         }
@@ -117,7 +140,7 @@ impl FromStr for Magnet {
             Some((scheme, query)) if scheme.eq_ignore_ascii_case("magnet:?") => query,
             _ => return Err(MagnetError::NotMagnet),
         };
-        let mut magnet = Magnet::new(topic(query)?);
+        let mut magnet = Magnet::to(topics(query)?);
         // What stands for the source itself comes before what is said to be as good.
         for wanted in ["xs", "as"] {
             for (_, value) in parameters(query).filter(|(key, _)| *key == wanted) {
@@ -159,22 +182,29 @@ fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The first usable `xt`.
-fn topic(query: &str) -> Result<InfoHash, MagnetError> {
-    let mut error = MagnetError::NoInfoHash;
+/// The first usable `xt` of each version.
+fn topics(query: &str) -> Result<InfoHashes, MagnetError> {
+    let (mut v1, mut v2, mut error) = (None, None, MagnetError::NoInfoHash);
     for (_, value) in parameters(query).filter(|(key, _)| *key == "xt") {
         let topic = decode(value);
         let (urn, digits) = topic.split_at_checked(9).unwrap_or_default();
         if urn.eq_ignore_ascii_case("urn:btih:") {
-            match digits.parse().ok().or_else(|| base32(digits)) {
-                Some(info_hash) => return Ok(info_hash),
-                None => error = MagnetError::BadInfoHash,
+            v1 = v1.or_else(|| digits.parse().ok().or_else(|| base32(digits)));
+            error = MagnetError::BadInfoHash;
+        } else if urn.eq_ignore_ascii_case("urn:btmh:") {
+            let of_sha256 = digits.strip_prefix(SHA256_MULTIHASH);
+            v2 = v2.or_else(|| of_sha256?.parse::<InfoHashV2>().ok());
+            if error == MagnetError::NoInfoHash {
+                error = MagnetError::BadInfoHashV2;
             }
-        } else if urn.eq_ignore_ascii_case("urn:btmh:") && error == MagnetError::NoInfoHash {
-            error = MagnetError::V2Only;
         }
     }
-    Err(error)
+    match (v1, v2) {
+        (Some(v1), Some(v2)) => Ok(InfoHashes::Both(v1, v2)),
+        (Some(v1), None) => Ok(InfoHashes::V1(v1)),
+        (None, Some(v2)) => Ok(InfoHashes::V2(v2)),
+        (None, None) => Err(error),
+    }
 }
 
 /// The older spelling of an info_hash: 32 digits of RFC 4648 base32, 5 bits each.
@@ -334,16 +364,24 @@ mod tests {
     }
 
     #[test]
-    fn links_without_a_v1_info_hash_say_so() {
+    fn links_name_torrents_by_either_info_hash_or_both() {
         let error = |text: &str| text.parse::<Magnet>().unwrap_err();
         assert_eq!(error("http://x/"), MagnetError::NotMagnet);
         assert_eq!(error("magnet:"), MagnetError::NotMagnet);
         assert_eq!(error("magnet:?dn=x"), MagnetError::NoInfoHash);
         assert_eq!(error("magnet:?xt=urn:btih:12"), MagnetError::BadInfoHash);
         let v2 = format!("magnet:?xt=urn:btmh:1220{}", "ab".repeat(32));
-        assert_eq!(error(&v2), MagnetError::V2Only);
+        let alone: Magnet = v2.parse().unwrap();
+        assert_eq!(alone.info_hash.to_string(), "ab".repeat(20));
+        assert_eq!(alone.to_string(), v2);
         let hybrid: Magnet = format!("{v2}&xt=urn:btih:{HEX}").parse().unwrap();
         assert_eq!(hybrid.info_hash.to_string(), HEX);
+        assert_eq!(hybrid.info_hashes.v2(), alone.info_hashes.v2());
+        assert_eq!(hybrid.to_string().parse(), Ok(hybrid));
+        for bad in ["1220ab".to_owned(), format!("1114{}", "ab".repeat(32))] {
+            let link = format!("magnet:?xt=urn:btmh:{bad}");
+            assert_eq!(error(&link), MagnetError::BadInfoHashV2);
+        }
         let long = "x".repeat(MAGNET_BYTES_MAX + 1);
         assert!(matches!(error(&long), MagnetError::TooLong { .. }));
     }

@@ -1,19 +1,26 @@
-//! What a `.torrent` says: BEP 3, 12, 19, 27, 47, the v1 part of BEP 52 hybrids. Layer 1.
+//! What a `.torrent` says: BEP 3, 12, 19, 27, 47, 52. Layer 1.
 //!
-//! Reading is in `metainfo/parse.rs` and `metainfo/info.rs`, writing in `metainfo/build.rs`. Names and paths are
+//! Reading is in `metainfo/parse.rs`, `metainfo/info.rs`, `metainfo/tree.rs` (the file tree of v2) and `metainfo/layers.rs`
+//! (the hashes of its pieces), writing in `metainfo/build.rs`. Names and paths are
 //! as the torrent has them: not safe for a file system (see `storage::safe_path`) nor for a terminal.
 
 mod build;
+mod hashes;
 mod info;
+mod layers;
 mod parse;
+mod tree;
 
-use crate::base::{Geometry, GeometryError, InfoHash, PieceIndex};
+use crate::base::{Geometry, GeometryError, InfoHash, InfoHashes};
 use crate::wire::bencode::BencodeError;
 use crate::wire::magnet::Magnet;
+use crate::wire::merkle::Node;
 use std::sync::Arc;
 
-pub use build::{MetainfoBuilder, choose_piece_length};
-pub use info::parse_info;
+pub use build::{MetainfoBuilder, TreeFile, choose_piece_length};
+pub use hashes::{PieceHash, PieceHashes};
+pub use info::{is_info_of, layers_needed, parse_info};
+pub use layers::{LayerNeed, PieceLayers};
 
 /// The longest `.torrent` that is looked at; one with 2 million pieces has 40 MiB (HOSTILE.md T2).
 pub const TORRENT_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -40,7 +47,11 @@ pub const WARNINGS_MAX: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Metainfo {
     pub info: Info,
+    /// What the torrent is known by here: see [`InfoHashes::main`]; or what the link says that it came by.
     pub info_hash: InfoHash,
+    pub info_hashes: InfoHashes,
+    /// Hashes of the pieces of long files (BEP 52); of a hybrid they may be missing.
+    pub piece_layers: PieceLayers,
     /// Tracker URLs by tier (BEP 12); a lone `announce` is one tier.
     pub announce_tiers: Vec<Vec<String>>,
     /// BEP 19 `url-list`.
@@ -77,13 +88,11 @@ pub struct Info {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     V1,
-    /// BEP 52 keys beside the v1 keys; the v1 part is what is used.
+    /// BEP 52 alone.
+    V2,
+    /// BEP 52 keys beside the v1 keys; pieces are verified by their SHA-1.
     Hybrid,
 }
-
-/// SHA-1 of every piece.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PieceHashes(Arc<[u8]>);
 
 /// One file of the torrent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +103,8 @@ pub struct FileEntry {
     pub attributes: FileAttributes,
     /// Raw elements of BEP 47 `symlink path`, from the torrent's root; empty if this is no symlink.
     pub symlink_target: Vec<Vec<u8>>,
+    /// BEP 52: the root over the file's blocks, where it has any.
+    pub pieces_root: Option<Node>,
 }
 
 /// BEP 47 `attr`.
@@ -155,13 +166,33 @@ pub enum MetainfoError {
     Empty,
     #[error("{pieces} pieces are more than the protocol can number")]
     TooManyPieces { pieces: u64 },
-    /// BEP 52 keys only (HOSTILE.md T13).
-    #[error("unsupported: a BitTorrent v2 torrent without a v1 part")]
-    V2Only,
+    #[error("piece length {got_bytes} is no power of two from 16 KiB on, as v2 demands")]
+    PieceLengthV2 { got_bytes: u64 },
+    #[error("`file tree` has {what}")]
+    BadTree { what: &'static str },
+    /// The two halves of a hybrid are of different files (BEP 52, "upgrade path").
+    #[error("the v1 and the v2 part differ at file {file_index}")]
+    Inconsistent { file_index: usize },
+    #[error("`piece layers` has nothing for file {file_index}")]
+    LayerMissing { file_index: usize },
+    #[error(
+        "`piece layers` has {got_bytes} bytes for file {file_index}, which needs {expected} hashes"
+    )]
+    LayerLength {
+        file_index: usize,
+        expected: u64,
+        got_bytes: usize,
+    },
+    #[error("`piece layers` has hashes for file {file_index} that are not its own")]
+    LayerWrong { file_index: usize },
+    /// HOSTILE.md T13.
     #[error("unsupported: meta version {version} without a v1 part")]
     UnknownVersion { version: i64 },
     #[error("the metadata of {got} was sent for {expected}")]
-    WrongInfoHash { expected: InfoHash, got: InfoHash },
+    WrongInfoHash {
+        expected: InfoHashes,
+        got: InfoHashes,
+    },
 }
 
 impl From<BencodeError> for MetainfoError {
@@ -200,22 +231,28 @@ impl Metainfo {
     }
 
     /// What peers sent as the info dictionary that a magnet link names (BEP 9), with the link's trackers, each a tier
-    /// of its own, and its web seeds.
+    /// of its own, and its web seeds. `layers` are those that [`layers_needed`] names.
     ///
     /// # Errors
-    /// See [`MetainfoError`]; the rules are those of a `.torrent`, and the info_hash must be the link's.
-    pub fn from_magnet(link: &Magnet, info_bytes: Arc<[u8]>) -> Result<Metainfo, MetainfoError> {
-        let (info, info_hash, warnings) = parse_info(&info_bytes)?;
-        if info_hash != link.info_hash {
+    /// See [`MetainfoError`]; the rules are those of a `.torrent`, and the info_hashes must be the link's.
+    pub fn from_magnet(
+        link: &Magnet,
+        info_bytes: Arc<[u8]>,
+        layers: &PieceLayers,
+    ) -> Result<Metainfo, MetainfoError> {
+        let (info, info_hashes, warnings) = parse_info(&info_bytes, layers)?;
+        if !link.info_hashes.are_met_by(&info_hashes) {
             return Err(MetainfoError::WrongInfoHash {
-                expected: link.info_hash,
-                got: info_hash,
+                expected: link.info_hashes,
+                got: info_hashes,
             });
         }
         let trackers = link.trackers.iter();
         Ok(Metainfo {
             info,
-            info_hash,
+            info_hash: link.info_hash,
+            info_hashes,
+            piece_layers: layers.clone(),
             announce_tiers: trackers.map(|url| vec![url.clone()]).collect(),
             web_seeds: link.web_seeds.clone(),
             comment: None,
@@ -227,51 +264,9 @@ impl Metainfo {
         })
     }
 
-    /// The `.torrent` file of it: the info dictionary byte for byte, trackers and web seeds, nothing else.
+    /// The `.torrent` file of it: the info dictionary byte for byte, piece layers, trackers and web seeds, nothing else.
     pub fn to_torrent(&self) -> Vec<u8> {
-        build::around_info(&self.info_bytes, &self.announce_tiers, &self.web_seeds)
-    }
-}
-
-impl PieceHashes {
-    /// Wraps the value of `pieces`: 20 bytes a piece.
-    ///
-    /// # Errors
-    /// The length is not a multiple of 20.
-    pub fn new(bytes: &[u8]) -> Result<Self, MetainfoError> {
-        if !bytes.len().is_multiple_of(20) {
-            return Err(MetainfoError::PiecesNotHashes {
-                got_bytes: bytes.len(),
-            });
-        }
-        Ok(PieceHashes(Arc::from(bytes)))
-    }
-
-    /// The SHA-1 this piece must have.
-    ///
-    /// # Panics
-    /// If the piece is none of this torrent's: [`Geometry`] hands out only such that are.
-    pub fn get(&self, piece: PieceIndex) -> [u8; 20] {
-        let start = piece.as_usize() * 20;
-        let mut hash = [0; 20];
-        hash.copy_from_slice(&self.0[start..start + 20]);
-        hash
-    }
-
-    /// Number of pieces.
-    pub fn count(&self) -> usize {
-        self.0.len() / 20
-    }
-
-    /// The value of `pieces`.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for PieceHashes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PieceHashes({})", self.count())
+        build::around_info(self)
     }
 }
 

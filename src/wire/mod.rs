@@ -12,6 +12,7 @@ pub mod ip_filter;
 pub mod krpc;
 pub mod lsd;
 pub mod magnet;
+pub mod merkle;
 pub mod message;
 pub mod metainfo;
 pub mod mse;

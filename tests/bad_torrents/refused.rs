@@ -467,7 +467,7 @@ fn versions() -> Vec<Refused> {
         ])
     };
     vec![
-        ("T13 v2 alone", version(i(2)), "unsupported"),
+        ("T13 v2 of nothing", version(i(2)), "no byte"),
         ("T13 v3", version(i(3)), "meta version 3"),
         ("T13 v−1", version(i(-1)), "meta version -1"),
         (
@@ -478,7 +478,7 @@ fn versions() -> Vec<Refused> {
         (
             "T13 a tree without a version",
             single(&[("pieces", None), ("file tree", tree)]),
-            "unsupported",
+            "`meta version` is missing",
         ),
     ]
 }

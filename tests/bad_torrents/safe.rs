@@ -273,6 +273,8 @@ fn odd_info() -> Vec<Safe> {
     };
     let mut unsorted = single(&file, &[]);
     unsorted.reverse();
+    let of_tree = d(&[("length", i(20_000)), ("pieces root", s([7; 32]))]);
+    let tree = d(&[("n", d(&[("", of_tree)]))]);
     let mut nameless = single(&file, &[]);
     nameless.retain(|(key, _)| *key != "name");
     vec![
@@ -281,10 +283,7 @@ fn odd_info() -> Vec<Safe> {
         with("T9 name.utf-8 not UTF-8", &[("name.utf-8", s(b"\xff\xff"))]),
         Safe::new("T9 no name", &nameless, &vec![], b"", vec![file.clone()]),
         Safe::new("T4 unsorted", &unsorted, &vec![], b"", vec![file.clone()]),
-        with(
-            "T13 hybrid",
-            &[("file tree", d(&[])), ("meta version", i(2))],
-        ),
+        with("T13 hybrid", &[("file tree", tree), ("meta version", i(2))]),
         with("T13 version 7 with a v1 part", &[("meta version", i(7))]),
         with(
             "T13 version in words with a v1 part",

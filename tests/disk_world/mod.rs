@@ -70,6 +70,7 @@ pub fn info(piece_length: u64, files: &[Spec], hashes: PieceHashes) -> Info {
             ..FileAttributes::default()
         },
         symlink_target: Vec::new(),
+        pieces_root: None,
     };
     Info {
         name: "root".to_owned(),

@@ -53,7 +53,7 @@ impl Store {
         let total = piece_bytes * u64::from(PIECES) - missing.min(piece_bytes - 1);
         let geometry = Geometry::new(total, piece_bytes).expect("a good shape");
         Store {
-            assembly: Assembly::new(geometry),
+            assembly: Assembly::new(geometry.clone()),
             geometry,
             disk: vec![vec![0; PIECE_BLOCKS as usize]; PIECES as usize],
             arrived: vec![vec![None; PIECE_BLOCKS as usize]; PIECES as usize],

@@ -92,6 +92,14 @@ pub fn metainfo(data: &[u8]) {
         }
     }
     black_box(FileLayout::new(info).is_ok());
+    assert_eq!(
+        info.piece_hashes.count(),
+        info.geometry.piece_count() as usize
+    );
+    let again = Metainfo::parse(&metainfo.to_torrent()).expect("what is written is read");
+    assert_eq!(again.info_hashes, metainfo.info_hashes);
+    assert_eq!(again.info.piece_hashes, info.piece_hashes);
+    assert_eq!(again.piece_layers, metainfo.piece_layers);
 }
 
 fn is_plain(name: &str) -> bool {
@@ -446,7 +454,8 @@ impl Swarm {
     fn new(kind: u8) -> Swarm {
         let total = PIECE_BYTES * u64::from(PIECES) - u64::from(kind & 7);
         let geometry = Geometry::new(total, PIECE_BYTES).expect("a good shape");
-        let mut config = TorrentConfig::new(geometry, PeerId::new([1; 20]), u64::from(kind));
+        let mut config =
+            TorrentConfig::new(geometry.clone(), PeerId::new([1; 20]), u64::from(kind));
         config.is_sequential = kind & 8 != 0;
         config.peers_max = u32::from(kind >> 4) + 1;
         config.wanted = Bitfield::full(PIECES);

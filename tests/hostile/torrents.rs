@@ -112,7 +112,7 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("T7 negative", around(&negative), "-5"),
         ("T7 overflow", around(&overflow), "length"),
         ("T7 nothing", changed("length", i(0)), "no byte"),
-        ("T13 v2 alone", around(&v2), "unsupported"),
+        ("T13 v2 of nothing", around(&v2), "no byte"),
         ("no torrent", b"<html>\x1b[2J".to_vec(), "byte 0"),
     ]
 }
@@ -138,8 +138,9 @@ fn malformed_torrents_are_one_line_with_a_hint() {
 fn unknown_versions_and_trailing_bytes_are_warnings_and_hybrids_load() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.torrent");
+    let file = d(&[("length", i(20_000)), ("pieces root", s([7; 32]))]);
     let hybrid = around(&[
-        ("file tree", d(&[])),
+        ("file tree", d(&[("n", d(&[("", file)]))])),
         ("length", i(20_000)),
         ("meta version", i(2)),
         ("name", s("n")),

@@ -11,7 +11,7 @@ use gyre::wire::extended::{Extension, OurExtensionHandshake};
 use gyre::wire::handshake::{Handshake, Reserved};
 use gyre::wire::krpc;
 use gyre::wire::message::{Message, RawBlock, encode, piece_header};
-use gyre::wire::metainfo::MetainfoBuilder;
+use gyre::wire::metainfo::{MetainfoBuilder, TreeFile};
 use gyre::wire::mse::{Initiator, Payloads, Random, Responder, Step};
 use gyre::wire::socks;
 use gyre::wire::tracker::{AnnounceRequest, Counters as Announced, Event};
@@ -70,7 +70,31 @@ pub fn metainfo() -> Corpus {
         .pieces(hash(3))
         .private(true)
         .web_seeds(vec!["http://w.example/".to_owned()]);
-    let mut corpus: Vec<Vec<u8>> = [single, tree]
+    let v2_file = |name: &str, length_bytes, pieces: Vec<[u8; 32]>| TreeFile {
+        path: path(&[name, "x"]),
+        length_bytes,
+        pieces,
+    };
+    let v2_files = || {
+        let large = v2_file("c", 40_000, vec![[1; 32], [2; 32]]);
+        vec![
+            v2_file("a", 0, Vec::new()),
+            v2_file("b", 5, vec![[3; 32]]),
+            large,
+        ]
+    };
+    let v2 = MetainfoBuilder::new("v2", 32_768)
+        .v2_only()
+        .tree(v2_files());
+    let hybrid = MetainfoBuilder::new("hybrid", 32_768)
+        .files(vec![
+            (path(&["b", "x"]), 5),
+            (Vec::new(), 32_763),
+            (path(&["c", "x"]), 40_000),
+        ])
+        .pieces(hash(3))
+        .tree(v2_files());
+    let mut corpus: Vec<Vec<u8>> = [single, tree, v2, hybrid]
         .iter()
         .map(|builder| builder.build().expect("a good torrent").0)
         .collect();
@@ -82,6 +106,10 @@ pub fn metainfo() -> Corpus {
         &[
             b"4:info",
             b"5:files",
+            b"9:file tree",
+            b"12:meta versioni2e",
+            b"11:pieces root",
+            b"12:piece layers",
             b"4:path",
             b"6:length",
             b"12:piece length",

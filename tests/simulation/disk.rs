@@ -47,8 +47,8 @@ impl Disk {
         };
         let pieces = geometry.piece_count();
         Disk {
-            geometry,
             written: geometry.pieces().map(|p| blocks(p).collect()).collect(),
+            geometry,
             memory: BTreeMap::new(),
             checkpoint: match has_all {
                 true => Bitfield::full(pieces),

@@ -141,7 +141,7 @@ impl World {
     /// A swarm at time zero.
     pub fn new(spec: Spec, seed: u64) -> Self {
         let nodes = spec.nodes.iter().cloned().map(|node| {
-            let disk = Disk::new(spec.geometry, node.role.has_all());
+            let disk = Disk::new(spec.geometry.clone(), node.role.has_all());
             Node::new(node, disk)
         });
         let mut world = World {
@@ -402,7 +402,11 @@ impl World {
         n.line.clear();
         n.is_line_busy = false;
         n.announce_due = false;
-        let mut config = TorrentConfig::new(self.spec.geometry, node::peer_id(node, n.life), seed);
+        let mut config = TorrentConfig::new(
+            self.spec.geometry.clone(),
+            node::peer_id(node, n.life),
+            seed,
+        );
         config.have = n.disk.checkpoint.clone();
         if let Some(wanted) = &n.spec.wanted {
             config.wanted = wanted.clone();

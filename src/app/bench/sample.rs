@@ -11,7 +11,7 @@ use super::load::{Content, ContentFile};
 use crate::app::escape::terminal_path;
 use crate::app::exit::{Exit, Failure, io_cause};
 use crate::app::fetch::Route;
-use crate::app::hashing::{SourceFile, hash_pieces};
+use crate::app::hashing::{NO_TREES, SourceFile, hash_pieces};
 use crate::app::{signals, source, verify};
 use crate::base::{Geometry, Rng};
 use crate::wire::metainfo::{Metainfo, MetainfoBuilder};
@@ -209,7 +209,8 @@ impl SampleTorrent {
         let mut good = 0;
         let hashes = &self.metainfo.info.piece_hashes;
         let geometry = &self.metainfo.info.geometry;
-        hash_pieces(&sources(&content), geometry, |piece, hash| {
+        let trees = |piece| hashes.tree_height(piece);
+        hash_pieces(&sources(&content), geometry, &trees, |piece, hash| {
             good += u32::from(hash.is_ok_and(|hash| hash == hashes.get(piece)));
             ControlFlow::Continue(())
         });
@@ -347,10 +348,10 @@ fn write_noise(path: &Path, bytes: u64, rng: &mut Rng) -> io::Result<()> {
 fn hash_all(files: &[SourceFile], geometry: &Geometry) -> io::Result<Vec<u8>> {
     let mut hashes = vec![0; geometry.piece_count() as usize * 20];
     let mut failure = None;
-    hash_pieces(files, geometry, |piece, hash| {
+    hash_pieces(files, geometry, NO_TREES, |piece, hash| {
         let at = piece.as_usize() * 20;
         match (hash, hashes.get_mut(at..at + 20)) {
-            (Ok(hash), Some(place)) => place.copy_from_slice(&hash),
+            (Ok(hash), Some(place)) => place.copy_from_slice(hash.as_bytes()),
             (Err(error), _) => failure = Some(error.cause),
             (Ok(_), None) => {}
         }

@@ -110,6 +110,7 @@ fn files(row: &TorrentRow, metainfo: &Metainfo, have: &Bitfield) -> Vec<File> {
     let mut begin = 0_u64;
     let mut files = Vec::with_capacity(info.files.len());
     for (index, entry) in info.files.iter().enumerate() {
+        begin = info.geometry.file_start(begin);
         let end = begin.saturating_add(entry.length_bytes);
         let (first, last) = (begin / piece_bytes, end.div_ceil(piece_bytes));
         let mut have_bytes = 0;

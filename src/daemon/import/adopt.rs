@@ -184,7 +184,7 @@ fn row(
         .file_priorities
         .retain(|index, _| *index < metainfo.info.files.len());
     row.describe(metainfo);
-    let geometry = metainfo.info.geometry;
+    let geometry = &metainfo.info.geometry;
     let have = pieces
         .have
         .iter()

@@ -1,4 +1,4 @@
-//! Verdicts: SHA-1 of pieces in memory, streamed or on disk, and digests of their blocks. Layer 5.
+//! Verdicts: hashes of pieces in memory, streamed or on disk, and digests of their blocks. Layer 5.
 
 use std::io;
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use super::{DiskError, DiskOp, DiskTorrent};
 use crate::base::PieceIndex;
 use crate::storage::assembly::{HashTurn, Taken, runs};
 use crate::uring::buffers::Segment;
-use crate::uring::hasher::Sha1State;
+use crate::uring::hasher::PieceState;
 
 /// Segments hashed in one job: as much as the core keeps of a piece that is hashed whole (a quarter of a 32 MiB pool).
 const HASH_JOB_SEGMENTS_MAX: usize = 32;
@@ -24,15 +24,13 @@ impl DiskTorrent {
     ) -> impl Future<Output = Result<bool, DiskError>> + use<> {
         let this = Rc::clone(self);
         async move {
-            let (mut state, done) = this.wait_for_progress(piece).await?;
+            let (state, done) = this.wait_for_progress(piece).await?;
             let count = this.assembly.borrow().segment_count(piece);
             let mut next = done;
+            let mut state = state.unwrap_or_else(|| this.fresh_state(piece));
             while next < count {
-                let (after, hashed) = this.hash_some(piece, next, state).await?;
-                next = after;
-                state = Some(hashed);
+                (next, state) = this.hash_some(piece, next, state).await?;
             }
-            let state = state.unwrap_or_default();
             let is_good = state.finalize() == this.config.piece_hashes.get(piece);
             if is_good {
                 this.check_pads(piece)?;
@@ -41,11 +39,17 @@ impl DiskTorrent {
         }
     }
 
+    /// The piece's hash before its first byte.
+    pub(super) fn fresh_state(&self, piece: PieceIndex) -> Box<PieceState> {
+        let height = self.config.piece_hashes.tree_height(piece);
+        Box::new(PieceState::new(height))
+    }
+
     /// The running hash, once no flush is about to move it.
     async fn wait_for_progress(
         &self,
         piece: PieceIndex,
-    ) -> Result<(Option<Box<Sha1State>>, u32), DiskError> {
+    ) -> Result<(Option<Box<PieceState>>, u32), DiskError> {
         loop {
             let moved = self.moved.notified();
             let progress = self.assembly.borrow_mut().take_progress(piece);
@@ -65,8 +69,8 @@ impl DiskTorrent {
         &self,
         piece: PieceIndex,
         first: u32,
-        state: Option<Box<Sha1State>>,
-    ) -> Result<(u32, Box<Sha1State>), DiskError> {
+        state: Box<PieceState>,
+    ) -> Result<(u32, Box<PieceState>), DiskError> {
         let mut taken = self.take_in_memory(piece, first);
         if taken.is_empty() {
             let buffer = self.load_segment(piece, first).await?;
@@ -167,6 +171,7 @@ impl DiskTorrent {
                 return;
             };
             let state = self.assembly.borrow_mut().take_hash(ticket);
+            let state = state.unwrap_or_else(|| self.fresh_state(piece));
             let all = 0..buffer.len();
             let done = self.hub.hasher.hash(state, vec![(buffer, all)]).await;
             self.assembly.borrow_mut().put_hash(ticket, done.state);

@@ -43,7 +43,7 @@ use crate::storage::parts::PartsMap;
 use crate::storage::resume::FileStamp;
 use crate::uring::buffers::{Pool, Segment};
 use crate::uring::files::FsKind;
-use crate::uring::hasher::{Hasher, Sha1State};
+use crate::uring::hasher::{Hasher, PieceState};
 use crate::wire::metainfo::PieceHashes;
 
 pub use error::{Changed, DiskError, DiskOp, ReadError, SyncError, plain_message};
@@ -203,7 +203,7 @@ pub struct DiskTorrent {
     /// O_DIRECT was tried and refused.
     refuses_direct: Cell<bool>,
     lane: Rc<Lane>,
-    assembly: RefCell<Assembly<Segment, Box<Sha1State>>>,
+    assembly: RefCell<Assembly<Segment, Box<PieceState>>>,
     /// Rung whenever the running hash moves on or a loan ends.
     moved: Notify,
     watches: RefCell<BTreeMap<usize, read::Watch>>,
@@ -270,7 +270,7 @@ impl DiskTorrent {
             id,
             lane: hub.lane_of(prepared.device, prepared.kind),
             hub: Rc::clone(hub),
-            assembly: RefCell::new(Assembly::new(*config.layout.geometry())),
+            assembly: RefCell::new(Assembly::new(config.layout.geometry().clone())),
             base: Arc::new(prepared.base),
             homes: prepared.homes,
             kind: prepared.kind,

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::{DiskTorrent, ReadError};
 use crate::base::{Bitfield, PieceIndex};
+use crate::wire::metainfo::PieceHash;
 
 /// What is not proven yet.
 #[derive(Default)]
@@ -109,8 +110,8 @@ impl DiskTorrent {
     }
 
     /// The hash of what the files hold of the piece.
-    async fn hash_on_disk(&self, piece: PieceIndex) -> Result<[u8; 20], ReadError> {
-        let mut state = None;
+    async fn hash_on_disk(&self, piece: PieceIndex) -> Result<PieceHash, ReadError> {
+        let mut state = self.fresh_state(piece);
         for segment in 0..self.geometry().segment_count(piece) {
             let bytes = self.geometry().segment_bytes(piece, segment) as usize;
             let start = self.segment_offset(piece, segment);
@@ -119,8 +120,8 @@ impl DiskTorrent {
             let (read, buffer) = self.read_range(piece, start, 0..bytes, buffer).await;
             read.map_err(|error| self.read_failed(piece, start, bytes as u64, error))?;
             let done = self.hub.hasher.hash(state, vec![(buffer, 0..bytes)]).await;
-            state = Some(done.state);
+            state = done.state;
         }
-        Ok(state.unwrap_or_default().finalize())
+        Ok(state.finalize())
     }
 }

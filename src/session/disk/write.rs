@@ -88,6 +88,7 @@ impl DiskTorrent {
             return taken;
         }
         let state = self.assembly.borrow_mut().take_hash(taken.ticket);
+        let state = state.unwrap_or_else(|| self.fresh_state(taken.ticket.piece));
         let all = 0..taken.buffer.len();
         let mut done = self.hub.hasher.hash(state, vec![(taken.buffer, all)]).await;
         self.assembly

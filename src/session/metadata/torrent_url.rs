@@ -4,12 +4,11 @@
 //! comes nothing but an info dictionary with the link's info_hash is taken (HOSTILE.md S10, S11).
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{Instrument, debug};
 
-use super::Search;
+use super::{Found, Search};
 use crate::base::in_sentence;
 use crate::session::config::SessionEvent;
 use crate::session::contain::caught;
@@ -102,7 +101,7 @@ async fn fetch_all(search: &Rc<Search>, mut urls: Vec<Url>) {
                 fetched = fetched => fetched,
             };
             match fetched {
-                Ok(info_bytes) => return search.on_fetched(info_bytes),
+                Ok(found) => return search.on_fetched(found),
                 Err(failure) => {
                     debug!(%url, why = failure.why, "no .torrent");
                     if is_first || !failure.may_pass {
@@ -125,7 +124,7 @@ async fn fetch_all(search: &Rc<Search>, mut urls: Vec<Url>) {
 }
 
 /// The raw info dictionary, once it is known to be the right one.
-async fn fetch(search: &Search, url: &Url) -> Result<Arc<[u8]>, Failure> {
+async fn fetch(search: &Search, url: &Url) -> Result<Found, Failure> {
     let shared = &search.shared;
     let options = GetOptions {
         family: match shared.families.as_slice() {
@@ -148,10 +147,10 @@ async fn fetch(search: &Search, url: &Url) -> Result<Arc<[u8]>, Failure> {
     let parsed = tokio::task::spawn_blocking(move || Metainfo::parse(&answer.body)).await;
     let parsed = parsed.map_err(|error| Failure::lasting(error.to_string()))?;
     let metainfo = parsed.map_err(|error| Failure::lasting(error.to_string()))?;
-    if metainfo.info_hash != search.info_hash {
+    if !search.info_hashes.are_met_by(&metainfo.info_hashes) {
         return Err(Failure::lasting("it is that of another torrent"));
     }
-    Ok(metainfo.info_bytes)
+    Ok((metainfo.info_bytes, metainfo.piece_layers))
 }
 
 fn tell(search: &Search, url: &Url, failure: &Failure) {
@@ -172,9 +171,9 @@ fn tell(search: &Search, url: &Url, failure: &Failure) {
 
 impl Search {
     /// The metadata is here, from nobody among the peers.
-    fn on_fetched(self: &Rc<Self>, info_bytes: Arc<[u8]>) {
+    fn on_fetched(self: &Rc<Self>, (info_bytes, layers): Found) {
         debug!(bytes = info_bytes.len(), "the .torrent of the link");
-        self.take(info_bytes);
+        self.take(info_bytes, layers);
         self.call(MetadataSwarm::stop);
     }
 }

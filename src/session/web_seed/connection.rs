@@ -164,7 +164,7 @@ impl Connection {
     /// Fetches a run of blocks, file by file.
     async fn fetch(&mut self, run: Vec<BlockRef>) -> Result<(), Failure> {
         let disk = self.driver.disk().clone();
-        let geometry = *disk.layout().geometry();
+        let geometry = disk.layout().geometry().clone();
         let Some(first) = run.first() else {
             return Ok(());
         };

@@ -80,12 +80,12 @@ impl Pieces {
             false => PieceState::Missing,
         });
         let mut pieces = Pieces {
-            geometry,
             states: states.collect(),
             active: Slab::new(),
             have,
             wanted: Bitfield::new(geometry.piece_count()),
             picker: Picker::new(&geometry, seed),
+            geometry,
             open: BTreeSet::new(),
             orphans: BTreeSet::new(),
             alone: BTreeSet::new(),

@@ -396,7 +396,7 @@ impl Torrent {
 
     /// Names pieces that a new peer may fetch although it stays choked: it has nothing to trade yet (BEP 6).
     fn offer_allowed_fast(&mut self, key: PeerKey, cx: &mut Cx<'_>) {
-        let geometry = self.cfg.geometry;
+        let geometry = &self.cfg.geometry;
         if self.is_veiled(key) {
             return;
         }
@@ -409,7 +409,7 @@ impl Torrent {
             return;
         }
         peer.has_been_offered_fast = true;
-        for piece in allowed_fast_set(peer.conn.addr.ip(), &self.cfg.info_hash, &geometry) {
+        for piece in allowed_fast_set(peer.conn.addr.ip(), &self.cfg.info_hash, geometry) {
             if peer.have.has(piece) || !self.pieces.have().has(piece) {
                 continue;
             }

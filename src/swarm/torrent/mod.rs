@@ -144,7 +144,13 @@ impl Torrent {
         let mut rng = Rng::new(cfg.seed);
         let (have, wanted) = (cfg.have.clone(), cfg.wanted.clone());
         let budget_bytes = cfg.assembly_budget_bytes;
-        let pieces = Pieces::new(cfg.geometry, have, wanted, budget_bytes, rng.next_u64());
+        let pieces = Pieces::new(
+            cfg.geometry.clone(),
+            have,
+            wanted,
+            budget_bytes,
+            rng.next_u64(),
+        );
         let choker = Choker::new(ChokerConfig {
             slots: cfg.upload_slots,
             seed_choker: cfg.seed_choker,

@@ -214,10 +214,9 @@ impl Torrent {
         let (have, wanted) = (self.pieces.have(), self.pieces.wanted());
         let left = u64::from(wanted.count() - self.pieces.wanted_have_count());
         let bytes = left * u64::from(geometry.piece_length_bytes());
-        // Only the last piece is shorter than the others.
-        let last = PieceIndex::new(geometry.piece_count() - 1);
-        let is_left = wanted.has(last) && !have.has(last);
-        let short = geometry.piece_length_bytes() - geometry.piece_bytes(last);
-        bytes - u64::from(short) * u64::from(is_left)
+        let is_left = |piece: &PieceIndex| wanted.has(*piece) && !have.has(*piece);
+        let short = geometry.short_pieces().filter(is_left);
+        let lacking = |piece| geometry.piece_length_bytes() - geometry.piece_bytes(piece);
+        bytes - short.map(|piece| u64::from(lacking(piece))).sum::<u64>()
     }
 }

@@ -49,7 +49,7 @@ impl Torrent {
     /// The next blocks to ask a web seed for, each beginning where the one before ended; empty when there are none: it
     /// is woken when there are. Each is answered by `on_piece_header` and what follows it, or by `on_disconnected`.
     pub fn next_web_run(&mut self, key: PeerKey, cx: &mut Cx<'_>) -> Vec<BlockRef> {
-        let geometry = self.cfg.geometry;
+        let geometry = &self.cfg.geometry;
         let Some(peer) = self.peers.get_mut(key.0) else {
             return Vec::new();
         };
@@ -58,7 +58,7 @@ impl Torrent {
             return Vec::new();
         }
         peer.sent_at = cx.now;
-        peer.pipeline.next_run_to_send(&geometry, cx.now)
+        peer.pipeline.next_run_to_send(geometry, cx.now)
     }
 
     /// True when nothing that is missing can be had of the web seed.

@@ -159,6 +159,13 @@ impl<'a> Dict<'a> {
         self.get(key).and_then(Value::as_dict)
     }
 
+    /// The entries and those of the dictionaries in it, in one pass however deep they lie.
+    pub fn walk(self) -> Walk<'a> {
+        Walk {
+            rest: self.0.get(1..).unwrap_or_default(),
+        }
+    }
+
     /// Whether there is no entry.
     pub fn is_empty(self) -> bool {
         self.iter().next().is_none()
@@ -167,6 +174,39 @@ impl<'a> Dict<'a> {
     /// The bytes from `d` to `e`: what an info_hash is taken over.
     pub const fn raw(self) -> &'a [u8] {
         self.0
+    }
+}
+
+/// Walks a dictionary and what it holds, going into dictionaries as told.
+pub struct Walk<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Walk<'a> {
+    /// The next key of the dictionary at hand; `None` at its end.
+    pub fn key(&mut self) -> Option<&'a [u8]> {
+        let (key, rest) = step_string(self.rest)?;
+        self.rest = rest;
+        Some(key)
+    }
+
+    /// The value of the key just read, passed over.
+    pub fn value(&mut self) -> Option<Value<'a>> {
+        let (value, rest) = step(self.rest)?;
+        self.rest = rest;
+        Some(value)
+    }
+
+    /// Goes into the value of the key just read. False when it is no dictionary.
+    pub fn enter(&mut self) -> bool {
+        let inside = self.rest.strip_prefix(b"d");
+        self.rest = inside.unwrap_or(self.rest);
+        inside.is_some()
+    }
+
+    /// Goes back to the dictionary around the one at hand, which is at its end.
+    pub fn leave(&mut self) {
+        self.rest = self.rest.strip_prefix(b"e").unwrap_or_default();
     }
 }
 

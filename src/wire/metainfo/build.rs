@@ -1,7 +1,8 @@
-//! Writing a `.torrent` (BEP 3, 12, 19, 27) in canonical bencode. Layer 1.
+//! Writing a `.torrent` (BEP 3, 12, 19, 27, 52) in canonical bencode. Layer 1.
 
-use super::{Metainfo, MetainfoError};
-use crate::wire::bencode::Item;
+use super::{Kind, LayerNeed, Metainfo, MetainfoError, PieceLayers};
+use crate::wire::bencode::{DEPTH_MAX, Item};
+use crate::wire::merkle::{self, Node};
 use std::collections::BTreeMap;
 
 /// Pieces that an automatic piece length aims to stay at or under.
@@ -21,6 +22,16 @@ pub fn choose_piece_length(total_bytes: u64) -> u32 {
     length
 }
 
+/// A file in the tree of a v2 torrent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeFile {
+    /// Elements below the root name; that name alone for a single file.
+    pub path: Vec<Vec<u8>>,
+    pub length_bytes: u64,
+    /// The root of each piece in order; where there is but one, that is the file's.
+    pub pieces: Vec<Node>,
+}
+
 /// Collects what goes into a `.torrent`.
 #[derive(Clone, Debug, Default)]
 pub struct MetainfoBuilder {
@@ -28,6 +39,8 @@ pub struct MetainfoBuilder {
     piece_length_bytes: u32,
     pieces: Vec<u8>,
     content: Content,
+    tree: Vec<TreeFile>,
+    layers: PieceLayers,
     is_private: bool,
     source: Option<String>,
     announce_tiers: Vec<Vec<String>>,
@@ -39,8 +52,12 @@ pub struct MetainfoBuilder {
 
 #[derive(Clone, Debug)]
 enum Content {
-    Single { length_bytes: u64 },
+    Single {
+        length_bytes: u64,
+    },
     Multi(Vec<(Vec<Vec<u8>>, u64)>),
+    /// A tree, and no v1 part.
+    None,
 }
 
 impl Default for Content {
@@ -68,6 +85,29 @@ impl MetainfoBuilder {
     /// Makes it a multi-file torrent: path elements below the root name, and length, in the order of the bytes.
     pub fn files(mut self, files: Vec<(Vec<Vec<u8>>, u64)>) -> Self {
         self.content = Content::Multi(files);
+        self
+    }
+
+    /// Leaves out the v1 part.
+    pub fn v2_only(mut self) -> Self {
+        self.content = Content::None;
+        self
+    }
+
+    /// Makes it a torrent of BitTorrent v2: the files in the order of their paths, by element. Beside a v1 part it
+    /// becomes a hybrid; [`MetainfoBuilder::files`] then names pad files too, with an empty path.
+    pub fn tree(mut self, files: Vec<TreeFile>) -> Self {
+        let piece_length_bytes = self.piece_length_bytes;
+        let layer = |file: &TreeFile| {
+            let need = LayerNeed {
+                root: file.root(piece_length_bytes)?,
+                length_bytes: file.length_bytes,
+                piece_length_bytes,
+            };
+            (file.pieces.len() > 1).then(|| (need, file.pieces.clone()))
+        };
+        self.layers = PieceLayers::new(files.iter().filter_map(layer));
+        self.tree = files;
         self
     }
 
@@ -134,6 +174,9 @@ impl MetainfoBuilder {
             let tiers = self.announce_tiers.iter().map(|tier| texts(tier)).collect();
             root.insert(b"announce-list", Item::List(tiers));
         }
+        if !self.tree.is_empty() {
+            root.insert(b"piece layers", self.layers.to_item());
+        }
         if !self.web_seeds.is_empty() {
             root.insert(b"url-list", texts(&self.web_seeds));
         }
@@ -155,7 +198,13 @@ impl MetainfoBuilder {
         let mut info: BTreeMap<&[u8], Item<'_>> = BTreeMap::new();
         info.insert(b"name", Item::bytes(&self.name[..]));
         info.insert(b"piece length", Item::Int(self.piece_length_bytes.into()));
-        info.insert(b"pieces", Item::bytes(&self.pieces[..]));
+        if !self.tree.is_empty() {
+            info.insert(b"file tree", self.file_tree()?);
+            info.insert(b"meta version", Item::Int(2));
+        }
+        if !matches!(self.content, Content::None) {
+            info.insert(b"pieces", Item::bytes(&self.pieces[..]));
+        }
         if self.is_private {
             info.insert(b"private", Item::Int(1));
         }
@@ -163,11 +212,15 @@ impl MetainfoBuilder {
             info.insert(b"source", Item::text(source));
         }
         match &self.content {
+            Content::None => {}
             Content::Single { length_bytes } => {
                 info.insert(b"length", length(0, *length_bytes)?);
             }
             Content::Multi(files) => {
                 let files = files.iter().enumerate().map(|(index, (path, bytes))| {
+                    if path.is_empty() {
+                        return pad(index, *bytes);
+                    }
                     let path = path.iter().map(|element| Item::bytes(&element[..]));
                     Ok(Item::dict([
                         (&b"length"[..], length(index, *bytes)?),
@@ -180,15 +233,67 @@ impl MetainfoBuilder {
         }
         Ok(Item::Dict(info))
     }
+
+    fn file_tree(&self) -> Result<Item<'_>, MetainfoError> {
+        let mut tree = BTreeMap::new();
+        for (index, file) in self.tree.iter().enumerate() {
+            // Two dictionaries lie around the tree, two more around what is said of the file.
+            if file.path.len() > DEPTH_MAX - 4 {
+                return Err(MetainfoError::BadTree {
+                    what: "folders that are too deep",
+                });
+            }
+            let mut folder: &mut BTreeMap<&[u8], Item<'_>> = &mut tree;
+            for element in &file.path {
+                let entry = folder.entry(element).or_insert_with(|| Item::dict([]));
+                let Item::Dict(inner) = entry else {
+                    return Err(MetainfoError::BadTree {
+                        what: "something that is both a file and a folder",
+                    });
+                };
+                folder = inner;
+            }
+            let mut properties =
+                BTreeMap::from([(&b"length"[..], length(index, file.length_bytes)?)]);
+            if let Some(root) = file.root(self.piece_length_bytes) {
+                properties.insert(b"pieces root", Item::bytes(root.to_vec()));
+            }
+            folder.insert(b"", Item::Dict(properties));
+        }
+        Ok(Item::Dict(tree))
+    }
+}
+
+impl TreeFile {
+    /// The root over the whole file; an empty one has none.
+    fn root(&self, piece_length_bytes: u32) -> Option<Node> {
+        match self.pieces.as_slice() {
+            [] => None,
+            [root] => Some(*root),
+            pieces => {
+                let height = merkle::piece_height(piece_length_bytes);
+                let layers = merkle::file_height(self.length_bytes).saturating_sub(height);
+                Some(merkle::root(pieces, height, layers))
+            }
+        }
+    }
+}
+
+/// A pad file, by the name that other programs give them.
+fn pad(file_index: usize, length_bytes: u64) -> Result<Item<'static>, MetainfoError> {
+    let name = length_bytes.to_string().into_bytes();
+    let path = vec![Item::bytes(&b".pad"[..]), Item::bytes(name)];
+    Ok(Item::dict([
+        (&b"attr"[..], Item::bytes(&b"p"[..])),
+        (&b"length"[..], length(file_index, length_bytes)?),
+        (&b"path"[..], Item::List(path)),
+    ]))
 }
 
 /// The `.torrent` around an info dictionary that stays as it is, canonical or not: the hash covers its bytes.
-pub(super) fn around_info(
-    info_bytes: &[u8],
-    announce_tiers: &[Vec<String>],
-    web_seeds: &[String],
-) -> Vec<u8> {
-    // In the order of the keys: `announce`, `announce-list`, `info`, `url-list`.
+pub(super) fn around_info(metainfo: &Metainfo) -> Vec<u8> {
+    let (announce_tiers, web_seeds) = (&metainfo.announce_tiers, &metainfo.web_seeds);
+    // In the order of the keys: `announce`, `announce-list`, `info`, `piece layers`, `url-list`.
     let mut before: BTreeMap<&[u8], Item<'_>> = BTreeMap::new();
     let mut urls = announce_tiers.iter().flatten();
     if let Some(first) = urls.next() {
@@ -201,7 +306,11 @@ pub(super) fn around_info(
     let mut bytes = Item::Dict(before).encode();
     bytes.pop();
     bytes.extend_from_slice(b"4:info");
-    bytes.extend_from_slice(info_bytes);
+    bytes.extend_from_slice(&metainfo.info_bytes);
+    if metainfo.info.kind == Kind::V2 || !metainfo.piece_layers.is_empty() {
+        bytes.extend_from_slice(b"12:piece layers");
+        bytes.extend_from_slice(&metainfo.piece_layers.to_item().encode());
+    }
     if !web_seeds.is_empty() {
         bytes.extend_from_slice(b"8:url-list");
         bytes.extend_from_slice(&texts(web_seeds).encode());

@@ -1,17 +1,48 @@
-//! The info dictionary: BEP 3, 27, 47, and what BEP 52 hybrids add. Layer 1.
+//! The info dictionary: BEP 3, 27, 47, 52. Layer 1.
 
 use super::{
-    FileAttributes, FileEntry, Info, Kind, METADATA_BYTES_MAX, MetainfoError, PieceHashes, Warnings,
+    FileAttributes, FileEntry, Info, Kind, LayerNeed, METADATA_BYTES_MAX, MetainfoError,
+    PieceHashes, PieceLayers, Warnings, tree,
 };
-use crate::base::{Geometry, InfoHash, PIECE_LENGTH_BYTES_MAX};
+use crate::base::{Geometry, InfoHash, InfoHashV2, InfoHashes, PIECE_LENGTH_BYTES_MAX};
 use crate::wire::bencode::{self, Dict, List, Value};
-use sha1::{Digest, Sha1};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
 
-/// Reads an info dictionary that came from peers (BEP 9): the info, its hash and warnings.
+/// Reads an info dictionary that came from peers (BEP 9): the info, its hashes and warnings. `layers` are those that
+/// [`layers_needed`] names.
 ///
 /// # Errors
 /// See [`MetainfoError`].
-pub fn parse_info(info_bytes: &[u8]) -> Result<(Info, InfoHash, Vec<String>), MetainfoError> {
+pub fn parse_info(
+    info_bytes: &[u8],
+    layers: &PieceLayers,
+) -> Result<(Info, InfoHashes, Vec<String>), MetainfoError> {
+    let mut warnings = Warnings::default();
+    let draft = draft(info_bytes, &mut warnings)?;
+    let hashes = draft.hashes;
+    let (info, _) = draft.finish(|_, _| Ok(layers.clone()), &mut warnings)?;
+    Ok((info, hashes, warnings.0))
+}
+
+/// The layers without which the torrent of an info dictionary is of no use: of v2 alone, those of its long files.
+///
+/// # Errors
+/// See [`MetainfoError`].
+pub fn layers_needed(info_bytes: &[u8]) -> Result<Vec<LayerNeed>, MetainfoError> {
+    let draft = draft(info_bytes, &mut Warnings::default())?;
+    if draft.kind != Kind::V2 {
+        return Ok(Vec::new());
+    }
+    let piece_length_bytes = draft.geometry.piece_length_bytes();
+    let need = |file: &FileEntry| LayerNeed::of(file, piece_length_bytes);
+    let mut needs: Vec<LayerNeed> = draft.files.iter().filter_map(need).collect();
+    needs.sort_unstable_by_key(|need| need.root);
+    needs.dedup_by_key(|need| need.root);
+    Ok(needs)
+}
+
+fn draft<'a>(info_bytes: &'a [u8], warnings: &mut Warnings) -> Result<Draft<'a>, MetainfoError> {
     if info_bytes.len() > METADATA_BYTES_MAX {
         return Err(MetainfoError::TooLarge {
             got_bytes: info_bytes.len(),
@@ -19,38 +50,153 @@ pub fn parse_info(info_bytes: &[u8]) -> Result<(Info, InfoHash, Vec<String>), Me
         });
     }
     let scanned = bencode::scan(info_bytes)?;
-    let dict = scanned.dict().ok_or(MetainfoError::NotADictionary)?;
-    let info_hash = hash(info_bytes);
-    let mut warnings = Warnings::default();
-    let info = read(dict, info_hash, &mut warnings)?;
-    Ok((info, info_hash, warnings.0))
+    Draft::read(
+        scanned.dict().ok_or(MetainfoError::NotADictionary)?,
+        warnings,
+    )
 }
 
-pub(super) fn hash(info_bytes: &[u8]) -> InfoHash {
-    InfoHash::new(Sha1::digest(info_bytes).into())
+/// An info dictionary before the hashes of its pieces.
+pub(super) struct Draft<'a> {
+    dict: Dict<'a>,
+    pub(super) hashes: InfoHashes,
+    kind: Kind,
+    files: Vec<FileEntry>,
+    is_multi_file: bool,
+    geometry: Geometry,
+    name: String,
 }
 
-pub(super) fn read(
-    dict: Dict<'_>,
-    info_hash: InfoHash,
-    warnings: &mut Warnings,
-) -> Result<Info, MetainfoError> {
-    let kind = kind(dict, warnings)?;
-    let piece_length_bytes = piece_length(dict)?;
-    let (files, is_multi_file) = files(dict, warnings)?;
-    let total_bytes = total_bytes(&files)?;
-    let geometry = Geometry::new(total_bytes, piece_length_bytes)?;
-    let piece_hashes = piece_hashes(dict, &geometry)?;
-    Ok(Info {
-        name: name(dict, info_hash, warnings),
-        geometry,
-        piece_hashes,
-        files,
-        is_multi_file,
-        is_private: dict.int(b"private").is_some_and(|flag| flag != 0),
-        source: text(dict, b"source.utf-8", b"source"),
-        kind,
+impl<'a> Draft<'a> {
+    pub(super) fn read(dict: Dict<'a>, warnings: &mut Warnings) -> Result<Self, MetainfoError> {
+        let kind = kind(dict, warnings)?;
+        let hashes = info_hashes(dict.raw(), kind);
+        let piece_length_bytes = piece_length(dict)?;
+        let mut name = name(dict, hashes.main(), warnings);
+        let tree = match kind {
+            Kind::V1 => Vec::new(),
+            Kind::V2 | Kind::Hybrid => {
+                tree::check_piece_length(piece_length_bytes)?;
+                tree::files(file_tree(dict)?)?
+            }
+        };
+        if kind == Kind::V2 {
+            let (files, is_multi_file) = named(tree, &mut name);
+            total_bytes(&files)?;
+            let lengths = files.iter().map(|file| file.length_bytes);
+            let geometry = Geometry::of_aligned_files(lengths, piece_length_bytes)?;
+            if geometry.piece_count() > tree::PIECES_MAX {
+                let pieces = geometry.piece_count().into();
+                return Err(MetainfoError::TooManyPieces { pieces });
+            }
+            return Ok(Draft {
+                dict,
+                hashes,
+                kind,
+                files,
+                is_multi_file,
+                geometry,
+                name,
+            });
+        }
+        let (mut files, is_multi_file) = files(dict, warnings)?;
+        let geometry = Geometry::new(total_bytes(&files)?, piece_length_bytes)?;
+        if kind == Kind::Hybrid {
+            let raw_name = dict.bytes(b"name").unwrap_or_default();
+            let single_name = (!is_multi_file).then_some(raw_name);
+            tree::join(&mut files, &tree, single_name, piece_length_bytes)?;
+        }
+        Ok(Draft {
+            dict,
+            hashes,
+            kind,
+            files,
+            is_multi_file,
+            geometry,
+            name,
+        })
+    }
+
+    /// The info with the hashes of its pieces. `layers` gives the layers of the files.
+    pub(super) fn finish(
+        self,
+        layers: impl FnOnce(&[FileEntry], &Geometry) -> Result<PieceLayers, MetainfoError>,
+        warnings: &mut Warnings,
+    ) -> Result<(Info, PieceLayers), MetainfoError> {
+        let (mut given, mut piece_hashes) = (PieceLayers::default(), None);
+        match self.kind {
+            Kind::V1 => {}
+            Kind::V2 => {
+                given = layers(&self.files, &self.geometry)?;
+                let hashes = PieceHashes::of_trees(&self.files, &self.geometry, &given)?;
+                piece_hashes = Some(hashes);
+            }
+            Kind::Hybrid => match layers(&self.files, &self.geometry) {
+                Ok(layers) => given = layers,
+                // All pieces have a SHA-1.
+                Err(error) => warnings.add(format!("of the v2 part: {error}")),
+            },
+        }
+        let piece_hashes = match piece_hashes {
+            Some(hashes) => hashes,
+            None => sha1_hashes(self.dict, &self.geometry)?,
+        };
+        let info = Info {
+            name: self.name,
+            geometry: self.geometry,
+            piece_hashes,
+            files: self.files,
+            is_multi_file: self.is_multi_file,
+            is_private: self.dict.int(b"private").is_some_and(|flag| flag != 0),
+            source: text(self.dict, b"source.utf-8", b"source"),
+            kind: self.kind,
+        };
+        Ok((info, given))
+    }
+}
+
+/// Whether these bytes are the info dictionary that the hashes name.
+pub fn is_info_of(info_bytes: &[u8], hashes: &InfoHashes) -> bool {
+    let kind = match hashes {
+        InfoHashes::V1(_) => Kind::V1,
+        InfoHashes::V2(_) => Kind::V2,
+        InfoHashes::Both(..) => Kind::Hybrid,
+    };
+    info_hashes(info_bytes, kind) == *hashes
+}
+
+fn info_hashes(info_bytes: &[u8], kind: Kind) -> InfoHashes {
+    let v1 = || InfoHash::new(Sha1::digest(info_bytes).into());
+    let v2 = || InfoHashV2::new(Sha256::digest(info_bytes).into());
+    match kind {
+        Kind::V1 => InfoHashes::V1(v1()),
+        Kind::V2 => InfoHashes::V2(v2()),
+        Kind::Hybrid => InfoHashes::Both(v1(), v2()),
+    }
+}
+
+fn file_tree(dict: Dict<'_>) -> Result<Dict<'_>, MetainfoError> {
+    let key = "file tree";
+    let value = dict
+        .get(b"file tree")
+        .ok_or(MetainfoError::Missing { key })?;
+    value.as_dict().ok_or(MetainfoError::WrongType {
+        key,
+        expected: "a dictionary",
     })
+}
+
+/// The files of a tree, and whether there is a folder around them: a lone file at the top is the torrent.
+fn named(mut files: Vec<FileEntry>, name: &mut String) -> (Vec<FileEntry>, bool) {
+    if let [file] = files.as_mut_slice()
+        && let [lone] = file.path.as_slice()
+        && !file.attributes.is_symlink
+    {
+        *name = String::from_utf8_lossy(lone).into_owned();
+        file.path = Vec::new();
+        return (files, false);
+    }
+    (files, true)
 }
 
 /// The first key if it is UTF-8, else the second with invalid bytes replaced.
@@ -68,8 +214,10 @@ fn kind(dict: Dict<'_>, warnings: &mut Warnings) -> Result<Kind, MetainfoError> 
     let has_tree = dict.get(b"file tree").is_some();
     match dict.get(b"meta version").map(Value::as_int) {
         Some(Some(2)) if has_v1 => Ok(Kind::Hybrid),
-        Some(Some(2)) => Err(MetainfoError::V2Only),
-        None if has_tree && !has_v1 => Err(MetainfoError::V2Only),
+        Some(Some(2)) => Ok(Kind::V2),
+        None if has_tree && !has_v1 => Err(MetainfoError::Missing {
+            key: "meta version",
+        }),
         None | Some(Some(1)) => Ok(Kind::V1),
         Some(version) if has_v1 => {
             warnings.add(match version {
@@ -105,7 +253,7 @@ fn piece_length(dict: Dict<'_>) -> Result<u64, MetainfoError> {
         })
 }
 
-fn piece_hashes(dict: Dict<'_>, geometry: &Geometry) -> Result<PieceHashes, MetainfoError> {
+fn sha1_hashes(dict: Dict<'_>, geometry: &Geometry) -> Result<PieceHashes, MetainfoError> {
     let key = "pieces";
     let value = dict.get(b"pieces").ok_or(MetainfoError::Missing { key })?;
     let bytes = value.as_bytes().ok_or(MetainfoError::WrongType {
@@ -177,6 +325,7 @@ fn single_file(dict: Dict<'_>) -> Result<FileEntry, MetainfoError> {
         length_bytes: checked_length(0, length)?,
         attributes,
         symlink_target: Vec::new(),
+        pieces_root: None,
     })
 }
 
@@ -225,10 +374,11 @@ fn file(
         length_bytes,
         attributes,
         symlink_target,
+        pieces_root: None,
     })
 }
 
-fn checked_length(file_index: usize, got_bytes: i64) -> Result<u64, MetainfoError> {
+pub(super) fn checked_length(file_index: usize, got_bytes: i64) -> Result<u64, MetainfoError> {
     u64::try_from(got_bytes).map_err(|_| MetainfoError::BadLength {
         file_index,
         got_bytes,
@@ -255,13 +405,13 @@ fn path(dict: Dict<'_>) -> Option<Vec<Vec<u8>>> {
     elements(utf8.or_else(|| dict.list(b"path"))?)
 }
 
-fn elements(list: List<'_>) -> Option<Vec<Vec<u8>>> {
+pub(super) fn elements(list: List<'_>) -> Option<Vec<Vec<u8>>> {
     list.iter()
         .map(|entry| entry.as_bytes().map(<[u8]>::to_vec))
         .collect()
 }
 
-fn attributes(dict: Dict<'_>) -> FileAttributes {
+pub(super) fn attributes(dict: Dict<'_>) -> FileAttributes {
     let attr = dict.bytes(b"attr").unwrap_or_default();
     FileAttributes {
         is_pad: attr.contains(&b'p'),

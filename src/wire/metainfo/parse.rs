@@ -1,9 +1,10 @@
 //! Everything of a `.torrent` outside its info dictionary: BEP 3, 5, 12, 19. Layer 1.
 
 use super::{
-    Metainfo, MetainfoError, NODES_MAX, TORRENT_BYTES_MAX, TRACKERS_MAX, URL_BYTES_MAX,
-    WEB_SEEDS_MAX, Warnings, info,
+    FileEntry, Metainfo, MetainfoError, NODES_MAX, PieceLayers, TORRENT_BYTES_MAX, TRACKERS_MAX,
+    URL_BYTES_MAX, WEB_SEEDS_MAX, Warnings, info,
 };
+use crate::base::Geometry;
 use crate::wire::bencode::{self, Dict, Value};
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Metainfo, MetainfoError> {
@@ -31,11 +32,17 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Metainfo, MetainfoError> {
             key: "info",
             expected: "a dictionary",
         })?;
-    let info_hash = info::hash(info_dict.raw());
-    let info = info::read(info_dict, info_hash, &mut warnings)?;
+    let draft = info::Draft::read(info_dict, &mut warnings)?;
+    let info_hashes = draft.hashes;
+    let layers = root.dict(b"piece layers");
+    let read =
+        |files: &[FileEntry], geometry: &Geometry| PieceLayers::read(layers, files, geometry);
+    let (info, piece_layers) = draft.finish(read, &mut warnings)?;
     Ok(Metainfo {
         info,
-        info_hash,
+        info_hash: info_hashes.main(),
+        info_hashes,
+        piece_layers,
         announce_tiers: announce_tiers(root, &mut warnings),
         web_seeds: web_seeds(root, &mut warnings),
         comment: info::text(root, b"comment.utf-8", b"comment"),

@@ -159,7 +159,11 @@ impl Load {
         let job = &self.shared.job;
         let connection = job.connections.get(at).ok_or(io::ErrorKind::NotFound)?;
         let lookup = || io::Error::from(io::ErrorKind::NotFound);
-        let geometry = *self.geometries.get(connection.torrent).ok_or_else(lookup)?;
+        let geometry = self
+            .geometries
+            .get(connection.torrent)
+            .ok_or_else(lookup)?
+            .clone();
         let torrent = job.torrents.get(connection.torrent).ok_or_else(lookup)?;
         let fd = socket::socket(
             AddressFamily::Inet,

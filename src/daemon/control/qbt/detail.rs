@@ -74,12 +74,11 @@ impl<B: Backend> Call<'_, B> {
             false => Vec::new(),
         };
         let metainfo = Metainfo::parse(&bytes).ok();
-        let hashes = metainfo
-            .as_ref()
-            .map(|one| one.info.piece_hashes.as_bytes());
+        let hashes = metainfo.iter().flat_map(|one| one.info.piece_hashes.iter());
         let mut json = Json::new(Dialect::Old);
-        json.array(hashes.unwrap_or_default().chunks_exact(20), |json, hash| {
-            let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        json.array(hashes, |json, hash| {
+            let bytes = hash.as_bytes();
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             json.text(&hex);
         });
         Ok(Answer::Json(json.into_bytes()))

@@ -42,7 +42,7 @@ fn a_web_seed_is_asked_for_blocks_that_follow_each_other() {
     let mut w = world("........");
     let key = web(&mut w);
     let first = run(&mut w, key);
-    let geometry = w.torrent.cfg.geometry;
+    let geometry = w.torrent.cfg.geometry.clone();
     let expected = geometry
         .pieces()
         .flat_map(|piece| (0..4).map(move |block| (piece.get(), block * crate::base::BLOCK_BYTES)));

@@ -1,0 +1,9 @@
+//! BitTorrent v2 and hybrid torrents (BEP 52): what is read of them, and libtorrent on the other side.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod info_hashes;
+mod libtorrent;
+mod metainfo;
+mod transfers;
