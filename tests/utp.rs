@@ -5,7 +5,8 @@ mod support;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use support::{Gyre, Sample, sample::text};
+use serde_json::{Value, json};
+use support::{Daemon, Gyre, Sample, sample::text};
 
 /// A seeder and a downloader that knows its address.
 struct Pair {
@@ -63,9 +64,65 @@ fn a_file_comes_over_utp_alone() {
     let mut pair = pair(&slowly, &["--no-tcp"]);
     assert_eq!(utp_peers(&mut pair.seed), 1);
     assert_eq!(utp_peers(&mut pair.leech), 1);
+    let progress = pair.leech.seen().last().unwrap();
+    let one = json!({ "tcp": 0, "utp": 1 });
+    assert_eq!(progress["peers_by_transport"], one);
+    assert_eq!(progress["connections_by_transport"], one);
     // Nobody hears TCP there.
     assert!(std::net::TcpStream::connect(pair.of_seed).is_err());
     comes_whole(pair);
+}
+
+#[test]
+fn a_daemon_names_the_transport_of_each_peer() {
+    let sample = Sample::file(BYTES, 65_536, &[]);
+    let state = sample.dir("daemon");
+    let slowly = ["--limit-up", "1MiB", "--tcp", "false", "--ipv6", "false"];
+    let mut daemon = Daemon::start_with(&state, &slowly);
+    let port = daemon.gyre.listening().port();
+    daemon.add(&sample, &sample.data);
+    daemon.seeding();
+    let of_seed = format!("127.0.0.1:{port}");
+    let (torrent, out) = (text(&sample.torrent), text(&sample.dir("out")));
+    let leech_state = text(&sample.dir("state"));
+    let mut leech = Gyre::start(&[
+        "download",
+        &torrent,
+        "-o",
+        &out,
+        "--state",
+        &leech_state,
+        "--peer",
+        &of_seed,
+        "--port",
+        "0",
+        "--encryption",
+        "require",
+    ]);
+    assert_eq!(utp_peers(&mut leech), 1);
+    let ctl = |words: &[&str]| {
+        let mut ctl = support::program::command();
+        ctl.args(["ctl", "--state"]).arg(&state).args(words);
+        let output = ctl.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shown: Value = serde_json::from_str(&ctl(&["show", "1", "--json"])).unwrap();
+    let peer = &shown["peers"][0];
+    assert_eq!(
+        (&peer["isUTP"], &peer["isEncrypted"]),
+        (&json!(true), &json!(true))
+    );
+    assert!(peer["flagStr"].as_str().unwrap().starts_with('T'), "{peer}");
+    let shown = ctl(&["show", "1"]);
+    assert!(shown.contains("peers       1 (0 TCP, 1 uTP)"), "{shown}");
+    assert!(shown.contains(" uTP "), "{shown}");
+    let session: Value = serde_json::from_str(&ctl(&["limit", "--json"])).unwrap();
+    assert_eq!(session["utp-enabled"], true);
+    assert_eq!(session["tcp-enabled"], false);
+    assert_eq!(session["preferred-transports"], json!(["utp"]));
+    leech.event("complete");
+    daemon.terminate();
 }
 
 #[test]

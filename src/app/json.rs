@@ -111,6 +111,8 @@ fn progress(p: &TorrentProgress) -> Value {
         "peers_filtered": p.peers_filtered,
         "peers_by_source": by_source(&p.peers_by_source),
         "connections_by_source": by_source(&p.connections_by_source),
+        "peers_by_transport": by_transport(p.peers, p.peers_utp),
+        "connections_by_transport": by_transport(p.connections_by_source.total(), p.connections_utp),
         "web_seeds": p.web_seeds,
         "super_seeding": p.super_seeding,
         "pieces_have": p.pieces_have,
@@ -130,6 +132,11 @@ fn by_source(counts: &SourceCounts) -> Value {
         .map(|(word, count)| (word.to_owned(), count.into()))
         .collect();
     counts.into()
+}
+
+/// `{"tcp": 3, "utp": 1}`
+fn by_transport(all: u32, utp: u32) -> Value {
+    json!({ "tcp": all.saturating_sub(utp), "utp": utp })
 }
 
 fn dht(figures: &DhtStats) -> Value {
@@ -188,7 +195,8 @@ mod tests {
             up_bytes_per_s: 9,
             peers: 10,
             peers_by_source: [crate::swarm::Source::Pex; 3].into_iter().collect(),
-            connections_by_source: SourceCounts::new(),
+            connections_by_source: [crate::swarm::Source::Pex; 5].into_iter().collect(),
+            connections_utp: 2,
             peers_encrypted: 3,
             peers_obfuscated: 2,
             peers_utp: 1,
@@ -235,6 +243,9 @@ mod tests {
         assert_eq!(value["state"], "downloading");
         assert_eq!(value["peers_by_source"]["pex"], 3);
         assert_eq!(value["peers_by_source"]["tracker"], 0);
+        assert_eq!(value["peers_by_transport"], json!({"tcp": 9, "utp": 1}));
+        let met = json!({"tcp": 3, "utp": 2});
+        assert_eq!(value["connections_by_transport"], met);
     }
 
     #[test]

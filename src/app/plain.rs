@@ -225,7 +225,15 @@ pub fn summary(p: &TorrentProgress, seconds: f64) -> String {
         .map(|(word, count)| format!("{count} {word}"))
         .collect();
     if !sources.is_empty() {
-        line += &format!(", peers: {}", sources.join(", "));
+        let utp = p.connections_utp;
+        let tcp = p.connections_by_source.total().saturating_sub(utp);
+        let transports = [(tcp, "TCP"), (utp, "uTP")];
+        let transports = transports.iter().filter(|(count, _)| *count > 0);
+        let transports: Vec<String> = transports
+            .map(|(count, word)| format!("{count} {word}"))
+            .collect();
+        let (sources, transports) = (sources.join(", "), transports.join(", "));
+        line += &format!(", peers: {sources} ({transports})");
     }
     if p.peers_filtered > 0 {
         let all = size::plural(p.peers_filtered.into(), "peer");
@@ -269,6 +277,7 @@ mod tests {
             peers: 3,
             peers_by_source: SourceCounts::new(),
             connections_by_source: SourceCounts::new(),
+            connections_utp: 0,
             peers_encrypted: 0,
             peers_obfuscated: 0,
             peers_utp: 0,
@@ -387,7 +396,9 @@ mod tests {
         );
         let met = [Source::Tracker, Source::Pex, Source::Tracker];
         done.connections_by_source = met.into_iter().collect();
-        assert!(summary(&done, 20.0).ends_with("wasted, peers: 2 tracker, 1 pex"));
+        assert!(summary(&done, 20.0).ends_with("wasted, peers: 2 tracker, 1 pex (3 TCP)"));
+        done.connections_utp = 2;
+        assert!(summary(&done, 20.0).ends_with("2 tracker, 1 pex (1 TCP, 2 uTP)"));
         assert!(complete(&done, 0.001).ends_with(": complete already, seeding on"));
         assert!(complete(&done, 1.0).ends_with(": complete after 1.0s, seeding on"));
     }

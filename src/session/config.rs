@@ -300,6 +300,8 @@ pub struct TorrentProgress {
     /// Those by who named their address, and all connections of this run so far.
     pub peers_by_source: SourceCounts,
     pub connections_by_source: SourceCounts,
+    /// Of all connections of this run, those over uTP.
+    pub connections_utp: u32,
     /// Of those, the ones of whose connection nothing can be read on the way.
     pub peers_encrypted: u32,
     /// Of those, the ones whose connection began hidden and goes on in the open.
@@ -353,6 +355,7 @@ impl TorrentProgress {
             super_seeding: false,
             peers_by_source: SourceCounts::new(),
             connections_by_source: SourceCounts::new(),
+            connections_utp: 0,
             peers_known: 0,
             peers_filtered: 0,
             pieces_have: 0,

@@ -310,6 +310,22 @@ impl Driver {
         self.peers.borrow().iter().flatten().count()
     }
 
+    /// A snapshot of every peer.
+    pub fn peer_stats(&self) -> Vec<swarm::PeerStats> {
+        let now = self.shared.now();
+        let mut all = self.read(|core| core.peers(now));
+        let peers = self.peers.borrow();
+        for stats in &mut all {
+            stats.is_encrypted = match peers.get(stats.key.0.index()) {
+                Some(Some((key, Line::Peer(peer)))) if *key == stats.key => {
+                    peer.cover == Cover::Encrypted
+                }
+                _ => false,
+            };
+        }
+        all
+    }
+
     /// How many connections are hidden, and how many are uTP's.
     pub fn covers(&self) -> Covers {
         let peers = self.peers.borrow();

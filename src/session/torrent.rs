@@ -513,6 +513,7 @@ impl<'c> Running<'c> {
             peers: stats.peers_connected,
             peers_by_source: stats.peers_by_source,
             connections_by_source: stats.connections_by_source,
+            connections_utp: stats.connections_utp,
             peers_encrypted: covers.encrypted,
             peers_obfuscated: covers.obfuscated,
             peers_utp: covers.utp,

@@ -28,6 +28,13 @@ impl SourceCounts {
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u32)> + '_ {
         SourceCounts::WORDS.into_iter().zip(self.0)
     }
+
+    /// All of them.
+    pub fn total(&self) -> u32 {
+        self.0
+            .iter()
+            .fold(0, |sum, count| sum.saturating_add(*count))
+    }
 }
 
 impl FromIterator<Source> for SourceCounts {

@@ -48,6 +48,7 @@ impl Fake {
             session.peer_port = 6881;
             session.peers_max = 500;
             session.encryption = "preferred";
+            (session.has_tcp, session.has_utp) = (true, true);
         }
         let file = |name: &str, pieces| File {
             name: name.to_owned(),
@@ -112,6 +113,7 @@ impl Backend for Fake {
             client: "Other 1.0".into(),
             source: "dht",
             is_incoming: true,
+            is_utp: true,
             is_encrypted: true,
             is_seed: false,
             am_choking: false,

@@ -481,7 +481,7 @@ fn vuetorrent_is_told_everything_once_and_then_what_changed() {
     let peer = &peers["peers"]["198.51.100.7:6881"];
     assert_eq!(
         (&peer["client"], &peer["flags"]),
-        (&json!("Other 1.0"), &json!("U I H E"))
+        (&json!("Other 1.0"), &json!("U I H E P"))
     );
     let states = world.get(&format!("torrents/pieceStates?hash={two}"));
     assert_eq!(states, json!([2, 2, 2, 2, 2, 2, 2, 2, 2, 2]));

@@ -231,7 +231,7 @@ fn flood_reads_details_and_sets_limits() {
     assert_eq!(got["files"][1]["name"], "t/b.bin");
     assert_eq!(got["fileStats"][0]["wanted"], true);
     assert_eq!(got["pieces"], "/8A=");
-    assert_eq!(got["peers"][0]["flagStr"], "UEHI");
+    assert_eq!(got["peers"][0]["flagStr"], "TUEHI");
     assert_eq!(got["trackers"][0]["sitename"], "example");
     let stats = world.call("session-stats", Value::Null);
     assert_eq!(stats["torrentCount"], 2);
@@ -251,6 +251,24 @@ fn flood_reads_details_and_sets_limits() {
     );
     let files = world.fake.files.borrow();
     assert!(!files[1].is_wanted && files[0].priority == 1);
+}
+
+#[test]
+fn transports_are_told_as_they_are_and_stay_so() {
+    let world = World::new(1);
+    let fields = json!({ "fields": ["utp-enabled", "tcp-enabled", "preferred-transports"] });
+    let told = world.call("session-get", fields.clone());
+    let both =
+        json!({ "utp-enabled": true, "tcp-enabled": true, "preferred-transports": ["utp", "tcp"] });
+    assert_eq!(told, both);
+    // Forms are sent back whole.
+    world.call("session-set", json!({ "utp-enabled": true }));
+    world.refused("session-set", json!({ "utp-enabled": false }));
+    world.fake.session.borrow_mut().has_utp = false;
+    let told = world.call("session-get", fields);
+    let one = json!({ "utp-enabled": false, "tcp-enabled": true, "preferred-transports": ["tcp"] });
+    assert_eq!(told, one);
+    world.refused("session-set", json!({ "utp-enabled": true }));
 }
 
 #[test]
@@ -313,7 +331,7 @@ fn the_new_dialect_is_the_same_in_other_words() {
     let got = world.json(&asked);
     let one = &got["result"]["torrents"][0];
     assert_eq!((&got["id"], &got["jsonrpc"]), (&json!("x"), &json!("2.0")));
-    assert_eq!(one["peers"][0]["is_utp"], false);
+    assert_eq!(one["peers"][0]["is_utp"], true);
     assert_eq!(one["peers"][0]["client_name"], "Other 1.0");
     assert_eq!(one["tracker_stats"][0]["last_announce_succeeded"], true);
     assert_eq!(one["wanted"], json!([true, true]));

@@ -34,7 +34,7 @@ const LIST_FIELDS: [&str; 15] = [
     "movedShare",
 ];
 /// What `show` shows besides.
-const SHOW_FIELDS: [&str; 14] = [
+const SHOW_FIELDS: [&str; 15] = [
     "downloadDir",
     "totalSize",
     "uploadedEver",
@@ -47,6 +47,7 @@ const SHOW_FIELDS: [&str; 14] = [
     "pieceSize",
     "comment",
     "trackerStats",
+    "peers",
     "files",
     "fileStats",
 ];

@@ -112,6 +112,36 @@ fn policy(policy: &Value) -> String {
     )
 }
 
+/// How many there are, and by which transport.
+fn peers(torrent: &Value) -> String {
+    let all = number(torrent, "peersConnected");
+    let listed = torrent["peers"].as_array().map_or(&[][..], Vec::as_slice);
+    let utp = listed.iter().filter(|peer| peer["isUTP"] == true).count();
+    match listed.len() {
+        0 => all.to_string(),
+        listed => format!("{all} ({} TCP, {utp} uTP)", listed - utp),
+    }
+}
+
+/// One that is connected.
+fn peer(peer: &Value) -> String {
+    let addr = match text(peer, "address") {
+        ip if ip.contains(':') => format!("[{ip}]:{}", number(peer, "port")),
+        ip => format!("{ip}:{}", number(peer, "port")),
+    };
+    let transport = match peer["isUTP"] == true {
+        true => "uTP",
+        false => "TCP",
+    };
+    let share = peer["progress"].as_f64().unwrap_or(0.0) * 100.0;
+    format!(
+        "peer        {addr} {transport} {share:.0}% down {} up {} {}",
+        rate(number(peer, "rateToClient")),
+        rate(number(peer, "rateToPeer")),
+        cut(&text(peer, "clientName"), NAME_CHARS_MAX),
+    )
+}
+
 /// All that is known of one.
 pub fn show(torrent: &Value) -> Vec<String> {
     let labels = torrent["labels"].as_array().cloned().unwrap_or_default();
@@ -143,7 +173,7 @@ pub fn show(torrent: &Value) -> Vec<String> {
         ("downloaded", bytes("downloadedEver")),
         ("up", rate(number(torrent, "rateUpload"))),
         ("down", rate(number(torrent, "rateDownload"))),
-        ("peers", number(torrent, "peersConnected").to_string()),
+        ("peers", peers(torrent)),
         ("labels", labels.join(", ")),
         ("comment", text(torrent, "comment")),
     ]
@@ -155,6 +185,8 @@ pub fn show(torrent: &Value) -> Vec<String> {
         let said = text(tracker, "lastAnnounceResult");
         lines.push(format!("tracker     {} {said}", text(tracker, "announce")));
     }
+    let connected = torrent["peers"].as_array().into_iter().flatten();
+    lines.extend(connected.map(peer));
     let stats = torrent["fileStats"].as_array().cloned().unwrap_or_default();
     let files = torrent["files"].as_array().into_iter().flatten();
     for (index, file) in files.enumerate() {
@@ -194,11 +226,24 @@ mod tests {
     fn names_do_not_reach_the_terminal_as_they_are() {
         let torrent = serde_json::json!({
             "id": 3, "name": "a\u{1b}[31mb", "percentDone": 0.5, "status": 4, "uploadRatio": 1.25,
-            "errorString": "", "files": [{ "name": "\u{1b}]0;x\u{7}", "length": 1, "bytesCompleted": 0 }]
+            "errorString": "", "peersConnected": 2, "peers": [
+                { "address": "::1", "port": 7, "isUTP": true, "clientName": "c\u{1b}[2J", "progress": 1.0, "rateToPeer": 5_000 },
+                { "address": "192.0.2.1", "port": 8, "isUTP": false, "clientName": "d" },
+            ], "files": [{ "name": "\u{1b}]0;x\u{7}", "length": 1, "bytesCompleted": 0 }]
         });
         let lines = [list(std::slice::from_ref(&torrent)), show(&torrent)].concat();
         assert!(
             lines.iter().all(|line| !line.contains(['\u{1b}', '\u{7}'])),
+            "{lines:?}"
+        );
+        let has = |line: &str| lines.iter().any(|have| have.starts_with(line));
+        assert!(has("peers       2 (1 TCP, 1 uTP)"), "{lines:?}");
+        assert!(
+            has("peer        [::1]:7 uTP 100% down - up 4.88 KiB/s c"),
+            "{lines:?}"
+        );
+        assert!(
+            has("peer        192.0.2.1:8 TCP 0% down - up - d"),
             "{lines:?}"
         );
         assert!(

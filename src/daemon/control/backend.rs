@@ -344,6 +344,7 @@ pub struct Peer {
     /// One of [`SourceCounts::WORDS`].
     pub source: &'static str,
     pub is_incoming: bool,
+    pub is_utp: bool,
     pub is_encrypted: bool,
     pub is_seed: bool,
     pub am_choking: bool,
@@ -400,6 +401,9 @@ pub struct Session {
     pub has_dht: bool,
     pub has_pex: bool,
     pub has_lsd: bool,
+    /// Whether peers are connected to over TCP, and over uTP.
+    pub has_tcp: bool,
+    pub has_utp: bool,
     /// `required`, `preferred` or `tolerated`.
     pub encryption: &'static str,
     pub panics: u64,

@@ -49,6 +49,8 @@ struct Fixed {
     has_dht: bool,
     has_pex: bool,
     has_lsd: bool,
+    has_tcp: bool,
+    has_utp: bool,
     encryption: &'static str,
 }
 
@@ -114,6 +116,8 @@ impl Live {
                 has_dht: config.dht.is_some(),
                 has_pex: config.exchanges_peers,
                 has_lsd: config.lsd,
+                has_tcp: config.tcp,
+                has_utp: config.utp,
                 encryption: match config.encryption {
                     Encryption::Require => "required",
                     Encryption::Prefer => "preferred",
@@ -311,6 +315,8 @@ impl Backend for Live {
             has_dht: fixed.has_dht,
             has_pex: fixed.has_pex,
             has_lsd: fixed.has_lsd,
+            has_tcp: fixed.has_tcp,
+            has_utp: fixed.has_utp,
             encryption: fixed.encryption,
             panics: now.panics,
         }

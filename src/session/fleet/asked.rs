@@ -24,10 +24,9 @@ pub(super) fn reannounce(shared: &Shared, info_hash: &InfoHash) {
 
 /// Peers, trackers and pieces at this moment.
 pub(super) fn details(shared: &Shared, info_hash: &InfoHash) -> TorrentDetails {
-    let now = shared.now();
     match shared.door(info_hash) {
         Some(Door::Torrent(driver)) => TorrentDetails {
-            peers: driver.read(|core| core.peers(now)),
+            peers: driver.peer_stats(),
             trackers: [
                 driver.announcers.status(),
                 shared.seed_trackers.status(info_hash),

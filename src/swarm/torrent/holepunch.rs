@@ -14,8 +14,10 @@ use crate::wire::ut_holepunch::{HolepunchError, HolepunchMessage, HolepunchParse
 impl Torrent {
     /// uTP carries the connection. To be called right after `on_connected`; a stale key is ignored.
     pub fn on_utp(&mut self, key: PeerKey) {
-        if let Some(peer) = self.peers.get_mut(key.0) {
-            peer.is_utp = true;
+        if let Some(peer) = self.peers.get_mut(key.0)
+            && !std::mem::replace(&mut peer.is_utp, true)
+        {
+            self.met_utp = self.met_utp.saturating_add(1);
         }
     }
 

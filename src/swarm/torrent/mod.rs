@@ -97,6 +97,8 @@ pub struct Torrent {
     own_address: OwnAddress,
     /// Connections taken in so far.
     met: SourceCounts,
+    /// Of those, the ones over uTP.
+    met_utp: u32,
     /// Pieces got since the start, in order; each peer has a cursor into it.
     have_log: Vec<PieceIndex>,
     /// Peers that could be asked for more but for assembly memory, longest wait first.
@@ -179,6 +181,7 @@ impl Torrent {
             punching: BTreeSet::new(),
             own_address: OwnAddress::default(),
             met: SourceCounts::new(),
+            met_utp: 0,
             have_log: Vec::new(),
             starved: VecDeque::new(),
             down: RateMeter::new(now),

@@ -30,6 +30,8 @@ pub struct TorrentStats {
     pub peers_by_source: SourceCounts,
     /// The same of all connections of this run.
     pub connections_by_source: SourceCounts,
+    /// Of all connections so far, those over uTP.
+    pub connections_utp: u32,
     /// Addresses known, connected or not.
     pub peers_known: u32,
     /// Addresses refused because the user's list has them.
@@ -62,6 +64,10 @@ pub struct PeerStats {
     pub is_inbound: bool,
     /// Who named its address.
     pub source: Source,
+    /// uTP carries it.
+    pub is_utp: bool,
+    /// Nothing of it can be read on the way. Only the session knows, which sets it.
+    pub is_encrypted: bool,
     pub am_choking: bool,
     pub am_interested: bool,
     pub peer_choking: bool,
@@ -99,6 +105,7 @@ impl Torrent {
             peers_half_open: (self.dialing.len() + self.punching.len()) as u32,
             peers_by_source: self.staying().map(|(_, peer)| peer.source).collect(),
             connections_by_source: self.met,
+            connections_utp: self.met_utp,
             peers_known: self.candidates.known_count() as u32,
             peers_filtered: self.candidates.filtered_count() as u32,
             seeds_connected: seeds.count() as u32,
@@ -125,6 +132,8 @@ impl Torrent {
             peer_id: peer.conn.peer_id,
             is_inbound: peer.conn.is_inbound,
             source: peer.source,
+            is_utp: peer.is_utp,
+            is_encrypted: false,
             am_choking: peer.am_choking,
             am_interested: peer.am_interested,
             peer_choking: peer.peer_choking,

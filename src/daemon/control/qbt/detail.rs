@@ -258,7 +258,7 @@ fn write_peer(torrent: &Torrent, peer: &Peer, json: &mut Json) {
     json.open(b'{');
     for (key, text) in [
         ("client", peer.client.as_str()),
-        ("connection", "BT"),
+        ("connection", if peer.is_utp { "μTP" } else { "BT" }),
         ("country", ""),
         ("country_code", ""),
         ("files", ""),
@@ -321,6 +321,7 @@ fn flags(peer: &Peer) -> Vec<(char, &'static str)> {
         ('X', "from peer exchange", peer.source == "pex"),
         ('L', "from the local network", peer.source == "lsd"),
         ('E', "encrypted", peer.is_encrypted),
+        ('P', "over uTP", peer.is_utp),
     ];
     let set = letters.into_iter().filter(|(_, _, is_set)| *is_set);
     set.map(|(flag, words, _)| (flag, words)).collect()

@@ -114,7 +114,7 @@ fn peer(torrent: &Torrent, peer: &Peer, json: &mut Json) {
         ("isEncrypted", peer.is_encrypted),
         ("isIncoming", peer.is_incoming),
         ("isUploadingTo", is_taking),
-        ("isUTP", false),
+        ("isUTP", peer.is_utp),
         ("peerIsChoked", peer.am_choking),
         ("peerIsInterested", peer.peer_interested),
     ] {
@@ -148,6 +148,7 @@ fn flags(peer: &Peer, is_giving: bool, is_taking: bool) -> String {
         _ => ' ',
     };
     let letters = [
+        ('T', peer.is_utp),
         ('D', is_giving),
         ('d', peer.am_interested && peer.peer_choking),
         ('U', is_taking),

@@ -11,7 +11,7 @@ use crate::daemon::control::json::{Dialect, Json, snake};
 type Write = fn(&Session, &mut Json);
 
 /// What there is no setting for, with the value that says so.
-const ABSENT_BOOLS: [&str; 13] = [
+const ABSENT_BOOLS: [&str; 12] = [
     "alt-speed-time-enabled",
     "blocklist-enabled",
     "incomplete-dir-enabled",
@@ -23,7 +23,6 @@ const ABSENT_BOOLS: [&str; 13] = [
     "script-torrent-done-seeding-enabled",
     "sequential-download",
     "trash-original-torrent-files",
-    "utp-enabled",
     "anti-brute-force-enabled",
 ];
 const ABSENT_NUMBERS: [&str; 6] = [
@@ -43,7 +42,7 @@ const ABSENT_TEXTS: [&str; 6] = [
     "script-torrent-done-seeding-filename",
 ];
 
-const PRESENT: [(&str, Write); 35] = [
+const PRESENT: [(&str, Write); 36] = [
     ("config-dir", |s, json| json.text(&s.state)),
     ("dht-enabled", |s, json| json.bool(s.has_dht)),
     ("download-dir", |s, json| json.text(&s.downloads)),
@@ -53,8 +52,11 @@ const PRESENT: [(&str, Write); 35] = [
     ("peer-limit-per-torrent", |s, json| json.uint(s.peers_max)),
     ("peer-port", |s, json| json.uint(s.peer_port)),
     ("pex-enabled", |s, json| json.bool(s.has_pex)),
-    ("preferred-transports", |_, json| {
-        json.array(["tcp"], |json, word| json.text(word));
+    ("preferred-transports", |s, json| {
+        // uTP first, to whoever is not of our own network.
+        let words = [("utp", s.has_utp), ("tcp", s.has_tcp)];
+        let words = words.into_iter().filter(|(_, is_on)| *is_on);
+        json.array(words, |json, (word, _)| json.text(word));
     }),
     ("reqq", |_, json| json.uint(500_u64)),
     ("rpc-version", |_, json| json.uint(RPC_VERSION)),
@@ -93,7 +95,8 @@ const PRESENT: [(&str, Write); 35] = [
     ("idle-seeding-limit-enabled", |s, json| {
         json.bool(s.seed_idle_minutes.is_some());
     }),
-    ("tcp-enabled", |_, json| json.bool(true)),
+    ("tcp-enabled", |s, json| json.bool(s.has_tcp)),
+    ("utp-enabled", |s, json| json.bool(s.has_utp)),
     ("alt-speed-down", |s, json| {
         json.uint(s.alt.down_bytes_per_s / 1_000);
     }),
