@@ -374,6 +374,7 @@ fn open(
     info!(
         bytes = report.bytes,
         registered_bytes = report.registered_bytes,
+        grows = report.grows,
         "buffers"
     );
     if let Some(note) = &report.note {

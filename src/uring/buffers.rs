@@ -1,7 +1,11 @@
-//! THE pool of payload memory: page-aligned, registered with the ring once (layer 4).
+//! THE pool of payload memory: page-aligned, registered with the ring (layer 4).
 //!
 //! Holds: the regions, their allocation, the segments handed out. Does not hold: credits (the session
 //! bounds who may take how much).
+//!
+//! Where locked memory is not limited the pool grows: one region is registered at first, each further one when those
+//! before it are full. A box at rest then holds 4 MiB. Where it is limited all is registered at once: what is left for
+//! later, somebody else of the same user takes.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,15 +18,19 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use tokio::sync::Notify;
 use tokio_uring::buf::fixed::FixedBufRegistry;
 use tokio_uring::buf::{IoBuf, IoBufMut};
+use tracing::debug;
 
 use super::buddy::{Buddy, ORDER_MAX, UNIT_BYTES};
 use super::limits::{self, Limit};
-use super::ring;
+use super::{registration, ring};
 
 /// Longest segment of the pool (1 MiB): the longest single disk write.
 pub const SEGMENT_BYTES_MAX: usize = UNIT_BYTES << ORDER_MAX;
 /// The kernel registers at most 1 GiB as one buffer.
 const REGION_BYTES_MAX: usize = 1 << 30;
+/// A pool that grows does so in steps of a 64th, at least of this.
+const STEP_BYTES_MIN: usize = 4 << 20;
+const STEPS: usize = 64;
 /// Regions of a pool: 256 GiB is beyond any machine this is for, and well under 1,024 buffers.
 const REGIONS_MAX: usize = 256;
 /// Registering less than this is not worth its entries.
@@ -39,8 +47,10 @@ pub(crate) const PAGE_BYTES: usize = 4096;
 pub struct PoolReport {
     /// Memory of the pool, in bytes.
     pub bytes: usize,
-    /// How much of it is registered with the ring, in bytes.
+    /// How much of it is registered with the ring now, in bytes.
     pub registered_bytes: usize,
+    /// The rest is registered when it is needed.
+    pub grows: bool,
     /// For the operator, to be said once: why not all of it is registered.
     pub note: Option<String>,
 }
@@ -94,28 +104,37 @@ impl Aligned {
     }
 }
 
-/// A region as tokio-uring's registry wants it.
-struct RegionBuf(Rc<Mapping>);
+/// A region as tokio-uring's registry wants it; `None` keeps its number free for one that is registered later.
+struct RegionBuf(Option<Rc<Mapping>>);
 
-// SAFETY: the mapping neither moves nor shrinks while the Rc lives, and all of it is initialised.
+impl RegionBuf {
+    fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |memory| memory.bytes)
+    }
+}
+
+// SAFETY: the mapping neither moves nor shrinks while the Rc lives, and all of it is initialised. The kernel takes a
+// null pointer with no bytes for a number without a buffer.
 unsafe impl IoBuf for RegionBuf {
     fn stable_ptr(&self) -> *const u8 {
-        self.0.start.as_ptr()
+        let memory = self.0.as_ref();
+        memory.map_or(std::ptr::null(), |memory| memory.start.as_ptr())
     }
 
     fn bytes_init(&self) -> usize {
-        self.0.bytes
+        self.bytes()
     }
 
     fn bytes_total(&self) -> usize {
-        self.0.bytes
+        self.bytes()
     }
 }
 
 // SAFETY: as above. The registry itself never reads or writes the memory: nothing is checked out of it.
 unsafe impl IoBufMut for RegionBuf {
     fn stable_mut_ptr(&mut self) -> *mut u8 {
-        self.0.start.as_ptr()
+        let memory = self.0.as_ref();
+        memory.map_or(std::ptr::null_mut(), |memory| memory.start.as_ptr())
     }
 
     unsafe fn set_init(&mut self, _: usize) {}
@@ -145,14 +164,27 @@ impl Region {
 struct Bounds {
     memlock: Limit,
     region_bytes_max: usize,
+    /// Regions can be registered one by one.
+    grows: bool,
 }
 
 impl Bounds {
     fn here() -> Bounds {
+        let memlock = limits::memlock();
         Bounds {
-            memlock: limits::memlock(),
+            memlock,
             region_bytes_max: REGION_BYTES_MAX,
+            grows: memlock == Limit::Unlimited && registration::is_possible(),
         }
+    }
+
+    /// Length of a pool's regions, but for the last.
+    fn region_bytes(&self, bytes: usize) -> usize {
+        if !self.grows {
+            return self.region_bytes_max;
+        }
+        let step = (bytes / STEPS).next_multiple_of(SEGMENT_BYTES_MAX);
+        step.max(STEP_BYTES_MIN).min(self.region_bytes_max)
     }
 
     /// Whether the limit as such leaves room, so that waiting for late memory makes sense.
@@ -177,10 +209,16 @@ impl Bounds {
 
 struct Shared {
     regions: RefCell<Vec<Region>>,
+    /// How many of them, from the first, are in use. The others are not registered yet.
+    open: Cell<usize>,
+    register_more: RefCell<RegisterMore>,
     bytes_free: Cell<usize>,
     heap_bytes: Cell<usize>,
     freed: Notify,
 }
+
+/// Has the ring know one more region by its number.
+type RegisterMore = Box<dyn FnMut(u16, NonNull<u8>, usize) -> io::Result<()>>;
 
 /// Handle of the pool; clones share it.
 #[derive(Clone)]
@@ -218,7 +256,7 @@ impl Pool {
     fn with_registrar(
         bytes: usize,
         bounds: Bounds,
-        mut registrar: impl FnMut(&[Rc<Mapping>]) -> io::Result<()>,
+        mut registrar: impl FnMut(&[Option<Rc<Mapping>>]) -> io::Result<()>,
     ) -> io::Result<(Pool, PoolReport)> {
         let bytes = bytes
             .clamp(SEGMENT_BYTES_MAX, REGION_BYTES_MAX * REGIONS_MAX)
@@ -233,10 +271,12 @@ impl Pool {
             want = 0;
         }
         while want >= REGISTERED_BYTES_MIN {
-            let regions = regions_of(want, bounds.region_bytes_max, true)?;
-            let memories: Vec<_> = regions.iter().map(|r| Rc::clone(&r.memory)).collect();
-            let Err(error) = registrar(&memories) else {
-                return Pool::assemble(bytes, regions, cause);
+            let regions = regions_of(want, bounds.region_bytes(want), true)?;
+            let at_once = if bounds.grows { 1 } else { regions.len() };
+            let memories = regions.iter().enumerate();
+            let memories = memories.map(|(i, r)| (i < at_once).then(|| Rc::clone(&r.memory)));
+            let Err(error) = registrar(&memories.collect::<Vec<_>>()) else {
+                return Pool::assemble(bytes, regions, at_once, cause);
             };
             let is_no_memory = error.raw_os_error() == Some(libc::ENOMEM);
             cause.get_or_insert(error);
@@ -249,26 +289,29 @@ impl Pool {
                 want = bounds.smaller(want);
             }
         }
-        Pool::assemble(bytes, Vec::new(), cause)
+        Pool::assemble(bytes, Vec::new(), 0, cause)
     }
 
+    /// Of `regions`, which have numbers with the ring, so many are registered. Plain memory makes up for what they lack.
     fn assemble(
         bytes: usize,
         mut regions: Vec<Region>,
+        registered: usize,
         error: Option<io::Error>,
     ) -> io::Result<(Pool, PoolReport)> {
-        let registered_bytes = regions.iter().map(|r| r.memory.bytes).sum();
-        if registered_bytes < bytes {
-            regions.extend(regions_of(
-                bytes - registered_bytes,
-                REGION_BYTES_MAX,
-                false,
-            )?);
+        let sum = |regions: &[Region]| regions.iter().map(|r| r.memory.bytes).sum::<usize>();
+        let registered_bytes = sum(&regions[..registered]);
+        let numbered_bytes = sum(&regions);
+        let grows = registered < regions.len();
+        if numbered_bytes < bytes {
+            regions.extend(regions_of(bytes - numbered_bytes, REGION_BYTES_MAX, false)?);
         }
         let note = error
-            .filter(|_| registered_bytes < bytes)
-            .map(|e| note(bytes, registered_bytes, &e));
+            .filter(|_| numbered_bytes < bytes)
+            .map(|e| note(bytes, numbered_bytes, &e));
         let shared = Shared {
+            open: Cell::new(if grows { registered } else { regions.len() }),
+            register_more: RefCell::new(Box::new(registration::add)),
             regions: RefCell::new(regions),
             bytes_free: Cell::new(bytes),
             heap_bytes: Cell::new(0),
@@ -277,6 +320,7 @@ impl Pool {
         let report = PoolReport {
             bytes,
             registered_bytes,
+            grows,
             note,
         };
         let pool = Pool {
@@ -290,10 +334,14 @@ impl Pool {
     pub fn alloc(&self, len: usize) -> Option<Segment> {
         let order = Buddy::order_of(len)?;
         let mut regions = self.shared.regions.borrow_mut();
-        let (index, unit) = regions
-            .iter_mut()
-            .enumerate()
-            .find_map(|(i, r)| Some((i, r.buddy.alloc(order)?)))?;
+        let (index, unit) = loop {
+            let open = self.shared.open.get();
+            let mut in_use = regions.iter_mut().take(open).enumerate();
+            if let Some(found) = in_use.find_map(|(i, r)| Some((i, r.buddy.alloc(order)?))) {
+                break found;
+            }
+            self.open_next(regions.get_mut(open)?);
+        };
         let region = &regions[index];
         let capacity = UNIT_BYTES << order;
         self.shared
@@ -313,6 +361,20 @@ impl Pool {
                 buf_index: region.buf_index,
             },
         })
+    }
+
+    /// Takes one more region into use: registered if the kernel takes it, as plain memory otherwise.
+    fn open_next(&self, region: &mut Region) {
+        self.shared.open.set(self.shared.open.get() + 1);
+        let Some(number) = region.buf_index else {
+            return;
+        };
+        let memory = &region.memory;
+        let mut register_more = self.shared.register_more.borrow_mut();
+        if let Err(error) = register_more(number, memory.start, memory.bytes) {
+            region.buf_index = None;
+            debug!(%error, bytes = memory.bytes, "buffers stay unregistered");
+        }
     }
 
     /// Like [`Pool::alloc`], with page-aligned memory of its own when the pool has none; callers bound
@@ -503,8 +565,8 @@ fn regions_of(
 }
 
 /// Registers the regions with the ring of this thread; buffer numbers are their positions.
-fn register(memories: &[Rc<Mapping>]) -> io::Result<()> {
-    let bufs = memories.iter().map(|m| RegionBuf(Rc::clone(m)));
+fn register(memories: &[Option<Rc<Mapping>>]) -> io::Result<()> {
+    let bufs = memories.iter().map(|memory| RegionBuf(memory.clone()));
     FixedBufRegistry::new(bufs).register()
 }
 
@@ -527,12 +589,13 @@ mod tests {
     const BOUNDS: Bounds = Bounds {
         memlock: Limit::Unlimited,
         region_bytes_max: MIB,
+        grows: false,
     };
 
     /// A kernel that locks at most `limit` bytes.
     fn limited(bytes: usize, limit: usize, bounds: Bounds) -> (Pool, PoolReport) {
         Pool::with_registrar(bytes, bounds, |memories| {
-            let wanted: usize = memories.iter().map(|m| m.bytes).sum();
+            let wanted: usize = memories.iter().flatten().map(|m| m.bytes).sum();
             if wanted <= limit {
                 return Ok(());
             }
@@ -601,6 +664,74 @@ mod tests {
                 held.push(segment);
             }
             assert_eq!(seen, [0, 0, 1, 1, 2, 2]);
+        });
+    }
+
+    #[test]
+    fn a_pool_that_grows_registers_what_is_needed_and_goes_on_without() {
+        let bounds = Bounds {
+            region_bytes_max: REGION_BYTES_MAX,
+            grows: true,
+            ..BOUNDS
+        };
+        let (pool, report) = limited(12 * MIB, 4 * MIB, bounds);
+        assert_eq!((report.bytes, report.registered_bytes), (12 * MIB, 4 * MIB));
+        assert!(report.grows && report.note.is_none());
+        let asked = Rc::new(RefCell::new(Vec::new()));
+        let told = Rc::clone(&asked);
+        *pool.shared.register_more.borrow_mut() = Box::new(move |number, _, bytes| {
+            told.borrow_mut().push((number, bytes));
+            if number == 2 {
+                return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+            }
+            Ok(())
+        });
+        let mut all: Vec<_> = (0..4).map(|_| pool.alloc(MIB).unwrap()).collect();
+        assert!(asked.borrow().is_empty(), "the first region does");
+        all.extend((0..8).map(|_| pool.alloc(MIB).unwrap()));
+        assert_eq!(*asked.borrow(), [(1, 4 * MIB), (2, 4 * MIB)]);
+        let numbers = |i: usize| all[i * 4].buf_index();
+        assert_eq!([numbers(0), numbers(1), numbers(2)], [Some(0), Some(1), None]);
+        assert!(pool.alloc(1).is_none());
+        drop(all);
+        pool.check();
+        assert_eq!(pool.free_bytes(), 12 * MIB);
+    }
+
+    #[test]
+    fn what_is_registered_later_is_read_and_written_by_its_number() {
+        use crate::uring::{files::File, ring};
+        // Another test's ring that comes in the same moment hides which one is ours.
+        let ring = (0..100).find_map(|_| {
+            let ring = ring::start(ring::RingConfig {
+                sq_entries: Some(64),
+                ..Default::default()
+            });
+            Some(ring.unwrap()).filter(|_| registration::is_possible())
+        });
+        let file = tempfile::tempfile().unwrap();
+        ring.unwrap().block_on(async {
+            let bounds = Bounds {
+                region_bytes_max: REGION_BYTES_MAX,
+                grows: true,
+                ..BOUNDS
+            };
+            let (pool, report) = Pool::with_registrar(9 * MIB, bounds, register).unwrap();
+            assert_eq!(report.registered_bytes, 4 * MIB);
+            let file = File::from_fd(file.into());
+            let mut held = Vec::new();
+            for i in 0..9u8 {
+                let mut segment = pool.alloc(MIB).unwrap();
+                assert_eq!(segment.buf_index(), Some(u16::from(i) / 4));
+                segment.as_mut_slice().fill(i + 1);
+                let (written, mut segment) = file.write_at(segment, 0..MIB, 0).await;
+                written.unwrap();
+                segment.as_mut_slice().fill(0);
+                let (read, segment) = file.read_at(segment, 0..MIB, 0).await;
+                assert_eq!(read.unwrap(), MIB);
+                assert!(segment.as_slice().iter().all(|&b| b == i + 1));
+                held.push(segment);
+            }
         });
     }
 

@@ -17,6 +17,7 @@ pub mod probe;
 pub mod process;
 pub mod random;
 pub mod readahead;
+mod registration;
 pub mod resolve;
 pub mod ring;
 pub mod sha1_lanes;

@@ -16,7 +16,7 @@ use tracing::{debug, info};
 pub use tokio_uring::spawn;
 
 use super::limits::{self, Limit};
-use super::op;
+use super::{op, registration};
 
 /// Submission entries where the memory limit allows: a full turn of a few thousand sockets.
 const SQ_ENTRIES_MAX: u32 = 4096;
@@ -210,6 +210,7 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        registration::forget();
         if op::in_flight() > 0 {
             self.runtime.block_on(drain());
         }
@@ -297,7 +298,10 @@ fn make(report: RingReport) -> io::Result<Runtime> {
     builder
         .entries(report.sq_entries)
         .uring_builder(&uring_builder(report));
-    Runtime::new(&builder)
+    let before = registration::Before::now();
+    let runtime = Runtime::new(&builder)?;
+    before.note_new();
+    Ok(runtime)
 }
 
 /// Held while more than the least is asked for, where a limit holds for all commands of a user: what it takes, about
