@@ -46,6 +46,7 @@ use logs::LogConfig;
 /// The whole command: arguments, logs, signals, the verb, the exit code.
 pub fn main() -> ExitCode {
     install_panic_hook();
+    crate::uring::memory::settle();
     signals::install();
     let arguments = usage::spelled_out(std::env::args_os().collect());
     let cli = match cli::parse(arguments.iter().cloned()) {

@@ -14,7 +14,7 @@ use super::date::unix_now_s;
 use super::kept::Kept;
 use super::queueing::Queue;
 use super::relocate::Moves;
-use super::row::{Origin, TorrentRow};
+use super::row::{Facts, Origin, TorrentRow};
 use super::store::Write;
 use super::torrents::Torrents;
 use super::writer::Pending;
@@ -167,22 +167,37 @@ impl Control {
 
     /// Every torrent, in the order of their info_hashes.
     pub fn torrents(&self) -> Vec<Listed> {
-        let waiting = self.inner.queue().waiting();
-        let rows: Vec<Arc<TorrentRow>> = self.inner.torrents.rows().values().cloned().collect();
-        // Both are in the order of info_hashes.
-        let mut shown = self.inner.session.torrents().into_iter().peekable();
-        let listed = rows.into_iter().map(|row| {
-            let info_hash = row.info_hash;
-            while shown.next_if(|one| one.info_hash() < info_hash).is_some() {}
-            Listed {
-                shown: shown.next_if(|one| one.info_hash() == info_hash),
-                is_waiting: waiting.contains(&info_hash),
-                row,
+        let mut torrents = Vec::new();
+        self.each(|_, row, shown, is_waiting| {
+            if row.leaving.is_none() {
+                torrents.push(Listed {
+                    row: row.clone(),
+                    shown: shown.cloned(),
+                    is_waiting,
+                });
             }
         });
-        listed
-            .filter(|listed| listed.row.leaving.is_none())
-            .collect()
+        torrents
+    }
+
+    /// Shows each torrent, those that leave among them, in the order of info_hashes: what is remembered of it, what it is
+    /// doing, and whether it waits for its turn. Nothing is copied; `see` asks this handle nothing and waits for nothing.
+    pub(super) fn each(
+        &self,
+        mut see: impl FnMut(InfoHash, &Arc<TorrentRow>, Option<&Arc<TorrentSnapshot>>, bool),
+    ) {
+        let waiting = self.inner.queue().waiting();
+        let rows = self.inner.torrents.rows();
+        self.inner.session.with_torrents(|shown| {
+            // Both are in the order of info_hashes.
+            let mut shown = shown.iter().peekable();
+            for (info_hash, row) in rows.iter() {
+                while shown.next_if(|(one, _)| *one < info_hash).is_some() {}
+                let shown = shown.next_if(|(one, _)| *one == info_hash);
+                let is_waiting = !waiting.is_empty() && waiting.contains(info_hash);
+                see(*info_hash, row, shown.map(|(_, shown)| shown), is_waiting);
+            }
+        });
     }
 
     /// One torrent, if it is there.
@@ -491,6 +506,17 @@ impl Control {
             self.inner.torrents.rows().insert(info_hash, before);
             ControlError::NotKept(error)
         })
+    }
+
+    /// Adds to a row what its .torrent says. It is in no hurry to be on disk.
+    pub(super) fn know(&self, info_hash: InfoHash, facts: Facts) {
+        let mut rows = self.inner.torrents.rows();
+        if let Some(row) = rows.get_mut(&info_hash) {
+            let row = Arc::make_mut(row);
+            row.facts = Some(Box::new(facts));
+            let writes = vec![Write::Put(Box::new(row.clone()))];
+            drop(self.inner.torrents.writer.begin(writes));
+        }
     }
 
     /// Brings the figures of rows up to what the session shows: of those that changed since `revision`. Returns the

@@ -4,7 +4,7 @@
 //! until the last old file is gone, so that a killed one goes on with the next start. A seed that has everything is served
 //! from the old place until all is at the new one; what still fetches, or needs no copy, rests meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -162,6 +162,13 @@ impl Control {
                 done.map(|_| ())
             }
         }
+    }
+
+    /// Those whose files are on their way, and those whose files did not go.
+    pub fn moved(&self) -> BTreeSet<InfoHash> {
+        let mut moved: BTreeSet<_> = self.inner.moves.table().keys().copied().collect();
+        moved.extend(self.inner.moves.told().keys().copied());
+        moved
     }
 
     /// Share of a torrent's files that is moved, 0 to 1; `None` when they stay where they are.

@@ -13,9 +13,14 @@ use sha1::{Digest, Sha1};
 use super::tuning::TorrentSettings;
 use crate::base::InfoHash;
 use crate::session::{Rename, TorrentProgress, TorrentState};
+use crate::wire::metainfo::Metainfo;
 
 /// Length of the SHA-1 in front of a row.
 const CHECKSUM_BYTES: usize = 20;
+/// Of a comment, for lists.
+const TEXT_CHARS_MAX: usize = 1_024;
+/// In the link that leads to a torrent.
+const WEB_SEEDS_MAX: usize = 16;
 
 /// Where a torrent's metadata is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +91,40 @@ pub struct TorrentRow {
     pub crosses: bool,
     /// When all of it was last read in the background.
     pub scrubbed_unix_s: Option<i64>,
+    /// What else its .torrent says of it; `None` of one that has none yet, and in states of earlier versions.
+    pub facts: Option<Box<Facts>>,
+}
+
+/// What lists show of a .torrent beside what a row has anyway: texts and lists no longer than lists need.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// Of all files.
+    pub total_bytes: u64,
+    pub piece_length_bytes: u32,
+    pub comment: String,
+    pub creator: String,
+    pub created_unix_s: Option<i64>,
+    pub web_seeds: Vec<String>,
+}
+
+impl Facts {
+    /// What that metadata says.
+    pub fn of(metainfo: &Metainfo) -> Facts {
+        let cut = |text: &Option<String>| {
+            let text = text.as_deref().unwrap_or_default();
+            text.chars().take(TEXT_CHARS_MAX).collect()
+        };
+        let web_seeds = metainfo.web_seeds.iter().take(WEB_SEEDS_MAX);
+        Facts {
+            total_bytes: metainfo.info.files.iter().map(|f| f.length_bytes).sum(),
+            piece_length_bytes: metainfo.info.geometry.piece_length_bytes(),
+            comment: cut(&metainfo.comment),
+            creator: cut(&metainfo.created_by),
+            created_unix_s: metainfo.creation_date,
+            web_seeds: web_seeds.cloned().collect(),
+        }
+    }
 }
 
 /// A move of a torrent's files. Once `folder` of the row is `to`, only the old files are still to go.
@@ -133,6 +172,7 @@ impl Default for TorrentRow {
             is_unproven: false,
             crosses: false,
             scrubbed_unix_s: None,
+            facts: None,
         }
     }
 }
@@ -178,6 +218,11 @@ impl TorrentRow {
             return Err(RowError::BadChecksum);
         }
         serde_json::from_slice(json).map_err(|error| RowError::BadValue(error.to_string()))
+    }
+
+    /// It has a .torrent, and nobody looked yet what that says.
+    pub const fn lacks_facts(&self) -> bool {
+        self.pieces > 0 && self.facts.is_none()
     }
 
     /// It had data: where none is found, its disk is missing.

@@ -32,6 +32,7 @@ use crate::session::command::{self, CommandSource};
 use crate::session::{
     self, SeedAfter, SessionConfig, SessionError, SessionEvent, SessionSummary, Stopper,
 };
+use crate::uring::memory;
 use crate::uring::ring::Ring;
 
 /// Figures go into the state file this often; resume records have their own times.
@@ -261,6 +262,8 @@ fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Recei
 /// Brings the torrents back, then keeps their figures.
 async fn keep(control: &Control, notifier: &Notifier, revision: &mut u64) {
     control.restore().await;
+    // Reading the state took as much again as it left.
+    memory::give_back();
     info!("ready");
     notifier.tell("READY=1");
     // Beside each other: a disk that is slow to take the figures must not look like a ring thread that hangs.

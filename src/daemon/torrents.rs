@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::cross::Cross;
 use super::folder::StateFolder;
 use super::policy::Book;
-use super::row::{Origin, TorrentRow};
+use super::row::{Facts, Origin, TorrentRow};
 use super::scrub::Scrubbed;
 use super::store::Write;
 use super::writer::Writer;
@@ -187,5 +187,6 @@ impl TorrentRow {
         self.tiers = metainfo.announce_tiers.clone();
         self.files = info.files.len() as u64;
         self.pieces = info.geometry.piece_count();
+        self.facts = Some(Box::new(Facts::of(metainfo)));
     }
 }

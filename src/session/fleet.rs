@@ -295,7 +295,7 @@ impl Fleet {
                 rests_after_check: false,
                 is_counted_asleep: false,
             };
-            table.rows.insert(info_hash, row);
+            table.rows.insert(info_hash, Box::new(row));
             table.touch(info_hash);
         }
         if torrent.runs {
@@ -373,7 +373,7 @@ impl Fleet {
         };
         let table = self.table.borrow();
         let changed = table.dirty.iter();
-        let checked = changed.filter(|of| table.rows.get(of).is_some_and(is_checked));
+        let checked = changed.filter(|of| table.rows.get(of).is_some_and(|row| is_checked(row)));
         let checked: Vec<InfoHash> = checked.copied().collect();
         drop(table);
         for info_hash in checked {

@@ -170,6 +170,8 @@ impl Announcer {
                 }
             }
         }
+        // A box has one of these a seed and family.
+        trackers.shrink_to_fit();
         Announcer {
             config,
             trackers,

@@ -691,7 +691,10 @@ mod tests {
         all.extend((0..8).map(|_| pool.alloc(MIB).unwrap()));
         assert_eq!(*asked.borrow(), [(1, 4 * MIB), (2, 4 * MIB)]);
         let numbers = |i: usize| all[i * 4].buf_index();
-        assert_eq!([numbers(0), numbers(1), numbers(2)], [Some(0), Some(1), None]);
+        assert_eq!(
+            [numbers(0), numbers(1), numbers(2)],
+            [Some(0), Some(1), None]
+        );
         assert!(pool.alloc(1).is_none());
         drop(all);
         pool.check();

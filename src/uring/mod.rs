@@ -11,6 +11,7 @@ pub mod interfaces;
 pub mod limits;
 pub mod listener;
 pub mod map;
+pub mod memory;
 pub mod op;
 pub mod piece_state;
 pub mod probe;

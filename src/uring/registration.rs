@@ -54,7 +54,10 @@ pub(super) fn forget() {
 
 /// Descriptors of rings; none where `/proc` is not to be had.
 fn rings() -> BTreeSet<RawFd> {
-    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let entries = fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten();
     let is_ring = |entry: &fs::DirEntry| {
         let link = fs::read_link(entry.path());
         link.is_ok_and(|link| link.as_os_str() == "anon_inode:[io_uring]")

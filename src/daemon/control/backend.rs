@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::InfoHash;
 use crate::session::lab::Health;
 use crate::swarm::sources::SourceCounts;
+use crate::wire::magnet::Magnet;
 
 /// What a torrent is doing, in the words of Transmission's `status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,10 +164,26 @@ pub struct Torrent {
     pub comment: String,
     pub creator: String,
     pub created_unix_s: Option<i64>,
-    pub magnet: String,
+    pub web_seed_urls: Vec<String>,
+    /// That it was added by, and that has led to nothing yet.
+    pub link: Option<String>,
 }
 
 impl Torrent {
+    /// A link that leads to it.
+    pub fn magnet(&self) -> String {
+        if let Some(link) = &self.link {
+            return link.clone();
+        }
+        let link = Magnet {
+            name: Some(self.name.clone()),
+            trackers: self.trackers.iter().map(|(_, url)| url.clone()).collect(),
+            web_seeds: self.web_seed_urls.clone(),
+            ..Magnet::new(self.info_hash)
+        };
+        link.to_string()
+    }
+
     /// One with nothing but its number and names.
     pub fn nothing(id: u64, info_hash: InfoHash, name: &str) -> Torrent {
         Torrent {
@@ -216,7 +233,8 @@ impl Torrent {
             comment: String::new(),
             creator: String::new(),
             created_unix_s: None,
-            magnet: String::new(),
+            web_seed_urls: Vec::new(),
+            link: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::backend::Torrent;
 use crate::base::InfoHash;
@@ -25,13 +25,23 @@ pub struct Catalog {
     /// Number of the last look that found a change.
     sequence: u64,
     looked: Option<Instant>,
+    has_looked: bool,
+}
+
+/// It moves data, or was added within [`RECENT`].
+fn is_at_work(torrent: &Torrent) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_secs().cast_signed());
+    torrent.down_bytes_per_s + torrent.up_bytes_per_s > 0
+        || now - torrent.added_unix_s <= RECENT.as_secs().cast_signed()
 }
 
 #[derive(Debug)]
 struct Entry {
     torrent: Arc<Torrent>,
     sequence: u64,
-    changed: Instant,
+    /// `None` of what was there at the first look and did not change since: nobody was told anything else.
+    changed: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -61,6 +71,7 @@ impl Catalog {
     /// Takes the list as it is now, by id.
     pub fn look(&mut self, torrents: Vec<Arc<Torrent>>, now: Instant) {
         self.looked = Some(now);
+        let is_first = !std::mem::replace(&mut self.has_looked, true);
         let next = self.sequence + 1;
         let mut before = std::mem::take(&mut self.entries).into_iter().peekable();
         let mut is_changed = false;
@@ -76,9 +87,9 @@ impl Catalog {
             let entry = entry.filter(is_same).unwrap_or_else(|| {
                 is_changed = true;
                 Entry {
+                    changed: (!is_first || is_at_work(&torrent)).then_some(now),
                     torrent,
                     sequence: next,
-                    changed: now,
                 }
             });
             self.entries.push(entry);
@@ -153,7 +164,8 @@ impl Catalog {
     /// What changed within the last minute, and the ids that went.
     pub fn recent(&self, now: Instant) -> (Vec<Arc<Torrent>>, Vec<u64>) {
         let changed = self.entries.iter();
-        let changed = changed.filter(|entry| now - entry.changed <= RECENT);
+        let is_recent = |changed: Instant| now - changed <= RECENT;
+        let changed = changed.filter(|entry| entry.changed.is_some_and(is_recent));
         let removed = self
             .removed
             .iter()
@@ -198,6 +210,31 @@ mod tests {
         assert!(catalog.knows_since(first));
         catalog.look(vec![torrent(1, "a")], later);
         assert_eq!(catalog.sequence(), second + 1, "nothing changed");
+    }
+
+    #[test]
+    fn what_was_there_before_anybody_looked_is_not_recent_unless_it_is_at_work() {
+        let mut catalog = Catalog::default();
+        let now = Instant::now();
+        let busy = Torrent {
+            up_bytes_per_s: 1,
+            ..Torrent::clone(&torrent(2, "b"))
+        };
+        let added = Torrent {
+            added_unix_s: i64::MAX,
+            ..Torrent::clone(&torrent(3, "c"))
+        };
+        catalog.look(vec![torrent(1, "a"), busy.into(), added.into()], now);
+        assert_eq!(ids(&catalog.recent(now).0), [2, 3]);
+        assert_eq!(ids(&catalog.since(0).0), [1, 2, 3]);
+        let mut empty = Catalog::default();
+        empty.look(vec![], now);
+        empty.look(vec![torrent(1, "a")], now);
+        assert_eq!(
+            ids(&empty.recent(now).0),
+            [1],
+            "it came after the first look"
+        );
     }
 
     #[test]

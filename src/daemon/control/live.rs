@@ -7,7 +7,6 @@ mod queue;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -20,14 +19,13 @@ use super::view;
 use crate::base::InfoHash;
 use crate::daemon::TorrentRow;
 use crate::daemon::handle::{AddSource, AddTorrent, Control, ControlError, Listed};
+use crate::daemon::row::Facts;
 use crate::session::command::Activity;
 use crate::session::lab::Health;
 use crate::session::{Encryption, Outcome, SessionConfig, TorrentState};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 
-/// Text of a torrent that is kept for the list.
-const COMMENT_CHARS_MAX: usize = 1_024;
 /// Trackers of a torrent that are kept for the list.
 const TRACKERS_MAX: usize = 64;
 
@@ -35,10 +33,8 @@ const TRACKERS_MAX: usize = 64;
 pub struct Live {
     control: Control,
     fixed: Fixed,
-    /// What the .torrent files say, by what the list shows of it; read in the background.
-    facts: RefCell<BTreeMap<InfoHash, Rc<Facts>>>,
     list: RefCell<list::List>,
-    /// Some are missing.
+    /// There are torrents of which it is not known what their .torrent says.
     lacks: Notify,
 }
 
@@ -52,37 +48,6 @@ struct Fixed {
     has_tcp: bool,
     has_utp: bool,
     encryption: &'static str,
-}
-
-/// What a .torrent says, as far as the list shows it.
-#[derive(Debug)]
-struct Facts {
-    total_bytes: u64,
-    piece_length_bytes: u32,
-    trackers: Arc<[(usize, String)]>,
-    comment: String,
-    creator: String,
-    created_unix_s: Option<i64>,
-    magnet: String,
-}
-
-impl Facts {
-    fn of(metainfo: &Metainfo) -> Facts {
-        let cut = |text: &Option<String>| {
-            let text = text.as_deref().unwrap_or_default();
-            text.chars().take(COMMENT_CHARS_MAX).collect()
-        };
-        let link = crate::wire::magnet::Magnet::from_metainfo(metainfo);
-        Facts {
-            total_bytes: metainfo.info.files.iter().map(|f| f.length_bytes).sum(),
-            piece_length_bytes: metainfo.info.geometry.piece_length_bytes(),
-            trackers: in_list(&metainfo.announce_tiers),
-            comment: cut(&metainfo.comment),
-            creator: cut(&metainfo.created_by),
-            created_unix_s: metainfo.creation_date,
-            magnet: link.to_string(),
-        }
-    }
 }
 
 /// Trackers as the list shows them.
@@ -124,26 +89,26 @@ impl Live {
                     Encryption::Off => "tolerated",
                 },
             },
-            facts: RefCell::default(),
             list: RefCell::default(),
             lacks: Notify::new(),
         }
     }
 
-    /// Reads what the list shows of .torrent files, for ever: one at a time, those that are missing.
+    /// Reads what rows of earlier versions do not have of their .torrent files, for ever.
     pub async fn read_facts(&self) {
         loop {
             self.lacks.notified().await;
             for listed in self.control.torrents() {
-                let info_hash = listed.row.info_hash;
-                // Links that have led to nothing yet have no file.
-                if listed.row.pieces == 0 || self.facts.borrow().contains_key(&info_hash) {
+                if !listed.row.lacks_facts() {
                     continue;
                 }
-                if let Ok(metainfo) = self.control.metainfo(info_hash).await {
-                    let facts = Rc::new(Facts::of(&metainfo));
-                    self.facts.borrow_mut().insert(info_hash, facts);
-                }
+                let info_hash = listed.row.info_hash;
+                let facts = match self.control.metainfo(info_hash).await {
+                    Ok(metainfo) => Facts::of(&metainfo),
+                    // Nothing is to be had of it until it is added again.
+                    Err(_) => Facts::default(),
+                };
+                self.control.know(info_hash, facts);
             }
         }
     }
@@ -159,7 +124,7 @@ impl Live {
         })
     }
 
-    /// Made of what [`list::Seen`] compares and of nothing else: the list keeps it as long as that is the same.
+    /// Made of the row, of what is shown, and of what [`list`] compares beside: the list keeps it as long as that is the same.
     fn torrent(&self, listed: &Listed, place: u64) -> Torrent {
         let row = &listed.row;
         let mut torrent = Torrent::nothing(row.number, row.info_hash, &row.name);
@@ -190,24 +155,21 @@ impl Live {
             peers_max: row.settings.peers_max.unwrap_or(self.fixed.peers_max),
             priority: row.settings.priority,
         };
-        if let Some(facts) = self.facts.borrow().get(&row.info_hash) {
+        torrent.trackers = in_list(row.trackers());
+        if let Some(facts) = &row.facts {
             torrent.total_bytes = facts.total_bytes;
             torrent.piece_length_bytes = facts.piece_length_bytes;
-            torrent.trackers = facts.trackers.clone();
-            torrent.comment = facts.comment.clone();
-            torrent.creator = facts.creator.clone();
+            torrent.comment.clone_from(&facts.comment);
+            torrent.creator.clone_from(&facts.creator);
             torrent.created_unix_s = facts.created_unix_s;
-            torrent.magnet = facts.magnet.clone();
-        }
-        if let Some(tiers) = &row.settings.trackers {
-            torrent.trackers = in_list(tiers);
+            torrent.web_seed_urls.clone_from(&facts.web_seeds);
         }
         let first = torrent.trackers.first();
         torrent.tracker_host = first
             .map(|(_, url)| super::rpc::tracker_host(url).to_owned())
             .unwrap_or_default();
         if let crate::daemon::Origin::Magnet(link) = &row.origin {
-            torrent.magnet = link.clone();
+            torrent.link = Some(link.clone());
         }
         show(&mut torrent, listed);
         torrent.moved_share = self.control.moved_share(&row.info_hash);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::Fleet;
-use super::row::{Behind, Row, Run};
+use super::row::{Behind, Run};
 use crate::base::InfoHash;
 use crate::session::contain::{Serves, keep_up};
 use crate::session::shared::Shared;
@@ -28,7 +28,7 @@ impl Fleet {
             let table = &mut *self.table.borrow_mut();
             let row = table.rows.get_mut(&info_hash);
             let row = row.filter(|row| row.is_wanted && !row.checks_all);
-            let trackers = row.and_then(Row::fall_asleep);
+            let trackers = row.and_then(|row| row.fall_asleep());
             if trackers.is_some() {
                 table.touch(info_hash);
             }

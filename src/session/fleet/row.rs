@@ -16,7 +16,8 @@ pub(super) type Tiers = Arc<[Vec<String>]>;
 
 #[derive(Default)]
 pub(super) struct Table {
-    pub(super) rows: BTreeMap<InfoHash, Row>,
+    /// In boxes: nodes of the map are half empty when it grew in order.
+    pub(super) rows: BTreeMap<InfoHash, Box<Row>>,
     /// What the board does not show yet, rows that are gone among it.
     pub(super) dirty: BTreeSet<InfoHash>,
     /// Those with a run, also one that is about to end.
@@ -110,7 +111,7 @@ impl Table {
         }
     }
 
-    pub(super) fn take_out(&mut self, info_hash: &InfoHash) -> Option<Row> {
+    pub(super) fn take_out(&mut self, info_hash: &InfoHash) -> Option<Box<Row>> {
         let row = self.rows.remove(info_hash)?;
         self.session.asleep -= usize::from(row.is_counted_asleep);
         Some(row)

@@ -3,19 +3,15 @@
 use std::collections::BTreeSet;
 
 use crate::base::InfoHash;
-use crate::daemon::Listed;
 use crate::daemon::control::backend::QueueMove;
 
-/// The place of each in the queue, from 0, in the order in which they are given.
-pub fn places(listed: &[Listed]) -> Vec<u64> {
-    let key = |at: usize| {
-        let row = listed.get(at).map(|one| &one.row);
-        row.map(|row| (row.settings.queue, row.number))
-    };
-    let mut order: Vec<usize> = (0..listed.len()).collect();
-    order.sort_unstable_by_key(|at| key(*at));
-    let mut places = vec![0; listed.len()];
-    for (place, at) in (0..).zip(order) {
+/// The place of each in the queue, from 0, in the order in which they are given. Each comes with its number in the queue
+/// and its own.
+pub fn places(numbers: impl Iterator<Item = (i64, u64)>) -> Vec<u64> {
+    let mut order: Vec<_> = numbers.zip(0_usize..).collect();
+    order.sort_unstable();
+    let mut places = vec![0; order.len()];
+    for (place, (_, at)) in (0..).zip(order) {
         if let Some(slot) = places.get_mut(at) {
             *slot = place;
         }

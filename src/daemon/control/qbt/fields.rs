@@ -121,7 +121,7 @@ pub const FIELDS: [(&str, Read); 67] = [
     ("last_activity", |r| {
         Value::Int(r.torrent.active_unix_s.unwrap_or(r.torrent.added_unix_s))
     }),
-    ("magnet_uri", |r| Value::text(&r.torrent.magnet)),
+    ("magnet_uri", |r| Value::Text(r.torrent.magnet().into())),
     ("max_inactive_seeding_time", |r| {
         Value::Int(match r.torrent.seed_idle {
             SeedLimit::Session => r

@@ -71,7 +71,7 @@ const ROWS: [Row; 72] = [
     ("is_unproven", |t, json| json.bool(t.is_unproven)),
     ("labels", |t, json| json.texts(&t.labels)),
     ("left_until_done", |t, json| json.uint(t.left_bytes())),
-    ("magnet_link", |t, json| json.text(&t.magnet)),
+    ("magnet_link", |t, json| json.text(&t.magnet())),
     ("manual_announce_time", |_, json| json.int(-1)),
     ("max_connected_peers", |t, json| {
         json.uint(t.limits.peers_max)
