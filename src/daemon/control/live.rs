@@ -185,6 +185,7 @@ impl Live {
 /// What the session shows of it.
 fn show(torrent: &mut Torrent, listed: &Listed) {
     let Some(shown) = &listed.shown else {
+        torrent.status = expected_status(torrent, listed);
         return;
     };
     let progress = &shown.progress;
@@ -237,6 +238,18 @@ fn show(torrent: &mut Torrent, listed: &Listed) {
     if progress.metadata_total_bytes > 0 {
         torrent.metadata_share =
             f64::from(progress.metadata_bytes) / f64::from(progress.metadata_total_bytes);
+    }
+}
+
+/// What the session will show of one that it does not know yet: whoever looks in the first moment of a daemon is not to see
+/// all seeds stopped.
+fn expected_status(torrent: &Torrent, listed: &Listed) -> Status {
+    let is_complete = torrent.left_bytes() == 0 && torrent.wanted_bytes > 0;
+    match (listed.row.is_wanted, is_complete) {
+        (false, _) => Status::Stopped,
+        (true, true) if listed.is_waiting => Status::SeedWaiting,
+        (true, true) => Status::Seeding,
+        (true, false) => Status::DownloadWaiting,
     }
 }
 
