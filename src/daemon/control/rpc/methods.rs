@@ -11,7 +11,7 @@ use crate::daemon::control::json::{Json, snake};
 /// Fields that one call may ask for: all there are, with room for names that are none.
 const FIELDS_MAX: usize = 256;
 /// Torrents between two breaths of the thread's other work.
-const ROWS_A_BREATH: usize = 2_000;
+const ROWS_A_BREATH: usize = 500;
 
 impl<B: Backend> Rpc<B> {
     /// Does one method and writes what it answers as one object.
