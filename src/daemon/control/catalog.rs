@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::backend::Torrent;
 use crate::base::InfoHash;
+use crate::daemon::date::unix_now_s;
 
 /// A torrent that changed or went within this time is *recently active*.
 const RECENT: Duration = Duration::from_secs(60);
@@ -30,10 +31,8 @@ pub struct Catalog {
 
 /// It moves data, or was added within [`RECENT`].
 fn is_at_work(torrent: &Torrent) -> bool {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = now.map_or(0, |now| now.as_secs().cast_signed());
     torrent.down_bytes_per_s + torrent.up_bytes_per_s > 0
-        || now - torrent.added_unix_s <= RECENT.as_secs().cast_signed()
+        || unix_now_s() - torrent.added_unix_s <= RECENT.as_secs().cast_signed()
 }
 
 #[derive(Debug)]
@@ -221,7 +220,7 @@ mod tests {
             ..Torrent::clone(&torrent(2, "b"))
         };
         let added = Torrent {
-            added_unix_s: i64::MAX,
+            added_unix_s: unix_now_s(),
             ..Torrent::clone(&torrent(3, "c"))
         };
         catalog.look(vec![torrent(1, "a"), busy.into(), added.into()], now);
