@@ -8,12 +8,14 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
 
 use super::handle::{Control, Listed};
 use super::relocate::off_thread;
+use super::row::TorrentRow;
 use crate::base::InfoHash;
 use crate::session::Command;
 use crate::session::command::Activity;
@@ -37,8 +39,8 @@ struct Look {
 struct Residents {
     /// Running or asleep with some data.
     alive: Vec<InfoHash>,
-    /// Where the roots of some of these are.
-    roots: Vec<(InfoHash, PathBuf)>,
+    /// Those of these whose roots have names that are known.
+    rooted: Vec<Arc<TorrentRow>>,
     /// Ended by a failure with some data.
     failed: Vec<InfoHash>,
 }
@@ -50,19 +52,20 @@ pub async fn watch(control: Control) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let residents = residents(&control.torrents());
-        let (mut folders, before) = (residents, known.clone());
+        let (torrents, before) = (control.clone(), known.clone());
         // A mount that hangs holds this thread and the look, and nobody else.
         let looked = off_thread(move || {
+            let mut folders = residents(&torrents.torrents());
             let mut now = BTreeMap::new();
             for (folder, residents) in &mut folders {
                 let look = look(folder);
                 // Names in it may be gone: only then each is looked at.
                 if before.get(folder) == Some(&look) {
-                    residents.roots.clear();
+                    residents.rooted.clear();
                 }
-                let is_gone = |root: &Path| std::fs::symlink_metadata(root).is_err();
-                residents.roots.retain(|(_, root)| is_gone(root));
+                let root = |row: &TorrentRow| row.folder.join(safe_name(&row.name));
+                let is_gone = |row: &TorrentRow| std::fs::symlink_metadata(root(row)).is_err();
+                residents.rooted.retain(|row| is_gone(row));
                 now.insert(folder.clone(), look);
             }
             (folders, now)
@@ -74,7 +77,7 @@ pub async fn watch(control: Control) {
             let Some(residents) = residents.get(folder) else {
                 continue;
             };
-            let gone: Vec<InfoHash> = residents.roots.iter().map(|(of, _)| *of).collect();
+            let gone: Vec<InfoHash> = residents.rooted.iter().map(|row| row.info_hash).collect();
             begin_anew(&control, &gone).await;
             match known.get(folder) {
                 Some(before) => on_change(&control, folder, residents, *before, *look).await,
@@ -106,17 +109,18 @@ fn residents(listed: &[Listed]) -> BTreeMap<PathBuf, Residents> {
         let Some(shown) = one.shown.as_ref().filter(|_| row.expects_data()) else {
             continue;
         };
-        if !folders.contains_key(&row.folder) && folders.len() >= FOLDERS_MAX {
-            continue;
-        }
-        let residents = folders.entry(row.folder.clone()).or_default();
+        let is_full = folders.len() >= FOLDERS_MAX;
+        let residents = match folders.get_mut(&row.folder) {
+            Some(residents) => residents,
+            None if is_full => continue,
+            None => folders.entry(row.folder.clone()).or_default(),
+        };
         match shown.activity {
             Activity::Running | Activity::Asleep => {
                 residents.alive.push(row.info_hash);
                 // What is only seeded may lie in a folder of any name.
                 if row.fetches {
-                    let root = row.folder.join(safe_name(&row.name));
-                    residents.roots.push((row.info_hash, root));
+                    residents.rooted.push(row.clone());
                 }
             }
             Activity::Failed if row.is_wanted => residents.failed.push(row.info_hash),

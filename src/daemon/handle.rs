@@ -523,12 +523,11 @@ impl Control {
     /// session's revision then, and the commit that keeps them.
     pub(super) fn take_figures(&self, revision: u64) -> (u64, Pending) {
         let now = self.session().revision;
-        let (shown, date) = (self.inner.session.torrents(), unix_now_s());
+        let (shown, date) = (self.inner.session.changed(revision), unix_now_s());
         let uptime = self.session().uptime;
         let waiting = self.inner.queue().waiting();
         let mut rows = self.inner.torrents.rows();
-        let changed = shown.iter().filter(|shown| shown.revision > revision);
-        let writes = changed.filter_map(|shown| {
+        let writes = shown.iter().filter_map(|shown| {
             let row = rows.get_mut(&shown.info_hash())?;
             let mut changed = TorrentRow::clone(row);
             let is_waiting = waiting.contains(&shown.info_hash());

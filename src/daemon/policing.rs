@@ -160,10 +160,8 @@ impl Control {
             return 0;
         }
         let now = self.session().revision;
-        let shown = self.inner.session.torrents();
-        let changed = shown.iter().filter(|shown| shown.revision > since);
         let mut reached = Vec::new();
-        for shown in changed {
+        for shown in &self.inner.session.changed(since) {
             let row = torrents.rows().get(&shown.info_hash()).cloned();
             let Some(row) = row.filter(|row| row.leaving.is_none()) else {
                 continue;

@@ -370,6 +370,14 @@ impl SessionHandle {
             .read(|table| table.torrents.values().cloned().collect())
     }
 
+    /// Those that changed behind that revision.
+    pub fn changed(&self, revision: u64) -> Vec<Arc<TorrentSnapshot>> {
+        self.with_torrents(|torrents| {
+            let changed = torrents.values().filter(|one| one.revision > revision);
+            changed.cloned().collect()
+        })
+    }
+
     /// Looks at all of them where they are. The session shows nothing new meanwhile: be quick.
     pub fn with_torrents<R>(
         &self,
