@@ -5,21 +5,24 @@
 
 mod support;
 
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::net::Net;
-use support::raw_peer::{Hello, RawPeer, message};
+use support::program::clean;
+use support::raw_peer::{EXTENDED, HAVE_NONE, Hello, RawPeer, message};
 use support::sample::text;
 use support::{Gyre, Sample, machine};
 
 const BYTES: usize = 32 << 20;
 /// Fast enough for what peers say, too slow to have the data before the test is over: two seeds would part.
 const RELAY_RATE: &str = "128KiB";
-const RELAY: &str = "11.0.0.1:7000";
+/// The relay as each side dials it: libtorrent hears its own interfaces only.
+const RELAYS: [&str; 2] = ["11.0.1.1:7000", "11.0.2.1:7000"];
 /// A dial over uTP, then over TCP, the rendezvous, the dials of both, and time for the machine.
 const PUNCHED_WITHIN: Duration = Duration::from_secs(50);
-const EXTENDED: u8 = 20;
+/// libtorrent tells of others when it next looks.
+const TOLD_WITHIN: Duration = Duration::from_secs(40);
 
 /// Forwards for what is behind, under its own address, and drops what was not asked for.
 const GATEWAY: &str = "
@@ -57,7 +60,6 @@ impl World {
             machine::skipped(test, "no network namespaces");
             return None;
         };
-        world.ip("address add 11.0.0.1/32 dev lo");
         let forwards = |net: &Net| {
             let on = "echo 1 > /proc/sys/net/ipv4/ip_forward";
             net.command("sh").args(["-c", on]).status().unwrap();
@@ -109,52 +111,109 @@ fn has_rules(gateway: &Net) -> bool {
     nft.status().is_ok_and(|status| status.success())
 }
 
+/// Who helps.
+enum Relay<'a> {
+    Gyre(&'a [&'a str]),
+    Libtorrent,
+}
+
+impl Relay<'_> {
+    /// Starts it in the world; `None`, and a line that says why, where it cannot be.
+    fn start(&self, test: &str, net: &Net, sample: &Sample) -> Option<Helper> {
+        let (torrent, out) = (text(&sample.torrent), text(&sample.dir("relay")));
+        let options = match self {
+            Relay::Gyre(options) => options,
+            Relay::Libtorrent => {
+                let mut known = clean(Command::new("python3"));
+                known.args(["-c", "import libtorrent"]);
+                let has_it = known.output().is_ok_and(|it| it.status.success());
+                if !has_it {
+                    machine::skipped(test, "libtorrent for Python is missing");
+                    return None;
+                }
+                let mut command = net.command("python3");
+                command
+                    .arg("tests/interop/lt_peer.py")
+                    .args([&torrent, &out]);
+                command.args(["--helper", "--port", "7000"]);
+                command.stdout(Stdio::null()).stderr(Stdio::null());
+                let child = command.spawn().unwrap();
+                return Some(Helper::Libtorrent(child));
+            }
+        };
+        let verb = ["download", &torrent, "-o", &out, "--port", "7000"];
+        let only_helps = ["--limit-down", RELAY_RATE, "--upload-slots", "0"];
+        let mut gyre = start(
+            net,
+            sample,
+            "relay",
+            &[&verb[..], &only_helps, options].concat(),
+        );
+        gyre.listening();
+        Some(Helper::Gyre(gyre))
+    }
+}
+
+enum Helper {
+    Gyre(#[expect(dead_code, reason = "runs until it is dropped")] Gyre),
+    Libtorrent(Child),
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if let Helper::Libtorrent(child) = self {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn start(net: &Net, sample: &Sample, name: &str, arguments: &[&str]) -> Gyre {
+    let state = text(&sample.dir(&format!("{name}-state")));
+    let mut command = net.command(env!("CARGO_BIN_EXE_gyre"));
+    command.args(arguments);
+    command.args(["--state", &state, "--no-ipv6", "--no-port-map"]);
+    command.args(["--json", "-vv"]);
+    Gyre::spawn(command)
+}
+
 /// A relay in the world that has nothing, a seed behind one gateway and a leecher behind the other.
 struct Swarm {
     sample: Sample,
     _net: World,
-    _relay: Gyre,
+    _relay: Helper,
     seed: Gyre,
     leech: Gyre,
 }
 
-fn swarm(test: &str, of_relay: &[&str], of_leech: &[&str]) -> Option<Swarm> {
+fn swarm(test: &str, relay: &Relay<'_>, of_leech: &[&str]) -> Option<Swarm> {
     let net = World::new(test)?;
     let sample = Sample::file(BYTES, 65_536, &[]);
     let torrent = text(&sample.torrent);
-    let start = |net: &Net, name: &str, arguments: &[&str]| {
-        let state = text(&sample.dir(&format!("{name}-state")));
-        let mut command = net.command(env!("CARGO_BIN_EXE_gyre"));
-        command.args(arguments);
-        command.args(["--state", &state, "--no-ipv6", "--json", "-vv"]);
-        Gyre::spawn(command)
-    };
-    let out = text(&sample.dir("relay"));
-    let verb = ["download", &torrent, "-o", &out, "--port", "7000"];
-    let only_helps = ["--limit-down", RELAY_RATE, "--upload-slots", "0"];
-    let of_relay = [&verb[..], &only_helps, of_relay].concat();
-    let mut relay = start(&net.world, "relay", &of_relay);
-    relay.listening();
+    let relay = relay.start(test, &net.world, &sample)?;
     let data = text(&sample.data);
     let verb = ["seed", &torrent, "--data", &data, "--port", "7001"];
-    let of_seed = [&verb[..], &["--peer", RELAY]].concat();
-    let mut seed = start(&net.machines[0], "seed", &of_seed);
+    let of_seed = [&verb[..], &["--peer", RELAYS[0]]].concat();
+    let mut seed = start(&net.machines[0], &sample, "seed", &of_seed);
     seed.wait_for("the relay", |event| event["peers"] == 1);
     // Somebody else comes and goes, of whom the relay tells the seed. For a minute it hears of nobody then: that both
     // dial each other at the same time, which makes a hole as well, is not what is looked at here.
     let hello = Hello::new(sample.info_hash);
-    let passing = net.world.inside(move || {
-        let relay = RELAY.parse().unwrap();
-        let mut peer = RawPeer::dial_at([11, 0, 0, 1], relay, &hello).unwrap();
+    let passing = net.machines[1].inside(move || {
+        let relay = RELAYS[1].parse().unwrap();
+        let mut peer = RawPeer::dial_at([10, 2, 0, 2], relay, &hello).unwrap();
+        peer.send(&message(HAVE_NONE, &[]));
         peer.send(&message(EXTENDED, b"\0d1:md6:ut_pexi1ee1:pi9ee"));
         peer
     });
-    seed.wait_for("another peer", |event| event["peers_known"] == 2);
+    seed.wait_for_within("another peer", TOLD_WITHIN, |event| {
+        event["peers_known"].as_u64() >= Some(2)
+    });
     drop(passing);
     let out = text(&sample.dir("out"));
     let verb = ["download", &torrent, "-o", &out, "--port", "7002"];
-    let of_leech = [&verb[..], &["--peer", RELAY], of_leech].concat();
-    let leech = start(&net.machines[1], "leech", &of_leech);
+    let of_leech = [&verb[..], &["--peer", RELAYS[1]], of_leech].concat();
+    let leech = start(&net.machines[1], &sample, "leech", &of_leech);
     Some(Swarm {
         sample,
         _net: net,
@@ -164,10 +223,8 @@ fn swarm(test: &str, of_relay: &[&str], of_leech: &[&str]) -> Option<Swarm> {
     })
 }
 
-#[test]
-fn peers_behind_gateways_that_let_nobody_in_meet_through_a_third() {
-    let test = "peers_behind_gateways_that_let_nobody_in_meet_through_a_third";
-    let Some(mut swarm) = swarm(test, &[], &[]) else {
+fn they_meet(test: &str, relay: &Relay<'_>) {
+    let Some(mut swarm) = swarm(test, relay, &[]) else {
         return;
     };
     let start = Instant::now();
@@ -182,13 +239,24 @@ fn peers_behind_gateways_that_let_nobody_in_meet_through_a_third() {
 }
 
 #[test]
+fn peers_behind_gateways_that_let_nobody_in_meet_through_a_third() {
+    let test = "peers_behind_gateways_that_let_nobody_in_meet_through_a_third";
+    they_meet(test, &Relay::Gyre(&[]));
+}
+
+#[test]
+fn they_meet_through_libtorrent_too() {
+    they_meet("they_meet_through_libtorrent_too", &Relay::Libtorrent);
+}
+
+#[test]
 fn without_hole_punching_they_do_not_meet() {
     let test = "without_hole_punching_they_do_not_meet";
     for (of_relay, of_leech) in [
         (&[][..], &["--no-holepunch"][..]),
         (&["--no-holepunch"], &[]),
     ] {
-        let Some(mut swarm) = swarm(test, of_relay, of_leech) else {
+        let Some(mut swarm) = swarm(test, &Relay::Gyre(of_relay), of_leech) else {
             return;
         };
         let told = |event: &serde_json::Value| event["peers_known"].as_u64() >= Some(2);

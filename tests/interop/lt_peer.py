@@ -64,12 +64,15 @@ def main():
     parser.add_argument("--no-data", action="store_true", help="fetch no file, but stay with everybody")
     parser.add_argument("--lsd", action="store_true", help="look for peers on the local network")
     parser.add_argument("--encrypted", action="store_true", help="talk to nobody who does not encrypt")
+    parser.add_argument("--helper", action="store_true", help="fetch slowly, serve nobody: have peers, and tell them of each other")
     parser.add_argument("--utp", action="store_true", help="leave TCP alone")
     arguments = parser.parse_args()
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     wishes = {**settings(arguments.port), "enable_lsd": arguments.lsd, **(ENCRYPTED if arguments.encrypted else {})}
     wishes |= UTP if arguments.utp else {}
+    if arguments.helper:
+        wishes |= {"download_rate_limit": 131072, "unchoke_slots_limit": 0, "allow_multiple_connections_per_ip": True}
     if arguments.no_data:
         # Who wants nothing and meets a seeder would leave it.
         wishes["close_redundant_connections"] = False

@@ -169,26 +169,15 @@ impl Congestion {
         self.window as u64
     }
 
-    /// So many bytes came across of those that were on their way.
-    pub fn on_acked(
-        &mut self,
-        acked_bytes: u64,
-        in_flight_bytes: u64,
-        queueing_us: u32,
-        packet_bytes: u32,
-    ) {
-        // What the application does not fill says nothing about the line.
-        let is_used = in_flight_bytes + u64::from(packet_bytes) > self.window as u64;
-        if acked_bytes == 0 || in_flight_bytes == 0 || !is_used {
-            return;
-        }
+    /// So many bytes came across of a window that was full.
+    pub fn on_acked(&mut self, acked_bytes: u64, queueing_us: u32, packet_bytes: u32) {
         let off_target = (TARGET_US - f64::from(queueing_us)) / TARGET_US;
         if off_target <= 0.0 && self.is_slow_start {
             self.is_slow_start = false;
             self.threshold = Some(self.window / 2.0);
         }
         let acked = acked_bytes as f64;
-        let steady = GAIN_BYTES * off_target * acked / in_flight_bytes as f64;
+        let steady = GAIN_BYTES * off_target * acked / self.window;
         let gain = if self.is_slow_start {
             match self.threshold {
                 Some(threshold) if self.window + acked > threshold => {
@@ -232,19 +221,17 @@ mod tests {
     fn the_window_doubles_to_the_first_loss_and_then_grows_by_the_gain() {
         let mut congestion = Congestion::new(1_000);
         assert_eq!(congestion.window_bytes(), 4_000);
-        congestion.on_acked(4_000, 4_000, 0, 1_000);
+        congestion.on_acked(4_000, 0, 1_000);
         assert_eq!(congestion.window_bytes(), 8_000);
         congestion.on_lost(7, 8, 1_000);
         congestion.on_lost(6, 9, 1_000);
         assert_eq!(congestion.window_bytes(), 4_000, "one loss a round trip");
-        congestion.on_acked(4_000, 4_000, 0, 1_000);
+        congestion.on_acked(4_000, 0, 1_000);
         assert_eq!(congestion.window_bytes(), 7_000);
-        congestion.on_acked(7_000, 7_000, 50_000, 1_000);
+        congestion.on_acked(7_000, 50_000, 1_000);
         assert_eq!(congestion.window_bytes(), 8_500, "half way to the target");
-        congestion.on_acked(8_500, 8_500, 200_000, 1_000);
+        congestion.on_acked(8_500, 200_000, 1_000);
         assert_eq!(congestion.window_bytes(), 5_500, "it yields to a queue");
-        congestion.on_acked(1_000, 1_000, 0, 1_000);
-        assert_eq!(congestion.window_bytes(), 5_500, "it was not used");
         congestion.on_timeout(20, 1_000);
         assert_eq!(congestion.window_bytes(), 1_000);
     }

@@ -300,9 +300,8 @@ impl Conn {
             self.peer_window = header.window_bytes;
         }
         let is_bare = header.kind == Kind::State;
-        let in_flight = self.sender.in_flight_bytes();
         let news = self.sender.on_ack(acked, packet.sack, is_bare, now);
-        self.on_news(&news, in_flight, now);
+        self.on_news(&news, now);
         self.take(header.kind, seq, packet.payload, now);
     }
 
@@ -316,7 +315,7 @@ impl Conn {
         }
     }
 
-    fn on_news(&mut self, news: &Acked, in_flight: u64, now: Now) {
+    fn on_news(&mut self, news: &Acked, now: Now) {
         if let Some(length) = news.probe_acked {
             self.mtu.on_acked(length);
         }
@@ -330,12 +329,12 @@ impl Conn {
         if let Some(transmission) = news.lost {
             let next = self.sender.next_transmission();
             self.congestion.on_lost(transmission, next, packet_bytes);
-        } else if news.bytes > 0 {
+        } else if news.bytes > 0 && news.filled_window {
+            // What the application does not fill says nothing about the line.
             // A packet queues no longer than it takes there and back.
             let round_trip = news.round_trip.map_or(u32::MAX, |it| it.as_micros() as u32);
             let queueing = self.delays.queueing_us().unwrap_or(0).min(round_trip);
-            self.congestion
-                .on_acked(news.bytes, in_flight, queueing, packet_bytes);
+            self.congestion.on_acked(news.bytes, queueing, packet_bytes);
         }
         if news.packets > 0 {
             self.timeouts = 0;
@@ -548,7 +547,16 @@ impl Conn {
             true => self.mtu.next_probe(now),
             false => None,
         };
-        let packet = self.sender.next_packet(window, payload_max, probe, now)?;
+        let Some(packet) = self.sender.next_packet(window, payload_max, probe, now) else {
+            let left = self
+                .congestion
+                .window_bytes()
+                .saturating_sub(self.sender.in_flight_bytes());
+            if self.sender.wants_to_send() && left < payload_max as u64 {
+                self.sender.on_window_full();
+            }
+            return None;
+        };
         let is_probe = packet.fill_bytes.is_some();
         if is_probe {
             self.mtu.on_probe();

@@ -48,6 +48,8 @@ pub(super) struct Acked {
     pub packets: u32,
     /// Of packets that were sent once, the shortest.
     pub round_trip: Option<Duration>,
+    /// Some of them left when the window let no more out.
+    pub filled_window: bool,
     /// The newest transmission that was found lost to something else than its length.
     pub lost: Option<u64>,
     /// A probe of that length came across, or did not.
@@ -92,6 +94,8 @@ pub(super) struct Sender {
     next_transmission: u64,
     last_acked_transmission: u64,
     repeated_acks: u32,
+    /// Transmissions before this one filled the window.
+    filled_before: u64,
 }
 
 impl Sender {
@@ -109,6 +113,7 @@ impl Sender {
             next_transmission: 0,
             last_acked_transmission: 0,
             repeated_acks: 0,
+            filled_before: 0,
         }
     }
 
@@ -145,6 +150,16 @@ impl Sender {
     /// Something was never sent.
     pub fn has_news(&self) -> bool {
         self.bytes.len() > self.numbered_bytes || self.end == End::Wanted
+    }
+
+    /// Something waits that no more room of the congestion window is left for.
+    pub fn on_window_full(&mut self) {
+        self.filled_before = self.next_transmission;
+    }
+
+    /// Whether something waits to be sent, for the first time or again.
+    pub fn wants_to_send(&self) -> bool {
+        self.lost > 0 || self.has_news()
     }
 
     /// Everything, the end included, has come across.
@@ -313,6 +328,7 @@ impl Sender {
         }
         news.packets += 1;
         news.bytes += u64::from(packet.length);
+        news.filled_window |= packet.transmission < self.filled_before;
         if !packet.is_repeated {
             let took = now.since(packet.sent_at);
             news.round_trip = Some(news.round_trip.map_or(took, |shortest| shortest.min(took)));
