@@ -79,7 +79,7 @@ def encrypted_cases():
 
 def utp_cases():
     """Those that speak uTP and can be told to, dialed by Gyre and dialing it, over both families."""
-    ways = (("download", "direct", 4), ("seed", "gyre-http", 4), ("download", "direct", 6))
+    ways = (("download", "direct", 4), ("seed", "gyre-http", 4), ("download", "direct", 6), ("seed", "gyre-http", 6))
     clients = ("libtorrent", "transmission")
     return [Case(*way[:1], client, way[1], "single", "256KiB", way[2], False, True) for client in clients for way in ways]
 
