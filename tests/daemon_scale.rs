@@ -12,9 +12,10 @@ use gyre::base::Rng;
 use gyre::daemon::{Store, TorrentRow, Write};
 use gyre::wire::metainfo::Metainfo;
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use support::program::{PATIENCE, command};
 use support::sample::text;
-use support::{Gyre, Sample};
+use support::{Gyre, Sample, rpc};
 
 const FILES: usize = 20;
 /// Torrents with data, which are fetched.
@@ -125,6 +126,19 @@ fn any_of_many_seeds_is_served_and_those_asleep_cost_little() {
     let (mut daemon, mut stdin) = Gyre::spawn_with_stdin(program);
     let addr = daemon.listening().to_string();
     let listening = begun.elapsed();
+    let ask = |ids: Option<&str>| {
+        let mut arguments = json!({ "fields": ["id", "status", "pieceSize", "comment"] });
+        if let Some(ids) = ids {
+            arguments["ids"] = json!(ids);
+        }
+        let answer = rpc::ask(&state.join("control.sock"), "torrent-get", arguments).unwrap();
+        answer["torrents"].as_array().unwrap().clone()
+    };
+    // Nobody who asks in the first moment is told that seeds are stopped.
+    let first = ask(None);
+    assert_eq!(first.len(), count);
+    assert!(first.iter().all(|one| one["status"] == 6), "{first:?}");
+    assert!(first.iter().all(|one| one["pieceSize"] != 0), "{first:?}");
     // Any torrent is served from the moment that it is known to the session.
     let all = loop {
         std::io::Write::write_all(&mut stdin, b"{\"do\":\"count\"}\n").unwrap();
@@ -134,6 +148,8 @@ fn any_of_many_seeds_is_served_and_those_asleep_cost_little() {
         }
         assert!(begun.elapsed() < PATIENCE, "{answer}");
     };
+    // That they came to be known is no news of them.
+    assert_eq!(ask(Some("recently-active")), Vec::<Value>::new());
     let asleep_bytes = daemon.anonymous_bytes();
     for sample in &samples {
         let out = sample.dir("out");

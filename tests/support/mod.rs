@@ -11,6 +11,7 @@ pub mod machine;
 pub mod net;
 pub mod program;
 pub mod raw_peer;
+pub mod rpc;
 pub mod sample;
 pub mod socks_server;
 pub mod web_server;
