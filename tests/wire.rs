@@ -3,7 +3,7 @@
 use gyre::wire::decoder::{DecodeError, Decoder, EXTENDED_BYTES_MAX, Event, Limits};
 use gyre::wire::extended::{CLIENT_CHARS_MAX, ExtensionHandshake, REQQ_MAX};
 use gyre::wire::handshake::{HANDSHAKE_BYTES, INFO_HASH_END_BYTES, Prefix, parse_prefix};
-use gyre::wire::message::{Message, RawBlock, encode, id, piece_header};
+use gyre::wire::message::{HashRange, Message, RawBlock, encode, id, piece_header};
 use gyre::wire::ut_metadata::{METADATA_PIECE_BYTES, MetadataMessage};
 use gyre::wire::ut_pex::{PEX_ENTRIES_MAX, PexMessage};
 use proptest::prelude::*;
@@ -87,6 +87,14 @@ const BLOCK: RawBlock = RawBlock {
     length: 0x4000,
 };
 
+const RANGE: HashRange = HashRange {
+    root: [6; 32],
+    base_layer: 1,
+    index: 4,
+    length: 2,
+    proof_layers: 1,
+};
+
 /// One of each message, as a peer may send them.
 fn stream() -> Vec<u8> {
     let mut out = Vec::new();
@@ -114,6 +122,12 @@ fn stream() -> Vec<u8> {
         Message::AllowedFast { piece: 2 },
         Message::HaveAll,
         Message::HaveNone,
+        Message::HashRequest(RANGE),
+        Message::Hashes {
+            range: RANGE,
+            hashes: &[5; 96],
+        },
+        Message::HashReject(RANGE),
         Message::Unknown { id: 99 },
     ];
     for message in &messages {
@@ -149,7 +163,7 @@ fn streams() -> Vec<Vec<u8>> {
 fn stream_decodes_to_what_was_sent() {
     let (items, error) = decode([&stream()[..]]);
     assert_eq!(error, None);
-    assert_eq!(items.len(), 18 + 2 + 2);
+    assert_eq!(items.len(), 21 + 2 + 2);
     let resent = items.iter().flat_map(|item| match item {
         Item::Plain(bytes) => bytes.clone(),
         Item::Unknown(99) => vec![0, 0, 0, 1, 99],
@@ -220,7 +234,7 @@ fn payload_taken_past_the_decoder_keeps_the_stream_in_step() {
             Event::Message(_) => plain += 1,
         }
     }
-    assert_eq!(plain, 18 + 1);
+    assert_eq!(plain, 21 + 1);
 }
 
 /// Bytes cut into chunks at the given places.

@@ -69,14 +69,6 @@ impl InfoHashes {
         }
     }
 
-    /// The other name that a hybrid goes by on the wire.
-    pub fn second(&self) -> Option<InfoHash> {
-        match self {
-            InfoHashes::Both(_, v2) => Some(v2.truncated()),
-            _ => None,
-        }
-    }
-
     /// That of BitTorrent v1.
     pub const fn v1(&self) -> Option<InfoHash> {
         match self {

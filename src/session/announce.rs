@@ -8,9 +8,13 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, debug};
 
-use super::announce_task::{AnnounceHandle, AnnounceOutcome, AnnounceTarget, announce_loop};
+use super::announce_task::{
+    AnnounceHandle, AnnounceOutcome, AnnounceTarget, STOPPED_TIMEOUT, announce_loop,
+};
 use super::contain::{caught, count_panic};
 use super::door::Door;
+use super::shared::Shared;
+use crate::base::InfoHash;
 use crate::swarm::announce::{AnnounceConfig, Announcer, TrackerStatus};
 use crate::swarm::candidates::Source;
 use crate::wire::tracker::{Counters, Event, Family};
@@ -34,6 +38,8 @@ pub struct Announcing {
 
 struct Loop {
     family: Family,
+    /// Announces the second name of a hybrid.
+    is_second: bool,
     handle: AnnounceHandle,
     task: JoinHandle<()>,
     is_failing: Rc<Cell<bool>>,
@@ -47,8 +53,30 @@ impl Announcers {
         }
         let (shared, info_hash) = (door.shared().clone(), door.info_hash());
         this.go_on(door);
-        let key = shared.random() as u32;
-        this.key.set(key);
+        this.key.set(shared.random() as u32);
+        Announcers::begin(this, &shared, info_hash, false, tiers);
+    }
+
+    /// Starts announcing a hybrid under its second name too, beside what was started.
+    pub fn start_second(
+        this: &Rc<Self>,
+        shared: &Rc<Shared>,
+        second: InfoHash,
+        tiers: Vec<Vec<String>>,
+    ) {
+        if !tiers.is_empty() {
+            Announcers::begin(this, shared, second, true, tiers);
+        }
+    }
+
+    fn begin(
+        this: &Rc<Self>,
+        shared: &Rc<Shared>,
+        info_hash: InfoHash,
+        is_second: bool,
+        tiers: Vec<Vec<String>>,
+    ) {
+        let key = this.key.get();
         for family in shared.announce_families().iter().copied() {
             let target = AnnounceTarget {
                 info_hash,
@@ -86,6 +114,7 @@ impl Announcers {
             let task = tokio_uring::spawn(running.instrument(span));
             this.loops.borrow_mut().push(Loop {
                 family,
+                is_second,
                 handle,
                 task,
                 is_failing,
@@ -140,18 +169,28 @@ impl Announcers {
             let (family, status) = (running.family, running.handle.status());
             status.into_iter().map(move |status| (family, status))
         };
-        loops.iter().flat_map(of).collect()
+        let first = loops.iter().filter(|running| !running.is_second);
+        first.flat_map(of).collect()
     }
 
-    /// Ends without a word to the trackers; what comes out goes on announcing. Empty when nothing was announced.
+    /// Ends without a word to the trackers; what comes out goes on announcing. Empty when nothing was announced. A hybrid
+    /// that sleeps goes by its first name only: trackers hear that the second stops.
     pub async fn hand_over(&self) -> Announcing {
         let loops = self.loops.take();
+        let (second, loops): (Vec<Loop>, Vec<Loop>) =
+            loops.into_iter().partition(|running| running.is_second);
+        second
+            .iter()
+            .for_each(|running| running.handle.stop(STOPPED_TIMEOUT));
         loops.iter().for_each(|running| running.handle.hand_over());
         let mut announcers = Vec::new();
         for running in loops {
             let _ = running.task.await;
             let kept = running.handle.take_kept();
             announcers.extend(kept.map(|announcer| (running.family, announcer)));
+        }
+        for running in second {
+            let _ = running.task.await;
         }
         self.door.take();
         Announcing {

@@ -103,7 +103,7 @@ impl Drop for HalfOpen {
 }
 
 /// Dials and shakes hands, hidden or in the open; where one is refused before any answer and the other is allowed, with
-/// that on a second connection.
+/// that on a second connection. Then the same by the torrent's second name, if it has one.
 async fn shake_outbound(
     door: &Door,
     addr: SocketAddr,
@@ -118,7 +118,10 @@ async fn shake_outbound(
         Encryption::Prefer => &[true, false],
     };
     let mut last = io::Error::from(io::ErrorKind::ConnectionAborted);
-    for &is_hidden in ways {
+    let attempts = door
+        .names()
+        .flat_map(|name| ways.iter().map(move |way| (name, *way)));
+    for (name, is_hidden) in attempts {
         // The list may have been read anew since the first way was refused.
         if shared.gate.is_blocked(addr.ip()) {
             break;
@@ -129,7 +132,7 @@ async fn shake_outbound(
             () = shared.way.shut() => return Err(io::ErrorKind::NetworkDown.into()),
         };
         let attempt = Attempt::new(stream.clone());
-        let shaking = shake::outbound(door, &attempt, is_hidden);
+        let shaking = shake::outbound(door, name, &attempt, is_hidden);
         match within(HANDSHAKE_TIMEOUT, door.ending(), &attempt, shaking).await {
             Ok(shaken) => {
                 let is_open = shaken.cover == Cover::Open;

@@ -45,6 +45,24 @@ impl Door {
         }
     }
 
+    /// Whether this name of it is that of BitTorrent v2.
+    pub fn is_v2(&self, name: &InfoHash) -> bool {
+        let hashes = match self {
+            Door::Torrent(driver) => &driver.metainfo().info_hashes,
+            Door::Metadata(search) => search.info_hashes(),
+        };
+        hashes.v2().is_some_and(|v2| v2.truncated() == *name)
+    }
+
+    /// What it is known by, and the second name of a hybrid.
+    pub fn names(&self) -> impl Iterator<Item = InfoHash> + use<> {
+        let second = match self {
+            Door::Torrent(driver) => driver.metainfo().second_info_hash(),
+            Door::Metadata(_) => None,
+        };
+        [Some(self.info_hash()), second].into_iter().flatten()
+    }
+
     /// Whether peers are told where our DHT node is: not those of a private torrent (BEP 27), nor before it is known
     /// whether it is one.
     pub fn tells_dht_port(&self) -> bool {

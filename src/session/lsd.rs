@@ -135,16 +135,19 @@ impl Lsd {
     fn take_due(&self, announced: &mut BTreeMap<InfoHash, Now>, now: Now) -> Vec<InfoHash> {
         let torrents = self.shared.torrents.borrow();
         let searches = self.shared.searches.borrow();
-        let is_there = |hash: &InfoHash| torrents.contains_key(hash) || searches.contains_key(hash);
-        announced.retain(|info_hash, _| is_there(info_hash));
+        announced.retain(|info_hash, _| self.shared.door(info_hash).is_some());
         let is_public = |driver: &Driver| !driver.metainfo().info.is_private;
         let torrents = torrents.iter().filter(|(_, driver)| is_public(driver));
         let mut due = Vec::new();
-        for info_hash in torrents.map(|(hash, _)| hash).chain(searches.keys()) {
-            let last = announced.get(info_hash);
+        let names = torrents.flat_map(|(hash, driver)| {
+            let second = driver.metainfo().second_info_hash();
+            [Some(*hash), second].into_iter().flatten()
+        });
+        for info_hash in names.chain(searches.keys().copied()) {
+            let last = announced.get(&info_hash);
             if last.is_none_or(|at| *at + INTERVAL <= now) {
-                announced.insert(*info_hash, now);
-                due.push(*info_hash);
+                announced.insert(info_hash, now);
+                due.push(info_hash);
             }
             if due.len() == HASHES_PER_S_MAX {
                 break;

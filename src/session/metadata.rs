@@ -31,7 +31,9 @@ use crate::swarm::metadata::{
     AttemptKey, MetadataConfig, MetadataCx, MetadataEffect, MetadataStats, MetadataSwarm,
 };
 use crate::swarm::{Credits, PeerKey};
-use crate::wire::metainfo::{Metainfo, MetainfoError, PieceLayers, is_info_of};
+use crate::wire::metainfo::{
+    LayerNeed, Metainfo, MetainfoError, PieceLayers, is_info_of, layers_needed,
+};
 use link::Link;
 
 /// Connections of one search: the metadata is small, and a few peers that have it are enough.
@@ -61,6 +63,8 @@ pub struct Search {
     timer_wake: Notify,
     changed: Notify,
     found: RefCell<Option<Found>>,
+    /// The info dictionary, while layers are asked for.
+    info_bytes: RefCell<Option<Arc<[u8]>>>,
     is_ending: Cell<bool>,
     ending: Notify,
     /// Connections whose tasks run.
@@ -76,6 +80,23 @@ pub struct Search {
 
 /// The info dictionary, and piece layers as far as they came with it.
 type Found = (Arc<[u8]>, PieceLayers);
+
+/// What is known of an info dictionary whose hash was compared.
+enum Verdict {
+    Bad,
+    /// It is right, and needs these layers of hashes beside it.
+    Good(Vec<LayerNeed>),
+}
+
+impl Verdict {
+    fn on(bytes: &[u8], hashes: &InfoHashes) -> Verdict {
+        match is_info_of(bytes, hashes) {
+            // What cannot be read is told when the torrent is made of it.
+            true => Verdict::Good(layers_needed(bytes).unwrap_or_default()),
+            false => Verdict::Bad,
+        }
+    }
+}
 
 /// How a search ended.
 pub enum Searched {
@@ -124,6 +145,7 @@ impl Search {
             timer_wake: Notify::new(),
             changed: Notify::new(),
             found: RefCell::default(),
+            info_bytes: RefCell::default(),
             is_ending: Cell::new(false),
             ending: Notify::new(),
             link_count: Cell::new(0),
@@ -285,6 +307,11 @@ impl Search {
         self.info_hash
     }
 
+    /// All that the link names.
+    pub const fn info_hashes(&self) -> &InfoHashes {
+        &self.info_hashes
+    }
+
     /// The trackers, which go on for the torrent.
     pub const fn announcers(&self) -> &Rc<Announcers> {
         &self.announcers
@@ -366,6 +393,11 @@ impl Search {
                 tokio_uring::spawn(dial.instrument(self.span.clone()));
             }
             MetadataEffect::Verify { attempt, bytes } => self.verify(attempt, bytes),
+            MetadataEffect::HasLayers(layers) => {
+                if let Some(bytes) = self.info_bytes.take() {
+                    self.take(bytes, PieceLayers::new(layers));
+                }
+            }
             MetadataEffect::Ban { ip } => {
                 info!(%ip, "banned: it sent wrong metadata");
                 self.shared.banned.borrow_mut().insert(ip);
@@ -403,11 +435,18 @@ impl Search {
         let work = async move {
             let copy = bytes.clone();
             let hashes = search.info_hashes;
-            let is_it = move || is_info_of(&copy, &hashes);
-            let is_good = tokio::task::spawn_blocking(is_it).await.unwrap_or(false);
+            let judged = tokio::task::spawn_blocking(move || Verdict::on(&copy, &hashes)).await;
+            let verdict = judged.unwrap_or(Verdict::Bad);
+            let is_good = matches!(verdict, Verdict::Good(_));
             debug!(is_good, bytes = bytes.len(), "a copy of the metadata");
-            if is_good {
-                search.take(bytes, PieceLayers::default());
+            match verdict {
+                Verdict::Good(needs) if !needs.is_empty() => {
+                    debug!(layers = needs.len(), "hashes of pieces are asked for");
+                    *search.info_bytes.borrow_mut() = Some(bytes);
+                    return search.call(|core, cx| core.on_layers_needed(needs, cx));
+                }
+                Verdict::Good(_) => search.take(bytes, PieceLayers::default()),
+                Verdict::Bad => {}
             }
             search.call(|core, cx| core.on_verified(attempt, is_good, cx));
         };

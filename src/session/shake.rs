@@ -173,14 +173,15 @@ impl Unanswered {
     }
 }
 
-/// Shakes hands with a peer we dialed; `is_hidden` with Message Stream Encryption.
+/// Shakes hands with a peer we dialed, under one of the torrent's names; `is_hidden` with Message Stream Encryption.
 pub async fn outbound(
     door: &Door,
+    info_hash: InfoHash,
     attempt: &Attempt,
     is_hidden: bool,
 ) -> Result<Shaken, Unanswered> {
-    let (shared, info_hash) = (door.shared(), door.info_hash());
-    let ours = our_handshake(door);
+    let shared = door.shared();
+    let ours = our_handshake(door, info_hash);
     let mut wire = match is_hidden {
         true => Box::pin(hide(shared, attempt, info_hash, &ours))
             .await
@@ -247,7 +248,10 @@ pub async fn inbound(shared: &Rc<Shared>, attempt: &Attempt) -> io::Result<(Door
         }
     };
     let door = known(shared, attempt, info_hash).await?;
-    let (sent, _) = attempt.stream.send_all(our_handshake(&door)).await;
+    let (sent, _) = attempt
+        .stream
+        .send_all(our_handshake(&door, info_hash))
+        .await;
     sent?;
     let handshake = wire.finish(&attempt.stream, shared).await?;
     Ok((door, wire.shaken(handshake)))
@@ -271,7 +275,7 @@ async fn unhide(
     let payloads = shared.config.encryption.payloads();
     let mut responder = Responder::new(payloads.ok_or(io::ErrorKind::Unsupported)?);
     responder.feed(&first);
-    let mut door = None;
+    let (mut door, mut info_hash) = (None, None);
     loop {
         match responder.advance().map_err(io::Error::other)? {
             Step::Bytes => responder.feed(&receive(&attempt.stream, shared).await?),
@@ -286,21 +290,22 @@ async fn unhide(
                 sent?;
             }
             Step::Torrent(wanted) => {
-                door = match shared.info_hash_of(&wanted) {
+                info_hash = shared.info_hash_of(&wanted);
+                door = match info_hash {
                     Some(info_hash) => known(shared, attempt, info_hash).await.ok(),
                     None => None,
                 };
-                let info_hash = door.as_ref().map(Door::info_hash);
+                info_hash = info_hash.filter(|_| door.is_some());
                 responder.set_torrent(info_hash).map_err(io::Error::other)?;
             }
             Step::Done => break,
         }
     }
-    let door = door.ok_or_else(not_here)?;
+    let (door, info_hash) = door.zip(info_hash).ok_or_else(not_here)?;
     let mut out = responder.take_out();
     let agreed = responder.finish().ok_or(io::ErrorKind::InvalidData)?;
     let mut wire = Wire::hidden(agreed);
-    let mut ours = our_handshake(&door);
+    let mut ours = our_handshake(&door, info_hash);
     if let Some(outbound) = &mut wire.outbound {
         outbound.apply(&mut ours);
     }
@@ -308,7 +313,7 @@ async fn unhide(
     let (sent, _) = attempt.stream.send_all(out).await;
     sent?;
     let handshake = wire.finish(&attempt.stream, shared).await?;
-    if handshake.info_hash != door.info_hash() {
+    if handshake.info_hash != info_hash {
         return Err(io::Error::other("a handshake of another torrent"));
     }
     Ok((door, wire.shaken(handshake)))
@@ -322,17 +327,25 @@ fn fresh() -> io::Result<Random> {
     Ok(Random::new(random::<RANDOM_BYTES>()?))
 }
 
-fn our_handshake(door: &Door) -> Vec<u8> {
+fn our_handshake(door: &Door, info_hash: InfoHash) -> Vec<u8> {
     Handshake {
-        reserved: match door.tells_dht_port() {
-            true => Reserved::OURS.with_dht(),
-            false => Reserved::OURS,
-        },
-        info_hash: door.info_hash(),
+        reserved: reserved(door, info_hash),
+        info_hash,
         peer_id: door.shared().our_id,
     }
     .encode()
     .to_vec()
+}
+
+fn reserved(door: &Door, info_hash: InfoHash) -> Reserved {
+    let reserved = match door.tells_dht_port() {
+        true => Reserved::OURS.with_dht(),
+        false => Reserved::OURS,
+    };
+    match door.is_v2(&info_hash) {
+        true => reserved.with_v2(),
+        false => reserved,
+    }
 }
 
 /// Gathers the 68 bytes of a handshake; what comes behind them is kept.

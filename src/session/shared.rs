@@ -64,6 +64,8 @@ pub struct Shared {
     pub(super) seed_trackers: Rc<SeedTrackers>,
     /// By what a hidden handshake asks for them.
     streams: RefCell<BTreeMap<StreamHash, InfoHash>>,
+    /// Second names of running hybrids, and what they are known by.
+    seconds: RefCell<BTreeMap<InfoHash, InfoHash>>,
     /// Key exchanges with strangers.
     pub exchanges: Exchanges,
     /// Where hidden handshakes led to nothing, and where uTP did.
@@ -163,6 +165,7 @@ impl Shared {
             sleepers: Sleepers::default(),
             seed_trackers: Rc::default(),
             streams: RefCell::default(),
+            seconds: RefCell::default(),
             exchanges: Exchanges::new(),
             open_first: RefCell::default(),
             tcp_first: RefCell::default(),
@@ -264,13 +267,15 @@ impl Shared {
         }
     }
 
-    /// Who takes connections for that info_hash, if anybody does.
+    /// Who takes connections for that info_hash, if anybody does. A hybrid goes by two.
     pub fn door(&self, info_hash: &InfoHash) -> Option<Door> {
-        let torrent = self.torrents.borrow().get(info_hash).cloned();
+        let running = |info_hash: &InfoHash| self.torrents.borrow().get(info_hash).cloned();
         let search = || self.searches.borrow().get(info_hash).cloned();
-        torrent
+        let second = || running(self.seconds.borrow().get(info_hash)?);
+        running(info_hash)
             .map(Door::Torrent)
             .or_else(|| search().map(Door::Metadata))
+            .or_else(|| second().map(Door::Torrent))
     }
 
     /// What a hidden handshake asks for, if it is here.
@@ -295,14 +300,23 @@ impl Shared {
     pub fn add_torrent(&self, driver: Rc<Driver>) {
         let info_hash = driver.info_hash();
         driver.take_ip_filter();
+        let second = driver.metainfo().second_info_hash();
         self.torrents.borrow_mut().insert(info_hash, driver);
         self.on_added(info_hash);
+        if let Some(second) = second {
+            self.seconds.borrow_mut().insert(second, info_hash);
+            self.on_added(second);
+        }
     }
 
     /// It runs no more.
     pub fn remove_torrent(&self, info_hash: &InfoHash) {
-        self.torrents.borrow_mut().remove(info_hash);
+        let removed = self.torrents.borrow_mut().remove(info_hash);
         self.on_removed(info_hash);
+        if let Some(second) = removed.and_then(|driver| driver.metainfo().second_info_hash()) {
+            self.seconds.borrow_mut().remove(&second);
+            self.on_removed(&second);
+        }
     }
 
     /// Its metadata is looked for from now on.

@@ -158,7 +158,8 @@ struct Running<'c> {
     /// The most payload that ever counted as downloaded in this run.
     downloaded_bytes: u64,
     /// Peers from the DHT, never of a private torrent.
-    dht: Option<DhtSearch>,
+    /// One for each name of the torrent.
+    dht: Vec<DhtSearch>,
     /// Held to the end.
     _lock: RootLock,
 }
@@ -197,6 +198,7 @@ impl<'c> Running<'c> {
             }
         });
         let door = Door::Torrent(driver.clone());
+        let second = config.metainfo.second_info_hash();
         match search {
             Some(search) => {
                 driver.announcers.go_on(door);
@@ -211,6 +213,10 @@ impl<'c> Running<'c> {
                 Announcers::start(&driver.announcers, door, tiers);
             }
             None => {}
+        }
+        if let Some(second) = second.filter(|_| config.trackers) {
+            let tiers = config.metainfo.announce_tiers.clone();
+            Announcers::start_second(&driver.announcers, &shared, second, tiers);
         }
         if config.fetches {
             driver.web_seeds.start(&driver, config);
@@ -294,8 +300,10 @@ impl<'c> Running<'c> {
                 }
                 info!(seconds, "complete");
             }
-            if let (Some(dht), Some(announce)) = (&self.dht, dht_announce(&self.driver)) {
-                dht.set_announce(announce);
+            for search in &self.dht {
+                if let Some(announce) = dht_announce(&self.driver) {
+                    search.set_announce(announce);
+                }
             }
             self.checkpointer.spawn_save(&self.driver);
         }
@@ -612,22 +620,22 @@ impl Drop for Running<'_> {
 }
 
 /// Looks for the torrent's peers in the DHT, if it is public (BEP 27) and there is a DHT.
-fn search_dht(driver: &Rc<Driver>, config: &TorrentConfig) -> Option<DhtSearch> {
+fn search_dht(driver: &Rc<Driver>, config: &TorrentConfig) -> Vec<DhtSearch> {
     let shared = driver.shared();
-    let dht = shared.dht()?;
-    if config.metainfo.info.is_private {
-        return None;
-    }
+    let Some(dht) = shared.dht().filter(|_| !config.metainfo.info.is_private) else {
+        return Vec::new();
+    };
     dht.add_hosts(&config.metainfo.nodes);
-    let of_peers = Rc::downgrade(driver);
-    let announce = dht_announce(driver);
-    Some(
-        dht.search(driver.info_hash(), announce, move |source, addrs| {
+    let names = [Some(driver.info_hash()), config.metainfo.second_info_hash()];
+    let search = |info_hash| {
+        let of_peers = Rc::downgrade(driver);
+        dht.search(info_hash, dht_announce(driver), move |source, addrs| {
             if let Some(driver) = of_peers.upgrade() {
                 driver.add_candidates(source, addrs);
             }
-        }),
-    )
+        })
+    };
+    names.into_iter().flatten().map(search).collect()
 }
 
 /// What others are told of us: nothing as long as nobody can connect.
@@ -655,6 +663,8 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         assembly_budget_bytes: shared.assembly_bytes,
         listen_port: shared.port.get(),
         metadata: Some(config.metainfo.info_bytes.clone()),
+        piece_layers: Some(config.metainfo.piece_layers.clone())
+            .filter(|layers| !layers.is_empty()),
         exchanges_peers: shared.config.exchanges_peers,
         punches_holes: shared.config.holepunch && shared.utp().is_some(),
         dht_port: shared

@@ -6,6 +6,7 @@
 //! nothing from an honest peer's (HOSTILE.md W14).
 
 mod attempt;
+mod layers;
 mod peers;
 pub mod serve;
 mod talk;
@@ -21,7 +22,10 @@ use crate::swarm::effects::{Credits, PeerKey};
 use crate::swarm::poison::Party;
 use crate::swarm::sources::SourceCounts;
 use crate::wire::ip_filter::IpFilter;
+use crate::wire::merkle::Node;
+use crate::wire::metainfo::LayerNeed;
 use attempt::Attempt;
+use layers::LayerSearch;
 use peers::Holder;
 
 /// Copies on their way at once; one is enough as long as nobody lies.
@@ -84,11 +88,13 @@ pub enum MetadataEffect {
     Close(PeerKey),
     /// Dial. Answer: `on_connected` or `on_dial_failed`. One `dials` and one `connections` credit were taken.
     Dial { addr: SocketAddr },
-    /// A whole copy is there: compare its SHA-1 with the info_hash. Answer: `on_verified`.
+    /// A whole copy is there: compare its hash with the info_hash. Answer: `on_verified`, or `on_layers_needed`.
     Verify {
         attempt: AttemptKey,
         bytes: Arc<[u8]>,
     },
+    /// The piece layers that were needed are here, each part proven. No answer: it was the end.
+    HasLayers(Vec<(LayerNeed, Vec<Node>)>),
     /// Refuse this address everywhere from now on. No answer.
     Ban { ip: IpAddr },
     /// Addresses have run low. No answer.
@@ -130,6 +136,8 @@ pub struct MetadataSwarm {
     peers: Slots<Holder>,
     dialing: BTreeSet<SocketAddr>,
     attempts: Slots<Attempt>,
+    /// `None` before the metadata is here, and where it says all.
+    layers: Option<LayerSearch>,
     doubted: BTreeSet<u32>,
     banned_local: Vec<Party>,
     bad_copies: u32,
@@ -152,6 +160,7 @@ impl MetadataSwarm {
             peers: Slots::new(),
             dialing: BTreeSet::new(),
             attempts: Slots::new(),
+            layers: None,
             doubted: BTreeSet::new(),
             banned_local: Vec::new(),
             bad_copies: 0,
@@ -345,6 +354,9 @@ impl MetadataSwarm {
         if self.is_stopping {
             return;
         }
+        if self.layers.is_some() {
+            return self.ask_all_for_hashes(cx);
+        }
         let mut free: Vec<(bool, u32, PeerKey)> = self
             .peers
             .iter()
@@ -358,6 +370,9 @@ impl MetadataSwarm {
     }
 
     fn assign(&mut self, key: PeerKey, cx: &mut MetadataCx<'_>) {
+        if self.layers.is_some() {
+            return self.ask_for_hashes(key, cx);
+        }
         let Some(peer) = self.peers.get(key.0).filter(|peer| peer.is_free(cx.now)) else {
             return;
         };

@@ -12,6 +12,7 @@ use crate::swarm::pex::{PexIn, PexOut};
 use crate::swarm::pipeline::{PEER_PACE, Pipeline, WEB_PACE};
 use crate::swarm::poison::Party;
 use crate::swarm::torrent::Connected;
+use crate::swarm::torrent::hashes::HashAllowance;
 use crate::swarm::uploads::Uploads;
 use crate::wire::extended::PeerExtensions;
 use crate::wire::handshake::Reserved;
@@ -81,6 +82,9 @@ pub enum PeerFault {
     /// Extended message although BEP 10 was not agreed on, or a handshake that is no dictionary.
     #[error("bad extension message {id}")]
     BadExtended { id: u8 },
+    /// HOSTILE.md W20.
+    #[error("hashes that do not lie below their root")]
+    WrongHashes,
     /// HOSTILE.md W8.
     #[error("{got_bytes} bytes of answers wait, {max_bytes} are kept")]
     TakesNothing { got_bytes: u32, max_bytes: u32 },
@@ -260,6 +264,8 @@ pub(super) struct Peer {
     pub listen_addr: Option<SocketAddr>,
     /// What it asked for of the metadata.
     pub metadata: MetadataQueue,
+    /// What is left of the hashes it may ask for.
+    pub hashes: HashAllowance,
     pub pex_out: PexOut,
     pub pex_in: PexIn,
     /// uTP carries it.
@@ -333,6 +339,7 @@ impl Peer {
             extensions: PeerExtensions::default(),
             listen_addr: None,
             metadata: MetadataQueue::default(),
+            hashes: HashAllowance::default(),
             pex_out: PexOut::default(),
             pex_in: PexIn::new(now),
             is_utp: false,

@@ -3,11 +3,21 @@
 //! A push decoder: it owns no socket and no clock and never copies payload. Whether a message makes sense now
 //! (piece exists, bitfield comes first …) is the swarm's question; here only lengths are judged.
 
-use super::message::{Message, PIECE_HEADER_BYTES, PIECE_OVERHEAD_BYTES, RawBlock, id};
+use super::merkle;
+use super::message::{
+    HASH_RANGE_BYTES, HashRange, Message, PIECE_HEADER_BYTES, PIECE_OVERHEAD_BYTES, RawBlock, id,
+};
 
 /// The longest extension message (length prefix) that is gathered: ut_metadata sends 16 KiB pieces and BEP 10
 /// handshakes are far shorter. Every peer may hold so much of our memory at once.
 pub const EXTENDED_BYTES_MAX: u32 = 64 * 1024 + 2;
+
+/// What `hash request` and `hash reject` count (length prefix).
+const HASH_REQUEST_BYTES: u32 = HASH_RANGE_BYTES as u32 + 1;
+
+/// The longest `hashes` (length prefix): as many as one request may ask for, and an uncle from every layer above.
+pub const HASHES_BYTES_MAX: u32 =
+    HASH_REQUEST_BYTES + 32 * (merkle::HASHES_MAX + merkle::HEIGHT_MAX);
 
 /// The longest message with an unknown id (length prefix): it passes by and takes no memory. Anything above is an
 /// attack (HOSTILE.md W1).
@@ -74,6 +84,8 @@ impl Limits {
                 (exact, exact)
             }
             id::EXTENDED => (2, self.extended_bytes_max),
+            id::HASH_REQUEST | id::HASH_REJECT => (HASH_REQUEST_BYTES, HASH_REQUEST_BYTES),
+            id::HASHES => (HASH_REQUEST_BYTES, HASHES_BYTES_MAX),
             _ => return None,
         })
     }
@@ -85,6 +97,7 @@ impl Limits {
             .max(self.unknown_bytes_max)
             .max(self.piece_bytes_max)
             .max(FIXED_BYTES_MAX)
+            .max(HASHES_BYTES_MAX)
     }
 
     /// Checks a length prefix whose id has not come yet.
@@ -544,8 +557,32 @@ fn parse(id: u8, whole: &[u8]) -> Option<Message<'_>> {
             let (&id, payload) = body.split_first()?;
             Message::Extended { id, payload }
         }
+        id::HASH_REQUEST => Message::HashRequest(hash_range(body)?.0),
+        id::HASH_REJECT => Message::HashReject(hash_range(body)?.0),
+        id::HASHES => {
+            let (range, hashes) = hash_range(body)?;
+            Message::Hashes { range, hashes }
+        }
         _ => return None,
     })
+}
+
+/// The fields of a `hash request`, and what lies behind them.
+fn hash_range(body: &[u8]) -> Option<(HashRange, &[u8])> {
+    let (root, rest) = body.split_first_chunk::<32>()?;
+    let (numbers, rest) = rest.split_first_chunk::<16>()?;
+    let (numbers, _) = numbers.as_chunks::<4>();
+    let [base_layer, index, length, proof_layers] = *numbers else {
+        return None;
+    };
+    let range = HashRange {
+        root: *root,
+        base_layer: u32::from_be_bytes(base_layer),
+        index: u32::from_be_bytes(index),
+        length: u32::from_be_bytes(length),
+        proof_layers: u32::from_be_bytes(proof_layers),
+    };
+    Some((range, rest))
 }
 
 #[inline]

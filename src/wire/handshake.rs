@@ -35,6 +35,12 @@ impl Reserved {
         self
     }
 
+    /// The same with the bit that says that the torrent is one of BitTorrent v2 (BEP 52).
+    pub const fn with_v2(mut self) -> Self {
+        self.0[7] |= V2_BIT;
+        self
+    }
+
     /// The raw bytes.
     pub const fn as_bytes(&self) -> &[u8; 8] {
         &self.0
@@ -59,6 +65,7 @@ impl Reserved {
 const EXTENDED_BIT: u8 = 0x10;
 const FAST_BIT: u8 = 0x04;
 const DHT_BIT: u8 = 0x01;
+const V2_BIT: u8 = 0x10;
 
 impl fmt::Debug for Reserved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -205,6 +212,7 @@ mod tests {
         assert!(Reserved::OURS.has_fast() && Reserved::OURS.has_extended());
         assert!(!Reserved::OURS.has_dht());
         assert!(Reserved::OURS.with_dht().has_dht() && Reserved::OURS.with_dht().has_fast());
+        assert_eq!(Reserved::NONE.with_v2().as_bytes()[7], 0x10);
         assert!(!Reserved::NONE.has_fast() && !Reserved::NONE.has_extended());
         assert!(Reserved::new([0, 0, 0, 0, 0, 0, 0, 1]).has_dht());
         let inverse = Reserved::new([0xff, 0xff, 0xff, 0xff, 0xff, 0xef, 0xff, 0xfb]);

@@ -1,5 +1,7 @@
-//! The messages of the peer protocol after the handshake: BEP 3, BEP 6, BEP 10. Layer 1.
+//! The messages of the peer protocol after the handshake: BEP 3, BEP 6, BEP 10, BEP 52. Layer 1.
 //! Payload of `piece` is not here: the decoder hands it out as it comes.
+
+use super::merkle::Node;
 
 /// Where the fields of `request`, `cancel`, `reject` and the header of `piece` point, unchecked as they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -7,6 +9,39 @@ pub struct RawBlock {
     pub piece: u32,
     pub begin: u32,
     pub length: u32,
+}
+
+/// Which hashes of a file's tree are asked for (the fields of BEP 52's `hash request`), unchecked as they came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashRange {
+    /// Of the file's tree.
+    pub root: Node,
+    /// Layers between the hashes and the leaves.
+    pub base_layer: u32,
+    /// Of the first hash in its layer.
+    pub index: u32,
+    /// Hashes.
+    pub length: u32,
+    /// Layers above for which there is to be a proof.
+    pub proof_layers: u32,
+}
+
+impl HashRange {
+    /// How many hashes prove that these lie below the root: the layers that follow from the hashes alone need none.
+    pub fn uncle_count(&self) -> u32 {
+        let implied = self.length.checked_ilog2().unwrap_or(0).saturating_sub(1);
+        self.proof_layers.saturating_sub(implied)
+    }
+
+    fn to_bytes(self) -> [u8; HASH_RANGE_BYTES] {
+        let mut bytes = [0; HASH_RANGE_BYTES];
+        bytes[..32].copy_from_slice(&self.root);
+        let numbers = [self.base_layer, self.index, self.length, self.proof_layers];
+        for (place, number) in bytes[32..].chunks_exact_mut(4).zip(numbers) {
+            place.copy_from_slice(&number.to_be_bytes());
+        }
+        bytes
+    }
 }
 
 /// One message, borrowed from the bytes it came in.
@@ -44,6 +79,15 @@ pub enum Message<'a> {
         id: u8,
         payload: &'a [u8],
     },
+    /// BEP 52.
+    HashRequest(HashRange),
+    /// BEP 52; the hashes one behind the other, then those that prove them.
+    Hashes {
+        range: HashRange,
+        hashes: &'a [u8],
+    },
+    /// BEP 52.
+    HashReject(HashRange),
     /// An id nobody defined (HOSTILE.md W11).
     Unknown {
         id: u8,
@@ -58,6 +102,7 @@ impl std::fmt::Display for Message<'_> {
             Message::Extended { id, payload } => {
                 write!(f, "extended {id} of {} bytes", payload.len())
             }
+            Message::Hashes { hashes, .. } => write!(f, "hashes of {} bytes", hashes.len()),
             other => write!(f, "{other:?}"),
         }
     }
@@ -97,7 +142,16 @@ pub mod id {
     pub const ALLOWED_FAST: u8 = 17;
     /// BEP 10.
     pub const EXTENDED: u8 = 20;
+    /// BEP 52.
+    pub const HASH_REQUEST: u8 = 21;
+    /// BEP 52.
+    pub const HASHES: u8 = 22;
+    /// BEP 52.
+    pub const HASH_REJECT: u8 = 23;
 }
+
+/// Bytes of the fields of a `hash request` (BEP 52).
+pub const HASH_RANGE_BYTES: usize = 48;
 
 /// Bytes of a `piece` message before its payload: length prefix, id, piece, begin (BEP 3).
 pub const PIECE_HEADER_BYTES: usize = 13;
@@ -125,6 +179,9 @@ impl Message<'_> {
             Message::RejectRequest(_) => id::REJECT_REQUEST,
             Message::AllowedFast { .. } => id::ALLOWED_FAST,
             Message::Extended { .. } => id::EXTENDED,
+            Message::HashRequest(_) => id::HASH_REQUEST,
+            Message::Hashes { .. } => id::HASHES,
+            Message::HashReject(_) => id::HASH_REJECT,
             Message::Unknown { id } => *id,
         })
     }
@@ -155,6 +212,10 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         }
         Message::Bitfield { bytes } => put(message, [bytes, &[]], out),
         Message::Extended { id, payload } => put(message, [&[id], payload], out),
+        Message::HashRequest(range) | Message::HashReject(range) => {
+            put(message, [&range.to_bytes(), &[]], out);
+        }
+        Message::Hashes { range, hashes } => put(message, [&range.to_bytes(), hashes], out),
     }
 }
 
@@ -252,6 +313,28 @@ mod tests {
             },
             &[0, 0, 0, 4, 20, 3, b'd', b'e'],
         );
+    }
+
+    #[test]
+    fn hash_messages_match_their_golden_bytes() {
+        let range = HashRange {
+            root: [0xab; 32],
+            base_layer: 2,
+            index: 512,
+            length: 512,
+            proof_layers: 11,
+        };
+        assert_eq!(range.uncle_count(), 3);
+        let mut wire = vec![0, 0, 0, 49, 21];
+        wire.extend([0xab; 32]);
+        wire.extend([0, 0, 0, 2, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 11]);
+        golden(Message::HashRequest(range), &wire);
+        wire[4] = 23;
+        golden(Message::HashReject(range), &wire);
+        (wire[3], wire[4]) = (51, 22);
+        wire.extend([7, 8]);
+        let hashes = &[7, 8];
+        golden(Message::Hashes { range, hashes }, &wire);
     }
 
     #[test]

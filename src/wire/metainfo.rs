@@ -264,6 +264,13 @@ impl Metainfo {
         })
     }
 
+    /// The other name that a hybrid goes by on the wire: it has a swarm under each.
+    pub fn second_info_hash(&self) -> Option<InfoHash> {
+        let v2 = self.info_hashes.v2().map(|v2| v2.truncated());
+        let mut names = [self.info_hashes.v1(), v2].into_iter().flatten();
+        names.find(|name| *name != self.info_hash)
+    }
+
     /// The `.torrent` file of it: the info dictionary byte for byte, piece layers, trackers and web seeds, nothing else.
     pub fn to_torrent(&self) -> Vec<u8> {
         build::around_info(self)

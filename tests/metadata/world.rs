@@ -212,6 +212,7 @@ impl World {
                 self.call(|core, cx| core.take_messages(key, &mut out, cx));
                 self.deliver(key, &out);
             }
+            MetadataEffect::HasLayers(_) => unreachable!("the torrent has none"),
             MetadataEffect::Close(key) => {
                 if let Some(peer) = self.peers.iter_mut().find(|peer| peer.key == Some(key)) {
                     peer.key = None;

@@ -10,7 +10,7 @@ use gyre::wire::dns::{self, Wanted};
 use gyre::wire::extended::{Extension, OurExtensionHandshake};
 use gyre::wire::handshake::{Handshake, Reserved};
 use gyre::wire::krpc;
-use gyre::wire::message::{Message, RawBlock, encode, piece_header};
+use gyre::wire::message::{HashRange, Message, RawBlock, encode, piece_header};
 use gyre::wire::metainfo::{MetainfoBuilder, TreeFile};
 use gyre::wire::mse::{Initiator, Payloads, Random, Responder, Step};
 use gyre::wire::socks;
@@ -178,6 +178,13 @@ pub fn mse() -> Corpus {
 }
 
 pub fn decoder() -> Corpus {
+    let range = HashRange {
+        root: [8; 32],
+        base_layer: 2,
+        index: 0,
+        length: 2,
+        proof_layers: 3,
+    };
     let raw = RawBlock {
         piece: 1,
         begin: 16_384,
@@ -200,6 +207,12 @@ pub fn decoder() -> Corpus {
             payload: b"d1:md6:ut_pexi1eee",
         },
         Message::Port { port: 6881 },
+        Message::HashRequest(range),
+        Message::HashReject(range),
+        Message::Hashes {
+            range,
+            hashes: &[9; 64],
+        },
     ];
     let mut stream = vec![9];
     messages

@@ -5,5 +5,7 @@ mod support;
 
 mod info_hashes;
 mod libtorrent;
+mod magnets;
 mod metainfo;
+mod names;
 mod transfers;

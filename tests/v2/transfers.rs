@@ -8,7 +8,7 @@ use crate::libtorrent::{self, Peer};
 use crate::support::Gyre;
 use crate::support::sample::{noise, text};
 
-fn same(left: &Path, right: &Path) -> bool {
+pub fn same(left: &Path, right: &Path) -> bool {
     if !left.is_dir() {
         return std::fs::read(left).ok() == std::fs::read(right).ok();
     }

@@ -39,6 +39,8 @@ pub(super) struct Holder {
     pub turn_count: u32,
     /// Pieces it was asked for, and when.
     pub asked: Vec<(u32, Now)>,
+    /// Parts of piece layers it was asked for, and when.
+    pub hashes_asked: Vec<(usize, Now)>,
     /// It sent part of a copy that proved bad.
     pub is_suspect: bool,
     pub rests_until: Now,
@@ -71,6 +73,7 @@ impl Holder {
             attempt: None,
             turn_count: 0,
             asked: Vec::new(),
+            hashes_asked: Vec::new(),
             is_suspect: false,
             rests_until: Now::ZERO,
             failure_count: 0,
@@ -104,7 +107,10 @@ impl Holder {
     }
 
     pub fn is_slow(&self, now: Now) -> bool {
-        let oldest = self.asked.iter().map(|(_, at)| *at).min();
+        let asked = self.asked.iter().map(|(_, at)| *at);
+        let oldest = asked
+            .chain(self.hashes_asked.iter().map(|(_, at)| *at))
+            .min();
         oldest.is_some_and(|at| now.since(at) >= SLOW_AFTER)
     }
 
@@ -287,6 +293,7 @@ impl MetadataSwarm {
 
     /// Takes back what a peer was asked for.
     pub(super) fn release(&mut self, key: PeerKey) {
+        self.release_hashes(key);
         let Some(peer) = self.peers.get_mut(key.0) else {
             return;
         };

@@ -98,8 +98,11 @@ impl MetadataSwarm {
             return Ok(());
         };
         peer.heard_at = cx.now;
-        let Message::Extended { id, payload } = *message else {
-            return peer.count_useless(cx.now);
+        let (id, payload) = match *message {
+            Message::Extended { id, payload } => (id, payload),
+            Message::Hashes { range, hashes } => return self.on_hashes(key, &range, hashes, cx),
+            Message::HashReject(range) => return self.on_hash_reject(key, &range, cx),
+            _ => return peer.count_useless(cx.now),
         };
         let bad = PeerFault::BadExtended { id };
         if !peer.is_extended {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::base::{Bitfield, BlockRef, Geometry, InfoHash, PeerId};
 use crate::swarm::choker::{SeedChoker, UploadSlots};
-use crate::wire::metainfo::METADATA_BYTES_MAX;
+use crate::wire::metainfo::{METADATA_BYTES_MAX, PieceLayers};
 
 /// Requests a peer may leave unanswered with us; what the extension handshake advertises (BEP 10, `reqq`).
 pub const REQQ_DEFAULT: u32 = 512;
@@ -45,6 +45,8 @@ pub struct TorrentConfig {
     pub client_version: String,
     /// The raw info dictionary, for peers that have none (BEP 9); `None` serves nobody.
     pub metadata: Option<Arc<[u8]>>,
+    /// Hashes of pieces for peers that have the metadata alone (BEP 52); `None` rejects.
+    pub piece_layers: Option<PieceLayers>,
     /// Peers are told of each other, and believed (BEP 11); never in a private torrent.
     pub exchanges_peers: bool,
     /// Peers that nobody can dial are connected with each other through others (BEP 55); needs uTP and peer exchange.
@@ -94,6 +96,7 @@ impl TorrentConfig {
             listen_port: 0,
             client_version: client_version(),
             metadata: None,
+            piece_layers: None,
             exchanges_peers: true,
             punches_holes: true,
             dht_port: None,

@@ -30,7 +30,10 @@ impl Torrent {
         let is_first = !peer.has_spoken;
         if !matches!(
             message,
-            Message::KeepAlive | Message::Extended { .. } | Message::Port { .. }
+            Message::KeepAlive
+                | Message::Extended { .. }
+                | Message::Port { .. }
+                | Message::HashRequest(_)
         ) {
             peer.has_spoken = true;
         }
@@ -62,6 +65,9 @@ impl Torrent {
             Message::RejectRequest(raw) => self.on_reject(key, raw, cx),
             Message::AllowedFast { piece } => self.on_allowed_fast(key, piece, cx),
             Message::Extended { id, payload } => self.on_extended(key, id, payload, cx),
+            Message::HashRequest(range) => self.on_hash_request(key, &range, cx),
+            // All hashes are here: nobody was asked for any.
+            Message::Hashes { .. } | Message::HashReject(_) => self.on_useless(key, cx),
         }
     }
 

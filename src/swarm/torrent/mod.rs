@@ -8,6 +8,7 @@ mod config;
 mod connect;
 mod disk;
 mod download;
+pub mod hashes;
 mod holepunch;
 mod messages;
 mod metadata;
