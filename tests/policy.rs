@@ -306,3 +306,41 @@ fn a_limited_torrent_gets_its_rate_beside_one_without_a_limit() {
     quick.end();
     daemon.terminate();
 }
+
+/// A torrent that has seeded enough leaves the list, and the others go on.
+#[test]
+fn a_torrent_is_removed_at_its_goal_and_its_data_stays() {
+    let samples = [0, 1].map(|n| Sample::file((1 << 20) + n, PIECE_LENGTH, &[]));
+    let text_of =
+        "[[policy]]\nname = \"done\"\nlabel = \"brief\"\nratio = 1.5\nthen = \"remove\"\n";
+    let file = config(&samples[0], text_of);
+    let mut daemon =
+        Daemon::start_with(&samples[0].dir("state"), &["-v", "--config", &text(&file)]);
+    let addr = daemon.gyre.listening();
+    seed(&mut daemon, &samples[0], &["brief"]);
+    seed(&mut daemon, &samples[1], &[]);
+    wait_seeding(&mut daemon, 2);
+    let mut peer = RawPeer::dial(addr, samples[0].info_hash);
+    peer.get_unchoked();
+    peer.send(&raw_peer::request(0, 0, BLOCK));
+    // It takes the same block until it is sent away.
+    while let Some(frame) = peer.next() {
+        if frame.id == raw_peer::PIECE {
+            peer.send(&raw_peer::request(0, 0, BLOCK));
+        }
+    }
+    wait_for_log(&daemon, "goal reached: removed");
+    let end = Instant::now() + 3 * PATIENCE;
+    loop {
+        let list = daemon.ask(json!({ "do": "list" }));
+        let torrents = list["torrents"].as_array().unwrap();
+        if torrents.len() == 1 {
+            assert_eq!(torrents[0]["state"], "seeding", "the other one goes on");
+            break;
+        }
+        assert!(Instant::now() < end, "{list}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(samples[0].is_same_in(&samples[0].data));
+    daemon.terminate();
+}

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::control::backend::PolicyFigures;
 use super::date::unix_now_s;
 use super::handle::Control;
-use super::policy::{Deeds, Policy, Then};
+use super::policy::{Deeds, Goal, Policy, Then};
 use super::row::TorrentRow;
 use super::torrents::Torrents;
 use crate::base::InfoHash;
@@ -38,9 +38,10 @@ impl Torrents {
 
     /// When its seeding ends, by its own settings, by policies, or by those of the daemon.
     pub fn seeds_until(&self, row: &TorrentRow, mut daemons: SeedAfter) -> SeedAfter {
-        // The narrowest policy that stops says when.
+        // The narrowest policy that ends it says when.
+        let ends = |goal: &Goal| matches!(goal.then, Then::Stop | Then::Remove);
         for (_, policy) in self.policies.of(row) {
-            if let Some(goal) = policy.goal.filter(|goal| goal.then == Then::Stop) {
+            if let Some(goal) = policy.goal.filter(ends) {
                 daemons.ratio = goal.ratio;
                 daemons.time = goal.time;
             }
@@ -187,6 +188,12 @@ impl Control {
                 info!(%info_hash, policy = name, up_bytes_per_s, "goal reached: throttled");
                 // One that went meanwhile needs no limit.
                 let _ = self.put_in_force(info_hash).await;
+            }
+            Some(Then::Remove) => {
+                info!(%info_hash, policy = name, "goal reached: removed, its data stays");
+                if let Err(error) = self.remove(info_hash, false).await {
+                    warn!(%info_hash, policy = name, %error, "it is not removed");
+                }
             }
             // The session ends it by itself.
             Some(Then::Stop) | None => {}

@@ -53,6 +53,8 @@ pub enum Then {
         up_bytes_per_s: u64,
     },
     Stop,
+    /// It stops and is taken off the list; its data stays.
+    Remove,
 }
 
 /// What a torrent has done for its goal.

@@ -70,7 +70,7 @@ const KEYS: [(&str, &str, &str); 11] = [
     (
         "then",
         "\"throttle\"",
-        "What comes of a torrent that has reached its goal: \"stop\" or \"throttle\".",
+        "What comes of a torrent that has reached its goal: \"stop\", \"remove\" (its data stays) or \"throttle\".",
     ),
     (
         "throttle-up",
@@ -233,9 +233,14 @@ fn one(keys: &DeTable<'_>, at: usize) -> Result<Policy, Wrong> {
             return Err(wrong(at, &message, "write then = \"throttle\" too"));
         }
         (Some("stop") | None, None) => Then::Stop,
+        (Some("remove"), None) => Then::Remove,
         (Some(other), None) => {
             let message = format!("the policy {of:?}: \"{other}\" is no value of then");
-            return Err(wrong(at, &message, "write \"stop\" or \"throttle\""));
+            return Err(wrong(
+                at,
+                &message,
+                "write \"stop\", \"remove\" or \"throttle\"",
+            ));
         }
     };
     if !has_goal {
