@@ -65,7 +65,7 @@ pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
             Given::Link(link) => {
                 let save = args.save_torrent.as_deref();
                 let on_metadata = metadata::shaped(shape, &link, &args.select, save);
-                Job::Magnet(metadata::magnet_config(link, &asking, on_metadata))
+                Job::Magnet(metadata::magnet_config(*link, &asking, on_metadata))
             }
         });
     }
@@ -100,7 +100,7 @@ fn asking(args: &SessionArgs) -> Result<Asking, Failure> {
 /// What can be said of links before anybody is asked.
 fn check_links(args: &DownloadArgs, given: &[Given], asking: &Asking) -> Result<(), Failure> {
     let links = given.iter().filter_map(|given| match given {
-        Given::Link(link) => Some(link),
+        Given::Link(link) => Some(&**link),
         Given::Torrent(_) => None,
     });
     let links: Vec<&Magnet> = links.collect();
@@ -124,7 +124,7 @@ fn list_all(args: &DownloadArgs, given: Vec<Given>, asking: &Asking) -> Result<E
     let links: Vec<Magnet> = given
         .iter()
         .filter_map(|given| match given {
-            Given::Link(link) => Some(link.clone()),
+            Given::Link(link) => Some((**link).clone()),
             Given::Torrent(_) => None,
         })
         .collect();

@@ -148,7 +148,7 @@ pub fn parse(bytes: &[u8], shown: &str) -> Result<Metainfo, Failure> {
 pub enum Given {
     Torrent(Box<Metainfo>),
     /// The metadata is with the peers.
-    Link(Magnet),
+    Link(Box<Magnet>),
 }
 
 /// Loads a .torrent, or reads a link.
@@ -159,8 +159,8 @@ pub fn load(argument: &OsStr, route: &Route) -> Result<Given, Failure> {
     Ok(match classify(argument)? {
         Source::File(path) => Given::Torrent(load_file(&path)?.into()),
         Source::Http(url) => Given::Torrent(super::fetch::torrent(&url, route)?.into()),
-        Source::Magnet(link) => Given::Link(parse_magnet(&link)?),
-        Source::InfoHash(info_hash) => Given::Link(Magnet::new(info_hash)),
+        Source::Magnet(link) => Given::Link(parse_magnet(&link)?.into()),
+        Source::InfoHash(info_hash) => Given::Link(Magnet::new(info_hash).into()),
     })
 }
 

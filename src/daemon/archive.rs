@@ -272,6 +272,7 @@ fn restore(entry: Entry, maps: &[Map]) -> Result<Parts, String> {
     let metainfo = Metainfo::parse(&torrent);
     let metainfo =
         metainfo.map_err(|error| format!("its .torrent file cannot be used: {error}"))?;
+    let metainfo = metainfo.called(row.info_hash);
     if metainfo.info_hash != row.info_hash {
         return Err("its .torrent file is that of another".to_owned());
     }

@@ -52,7 +52,7 @@ impl Torrents {
             let message = format!("the .torrent file of {info_hash} cannot be read: {error}");
             SessionError::new(message, hint)
         })?;
-        match Metainfo::parse(&bytes) {
+        match Metainfo::parse(&bytes).map(|metainfo| metainfo.called(info_hash)) {
             Ok(metainfo) if metainfo.info_hash == info_hash => Ok(metainfo),
             Ok(_) => {
                 let message = format!("the .torrent file of {info_hash} is that of another");

@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn bytes(count: usize) -> Vec<u8> {
-        (0..count).map(|at| (at * 31 >> 5) as u8).collect()
+        (0..count).map(|at| ((at * 31) >> 5) as u8).collect()
     }
 
     #[test]

@@ -271,6 +271,14 @@ impl Metainfo {
         names.find(|name| *name != self.info_hash)
     }
 
+    /// The same known by the other name, if that is what it is called: a link may have named a hybrid by its v2 info_hash alone.
+    pub fn called(mut self, name: InfoHash) -> Metainfo {
+        if self.second_info_hash() == Some(name) {
+            self.info_hash = name;
+        }
+        self
+    }
+
     /// The `.torrent` file of it: the info dictionary byte for byte, piece layers, trackers and web seeds, nothing else.
     pub fn to_torrent(&self) -> Vec<u8> {
         build::around_info(self)

@@ -219,6 +219,15 @@ fn both_parts_of_a_hybrid_name_the_same_files() {
         files()[1].pieces.first().copied()
     );
     assert!(good.info.files[1].attributes.is_pad);
+    let second = good.second_info_hash().unwrap();
+    assert_eq!(second, good.info_hashes.v2().unwrap().truncated());
+    let first = good.info_hash;
+    let called = good.clone().called(second);
+    assert_eq!(
+        (called.info_hash, called.second_info_hash()),
+        (second, Some(first))
+    );
+    assert_eq!(good.called(first).info_hash, first);
     let tail = (Vec::new(), 32_758);
     assert!(
         hybrid(vec![
