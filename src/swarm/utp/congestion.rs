@@ -8,6 +8,8 @@ use crate::base::Now;
 const TARGET_US: f64 = 100_000.0;
 /// Bytes that the window grows by in one round trip far below the target.
 const GAIN_BYTES: f64 = 3_000.0;
+/// The largest part of the window that is given up in one round trip to a queue.
+const YIELD_MAX: f64 = 0.5;
 /// Packets that may be on their way at first.
 const WINDOW_START_PACKETS: f64 = 4.0;
 /// Beyond this no line is kept busier, and losses of a whole window cost too much.
@@ -169,14 +171,29 @@ impl Congestion {
         self.window as u64
     }
 
-    /// So many bytes came across of a window that was full.
-    pub fn on_acked(&mut self, acked_bytes: u64, queueing_us: u32, packet_bytes: u32) {
+    /// So many bytes came across. A window that was not full does not grow: that says nothing about the line. It yields
+    /// to a queue all the same, by as large a part as the queue is too long, half of it in a round trip at the most.
+    pub fn on_acked(
+        &mut self,
+        acked_bytes: u64,
+        filled_window: bool,
+        queueing_us: u32,
+        packet_bytes: u32,
+    ) {
         let off_target = (TARGET_US - f64::from(queueing_us)) / TARGET_US;
         if off_target <= 0.0 && self.is_slow_start {
             self.is_slow_start = false;
             self.threshold = Some(self.window / 2.0);
         }
         let acked = acked_bytes as f64;
+        let lowest = f64::from(packet_bytes);
+        if off_target < 0.0 {
+            self.window = (self.window + acked * off_target.max(-YIELD_MAX)).max(lowest);
+            return;
+        }
+        if !filled_window {
+            return;
+        }
         let steady = GAIN_BYTES * off_target * acked / self.window;
         let gain = if self.is_slow_start {
             match self.threshold {
@@ -189,7 +206,6 @@ impl Congestion {
         } else {
             steady
         };
-        let lowest = f64::from(packet_bytes);
         self.window = (self.window + gain).clamp(lowest, WINDOW_MAX_BYTES);
     }
 
@@ -221,17 +237,21 @@ mod tests {
     fn the_window_doubles_to_the_first_loss_and_then_grows_by_the_gain() {
         let mut congestion = Congestion::new(1_000);
         assert_eq!(congestion.window_bytes(), 4_000);
-        congestion.on_acked(4_000, 0, 1_000);
+        congestion.on_acked(4_000, true, 0, 1_000);
         assert_eq!(congestion.window_bytes(), 8_000);
         congestion.on_lost(7, 8, 1_000);
         congestion.on_lost(6, 9, 1_000);
         assert_eq!(congestion.window_bytes(), 4_000, "one loss a round trip");
-        congestion.on_acked(4_000, 0, 1_000);
+        congestion.on_acked(4_000, true, 0, 1_000);
         assert_eq!(congestion.window_bytes(), 7_000);
-        congestion.on_acked(7_000, 50_000, 1_000);
+        congestion.on_acked(7_000, true, 50_000, 1_000);
         assert_eq!(congestion.window_bytes(), 8_500, "half way to the target");
-        congestion.on_acked(8_500, 200_000, 1_000);
-        assert_eq!(congestion.window_bytes(), 5_500, "it yields to a queue");
+        congestion.on_acked(8_500, false, 120_000, 1_000);
+        assert_eq!(congestion.window_bytes(), 6_800, "it yields to a queue");
+        congestion.on_acked(6_800, true, 400_000, 1_000);
+        assert_eq!(congestion.window_bytes(), 3_400, "by half at the most");
+        congestion.on_acked(3_400, false, 0, 1_000);
+        assert_eq!(congestion.window_bytes(), 3_400, "it was not filled");
         congestion.on_timeout(20, 1_000);
         assert_eq!(congestion.window_bytes(), 1_000);
     }

@@ -329,12 +329,12 @@ impl Conn {
         if let Some(transmission) = news.lost {
             let next = self.sender.next_transmission();
             self.congestion.on_lost(transmission, next, packet_bytes);
-        } else if news.bytes > 0 && news.filled_window {
-            // What the application does not fill says nothing about the line.
+        } else if news.bytes > 0 {
             // A packet queues no longer than it takes there and back.
             let round_trip = news.round_trip.map_or(u32::MAX, |it| it.as_micros() as u32);
             let queueing = self.delays.queueing_us().unwrap_or(0).min(round_trip);
-            self.congestion.on_acked(news.bytes, queueing, packet_bytes);
+            self.congestion
+                .on_acked(news.bytes, news.filled_window, queueing, packet_bytes);
         }
         if news.packets > 0 {
             self.timeouts = 0;

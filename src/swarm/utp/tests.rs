@@ -366,6 +366,33 @@ fn a_long_line_is_filled_although_acks_come_in_heaps() {
 }
 
 #[test]
+fn it_yields_to_a_queue_of_others_within_ten_seconds() {
+    let line = Line {
+        bytes_per_ms: 12_500,
+        queue_bytes: 4_000_000,
+        delay_us: 20_000,
+        ..QUICK
+    };
+    let mut world = World::new(8, line, line);
+    world.gathers_us = 1_000;
+    world.sides[0].to_send = 400_000_000;
+    world.dial();
+    let pass = |world: &mut World, secs: u64| {
+        let (before, until) = (world.sides[0].sent_bytes, world.us + secs * 1_000_000);
+        while world.step(until) {}
+        (world.sides[0].sent_bytes - before) as f64 / secs as f64
+    };
+    pass(&mut world, 5);
+    let alone = pass(&mut world, 5);
+    assert!(alone > 0.9 * 12.5e6, "{alone}");
+    // What others have in the queue delays ours.
+    world.lines[0].delay_us += 250_000;
+    pass(&mut world, 10);
+    let beside = pass(&mut world, 5);
+    assert!(beside < 0.05 * 12.5e6, "{beside}");
+}
+
+#[test]
 fn one_packet_in_a_hundred_lost_leaves_most_of_a_line() {
     let line = Line {
         loss_percent: 1,
