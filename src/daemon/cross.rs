@@ -257,10 +257,12 @@ fn name_apart(name: &str, info_hash: InfoHash, is_folder: bool) -> String {
     let mark: String = info_hash.to_string().chars().take(8).collect();
     let path = Path::new(name);
     let stem = path.file_stem().and_then(OsStr::to_str);
-    match (stem, path.extension().and_then(OsStr::to_str)) {
+    let name = match (stem, path.extension().and_then(OsStr::to_str)) {
         (Some(stem), Some(extension)) if !is_folder => format!("{stem}.{mark}.{extension}"),
         _ => format!("{name}.{mark}"),
-    }
+    };
+    // One that is too long now is cut, and stays another than it was.
+    safe_name(&name)
 }
 
 fn tell(info_hash: InfoHash, found: &Crossed) {
@@ -285,6 +287,12 @@ mod tests {
         assert_eq!(name_apart("a.b.mkv", hash, false), "a.b.abababab.mkv");
         assert_eq!(name_apart("a.b", hash, true), "a.b.abababab");
         assert_eq!(name_apart("a", hash, false), "a.abababab");
+        let long = "é".repeat(127);
+        let apart = name_apart(&long, hash, true);
+        assert!(
+            apart != long && crate::storage::safe_path::is_safe_name(&apart),
+            "{apart}"
+        );
     }
 
     #[test]

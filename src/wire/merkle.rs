@@ -173,6 +173,10 @@ impl TreeState {
             };
             height += 1;
         }
+        // Of more bytes than the tree has leaves for: what comes out stands for all of them, and is the root of none.
+        while let Some(left) = self.roots.pop() {
+            node = parent(&left, &node);
+        }
         node
     }
 }
@@ -214,6 +218,22 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_longer_than_its_tree_is_not_known_by_its_end() {
+        for height in 0..3 {
+            let blocks = (2 << height) + 1;
+            let mut trees = [7, 8].map(|first| {
+                let mut bytes = bytes(blocks * BLOCK_BYTES as usize);
+                bytes[0] = first;
+                let mut tree = TreeState::new(height);
+                tree.update(&bytes);
+                tree.finalize()
+            });
+            trees.sort_unstable();
+            assert_ne!(trees[0], trees[1], "{height}");
         }
     }
 

@@ -62,6 +62,10 @@ impl Torrent {
                 self.ask_for_rendezvous(addr, cx);
             }
             self.dial(cx);
+        } else if self.punching.remove(&addr) {
+            // The two were under way to one address, and what connected was the other.
+            cx.credits.connections += 1;
+            self.dial(cx);
         }
         self.after_event();
     }

@@ -23,7 +23,7 @@ impl Torrent {
 
     /// A dial at a relay's word ended without a handshake; gives its connection credit back.
     pub fn on_punch_failed(&mut self, addr: SocketAddr, cx: &mut Cx<'_>) {
-        if self.punching.remove(&addr) {
+        if self.punching.remove(&addr) || self.dialing.remove(&addr) {
             cx.credits.connections += 1;
             self.dial(cx);
         }

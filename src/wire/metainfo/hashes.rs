@@ -81,6 +81,9 @@ impl PieceHashes {
             }
             let height = merkle::piece_height(piece_length_bytes) as u8;
             let layer = layers.get(&root).ok_or(missing)?;
+            if layer.len() as u64 != file.length_bytes.div_ceil(piece_length_bytes.into()) {
+                return Err(MetainfoError::LayerWrong { file_index });
+            }
             trees.extend(layer.iter().map(|root| Tree {
                 root: *root,
                 height,

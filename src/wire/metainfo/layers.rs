@@ -196,13 +196,19 @@ impl PieceLayers {
             .filter_map(|(root, layer)| Some((root, layer.as_bytes()?)))
             .collect();
         let mut layers = BTreeMap::new();
+        let mut lengths = BTreeMap::new();
         for (file_index, file) in files.iter().enumerate() {
             let Some(need) = LayerNeed::of(file, geometry.piece_length_bytes()) else {
                 continue;
             };
-            if layers.contains_key(&need.root) {
-                continue; // the same contents
+            if let Some(&known) = lengths.get(&need.root) {
+                // The same contents: a root stands for one length alone.
+                if known != file.length_bytes {
+                    return Err(MetainfoError::LayerWrong { file_index });
+                }
+                continue;
             }
+            lengths.insert(need.root, file.length_bytes);
             let bytes = given
                 .get(&need.root[..])
                 .ok_or(MetainfoError::LayerMissing { file_index })?;

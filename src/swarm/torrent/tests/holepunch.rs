@@ -244,6 +244,32 @@ fn a_relays_word_is_one_dial_at_once_and_leads_nowhere_else() {
 }
 
 #[test]
+fn a_dial_and_a_punch_to_one_address_give_both_their_places_back() {
+    for punch_comes_through in [true, false] {
+        let mut w = quiet("..", |_| {});
+        let relay = relay(&mut w, 1);
+        let there = at("9.9.9.9:5");
+        name(&mut w, relay, there, PexFlags::default());
+        assert_eq!(w.torrent.stats(w.now).peers_half_open, 1, "it is dialed");
+        punch(&mut w, relay, HolepunchMessage::Connect(there));
+        assert_eq!(w.torrent.stats(w.now).peers_half_open, 2);
+        let conn = Connected {
+            addr: there,
+            is_inbound: false,
+            peer_id: crate::base::PeerId::new([7; 20]),
+            reserved: [0, 0, 0, 0, 0, 0x10, 0, 4],
+        };
+        w.call(|torrent, cx| torrent.on_connected(conn, cx))
+            .unwrap();
+        w.call(|torrent, cx| match punch_comes_through {
+            true => torrent.on_dial_failed(there, cx),
+            false => torrent.on_punch_failed(there, cx),
+        });
+        assert_eq!(w.torrent.stats(w.now).peers_half_open, 0);
+    }
+}
+
+#[test]
 fn a_relay_that_names_address_after_address_is_heard_a_few_times() {
     let mut w = quiet("..", |_| {});
     let relay = relay(&mut w, 1);
