@@ -106,6 +106,10 @@ pub struct Facts {
     pub creator: String,
     pub created_unix_s: Option<i64>,
     pub web_seeds: Vec<String>,
+    /// Its info_hash of BitTorrent v2 in hexadecimal, if it has one.
+    pub v2: Option<String>,
+    /// It has no other.
+    pub is_v2_alone: bool,
 }
 
 impl Facts {
@@ -123,6 +127,8 @@ impl Facts {
             creator: cut(&metainfo.created_by),
             created_unix_s: metainfo.creation_date,
             web_seeds: web_seeds.cloned().collect(),
+            v2: metainfo.info_hashes.v2().map(|v2| v2.to_string()),
+            is_v2_alone: metainfo.info_hashes.v1().is_none(),
         }
     }
 }

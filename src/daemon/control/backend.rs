@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::InfoHash;
+use crate::base::{InfoHash, InfoHashV2, InfoHashes};
 use crate::session::lab::Health;
 use crate::swarm::sources::SourceCounts;
 use crate::wire::magnet::Magnet;
@@ -165,11 +165,27 @@ pub struct Torrent {
     pub creator: String,
     pub created_unix_s: Option<i64>,
     pub web_seed_urls: Vec<String>,
+    /// Its info_hash of BitTorrent v2 in hexadecimal, if it has one.
+    pub v2: Option<String>,
+    /// It has no other: [`Torrent::info_hash`] is the beginning of it.
+    pub is_v2_alone: bool,
     /// That it was added by, and that has led to nothing yet.
     pub link: Option<String>,
 }
 
 impl Torrent {
+    /// All names of it.
+    pub fn info_hashes(&self) -> InfoHashes {
+        let v2 = self.v2.as_ref().and_then(|v2| v2.parse().ok());
+        match v2 {
+            Some(v2) if self.is_v2_alone => InfoHashes::V2(v2),
+            // A hybrid that was added by its v2 name alone goes by the beginning of that; its other one is not known here.
+            Some(v2) if InfoHashV2::truncated(&v2) == self.info_hash => InfoHashes::V2(v2),
+            Some(v2) => InfoHashes::Both(self.info_hash, v2),
+            None => InfoHashes::V1(self.info_hash),
+        }
+    }
+
     /// A link that leads to it.
     pub fn magnet(&self) -> String {
         if let Some(link) = &self.link {
@@ -179,7 +195,7 @@ impl Torrent {
             name: Some(self.name.clone()),
             trackers: self.trackers.iter().map(|(_, url)| url.clone()).collect(),
             web_seeds: self.web_seed_urls.clone(),
-            ..Magnet::new(self.info_hash)
+            ..Magnet::to(self.info_hashes())
         };
         link.to_string()
     }
@@ -234,6 +250,8 @@ impl Torrent {
             creator: String::new(),
             created_unix_s: None,
             web_seed_urls: Vec::new(),
+            v2: None,
+            is_v2_alone: false,
             link: None,
         }
     }
@@ -624,4 +642,27 @@ pub trait Backend: 'static {
     async fn set_group(&self, group: Group) -> Result<(), Refusal>;
     /// Ends the daemon.
     fn shut_down(&self);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_names_what_a_torrent_goes_by() {
+        let v2 = InfoHashV2::new([7; 32]);
+        let named = |info_hash: InfoHash, v2: Option<InfoHashV2>, is_v2_alone| {
+            let torrent = Torrent {
+                v2: v2.map(|v2| v2.to_string()),
+                is_v2_alone,
+                ..Torrent::nothing(1, info_hash, "t")
+            };
+            let link: Magnet = torrent.magnet().parse().unwrap();
+            link.info_hashes
+        };
+        let v1 = InfoHash::new([1; 20]);
+        assert_eq!(named(v1, None, false), InfoHashes::V1(v1));
+        assert_eq!(named(v1, Some(v2), false), InfoHashes::Both(v1, v2));
+        assert_eq!(named(v2.truncated(), Some(v2), true), InfoHashes::V2(v2));
+    }
 }

@@ -163,6 +163,8 @@ impl Live {
             torrent.creator.clone_from(&facts.creator);
             torrent.created_unix_s = facts.created_unix_s;
             torrent.web_seed_urls.clone_from(&facts.web_seeds);
+            torrent.v2.clone_from(&facts.v2);
+            torrent.is_v2_alone = facts.is_v2_alone;
         }
         let first = torrent.trackers.first();
         torrent.tracker_host = first

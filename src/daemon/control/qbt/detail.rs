@@ -144,6 +144,7 @@ fn properties<'a>(torrent: &'a Torrent, details: &Details) -> Vec<(&'static str,
     let have = (0..torrent.pieces).filter(|piece| has(&details.have, *piece));
     let date = |date: Option<i64>| Value::Int(date.unwrap_or(-1));
     let hash = || Value::Text(torrent.info_hash.to_string().into());
+    let v1 = torrent.info_hashes().v1();
     let is_private = match fields::has_metadata(torrent) {
         true => Value::Bool(torrent.is_private),
         false => Value::Null,
@@ -164,8 +165,14 @@ fn properties<'a>(torrent: &'a Torrent, details: &Details) -> Vec<(&'static str,
         ("eta", Value::Int(fields::eta_s(torrent).min(ETA_NEVER_S))),
         ("has_metadata", Value::Bool(fields::has_metadata(torrent))),
         ("hash", hash()),
-        ("infohash_v1", hash()),
-        ("infohash_v2", Value::text("")),
+        (
+            "infohash_v1",
+            Value::Text(v1.map(|v1| v1.to_string()).unwrap_or_default().into()),
+        ),
+        (
+            "infohash_v2",
+            Value::text(torrent.v2.as_deref().unwrap_or_default()),
+        ),
         ("is_private", Value::Bool(torrent.is_private)),
         ("last_seen", date(torrent.done_unix_s)),
         ("name", Value::text(&torrent.name)),

@@ -115,9 +115,12 @@ pub const FIELDS: [(&str, Read); 67] = [
         Value::Int(minutes(r.torrent.seed_idle))
     }),
     ("infohash_v1", |r| {
-        Value::Text(r.torrent.info_hash.to_string().into())
+        let v1 = r.torrent.info_hashes().v1();
+        Value::Text(v1.map(|v1| v1.to_string()).unwrap_or_default().into())
     }),
-    ("infohash_v2", |_| Value::text("")),
+    ("infohash_v2", |r| {
+        Value::text(r.torrent.v2.as_deref().unwrap_or_default())
+    }),
     ("last_activity", |r| {
         Value::Int(r.torrent.active_unix_s.unwrap_or(r.torrent.added_unix_s))
     }),
