@@ -121,7 +121,7 @@ table ip deaf {
 
 /// The beginning of a connection to the seed's port.
 fn sign_of(frame: &[u8]) -> Option<Sign> {
-    let ip = frame.strip_prefix(&frame.get(..14)?[..])?;
+    let ip = frame.get(14..)?;
     if frame[12..14] != [0x08, 0x00] || ip.get(16..20)? != [11, 9, 0, 1] {
         return None;
     }
