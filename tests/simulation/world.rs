@@ -466,8 +466,8 @@ impl World {
             Effect::WakeWriter(peer) => self.wake(node, peer),
             Effect::Close { peer, .. } => self.close_peer(node, peer),
             Effect::Dial { addr } => self.dial(node, addr),
-            // Nobody there tells peers of each other.
-            Effect::Punch { .. } => unreachable!("no relay asked for it"),
+            // Nobody here is behind a gateway: a meeting is a dial like any other.
+            Effect::Punch { addr } => self.dial(node, addr),
             Effect::Hash { piece } => self.start_hash(node, piece),
             Effect::Write { piece } => self.start_write(node, piece, None),
             Effect::FlushSegment { piece, segment } => {
