@@ -5,6 +5,7 @@ mod bitfield;
 mod geometry;
 mod histogram;
 mod ids;
+mod inner;
 mod node_id;
 mod rate;
 mod rng;
@@ -19,6 +20,7 @@ pub use geometry::{
 };
 pub use histogram::Histogram;
 pub use ids::{InfoHash, InfoHashV2, InfoHashes, PeerId};
+pub use inner::{is_inner_v4, is_local};
 pub use node_id::{Distance, NodeId};
 pub use rate::{RateMeter, TokenBucket};
 pub use rng::Rng;

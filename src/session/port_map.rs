@@ -18,6 +18,7 @@ use tracing::{debug, info};
 use super::config::{BindTo, SessionEvent};
 use super::shared::Shared;
 use super::upnp::{self, Igd};
+use crate::base::is_inner_v4;
 use crate::uring::interfaces;
 use crate::uring::udp::Udp;
 use crate::wire::natpmp::{
@@ -406,10 +407,7 @@ pub(super) async fn hear(
 /// True for an address that nobody outside has: of an inner network, or of a provider's own (RFC 6598).
 fn leads_inward(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => {
-            let [first, second, ..] = ip.octets();
-            ip.is_private() || (first == 100 && second & 0xc0 == 64)
-        }
+        IpAddr::V4(ip) => is_inner_v4(ip),
         IpAddr::V6(_) => false,
     }
 }

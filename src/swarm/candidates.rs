@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Now, Rng};
+use crate::base::{Now, Rng, is_local};
 use crate::swarm::priority::priority;
 use crate::wire::ip_filter::IpFilter;
 
@@ -642,14 +642,12 @@ fn is_possible(addr: SocketAddr, source: Source) -> bool {
             let ip = v4.ip();
             // 0.0.0.0/8 and 240.0.0.0/4 with the broadcast address are no one's (RFC 1122, RFC 1112).
             let is_nobody = ip.octets()[0] == 0 || *ip >= Ipv4Addr::new(240, 0, 0, 0);
-            let is_local = ip.is_loopback() || ip.is_private() || ip.is_link_local();
-            !(is_nobody || is_stranger && is_local)
+            !(is_nobody || is_stranger && is_local(addr.ip()))
         }
         SocketAddr::V6(v6) => {
             let ip = v6.ip();
             let is_unscoped = ip.is_unicast_link_local() && v6.scope_id() == 0;
-            let is_local = ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local();
-            !(is_unscoped || is_stranger && is_local)
+            !(is_unscoped || is_stranger && is_local(addr.ip()))
         }
     }
 }

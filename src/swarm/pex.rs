@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::base::Now;
+use crate::base::{Now, is_local};
 use crate::swarm::candidates::Source;
 use crate::wire::ut_pex::{PexFlags, PexMessage, PexPeer};
 
@@ -154,14 +154,6 @@ pub fn may_tell(addr: IpAddr, with: IpAddr) -> bool {
 
 fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
-}
-
-/// An address of this machine or of a local network.
-fn is_local(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    }
 }
 
 #[cfg(test)]

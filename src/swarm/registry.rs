@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::base::{InfoHash, Now, PeerId, Rng};
+use crate::base::{InfoHash, Now, PeerId, Rng, is_local};
 use crate::wire::tracker::{Event, Family, is_usable_peer};
 use crate::wire::tracker_http::serve::{Announced, Listed, SwarmCounts};
 use peers::{Peer, Peers};
@@ -364,10 +364,7 @@ fn believed_ip(source: IpAddr, claimed: Option<IpAddr>) -> IpAddr {
     let Some(claimed) = claimed.map(|ip| ip.to_canonical()) else {
         return source;
     };
-    let is_inside = match source {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    };
+    let is_inside = is_local(source);
     let is_sensible = claimed.is_ipv4() == source.is_ipv4()
         && (source.is_loopback() || !claimed.is_loopback())
         && is_usable_peer(SocketAddr::new(claimed, 1));

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::base::is_inner_v4;
 use crate::wire::url::Host;
 
 /// How far from the machine itself an address is; a redirect may lead to the same kind or further out.
@@ -51,16 +52,11 @@ fn scope(ip: IpAddr) -> Scope {
         ip if ip.is_loopback() || ip.is_unspecified() => Scope::Loopback,
         IpAddr::V4(ip) if ip.octets()[0] == 0 => Scope::Loopback,
         IpAddr::V4(ip) if ip.is_link_local() => Scope::LinkLocal,
-        IpAddr::V4(ip) if ip.is_private() || is_shared(ip.octets()) => Scope::Private,
+        IpAddr::V4(ip) if is_inner_v4(ip) => Scope::Private,
         IpAddr::V6(ip) if ip.is_unicast_link_local() => Scope::LinkLocal,
         IpAddr::V6(ip) if ip.is_unique_local() => Scope::Private,
         _ => Scope::Public,
     }
-}
-
-/// 100.64.0.0/10, between a provider and its customers (RFC 6598).
-const fn is_shared(octets: [u8; 4]) -> bool {
-    octets[0] == 100 && octets[1] & 0xc0 == 64
 }
 
 #[cfg(test)]
