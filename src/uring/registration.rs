@@ -1,7 +1,8 @@
 //! Registering buffers with the ring of this thread after its start (layer 4).
 //!
 //! tokio-uring registers once and keeps the ring's descriptor to itself. It is found by looking which one came with the
-//! ring; the kernel then refuses whoever is not the thread that made it, so a wrong guess does nothing.
+//! ring. A ring of one issuer takes registrations from the thread that made it alone, and where two rings came at once
+//! nothing is taken for ours.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;

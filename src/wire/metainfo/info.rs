@@ -80,7 +80,7 @@ impl<'a> Draft<'a> {
                 tree::files(file_tree(dict)?)?
             }
         };
-        if kind == Kind::V2 {
+        let (files, is_multi_file, geometry) = if kind == Kind::V2 {
             let (files, is_multi_file) = named(tree, &mut name);
             total_bytes(&files)?;
             let lengths = files.iter().map(|file| file.length_bytes);
@@ -89,23 +89,17 @@ impl<'a> Draft<'a> {
                 let pieces = geometry.piece_count().into();
                 return Err(MetainfoError::TooManyPieces { pieces });
             }
-            return Ok(Draft {
-                dict,
-                hashes,
-                kind,
-                files,
-                is_multi_file,
-                geometry,
-                name,
-            });
-        }
-        let (mut files, is_multi_file) = files(dict, warnings)?;
-        let geometry = Geometry::new(total_bytes(&files)?, piece_length_bytes)?;
-        if kind == Kind::Hybrid {
-            let raw_name = dict.bytes(b"name").unwrap_or_default();
-            let single_name = (!is_multi_file).then_some(raw_name);
-            tree::join(&mut files, &tree, single_name, piece_length_bytes)?;
-        }
+            (files, is_multi_file, geometry)
+        } else {
+            let (mut files, is_multi_file) = files(dict, warnings)?;
+            let geometry = Geometry::new(total_bytes(&files)?, piece_length_bytes)?;
+            if kind == Kind::Hybrid {
+                let raw_name = dict.bytes(b"name").unwrap_or_default();
+                let single_name = (!is_multi_file).then_some(raw_name);
+                tree::join(&mut files, &tree, single_name, piece_length_bytes)?;
+            }
+            (files, is_multi_file, geometry)
+        };
         Ok(Draft {
             dict,
             hashes,
