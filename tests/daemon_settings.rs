@@ -5,103 +5,18 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use support::fake_peer::Content;
 use support::fake_tracker::{HttpTracker, ok, peers};
 use support::program::{PATIENCE, command};
 use support::raw_peer::{self, RawPeer};
+use support::rpc::{DOWNLOAD_WAITS, DOWNLOADS, RpcDaemon as Daemon, SEED_WAITS, SEEDS};
 use support::sample::text;
 use support::{Gyre, Sample};
-
-struct Daemon {
-    gyre: Gyre,
-    socket: PathBuf,
-    addr: SocketAddr,
-}
-
-impl Daemon {
-    fn start(state: &Path, more: &[&str]) -> Daemon {
-        let mut program = command();
-        program.args(["daemon", "--lines", "--port", "0", "--bind", "127.0.0.1"]);
-        program.args(["--port-map", "false", "--dht", "false", "--lsd", "false"]);
-        program.args(["--api", "off", "--buffers", "4MiB"]);
-        program.args(["--announce-interval-min", "1s", "--state"]);
-        program.arg(state).args(more);
-        program.args(["--api-roots", "/"]);
-        program.stdin(std::process::Stdio::null());
-        let mut gyre = Gyre::spawn(program);
-        let addr = gyre.listening();
-        Daemon {
-            gyre,
-            socket: state.join("control.sock"),
-            addr,
-        }
-    }
-
-    fn ask(&self, method: &str, arguments: Value) -> Result<Value, String> {
-        support::rpc::ask(&self.socket, method, arguments)
-    }
-
-    fn call(&self, method: &str, arguments: Value) -> Value {
-        let answer = self.ask(method, arguments.clone());
-        answer.unwrap_or_else(|words| panic!("{method} {arguments}: {words}"))
-    }
-
-    /// Adds a torrent whose data lies in `folder`; its id.
-    fn add(&self, torrent: &Path, folder: &Path, paused: bool) -> u64 {
-        let added = self.call(
-            "torrent-add",
-            json!({ "filename": text(torrent), "download-dir": text(folder), "paused": paused }),
-        );
-        added["torrent-added"]["id"]
-            .as_u64()
-            .unwrap_or_else(|| panic!("{added}"))
-    }
-
-    fn set(&self, id: u64, mut arguments: Value) {
-        arguments["ids"] = json!([id]);
-        self.call("torrent-set", arguments);
-    }
-
-    fn get(&self, id: u64, field: &str) -> Value {
-        let got = self.call("torrent-get", json!({ "ids": [id], "fields": [field] }));
-        got["torrents"][0][field].clone()
-    }
-
-    fn session(&self, field: &str) -> Value {
-        self.call("session-get", json!({ "fields": [field] }))[field].clone()
-    }
-
-    fn wait(&self, id: u64, field: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let value = self.get(id, field);
-            if is_it(&value) {
-                return value;
-            }
-            assert!(Instant::now() < end, "{field} of {id} is {value}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn wait_status(&self, id: u64, status: u64) {
-        self.wait(id, "status", |value| *value == status);
-    }
-
-    fn terminate(mut self) {
-        self.gyre.signal(Signal::SIGTERM);
-        assert_eq!(self.gyre.wait_exit(PATIENCE), 0);
-    }
-}
-
-const DOWNLOAD_WAITS: u64 = 3;
-const DOWNLOADS: u64 = 4;
-const SEED_WAITS: u64 = 5;
-const SEEDS: u64 = 6;
 
 /// Fetches the sample from that address, with a command and a state of its own.
 fn leech(sample: &Sample, from: SocketAddr) -> (Gyre, PathBuf) {

@@ -36,7 +36,7 @@ pub use hooks::Hook;
 pub use kept::LiveSettings;
 pub use offline::Offline;
 pub use policy::{Goal, POLICIES_MAX, Policy, Then};
-pub use queue::QueueLimits;
+pub use queue::{Places, QueueLimits};
 pub use row::{LastAnnounce, Moving, Origin, TorrentRow};
 pub use run::{Daemon, Service, Settings};
 pub use scrub::Scrubbing;

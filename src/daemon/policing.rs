@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::control::backend::PolicyFigures;
 use super::date::unix_now_s;
 use super::handle::Control;
-use super::policy::{Deeds, Goal, Policy, Then};
+use super::policy::{Deeds, Goal, InBook, Policy, Then};
 use super::row::TorrentRow;
 use super::torrents::Torrents;
 use crate::base::InfoHash;
@@ -16,7 +16,6 @@ use crate::session::Command;
 use crate::session::SeedAfter;
 use crate::session::command::TorrentSnapshot;
 use crate::session::tune::{Tuned, Tuning};
-use crate::swarm::bandwidth::RuleId;
 
 /// Goals are looked at this often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -26,13 +25,13 @@ impl Torrents {
     pub fn tuning(&self, row: &TorrentRow) -> Tuning {
         let mut tuning = row.settings.tuning();
         let policies = self.policies.of(row);
-        for (rule, policy) in &policies {
-            if let Some(up) = self.throttle(row, *rule, policy) {
+        for one in &policies {
+            if let Some(up) = self.throttle(row, one) {
                 let own = &mut tuning.limits.up_bytes_per_s;
                 *own = Some(own.map_or(up, |own| own.min(up)));
             }
         }
-        tuning.rules = policies.into_iter().map(|(rule, _)| rule).collect();
+        tuning.rules = policies.iter().map(|one| one.id).collect();
         tuning
     }
 
@@ -40,8 +39,8 @@ impl Torrents {
     pub fn seeds_until(&self, row: &TorrentRow, mut daemons: SeedAfter) -> SeedAfter {
         // The narrowest policy that ends it says when.
         let ends = |goal: &Goal| matches!(goal.then, Then::Stop | Then::Remove);
-        for (_, policy) in self.policies.of(row) {
-            if let Some(goal) = policy.goal.filter(ends) {
+        for one in self.policies.of(row) {
+            if let Some(goal) = one.policy.goal.as_ref().filter(|goal| ends(goal)) {
                 daemons.ratio = goal.ratio;
                 daemons.time = goal.time;
             }
@@ -61,12 +60,12 @@ impl Torrents {
         }
     }
 
-    fn throttle(&self, row: &TorrentRow, rule: RuleId, policy: &Policy) -> Option<u64> {
-        let goal = policy.goal.as_ref()?;
+    fn throttle(&self, row: &TorrentRow, one: &InBook) -> Option<u64> {
+        let goal = one.policy.goal.as_ref()?;
         let Then::Throttle { up_bytes_per_s } = goal.then else {
             return None;
         };
-        let is_reached = self.policies.is_reached(row.info_hash, rule)
+        let is_reached = self.policies.is_reached(row.info_hash, one.id)
             || goal.is_reached(&row.deeds(row.uploaded_bytes, row.downloaded_bytes));
         is_reached.then_some(up_bytes_per_s)
     }
@@ -107,6 +106,7 @@ impl Control {
         if !torrents.policies.replace(policies) {
             return;
         }
+        self.weigh_queue_anew();
         let rules = Box::new(torrents.policies.rules());
         let _ = session.ask_blocking(|reply| Command::SetRules { rules, reply });
         for (row, before) in rows.iter().zip(before) {
@@ -130,19 +130,12 @@ impl Control {
             return Vec::new();
         }
         let listed = self.torrents();
-        let figures = policies.iter().map(|(_, policy)| {
-            let mut figures = PolicyFigures {
-                name: policy.name.clone(),
-                tracker: policy.tracker.clone(),
-                label: policy.label.clone(),
-                torrent: policy.torrent,
-                cap_up_bytes_per_s: policy.cap_up_bytes_per_s,
-                cap_down_bytes_per_s: policy.cap_down_bytes_per_s,
-                share: policy.share,
-                ..PolicyFigures::default()
-            };
+        let figures = policies.iter().map(|in_book| {
+            let policy = &in_book.policy;
+            let mut figures = PolicyFigures::of(policy.clone());
             for one in listed.iter().filter(|one| policy.is_for(&one.row)) {
                 figures.torrents += 1;
+                figures.waiting += u64::from(one.is_waiting);
                 let Some(shown) = &one.shown else { continue };
                 figures.reached += u64::from(is_reached(policy, &one.row, shown));
                 figures.up_bytes_per_s += shown.progress.up_bytes_per_s;
@@ -157,7 +150,7 @@ impl Control {
     async fn look_at_goals(&self, since: u64) -> u64 {
         let torrents = &self.inner.torrents;
         let policies = torrents.policies.policies();
-        if policies.iter().all(|(_, policy)| policy.goal.is_none()) {
+        if policies.iter().all(|one| one.policy.goal.is_none()) {
             return 0;
         }
         let now = self.session().revision;
@@ -167,15 +160,16 @@ impl Control {
             let Some(row) = row.filter(|row| row.leaving.is_none()) else {
                 continue;
             };
-            for (rule, policy) in policies.iter().filter(|(_, one)| one.goal.is_some()) {
-                if policy.is_for(&row) && is_reached(policy, &row, shown) {
-                    reached.push((row.info_hash, *rule, policy.clone()));
+            let goals = policies.iter().filter(|one| one.policy.goal.is_some());
+            for one in goals.filter(|one| one.policy.is_for(&row)) {
+                if is_reached(&one.policy, &row, shown) {
+                    reached.push((row.info_hash, one.clone()));
                 }
             }
         }
-        for (info_hash, rule, policy) in reached {
-            if torrents.policies.note_reached(info_hash, rule) {
-                self.on_goal(info_hash, &policy).await;
+        for (info_hash, one) in reached {
+            if torrents.policies.note_reached(info_hash, one.id) {
+                self.on_goal(info_hash, &one.policy).await;
             }
         }
         now

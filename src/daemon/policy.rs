@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::control::rpc::tracker_host as host;
+use super::queue::Places;
 use super::row::TorrentRow;
 use crate::base::InfoHash;
 use crate::session::command::Rules;
@@ -31,6 +32,8 @@ pub struct Policy {
     pub cap_down_bytes_per_s: Option<u64>,
     /// Its guaranteed part, in [`crate::swarm::bandwidth::SHARE_WHOLE`]ths.
     pub share: Option<u16>,
+    /// How many of its torrents run at a time.
+    pub places: Places,
     /// For each of its torrents.
     pub goal: Option<Goal>,
 }
@@ -104,19 +107,29 @@ impl Policy {
 
 /// Whether a host is that domain or one below it.
 fn is_within(host: &str, domain: &str) -> bool {
-    let host = host.trim_end_matches('.').to_ascii_lowercase();
-    let above = host.strip_suffix(domain);
-    above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+    let host = host.trim_end_matches('.').as_bytes();
+    let split = host.len().checked_sub(domain.len());
+    let split = split.and_then(|at| host.split_at_checked(at));
+    split.is_some_and(|(above, end)| {
+        end.eq_ignore_ascii_case(domain.as_bytes()) && (above.is_empty() || above.ends_with(b"."))
+    })
 }
 
-/// The policies in force, each under a name that the session knows it by.
+/// A policy, and the name that the session knows it by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InBook {
+    pub id: RuleId,
+    pub policy: Policy,
+}
+
+/// The policies in force.
 #[derive(Default)]
 pub struct Book(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
     /// From the top.
-    policies: Arc<[(RuleId, Policy)]>,
+    policies: Arc<[Arc<InBook>]>,
     /// Every policy that ever was has its number for good, so that no torrent is held to one that it was not meant for.
     numbers: BTreeMap<String, RuleId>,
     /// Whose goals are reached by figures that no row has yet.
@@ -139,7 +152,7 @@ impl Book {
     pub fn replace(&self, mut policies: Vec<Policy>) -> bool {
         policies.sort_by_key(Policy::level);
         let inner = &mut *self.inner();
-        let same = |(before, after): (&(RuleId, Policy), &Policy)| before.1 == *after;
+        let same = |(before, after): (&Arc<InBook>, &Policy)| before.policy == *after;
         if inner.policies.len() == policies.len() && inner.policies.iter().zip(&policies).all(same)
         {
             return false;
@@ -147,7 +160,8 @@ impl Book {
         let numbers = &mut inner.numbers;
         let numbered = policies.into_iter().map(|policy| {
             let next = RuleId(u32::try_from(numbers.len()).unwrap_or(u32::MAX));
-            (*numbers.entry(policy.name.clone()).or_insert(next), policy)
+            let id = *numbers.entry(policy.name.clone()).or_insert(next);
+            Arc::new(InBook { id, policy })
         });
         inner.policies = numbered.collect();
         inner.reached.clear();
@@ -155,14 +169,30 @@ impl Book {
     }
 
     /// All of them, from the top.
-    pub fn policies(&self) -> Arc<[(RuleId, Policy)]> {
+    pub fn policies(&self) -> Arc<[Arc<InBook>]> {
         self.inner().policies.clone()
+    }
+
+    /// Those by which torrents may have to wait.
+    pub fn with_places(&self) -> Vec<Arc<InBook>> {
+        let policies = self.policies();
+        let limited = policies
+            .iter()
+            .filter(|one| one.policy.places.are_limited());
+        limited.cloned().collect()
+    }
+
+    /// True when there are such.
+    pub fn have_places(&self) -> bool {
+        let policies = &self.inner().policies;
+        policies.iter().any(|one| one.policy.places.are_limited())
     }
 
     /// As the session takes them.
     pub fn rules(&self) -> Rules {
         let mut rules = Rules::default();
-        for (id, policy) in self.policies().iter() {
+        for one in self.policies().iter() {
+            let InBook { id, policy } = &**one;
             let rule = |cap| Rule {
                 cap,
                 share: policy.share,
@@ -174,9 +204,9 @@ impl Book {
     }
 
     /// Those that count for a torrent.
-    pub fn of(&self, row: &TorrentRow) -> Vec<(RuleId, Policy)> {
+    pub fn of(&self, row: &TorrentRow) -> Vec<Arc<InBook>> {
         let policies = self.policies();
-        let counts = policies.iter().filter(|(_, policy)| policy.is_for(row));
+        let counts = policies.iter().filter(|one| one.policy.is_for(row));
         counts.cloned().collect()
     }
 
@@ -226,7 +256,8 @@ mod tests {
             policy("all", None, None),
         ]);
         let of = |row: TorrentRow| -> Vec<String> {
-            book.of(&row).into_iter().map(|(_, one)| one.name).collect()
+            let of = book.of(&row);
+            of.iter().map(|one| one.policy.name.clone()).collect()
         };
         let url = "http://T.A.example:80/announce";
         assert_eq!(
@@ -235,6 +266,7 @@ mod tests {
         );
         assert_eq!(of(row(&["udp://a.example:1"], &[])), ["tracker", "all"]);
         assert_eq!(of(row(&["http://ba.example/"], &["tv"])), ["all", "label"]);
+        assert_eq!(of(row(&["http://example/"], &[])), ["all"]);
     }
 
     #[test]
@@ -245,7 +277,7 @@ mod tests {
         assert!(book.replace(vec![policy("c", None, None), policy("b", None, None)]));
         let after = book.of(&row(&[], &[]));
         assert_eq!(before[1], after[1]);
-        assert!(before.iter().all(|(id, _)| *id != after[0].0));
+        assert!(before.iter().all(|one| one.id != after[0].id));
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! Whose turn it is when only some torrents may download or seed at a time. Layer 6, pure.
 //!
-//! Whoever runs goes on running: a place is given up when its torrent stops, ends, or turns from a download into a seed.
+//! Everybody stands in one line, and in one for each policy of its own that has places: it runs once all of them have one for
+//! it. Whoever runs goes on running: a place is given up when its torrent stops, ends, or turns from a download into a seed.
 //! Only other limits have everything weighed anew.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::control::backend::Count;
 use crate::base::InfoHash;
+use crate::swarm::bandwidth::RuleId;
 
 /// How many torrents run at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,23 +28,50 @@ impl QueueLimits {
         self.downloads.is_on || self.seeds.is_on
     }
 
-    fn of(&self, kind: Kind) -> Option<u64> {
+    const fn places(&self) -> Places {
+        const fn most(count: Count) -> Option<u64> {
+            match count.is_on {
+                true => Some(count.value),
+                false => None,
+            }
+        }
+        Places {
+            downloads: most(self.downloads),
+            seeds: most(self.seeds),
+        }
+    }
+}
+
+/// How many torrents of one line run at a time; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    pub downloads: Option<u64>,
+    pub seeds: Option<u64>,
+}
+
+impl Places {
+    /// True when somebody may have to wait.
+    pub const fn are_limited(&self) -> bool {
+        self.downloads.is_some() || self.seeds.is_some()
+    }
+
+    const fn of(&self, kind: Kind) -> Option<u64> {
         match kind {
-            Kind::Download => self.downloads.get(),
-            Kind::Seed => self.seeds.get(),
+            Kind::Download => self.downloads,
+            Kind::Seed => self.seeds,
         }
     }
 }
 
 /// What a torrent takes a place for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Download,
     Seed,
 }
 
 /// One torrent that is to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     pub info_hash: InfoHash,
     pub kind: Kind,
@@ -50,6 +81,8 @@ pub struct Entry {
     pub is_stalled: bool,
     /// It waits for nobody and takes no place.
     pub skips: bool,
+    /// The policies whose lines it stands in.
+    pub rules: Vec<RuleId>,
 }
 
 /// What becomes of a torrent.
@@ -61,25 +94,65 @@ pub enum Turn {
     Wait,
 }
 
-/// What changes for those in the queue, first place first; `is_anew` weighs those that run too.
-pub fn plan(entries: &[Entry], limits: &QueueLimits, is_anew: bool) -> Vec<(InfoHash, Turn)> {
-    let (mut downloads, mut seeds) = (0_u64, 0_u64);
-    let mut take = |entry: &Entry| {
-        let taken = match entry.kind {
-            Kind::Download => &mut downloads,
-            Kind::Seed => &mut seeds,
+/// The places that are taken so far, by line: that of all, and those of policies.
+struct Taken<'a> {
+    places: Places,
+    of_rules: &'a BTreeMap<RuleId, Places>,
+    counts: BTreeMap<(Option<RuleId>, Kind), u64>,
+}
+
+impl Taken<'_> {
+    fn is_free(&self, line: Option<RuleId>, kind: Kind) -> bool {
+        let places = match line {
+            None => Some(&self.places),
+            Some(rule) => self.of_rules.get(&rule),
         };
-        let is_free = limits.of(entry.kind).is_none_or(|most| *taken < most);
-        *taken += u64::from(!entry.is_stalled);
+        let most = places.and_then(|places| places.of(kind));
+        let taken = self.counts.get(&(line, kind)).copied().unwrap_or(0);
+        most.is_none_or(|most| taken < most)
+    }
+
+    /// Gives it a place in each of its lines, if all have one.
+    fn take(&mut self, entry: &Entry) -> bool {
+        let mut lines = lines(entry);
+        let is_free = lines.all(|line| self.is_free(line, entry.kind));
+        if is_free {
+            self.count(entry);
+        }
         is_free
+    }
+
+    fn count(&mut self, entry: &Entry) {
+        for line in lines(entry).filter(|_| !entry.is_stalled) {
+            *self.counts.entry((line, entry.kind)).or_default() += 1;
+        }
+    }
+}
+
+fn lines(entry: &Entry) -> impl Iterator<Item = Option<RuleId>> {
+    std::iter::once(None).chain(entry.rules.iter().copied().map(Some))
+}
+
+/// What changes for those in the queue, first place first, by the places of all and of policies; `is_anew` weighs those that
+/// run too.
+pub fn plan(
+    entries: &[Entry],
+    limits: &QueueLimits,
+    of_rules: &BTreeMap<RuleId, Places>,
+    is_anew: bool,
+) -> Vec<(InfoHash, Turn)> {
+    let mut taken = Taken {
+        places: limits.places(),
+        of_rules,
+        counts: BTreeMap::new(),
     };
     let keeps = |entry: &Entry| entry.runs_as == Some(entry.kind) && !is_anew;
     for entry in entries.iter().filter(|entry| keeps(entry) && !entry.skips) {
-        take(entry);
+        taken.count(entry);
     }
     let mut turns = Vec::new();
     for entry in entries.iter().filter(|entry| !keeps(entry)) {
-        let may_run = entry.skips || take(entry);
+        let may_run = entry.skips || taken.take(entry);
         let turn = match (may_run, entry.runs_as) {
             (true, None) => Turn::Begin(entry.kind),
             (true, Some(kind)) if kind != entry.kind => Turn::GoOn(entry.kind),
@@ -104,7 +177,7 @@ pub fn renumbered(there: &[(InfoHash, i64)], wanted: &[InfoHash]) -> Vec<(InfoHa
         false => i64::try_from(place).unwrap_or(i64::MAX) + 1,
     };
     let numbers = there.iter().enumerate().map(number);
-    let before: std::collections::BTreeMap<InfoHash, i64> = there.iter().copied().collect();
+    let before: BTreeMap<InfoHash, i64> = there.iter().copied().collect();
     let wanted = wanted.iter().copied().zip(numbers);
     let is_changed = |(info_hash, number): &(InfoHash, i64)| before.get(info_hash) != Some(number);
     wanted.filter(is_changed).collect()
@@ -119,7 +192,7 @@ mod tests {
     }
 
     /// One a word: its name, `d` or `s` for what it is, then `r` if it runs, `x` if it runs as the other kind, `z` if it
-    /// is stalled, `!` if it skips the queue.
+    /// is stalled, `!` if it skips the queue, and the numbers of its policies.
     fn entries(words: &str) -> Vec<Entry> {
         let entry = |word: &str| {
             let mut marks = word.chars();
@@ -138,6 +211,11 @@ mod tests {
                 },
                 is_stalled: word.contains('z'),
                 skips: word.contains('!'),
+                rules: word
+                    .chars()
+                    .filter_map(|c| c.to_digit(10))
+                    .map(RuleId)
+                    .collect(),
             }
         };
         words.split(' ').map(entry).collect()
@@ -150,8 +228,17 @@ mod tests {
             seeds: count(seeds),
             stalled: Count::default(),
         };
+        told_by(words, &limits, &BTreeMap::new(), is_anew)
+    }
+
+    fn told_by(
+        words: &str,
+        limits: &QueueLimits,
+        of_rules: &BTreeMap<RuleId, Places>,
+        is_anew: bool,
+    ) -> String {
         let mut told = String::new();
-        for (info_hash, turn) in plan(&entries(words), &limits, is_anew) {
+        for (info_hash, turn) in plan(&entries(words), limits, of_rules, is_anew) {
             told.push(info_hash.as_bytes()[0] as char);
             told.push(match turn {
                 Turn::Begin(_) => '+',
@@ -194,8 +281,34 @@ mod tests {
     }
 
     #[test]
+    fn a_policys_line_is_one_of_its_own_and_holds_up_nobody_else() {
+        let places = |downloads| Places {
+            downloads: Some(downloads),
+            seeds: None,
+        };
+        let of_rules = [(RuleId(1), places(1)), (RuleId(2), places(2))].into();
+        let session = |most| QueueLimits {
+            downloads: Count {
+                value: most,
+                is_on: most > 0,
+            },
+            ..QueueLimits::default()
+        };
+        let told = |words, most, is_anew| told_by(words, &session(most), &of_rules, is_anew);
+        // The second of policy 1 waits, and those behind it do not.
+        assert_eq!(told("Ad1 Bd1 Cd2 Dd Ed2 Fd2 Gs1", 0, false), "A+C+D+E+G+");
+        // Who waits for one line takes no place in another.
+        assert_eq!(told("Ad1 Bd12 Cd2 Dd2", 0, false), "A+C+D+");
+        assert_eq!(told("Ad1 Bd1 Cd2 Dd", 2, false), "A+C+");
+        assert_eq!(told("Ad1 Bd1r Cd2", 0, false), "C+");
+        assert_eq!(told("Ad1 Bd1r", 0, true), "A+B-");
+        assert_eq!(told("Ad1rz Bd1 Cd1", 0, false), "B+");
+    }
+
+    #[test]
     fn without_limits_nobody_waits() {
-        let turns = plan(&entries("Ad Bd Cs"), &QueueLimits::default(), false);
+        let none = QueueLimits::default();
+        let turns = plan(&entries("Ad Bd Cs"), &none, &BTreeMap::new(), false);
         assert_eq!(turns.len(), 3);
         assert!(!QueueLimits::default().are_on());
     }

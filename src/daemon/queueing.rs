@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::handle::{Control, ControlError};
+use super::policy::InBook;
 use super::queue::{Entry, Kind, QueueLimits, Turn, plan, renumbered};
 use super::row::TorrentRow;
 use super::store::Write;
@@ -53,6 +54,7 @@ impl Queue {
         row: &TorrentRow,
         shown: Option<&TorrentSnapshot>,
         limits: &QueueLimits,
+        policies: &[Arc<InBook>],
     ) -> Option<Entry> {
         let info_hash = row.info_hash;
         let place = self.places.get(&info_hash).copied();
@@ -76,12 +78,14 @@ impl Queue {
             Some(shown) if runs_as.is_some() => self.is_stalled(shown, stalled_after),
             _ => false,
         };
+        let rules = policies.iter().filter(|one| one.policy.is_for(row));
         Some(Entry {
             info_hash,
             kind: kind(row, shown, runs_as),
             runs_as,
             is_stalled,
             skips: row.settings.skips_queue,
+            rules: rules.map(|one| one.id).collect(),
         })
     }
 
@@ -118,7 +122,7 @@ pub fn in_order(rows: &mut [Arc<TorrentRow>]) {
 impl Control {
     /// True when somebody may have to wait.
     pub(super) fn has_queue(&self) -> bool {
-        self.inner.kept().now.queue.are_on()
+        self.inner.kept().now.queue.are_on() || self.inner.torrents.policies.have_places()
     }
 
     /// The next look weighs those that run too.
@@ -169,6 +173,9 @@ impl Control {
     /// Takes the turns; what they are is to be told the session, which `is_start` is not to know them yet.
     fn turns(&self, is_anew: bool, is_start: bool) -> Vec<(InfoHash, Turn)> {
         let limits = self.inner.kept().now.queue;
+        let policies = self.inner.torrents.policies.with_places();
+        let of_rules = policies.iter().map(|one| (one.id, one.policy.places));
+        let of_rules = of_rules.collect();
         let mut queue = self.inner.queue();
         let is_anew = std::mem::take(&mut queue.is_anew) || is_anew;
         let mut rows: Vec<Arc<TorrentRow>> = self.inner.torrents.rows().values().cloned().collect();
@@ -190,7 +197,7 @@ impl Control {
                 let kind = kind(row, Some(shown), None);
                 queue.places.insert(row.info_hash, Some(kind));
             }
-            queue.entry(row, shown.as_deref(), &limits)
+            queue.entry(row, shown.as_deref(), &limits, &policies)
         });
         let entries: Vec<Entry> = entries.collect();
         let known: BTreeSet<InfoHash> = entries.iter().map(|entry| entry.info_hash).collect();
@@ -201,7 +208,7 @@ impl Control {
         for entry in &entries {
             queue.places.entry(entry.info_hash).or_insert(None);
         }
-        let turns = plan(&entries, &limits, is_anew);
+        let turns = plan(&entries, &limits, &of_rules, is_anew);
         for (info_hash, turn) in &turns {
             let place = match turn {
                 Turn::Begin(kind) | Turn::GoOn(kind) => Some(*kind),

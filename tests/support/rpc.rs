@@ -1,12 +1,23 @@
-//! A client of a daemon's control socket.
+//! A client of a daemon's control socket, and a daemon for it.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::program::PATIENCE;
+use super::Gyre;
+use super::program::{PATIENCE, command};
+use super::sample::text;
+
+/// Words of `status`.
+pub const DOWNLOAD_WAITS: u64 = 3;
+pub const DOWNLOADS: u64 = 4;
+pub const SEED_WAITS: u64 = 5;
+pub const SEEDS: u64 = 6;
 
 /// Gives a method of the Transmission RPC; its answer, or its words of refusal.
 pub fn ask(socket: &Path, method: &str, arguments: Value) -> Result<Value, String> {
@@ -27,5 +38,89 @@ pub fn ask(socket: &Path, method: &str, arguments: Value) -> Result<Value, Strin
     match answer["result"].as_str() {
         Some("success") => Ok(answer["arguments"].take()),
         words => Err(words.unwrap_or_default().to_owned()),
+    }
+}
+
+/// A running daemon that is asked over its socket, killed when dropped.
+pub struct RpcDaemon {
+    pub gyre: Gyre,
+    socket: PathBuf,
+    pub addr: SocketAddr,
+}
+
+impl RpcDaemon {
+    pub fn start(state: &Path, more: &[&str]) -> RpcDaemon {
+        let mut program = command();
+        program.args(["daemon", "--lines", "--port", "0", "--bind", "127.0.0.1"]);
+        program.args(["--port-map", "false", "--dht", "false", "--lsd", "false"]);
+        program.args(["--api", "off", "--buffers", "4MiB"]);
+        program.args(["--announce-interval-min", "1s", "--state"]);
+        program.arg(state).args(more);
+        program.args(["--api-roots", "/"]);
+        program.stdin(std::process::Stdio::null());
+        let mut gyre = Gyre::spawn(program);
+        let addr = gyre.listening();
+        RpcDaemon {
+            gyre,
+            socket: state.join("control.sock"),
+            addr,
+        }
+    }
+
+    pub fn ask(&self, method: &str, arguments: Value) -> Result<Value, String> {
+        ask(&self.socket, method, arguments)
+    }
+
+    pub fn call(&self, method: &str, arguments: Value) -> Value {
+        let answer = self.ask(method, arguments.clone());
+        answer.unwrap_or_else(|words| panic!("{method} {arguments}: {words}"))
+    }
+
+    /// Adds a torrent whose data lies in `folder`; its id.
+    pub fn add(&self, torrent: &Path, folder: &Path, paused: bool) -> u64 {
+        let added = self.call(
+            "torrent-add",
+            json!({ "filename": text(torrent), "download-dir": text(folder), "paused": paused }),
+        );
+        added["torrent-added"]["id"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{added}"))
+    }
+
+    pub fn set(&self, id: u64, mut arguments: Value) {
+        arguments["ids"] = json!([id]);
+        self.call("torrent-set", arguments);
+    }
+
+    pub fn get(&self, id: u64, field: &str) -> Value {
+        let got = self.call("torrent-get", json!({ "ids": [id], "fields": [field] }));
+        got["torrents"][0][field].clone()
+    }
+
+    pub fn session(&self, field: &str) -> Value {
+        self.call("session-get", json!({ "fields": [field] }))[field].clone()
+    }
+
+    #[track_caller]
+    pub fn wait(&self, id: u64, field: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let value = self.get(id, field);
+            if is_it(&value) {
+                return value;
+            }
+            assert!(Instant::now() < end, "{field} of {id} is {value}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[track_caller]
+    pub fn wait_status(&self, id: u64, status: u64) {
+        self.wait(id, "status", |value| *value == status);
+    }
+
+    pub fn terminate(mut self) {
+        self.gyre.signal(Signal::SIGTERM);
+        assert_eq!(self.gyre.wait_exit(PATIENCE), 0);
     }
 }

@@ -79,8 +79,8 @@ fn line(torrent: &Value) -> String {
 /// One line a policy below a line of names.
 pub fn policies(policies: &[Value]) -> Vec<String> {
     let mut lines = vec![format!(
-        "{:>12} {:>12} {:>12} {:>12} {:>7} {:>8} {:>7} POLICY",
-        "UP", "OF", "DOWN", "OF", "SHARE", "TORRENTS", "REACHED"
+        "{:>12} {:>12} {:>12} {:>12} {:>7} {:>8} {:>7} {:>7} POLICY",
+        "UP", "OF", "DOWN", "OF", "SHARE", "TORRENTS", "WAITING", "REACHED"
     )];
     lines.extend(policies.iter().map(policy));
     lines
@@ -101,12 +101,13 @@ fn policy(policy: &Value) -> String {
         false => of.join(", "),
     };
     format!(
-        "{:>12} {:>12} {:>12} {:>12} {share:>7} {:>8} {:>7} {} ({of})",
+        "{:>12} {:>12} {:>12} {:>12} {share:>7} {:>8} {:>7} {:>7} {} ({of})",
         rate(number(policy, "rateUpload")),
         rate(number(policy, "capUp")),
         rate(number(policy, "rateDownload")),
         rate(number(policy, "capDown")),
         number(policy, "torrents"),
+        number(policy, "waiting"),
         number(policy, "reached"),
         cut(&text(policy, "name"), NAME_CHARS_MAX),
     )
@@ -211,7 +212,7 @@ mod tests {
     fn a_policy_is_a_line_with_its_rates_beside_its_caps() {
         let policy = serde_json::json!({
             "name": "tv\u{1b}", "tracker": null, "label": "b", "torrent": null, "share": 5_000, "capUp": 10_000_000,
-            "capDown": null, "rateUpload": 5_000_000, "rateDownload": 0, "torrents": 3, "reached": 1,
+            "capDown": null, "rateUpload": 5_000_000, "rateDownload": 0, "torrents": 3, "waiting": 2, "reached": 1,
         });
         let lines = policies(std::slice::from_ref(&policy));
         let words: Vec<&str> = lines[1].split_whitespace().collect();

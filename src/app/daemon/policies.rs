@@ -1,6 +1,7 @@
 //! The `[[policy]]` tables of the settings file. Layer 7.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -19,7 +20,7 @@ const RATE_MAX: u64 = 1 << 50;
 const NAME_CHARS_MAX: usize = 64;
 
 /// Each key, an example, and what it is for.
-const KEYS: [(&str, &str, &str); 11] = [
+const KEYS: [(&str, &str, &str); 13] = [
     (
         "name",
         "\"slow tracker\"",
@@ -56,6 +57,16 @@ const KEYS: [(&str, &str, &str); 11] = [
         "The part of the bandwidth that its torrents are guaranteed, while somebody waits for limit-up, limit-down or a cap. \
          What they do not use others get. It is a part of the share of the policy before it that is for the same torrent \
          and has one, else of the whole.",
+    ),
+    (
+        "download-queue-size",
+        "3",
+        "Of its torrents so many download at a time; the others wait in the queue, as for the key of that name above.",
+    ),
+    (
+        "seed-queue-size",
+        "20",
+        "Of its torrents so many seed at a time; the others wait in the queue.",
     ),
     (
         "ratio",
@@ -170,8 +181,7 @@ fn wrong(at: usize, message: &str, hint: &str) -> Wrong {
 }
 
 fn one(keys: &DeTable<'_>, at: usize) -> Result<Policy, Wrong> {
-    let mut policy = Policy::default();
-    let (mut ratio, mut time, mut then, mut throttle) = (None, None, None, None);
+    let mut draft = Draft::default();
     for (name, value) in keys.iter() {
         let (key, at) = (name.get_ref().as_ref(), name.span().start);
         if !KEYS.iter().any(|known| known.0 == key) {
@@ -188,67 +198,91 @@ fn one(keys: &DeTable<'_>, at: usize) -> Result<Policy, Wrong> {
                 "write a text or a number",
             )
         })?;
-        let taken = match key {
-            "name" => name_of(&text).map(|name| policy.name = name),
-            "tracker" => domain(&text).map(|domain| policy.tracker = Some(domain)),
-            "label" => filled(&text).map(|label| policy.label = Some(label)),
-            "torrent" => match text.parse() {
-                Ok(info_hash) => {
-                    policy.torrent = Some(info_hash);
-                    Ok(())
-                }
-                Err(_) => Err("write the 40 digits of an info_hash".to_owned()),
-            },
-            "cap-up" => rate(&text).map(|rate| policy.cap_up_bytes_per_s = Some(rate)),
-            "cap-down" => rate(&text).map(|rate| policy.cap_down_bytes_per_s = Some(rate)),
-            "share" => share(&text).map(|share| policy.share = Some(share)),
-            "ratio" => parse_ratio(&text).map(|goal| ratio = Some(goal)),
-            "seed-time" => parse_duration(&text).map(|goal| time = Some(goal)),
-            "throttle-up" => rate(&text).map(|rate| throttle = Some(rate)),
-            _ => {
-                then = Some(text.clone());
-                Ok(())
-            }
-        };
+        let taken = draft.set(key, &text);
         taken.map_err(|hint| wrong(at, &format!("\"{text}\" is no value of {key}"), &hint))?;
     }
-    if policy.name.is_empty() {
-        return Err(wrong(
-            at,
-            "a policy has no name",
-            "write name = \"WORD\" first",
-        ));
+    draft.done(at)
+}
+
+/// What was read of one policy.
+#[derive(Default)]
+struct Draft {
+    policy: Policy,
+    ratio: Option<f64>,
+    time: Option<Duration>,
+    then: Option<String>,
+    throttle: Option<u64>,
+}
+
+impl Draft {
+    /// Takes the value of one of [`KEYS`]; the error says what to write instead.
+    fn set(&mut self, key: &str, text: &str) -> Result<(), String> {
+        let policy = &mut self.policy;
+        match key {
+            "name" => policy.name = name_of(text)?,
+            "tracker" => policy.tracker = Some(domain(text)?),
+            "label" => policy.label = Some(filled(text)?),
+            "torrent" => {
+                let hint = |_| "write the 40 digits of an info_hash".to_owned();
+                policy.torrent = Some(text.parse().map_err(hint)?);
+            }
+            "cap-up" => policy.cap_up_bytes_per_s = Some(rate(text)?),
+            "cap-down" => policy.cap_down_bytes_per_s = Some(rate(text)?),
+            "share" => policy.share = Some(share(text)?),
+            "download-queue-size" => policy.places.downloads = Some(count(text)?),
+            "seed-queue-size" => policy.places.seeds = Some(count(text)?),
+            "ratio" => self.ratio = Some(parse_ratio(text)?),
+            "seed-time" => self.time = Some(parse_duration(text)?),
+            "throttle-up" => self.throttle = Some(rate(text)?),
+            _ => self.then = Some(text.to_owned()),
+        }
+        Ok(())
     }
-    let of = &policy.name;
-    let has_goal = ratio.is_some() || time.is_some();
-    let then = match (then.as_deref(), throttle) {
-        (None, None) if !has_goal => return Ok(policy),
-        (Some("throttle"), Some(up_bytes_per_s)) => Then::Throttle { up_bytes_per_s },
-        (Some("throttle"), None) => {
-            let message = format!("the policy {of:?} throttles to no rate");
-            return Err(wrong(at, &message, "write throttle-up = \"RATE\""));
+
+    fn done(mut self, at: usize) -> Result<Policy, Wrong> {
+        if self.policy.name.is_empty() {
+            let hint = "write name = \"WORD\" first";
+            return Err(wrong(at, "a policy has no name", hint));
         }
-        (_, Some(_)) => {
-            let message = format!("the policy {of:?} has throttle-up and does not throttle");
-            return Err(wrong(at, &message, "write then = \"throttle\" too"));
-        }
-        (Some("stop") | None, None) => Then::Stop,
-        (Some("remove"), None) => Then::Remove,
-        (Some(other), None) => {
-            let message = format!("the policy {of:?}: \"{other}\" is no value of then");
-            return Err(wrong(
-                at,
-                &message,
-                "write \"stop\", \"remove\" or \"throttle\"",
-            ));
-        }
-    };
-    if !has_goal {
-        let message = format!("the policy {of:?} has no goal for then");
-        return Err(wrong(at, &message, "write ratio or seed-time too"));
+        let goal = self.goal().map_err(|(what, hint)| {
+            let message = format!("the policy {:?} {what}", self.policy.name);
+            wrong(at, &message, hint)
+        })?;
+        self.policy.goal = goal;
+        Ok(self.policy)
     }
-    policy.goal = Some(Goal { ratio, time, then });
-    Ok(policy)
+
+    /// Its goal; the error says what is wrong with it, and what to write.
+    fn goal(&self) -> Result<Option<Goal>, (String, &'static str)> {
+        let has_goal = self.ratio.is_some() || self.time.is_some();
+        let is = |what: &str, hint| Err((what.to_owned(), hint));
+        let word = self.then.as_deref();
+        if self.throttle.is_some() && word != Some("throttle") {
+            let hint = "write then = \"throttle\" too";
+            return is("has throttle-up and does not throttle", hint);
+        }
+        let then = match (word, self.throttle) {
+            (None, _) if !has_goal => return Ok(None),
+            (Some("throttle"), Some(up_bytes_per_s)) => Then::Throttle { up_bytes_per_s },
+            (Some("throttle"), None) => {
+                return is("throttles to no rate", "write throttle-up = \"RATE\"");
+            }
+            (Some("stop") | None, _) => Then::Stop,
+            (Some("remove"), _) => Then::Remove,
+            (Some(other), _) => {
+                let what = format!("ends with \"{other}\", which is no value of then");
+                return Err((what, "write \"stop\", \"remove\" or \"throttle\""));
+            }
+        };
+        if !has_goal {
+            return is("has no goal for then", "write ratio or seed-time too");
+        }
+        Ok(Some(Goal {
+            ratio: self.ratio,
+            time: self.time,
+            then,
+        }))
+    }
 }
 
 fn filled(text: &str) -> Result<String, String> {
@@ -271,6 +305,14 @@ fn domain(text: &str) -> Result<String, String> {
     match is_good {
         true => Ok(text.trim_end_matches('.').to_ascii_lowercase()),
         false => Err("write the host or domain alone, such as tracker.example".to_owned()),
+    }
+}
+
+/// How many torrents run at a time.
+fn count(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("write a whole number from 1 on, or leave the key out for no limit".to_owned()),
     }
 }
 
@@ -310,108 +352,4 @@ fn share(text: &str) -> Result<u16, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn policies(text: &str) -> Result<Vec<Policy>, Failure> {
-        let table = DeTable::parse(text).unwrap();
-        let value = table.get_ref().get(POLICY).unwrap();
-        let place = |at: usize| format!("line {}", text[..at].matches('\n').count() + 1);
-        parse(value.get_ref(), place)
-    }
-
-    #[test]
-    fn the_printed_example_is_read() {
-        let text = template();
-        let lines = text.lines().skip_while(|line| !line.contains("[[policy]]"));
-        let lines: Vec<&str> = lines.filter_map(|line| line.strip_prefix("# ")).collect();
-        let read = policies(&lines.join("\n")).unwrap();
-        let one = &read[0];
-        assert_eq!(
-            (one.cap_up_bytes_per_s, one.share),
-            (Some(10_000_000), Some(5_000))
-        );
-        let goal = one.goal.as_ref().unwrap();
-        assert_eq!(goal.ratio, Some(2.0));
-        assert_eq!(
-            goal.then,
-            Then::Throttle {
-                up_bytes_per_s: 1_000_000
-            }
-        );
-        let keys = lines
-            .iter()
-            .filter(|line| line.contains(" = ") && !line.starts_with('#'));
-        assert_eq!(keys.count(), KEYS.len());
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_its_line() {
-        for (text, told) in [
-            (
-                "[[policy]]\ncap-up = \"1MB\"",
-                "line 1: a policy has no name",
-            ),
-            (
-                "[[policy]]\nname = \"a\"\ncap = 3",
-                "line 3: a policy has no key cap",
-            ),
-            (
-                "[[policy]]\nname = \"a\"\nshare = \"101%\"",
-                "line 3: \"101%\" is no value of share",
-            ),
-            (
-                "[[policy]]\nname = \"a\"\ncap-up = 0",
-                "line 3: \"0\" is no value of cap-up",
-            ),
-            (
-                "[[policy]]\nname = \"a\"\ncap-up = \"9000000TiB\"",
-                "line 3: \"9000000TiB\" is no value of cap-up",
-            ),
-            (
-                "[[policy]]\nname = \"a\"\ncap-up = [[1], {}]",
-                "line 3: array is no value of cap-up",
-            ),
-            (
-                "[[policy]]\nname = \"a\"\n[[policy]]\nname = \"a\"",
-                "line 3: there are two policies named \"a\"",
-            ),
-            (
-                "[[policy]]\nname = \"a\"\nratio = 1\nthen = \"throttle\"",
-                "line 1: the policy \"a\" throttles to no rate",
-            ),
-            (
-                "[[policy]]\nname = \"a\"\nthen = \"stop\"",
-                "line 1: the policy \"a\" has no goal for then",
-            ),
-            (
-                "[[policy]]\nname = \"a\"\nratio = 1\nthen = \"burn\"",
-                "line 1: the policy \"a\": \"burn\" is no value of then",
-            ),
-            (
-                "[[policy]]\nname=\"a\"\nlabel=\"x\"\nshare=\"60%\"\n[[policy]]\nname=\"b\"\nlabel=\"y\"\nshare=\"50%\"",
-                "line 1: the shares of policies of this kind are more than 100% together",
-            ),
-        ] {
-            assert_eq!(policies(text).unwrap_err().message(), told, "{text}");
-        }
-        let many: String = (0..=POLICIES_MAX)
-            .map(|n| format!("[[policy]]\nname = \"{n}\"\n"))
-            .collect();
-        let refused = policies(&many).unwrap_err();
-        assert!(
-            refused.message().ends_with("more than 256 policies"),
-            "{refused:?}"
-        );
-    }
-
-    #[test]
-    fn shares_are_parts_of_a_hundred() {
-        assert_eq!(share("50%"), Ok(5_000));
-        assert_eq!(share("0.01 %"), Ok(1));
-        assert_eq!(share("100%"), Ok(SHARE_WHOLE));
-        for bad in ["50", "0%", "100.01%", "1.234%", "-1%", "%", "9999999%"] {
-            assert!(share(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

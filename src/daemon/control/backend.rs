@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{InfoHash, InfoHashV2, InfoHashes};
+use crate::daemon::Policy;
 use crate::session::lab::Health;
 use crate::swarm::sources::SourceCounts;
 use crate::wire::magnet::Magnet;
@@ -550,21 +551,26 @@ pub struct Group {
 }
 
 /// A policy, and what its torrents do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyFigures {
-    pub name: String,
-    pub tracker: Option<String>,
-    pub label: Option<String>,
-    pub torrent: Option<InfoHash>,
-    pub cap_up_bytes_per_s: Option<u64>,
-    pub cap_down_bytes_per_s: Option<u64>,
-    /// In ten-thousandths.
-    pub share: Option<u16>,
+    pub policy: Policy,
     pub torrents: u64,
-    /// Of those, the ones that have reached its goal.
+    /// Of those, the ones that wait in the queue, for this policy's places or for others.
+    pub waiting: u64,
+    /// The ones that have reached its goal.
     pub reached: u64,
     pub up_bytes_per_s: u64,
     pub down_bytes_per_s: u64,
+}
+
+impl PolicyFigures {
+    /// One whose torrents are not counted yet.
+    pub fn of(policy: Policy) -> PolicyFigures {
+        PolicyFigures {
+            policy,
+            ..PolicyFigures::default()
+        }
+    }
 }
 
 /// Why something was not done, in words for the user.

@@ -4,7 +4,7 @@ use super::args::Args;
 use super::methods::names_of;
 use super::{Fault, RPC_VERSION, RPC_VERSION_MINIMUM, RPC_VERSION_SEMVER, Rpc};
 use crate::daemon::control::backend::{
-    AltLimits, Backend, Group, Limit, Refusal, Session, SessionChange, Status,
+    AltLimits, Backend, Group, Limit, PolicyFigures, Refusal, Session, SessionChange, Status,
 };
 use crate::daemon::control::json::{Dialect, Json, snake};
 
@@ -386,39 +386,7 @@ impl<B: Backend> Rpc<B> {
         let policies = self.backend().policies();
         out.open(b'{');
         out.key("policies");
-        out.array(policies.iter(), |out, policy| {
-            out.open(b'{');
-            out.key("name");
-            out.text(&policy.name);
-            let torrent = policy.torrent.map(|torrent| torrent.to_string());
-            for (key, value) in [
-                ("tracker", &policy.tracker),
-                ("label", &policy.label),
-                ("torrent", &torrent),
-            ] {
-                out.key(key);
-                match value {
-                    Some(text) => out.text(text),
-                    None => out.null(),
-                }
-            }
-            for (key, value) in [
-                ("capUp", policy.cap_up_bytes_per_s),
-                ("capDown", policy.cap_down_bytes_per_s),
-                ("share", policy.share.map(u64::from)),
-                ("torrents", Some(policy.torrents)),
-                ("reached", Some(policy.reached)),
-                ("rateUpload", Some(policy.up_bytes_per_s)),
-                ("rateDownload", Some(policy.down_bytes_per_s)),
-            ] {
-                out.key(key);
-                match value {
-                    Some(number) => out.uint(number),
-                    None => out.null(),
-                }
-            }
-            out.close(b'}');
-        });
+        out.array(policies.iter(), policy);
         out.close(b'}');
         Ok(())
     }
@@ -481,4 +449,43 @@ impl<B: Backend> Rpc<B> {
             .await;
         Ok(done?)
     }
+}
+
+/// One policy, and what its torrents do.
+fn policy(out: &mut Json, figures: &PolicyFigures) {
+    let policy = &figures.policy;
+    out.open(b'{');
+    out.key("name");
+    out.text(&policy.name);
+    let torrent = policy.torrent.map(|torrent| torrent.to_string());
+    for (key, value) in [
+        ("tracker", &policy.tracker),
+        ("label", &policy.label),
+        ("torrent", &torrent),
+    ] {
+        out.key(key);
+        match value {
+            Some(text) => out.text(text),
+            None => out.null(),
+        }
+    }
+    for (key, value) in [
+        ("capUp", policy.cap_up_bytes_per_s),
+        ("capDown", policy.cap_down_bytes_per_s),
+        ("share", policy.share.map(u64::from)),
+        ("downloadQueueSize", policy.places.downloads),
+        ("seedQueueSize", policy.places.seeds),
+        ("torrents", Some(figures.torrents)),
+        ("waiting", Some(figures.waiting)),
+        ("reached", Some(figures.reached)),
+        ("rateUpload", Some(figures.up_bytes_per_s)),
+        ("rateDownload", Some(figures.down_bytes_per_s)),
+    ] {
+        out.key(key);
+        match value {
+            Some(number) => out.uint(number),
+            None => out.null(),
+        }
+    }
+    out.close(b'}');
 }
