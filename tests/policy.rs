@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -304,6 +304,51 @@ fn a_limited_torrent_gets_its_rate_beside_one_without_a_limit() {
     assert!(got[1] > 2 * got[0], "{got:?}");
     slow.end();
     quick.end();
+    daemon.terminate();
+}
+
+/// A time zone in which it is noon after that time.
+fn zone_with_noon_in(time: Duration) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let ahead = 12 * 3_600 - ((now + time).as_secs() % 86_400) as i64;
+    let (sign, off) = (if ahead < 0 { "" } else { "-" }, ahead.unsigned_abs());
+    format!(
+        "TST{sign}{:02}:{:02}:{:02}",
+        off / 3_600,
+        off / 60 % 60,
+        off % 60
+    )
+}
+
+/// A cap that counts from noon on, by the time of a zone in which noon is near.
+#[test]
+fn a_cap_counts_in_its_hours_alone() {
+    let scale = Scale::of_run();
+    let sample = Sample::file(4 << 20, PIECE_LENGTH, &[]);
+    let text_of = format!(
+        "[[policy]]\nname = \"day\"\nwhen = \"12:00-18:00\"\ncap-up = {}\n",
+        scale.unit
+    );
+    let file = config(&sample, &text_of);
+    let zone = zone_with_noon_in(Duration::from_secs(15));
+    let options = ["-v", "--config", &text(&file)];
+    let mut daemon = Daemon::start_in(Some(&zone), &sample.dir("state"), &options);
+    let addr = daemon.gyre.listening();
+    seed(&mut daemon, &sample, &[]);
+    wait_seeding(&mut daemon, 1);
+    let crowd = Crowd::start(&sample, addr, 1);
+    let got = rates(&[&crowd], Duration::from_secs(2));
+    let told = policies_told(&sample.dir("state"));
+    assert_eq!(
+        (&told[0]["inForce"], &told[0]["when"]),
+        (&json!(false), &json!("12:00-18:00"))
+    );
+    assert!(got[0] > 3 * scale.unit, "{got:?} before noon");
+    wait_for_log(&daemon, "its hours begin or end");
+    std::thread::sleep(Duration::from_secs(1));
+    scale.check(&rates(&[&crowd], scale.time), &[1]);
+    assert_eq!(policies_told(&sample.dir("state"))[0]["inForce"], true);
+    crowd.end();
     daemon.terminate();
 }
 

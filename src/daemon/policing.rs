@@ -6,7 +6,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use super::control::backend::PolicyFigures;
-use super::date::unix_now_s;
+use super::date::{local_now, unix_now_s};
 use super::handle::Control;
 use super::policy::{Deeds, Goal, InBook, Policy, Then};
 use super::row::TorrentRow;
@@ -17,7 +17,7 @@ use crate::session::SeedAfter;
 use crate::session::command::TorrentSnapshot;
 use crate::session::tune::{Tuned, Tuning};
 
-/// Goals are looked at this often.
+/// Schedules and goals are looked at this often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Torrents {
@@ -103,7 +103,7 @@ impl Control {
         let (torrents, session) = (&self.inner.torrents, &self.inner.session);
         let rows: Vec<_> = torrents.rows().values().cloned().collect();
         let before: Vec<Tuned> = rows.iter().map(|row| torrents.tuned(row)).collect();
-        if !torrents.policies.replace(policies) {
+        if !torrents.policies.replace(policies, local_now()) {
             return;
         }
         self.weigh_queue_anew();
@@ -123,6 +123,23 @@ impl Control {
         }
     }
 
+    /// Has the limits of policies count in their times.
+    async fn keep_time(&self) {
+        let policies = &self.inner.torrents.policies;
+        if !policies.have_schedules() {
+            return;
+        }
+        let changed = policies.keep_time(local_now());
+        for one in &changed {
+            let InBook { policy, is_on, .. } = &**one;
+            info!(policy = policy.name, is_on, "its hours begin or end");
+        }
+        if !changed.is_empty() {
+            self.weigh_queue_anew();
+            self.tell_rules().await;
+        }
+    }
+
     /// Every policy with what its torrents do, from the top.
     pub fn policy_figures(&self) -> Vec<PolicyFigures> {
         let policies = self.inner.torrents.policies.policies();
@@ -132,7 +149,7 @@ impl Control {
         let listed = self.torrents();
         let figures = policies.iter().map(|in_book| {
             let policy = &in_book.policy;
-            let mut figures = PolicyFigures::of(policy.clone());
+            let mut figures = PolicyFigures::of(policy.clone(), in_book.is_on);
             for one in listed.iter().filter(|one| policy.is_for(&one.row)) {
                 figures.torrents += 1;
                 figures.waiting += u64::from(one.is_waiting);
@@ -203,13 +220,14 @@ fn is_reached(policy: &Policy, row: &TorrentRow, shown: &TorrentSnapshot) -> boo
     goal.is_some_and(|goal| goal.is_reached(&row.deeds(uploaded_bytes, downloaded_bytes)))
 }
 
-/// Looks after goals until the daemon ends.
+/// Looks after schedules and goals until the daemon ends.
 pub async fn watch(control: Control) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut revision = 0;
     loop {
         look.tick().await;
+        control.keep_time().await;
         revision = control.look_at_goals(revision).await;
     }
 }

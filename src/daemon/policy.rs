@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::control::rpc::tracker_host as host;
 use super::queue::Places;
 use super::row::TorrentRow;
+use super::schedule::{Moment, Schedule};
 use crate::base::InfoHash;
 use crate::session::command::Rules;
 use crate::swarm::bandwidth::{Rule, RuleId};
@@ -27,6 +28,8 @@ pub struct Policy {
     pub tracker: Option<String>,
     pub label: Option<String>,
     pub torrent: Option<InfoHash>,
+    /// When its limits count; its goal always does. `None` is always.
+    pub schedule: Option<Schedule>,
     /// Of all its torrents together.
     pub cap_up_bytes_per_s: Option<u64>,
     pub cap_down_bytes_per_s: Option<u64>,
@@ -95,6 +98,12 @@ impl Policy {
             && self.torrent.is_none_or(|torrent| torrent == row.info_hash)
     }
 
+    /// Whether its limits count at that time.
+    pub fn is_on(&self, at: Moment) -> bool {
+        let schedule = self.schedule.as_ref();
+        schedule.is_none_or(|schedule| schedule.holds(at))
+    }
+
     /// The narrower, the further from the top.
     const fn level(&self) -> u8 {
         match (&self.torrent, &self.label) {
@@ -120,6 +129,14 @@ fn is_within(host: &str, domain: &str) -> bool {
 pub struct InBook {
     pub id: RuleId,
     pub policy: Policy,
+    /// It is one of the times in which its limits count.
+    pub is_on: bool,
+}
+
+impl InBook {
+    fn has_places(&self) -> bool {
+        self.is_on && self.policy.places.are_limited()
+    }
 }
 
 /// The policies in force.
@@ -138,9 +155,9 @@ struct Inner {
 
 impl Book {
     /// With these policies.
-    pub fn new(policies: Vec<Policy>) -> Book {
+    pub fn new(policies: Vec<Policy>, now: Moment) -> Book {
         let book = Book::default();
-        book.replace(policies);
+        book.replace(policies, now);
         book
     }
 
@@ -149,7 +166,7 @@ impl Book {
     }
 
     /// Others from now on; false when they are the same.
-    pub fn replace(&self, mut policies: Vec<Policy>) -> bool {
+    pub fn replace(&self, mut policies: Vec<Policy>, now: Moment) -> bool {
         policies.sort_by_key(Policy::level);
         let inner = &mut *self.inner();
         let same = |(before, after): (&Arc<InBook>, &Policy)| before.policy == *after;
@@ -161,11 +178,39 @@ impl Book {
         let numbered = policies.into_iter().map(|policy| {
             let next = RuleId(u32::try_from(numbers.len()).unwrap_or(u32::MAX));
             let id = *numbers.entry(policy.name.clone()).or_insert(next);
-            Arc::new(InBook { id, policy })
+            let is_on = policy.is_on(now);
+            Arc::new(InBook { id, policy, is_on })
         });
         inner.policies = numbered.collect();
         inner.reached.clear();
         true
+    }
+
+    /// Has the limits of each count or not, as its schedule says; those that changed.
+    pub fn keep_time(&self, now: Moment) -> Vec<Arc<InBook>> {
+        let inner = &mut *self.inner();
+        let is_due = |one: &Arc<InBook>| one.is_on != one.policy.is_on(now);
+        if !inner.policies.iter().any(is_due) {
+            return Vec::new();
+        }
+        let policies = inner.policies.iter().map(|one| match is_due(one) {
+            true => Arc::new(InBook {
+                is_on: !one.is_on,
+                ..InBook::clone(one)
+            }),
+            false => one.clone(),
+        });
+        let changed = inner.policies.iter().map(is_due).collect::<Vec<_>>();
+        inner.policies = policies.collect();
+        let policies = inner.policies.iter().zip(changed);
+        let changed = policies.filter(|(_, is_changed)| *is_changed);
+        changed.map(|(one, _)| one.clone()).collect()
+    }
+
+    /// True when the time matters.
+    pub fn have_schedules(&self) -> bool {
+        let policies = &self.inner().policies;
+        policies.iter().any(|one| one.policy.schedule.is_some())
     }
 
     /// All of them, from the top.
@@ -185,17 +230,20 @@ impl Book {
     /// True when there are such.
     pub fn have_places(&self) -> bool {
         let policies = &self.inner().policies;
-        policies.iter().any(|one| one.policy.places.are_limited())
+        policies.iter().any(|one| one.has_places())
     }
 
     /// As the session takes them.
     pub fn rules(&self) -> Rules {
         let mut rules = Rules::default();
         for one in self.policies().iter() {
-            let InBook { id, policy } = &**one;
-            let rule = |cap| Rule {
-                cap,
-                share: policy.share,
+            let InBook { id, policy, is_on } = &**one;
+            let rule = |cap: Option<u64>| match is_on {
+                true => Rule {
+                    cap,
+                    share: policy.share,
+                },
+                false => Rule::default(),
             };
             rules.up.insert(*id, rule(policy.cap_up_bytes_per_s));
             rules.down.insert(*id, rule(policy.cap_down_bytes_per_s));
@@ -247,9 +295,16 @@ mod tests {
         }
     }
 
+    const MONDAY: Moment = Moment { day: 0, minute: 0 };
+    const TUESDAY: Moment = Moment { day: 1, minute: 0 };
+
+    fn of_policies(policies: Vec<Policy>) -> Book {
+        Book::new(policies, MONDAY)
+    }
+
     #[test]
     fn all_that_fit_a_torrent_count_from_the_tracker_down() {
-        let book = Book::new(vec![
+        let book = of_policies(vec![
             policy("label", None, Some("tv")),
             policy("both", Some("a.example"), Some("tv")),
             policy("tracker", Some("a.example"), None),
@@ -271,13 +326,47 @@ mod tests {
 
     #[test]
     fn a_policy_keeps_its_number_and_no_other_gets_it() {
-        let book = Book::new(vec![policy("a", None, None), policy("b", None, None)]);
+        let book = of_policies(vec![policy("a", None, None), policy("b", None, None)]);
         let before = book.of(&row(&[], &[]));
-        assert!(!book.replace(vec![policy("a", None, None), policy("b", None, None)]));
-        assert!(book.replace(vec![policy("c", None, None), policy("b", None, None)]));
+        let same = vec![policy("a", None, None), policy("b", None, None)];
+        assert!(!book.replace(same, MONDAY));
+        let others = vec![policy("c", None, None), policy("b", None, None)];
+        assert!(book.replace(others, MONDAY));
         let after = book.of(&row(&[], &[]));
         assert_eq!(before[1], after[1]);
         assert!(before.iter().all(|one| one.id != after[0].id));
+    }
+
+    #[test]
+    fn limits_count_in_their_times_alone() {
+        let on_tuesdays = Policy {
+            schedule: Schedule::parse(["tue"].into_iter()).ok(),
+            cap_up_bytes_per_s: Some(5),
+            share: Some(100),
+            places: Places {
+                downloads: Some(1),
+                seeds: None,
+            },
+            ..policy("tuesdays", None, None)
+        };
+        let always = Policy {
+            cap_up_bytes_per_s: Some(7),
+            ..policy("always", None, None)
+        };
+        let book = of_policies(vec![on_tuesdays, always]);
+        let caps =
+            || -> Vec<Option<u64>> { book.rules().up.values().map(|rule| rule.cap).collect() };
+        assert!(book.have_schedules() && !book.have_places());
+        assert_eq!(caps(), [None, Some(7)]);
+        assert!(book.keep_time(MONDAY).is_empty());
+        let changed = book.keep_time(TUESDAY);
+        assert_eq!(changed.len(), 1);
+        assert!(changed[0].is_on && changed[0].policy.name == "tuesdays");
+        assert!(book.have_places());
+        assert_eq!(caps(), [Some(5), Some(7)]);
+        assert_eq!(book.of(&row(&[], &[])).len(), 2, "it is for them always");
+        assert_eq!(book.keep_time(MONDAY).len(), 1);
+        assert_eq!(caps(), [None, Some(7)]);
     }
 
     #[test]

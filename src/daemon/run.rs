@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use super::cross::Cross;
+use super::date::local_now;
 use super::folder::StateFolder;
 use super::handle::Control;
 use super::hooks::{self, Hook};
@@ -116,7 +117,7 @@ impl Daemon {
         let (limits, seed_after) = (kept.now.limits(), kept.now.seed_after());
         settings.session.limit_up_bytes_per_s = limits.up_bytes_per_s;
         settings.session.limit_down_bytes_per_s = limits.down_bytes_per_s;
-        let book = Book::new(settings.policies.clone());
+        let book = Book::new(settings.policies.clone(), local_now());
         let torrents = remembered(folder, writer, rows, seed_after, settings.cross_seed, book);
         let (session, commands) = command::channel();
         let stopper = Stopper::default();

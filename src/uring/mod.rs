@@ -10,6 +10,7 @@ pub mod inherited;
 pub mod interfaces;
 pub mod limits;
 pub mod listener;
+pub mod local_time;
 pub mod map;
 pub mod memory;
 pub mod op;

@@ -22,7 +22,15 @@ pub struct Daemon {
 impl Daemon {
     /// Starts one with its state there, alone on this machine, with these options besides.
     pub fn start_with(state: &Path, options: &[&str]) -> Daemon {
+        Daemon::start_in(None, state, options)
+    }
+
+    /// The same in a time zone of its own.
+    pub fn start_in(zone: Option<&str>, state: &Path, options: &[&str]) -> Daemon {
         let mut program = command();
+        if let Some(zone) = zone {
+            program.env("TZ", zone);
+        }
         program.args(["daemon", "--lines", "--port", "0", "--bind", "127.0.0.1"]);
         program.args(["--port-map", "false", "--dht", "false", "--lsd", "false"]);
         program.args(["--buffers", "4MiB", "--announce-interval-min", "1s"]);

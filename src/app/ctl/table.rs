@@ -91,15 +91,18 @@ fn policy(policy: &Value) -> String {
         Some(share) => format!("{}%", share as f64 / 100.0),
         None => "-".to_owned(),
     };
-    let of = ["tracker", "label", "torrent"]
+    let of = ["tracker", "label", "torrent", "when"]
         .into_iter()
         .filter(|key| policy[*key].is_string())
         .map(|key| format!("{key} {}", text(policy, key)));
     let of: Vec<String> = of.collect();
-    let of = match of.is_empty() {
+    let mut of = match of.is_empty() {
         true => "all".to_owned(),
         false => of.join(", "),
     };
+    if policy["inForce"] == false {
+        of.push_str(", not now");
+    }
     format!(
         "{:>12} {:>12} {:>12} {:>12} {share:>7} {:>8} {:>7} {:>7} {} ({of})",
         rate(number(policy, "rateUpload")),
@@ -212,13 +215,14 @@ mod tests {
     fn a_policy_is_a_line_with_its_rates_beside_its_caps() {
         let policy = serde_json::json!({
             "name": "tv\u{1b}", "tracker": null, "label": "b", "torrent": null, "share": 5_000, "capUp": 10_000_000,
-            "capDown": null, "rateUpload": 5_000_000, "rateDownload": 0, "torrents": 3, "waiting": 2, "reached": 1,
+            "capDown": null, "when": "mon 08:00-09:00", "inForce": false, "rateUpload": 5_000_000, "rateDownload": 0, "torrents": 3, "waiting": 2, "reached": 1,
         });
         let lines = policies(std::slice::from_ref(&policy));
         let words: Vec<&str> = lines[1].split_whitespace().collect();
         assert!(!lines[1].contains('\u{1b}'));
         assert!(
-            words.contains(&"50%") && lines[1].ends_with("(label b)"),
+            words.contains(&"50%")
+                && lines[1].ends_with("(label b, when mon 08:00-09:00, not now)"),
             "{lines:?}"
         );
     }

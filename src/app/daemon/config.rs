@@ -40,7 +40,7 @@ const API_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST),
 const ON_COMPLETE: &str = "on-complete";
 const ON_COMPLETE_TIME: &str = "on-complete-time";
 /// Between the parts of a list that was read from the file, where commas may be parts of them.
-const PART: char = '\0';
+pub(super) const PART: char = '\0';
 
 /// A key of the settings file.
 struct Key {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::config::as_text;
+use super::config::{PART, as_text};
 use crate::app::exit::Failure;
 use crate::app::size::{parse_duration, parse_rate};
 use crate::app::values::parse_ratio;
-use crate::daemon::{Goal, POLICIES_MAX, Policy, Then};
+use crate::daemon::{Goal, Moment, POLICIES_MAX, Policy, Schedule, Then};
 use crate::swarm::bandwidth::SHARE_WHOLE;
 
 /// The name of the tables.
@@ -20,7 +20,7 @@ const RATE_MAX: u64 = 1 << 50;
 const NAME_CHARS_MAX: usize = 64;
 
 /// Each key, an example, and what it is for.
-const KEYS: [(&str, &str, &str); 13] = [
+const KEYS: [(&str, &str, &str); 14] = [
     (
         "name",
         "\"slow tracker\"",
@@ -40,6 +40,12 @@ const KEYS: [(&str, &str, &str); 13] = [
         "torrent",
         "\"0123456789abcdef0123456789abcdef01234567\"",
         "For the torrent with that info_hash alone. Left out: for all.",
+    ),
+    (
+        "when",
+        "[\"mon-fri 08:00-17:30\", \"sat sun\"]",
+        "Days and hours of the machine's own time in which its limits count (cap-up to seed-queue-size); its goal always does. \
+         Hours may go through midnight. Left out: always.",
     ),
     (
         "cap-up",
@@ -148,15 +154,27 @@ fn read(tables: &DeArray<'_>) -> Result<Vec<Policy>, Wrong> {
             return Err(wrong(at, &message, "use labels to put torrents together"));
         }
     }
-    for (at, shares) in tables.iter().map(|table| table.span().start).zip(&policies) {
-        let beside = policies.iter().filter(|one| is_beside(one, shares));
-        let sum: u32 = beside.filter_map(|one| one.share).map(u32::from).sum();
-        if shares.share.is_some() && sum > u32::from(SHARE_WHOLE) {
+    for (at, one) in tables.iter().map(|table| table.span().start).zip(&policies) {
+        if one.share.is_some() && is_too_much(one, &policies) {
             let message = "the shares of policies of this kind are more than 100% together";
             return Err(wrong(at, message, "lower some of them"));
         }
     }
     Ok(policies)
+}
+
+/// Whether it and others beside it have more than the whole at any time: when that begins, one of them begins.
+fn is_too_much(one: &Policy, policies: &[Policy]) -> bool {
+    let beside: Vec<&Policy> = policies.iter().filter(|it| is_beside(it, one)).collect();
+    let beginnings = match &one.schedule {
+        Some(schedule) => schedule.beginnings().collect(),
+        None => vec![Moment::default()],
+    };
+    beginnings.into_iter().any(|at| {
+        let now = beside.iter().filter(|it| it.is_on(at));
+        let sum: u32 = now.filter_map(|it| it.share).map(u32::from).sum();
+        sum > u32::from(SHARE_WHOLE)
+    })
 }
 
 /// Whether a torrent may have either alone, so that their shares are parts of one whole.
@@ -189,7 +207,7 @@ fn one(keys: &DeTable<'_>, at: usize) -> Result<Policy, Wrong> {
             let hint = "gyre daemon --print-config lists the keys of a policy";
             return Err(wrong(at, &message, hint));
         }
-        let text = as_text(value.get_ref(), '\0');
+        let text = as_text(value.get_ref(), PART);
         let text = text.ok_or_else(|| {
             let kind = value.get_ref().type_str();
             wrong(
@@ -199,7 +217,8 @@ fn one(keys: &DeTable<'_>, at: usize) -> Result<Policy, Wrong> {
             )
         })?;
         let taken = draft.set(key, &text);
-        taken.map_err(|hint| wrong(at, &format!("\"{text}\" is no value of {key}"), &hint))?;
+        let shown = text.replace(PART, ", ");
+        taken.map_err(|hint| wrong(at, &format!("\"{shown}\" is no value of {key}"), &hint))?;
     }
     draft.done(at)
 }
@@ -226,6 +245,7 @@ impl Draft {
                 let hint = |_| "write the 40 digits of an info_hash".to_owned();
                 policy.torrent = Some(text.parse().map_err(hint)?);
             }
+            "when" => policy.schedule = Some(Schedule::parse(text.split(PART))?),
             "cap-up" => policy.cap_up_bytes_per_s = Some(rate(text)?),
             "cap-down" => policy.cap_down_bytes_per_s = Some(rate(text)?),
             "share" => policy.share = Some(share(text)?),

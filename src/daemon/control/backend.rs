@@ -554,6 +554,8 @@ pub struct Group {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyFigures {
     pub policy: Policy,
+    /// It is one of the times in which its limits count.
+    pub is_on: bool,
     pub torrents: u64,
     /// Of those, the ones that wait in the queue, for this policy's places or for others.
     pub waiting: u64,
@@ -565,9 +567,10 @@ pub struct PolicyFigures {
 
 impl PolicyFigures {
     /// One whose torrents are not counted yet.
-    pub fn of(policy: Policy) -> PolicyFigures {
+    pub fn of(policy: Policy, is_on: bool) -> PolicyFigures {
         PolicyFigures {
             policy,
+            is_on,
             ..PolicyFigures::default()
         }
     }

@@ -68,6 +68,10 @@ fn what_is_wrong_is_named_with_its_line() {
             "line 3: \"0\" is no value of seed-queue-size",
         ),
         (
+            "[[policy]]\nname = \"a\"\nwhen = [\"mon\", \"noon\"]",
+            "line 3: \"mon, noon\" is no value of when",
+        ),
+        (
             "[[policy]]\nname = \"a\"\ncap-up = [[1], {}]",
             "line 3: array is no value of cap-up",
         ),
@@ -112,4 +116,16 @@ fn shares_are_parts_of_a_hundred() {
     for bad in ["50", "0%", "100.01%", "1.234%", "-1%", "%", "9999999%"] {
         assert!(share(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn shares_are_added_up_at_the_same_time_alone() {
+    let two = |first: &str, other: &str| {
+        policies(&format!(
+            "[[policy]]\nname=\"a\"\nshare=\"60%\"\n{first}\n[[policy]]\nname=\"b\"\nshare=\"60%\"\n{other}\n"
+        ))
+    };
+    assert!(two("when=\"08:00-17:00\"", "when=\"17:00-08:00\"").is_ok());
+    assert!(two("when=\"08:00-17:00\"", "when=\"16:59-08:00\"").is_err());
+    assert!(two("when=\"sat 08:00-09:00\"", "").is_err());
 }

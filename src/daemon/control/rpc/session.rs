@@ -457,11 +457,15 @@ fn policy(out: &mut Json, figures: &PolicyFigures) {
     out.open(b'{');
     out.key("name");
     out.text(&policy.name);
+    out.key("inForce");
+    out.bool(figures.is_on);
     let torrent = policy.torrent.map(|torrent| torrent.to_string());
+    let when = policy.schedule.as_ref().map(ToString::to_string);
     for (key, value) in [
         ("tracker", &policy.tracker),
         ("label", &policy.label),
         ("torrent", &torrent),
+        ("when", &when),
     ] {
         out.key(key);
         match value {
