@@ -1,13 +1,20 @@
-//! Policies of `gyre daemon` that let only some of their torrents run at a time.
+//! Policies of `gyre daemon` that let only some of their torrents run, or be uploaded, at a time.
 
 #[path = "support/mod.rs"]
 mod support;
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::Sample;
+use support::program::PATIENCE;
+use support::raw_peer::{RawPeer, message};
 use support::rpc::{DOWNLOAD_WAITS, DOWNLOADS, RpcDaemon, SEED_WAITS, SEEDS};
 use support::sample::text;
+
+/// The message `interested` (BEP 3).
+const INTERESTED: u8 = 2;
 
 const ONE_DOWNLOAD: &str =
     "[[policy]]\nname = \"slow\"\nlabel = \"slow\"\ndownload-queue-size = 1\n";
@@ -106,5 +113,74 @@ fn seeds_of_a_policy_wait_in_a_line_of_their_own() {
     daemon.wait_status(b, SEED_WAITS);
     daemon.call("torrent-stop", json!({ "ids": [a] }));
     daemon.wait_status(b, SEEDS);
+    daemon.terminate();
+}
+
+/// Peers of each torrent that are not choked.
+fn unchoked(daemon: &RpcDaemon, ids: &[u64]) -> Vec<usize> {
+    let peers = |id: &u64| daemon.get(*id, "peers").as_array().unwrap().clone();
+    let count = |id: &u64| {
+        let peers = peers(id);
+        peers
+            .iter()
+            .filter(|peer| peer["peerIsChoked"] == false)
+            .count()
+    };
+    // They are asked one after the other: what is the same twice was so at one time.
+    let mut before: Vec<usize> = ids.iter().map(count).collect();
+    loop {
+        let now: Vec<usize> = ids.iter().map(count).collect();
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+}
+
+fn wait_unchoked(daemon: &RpcDaemon, ids: &[u64], is_it: impl Fn(&[usize]) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let now = unchoked(daemon, ids);
+        // The first two have three slots in common.
+        assert!(now[0] + now[1] <= 3, "{now:?}");
+        if is_it(&now) {
+            return;
+        }
+        assert!(Instant::now() < end, "{now:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn torrents_of_a_policy_share_its_upload_slots() {
+    let samples = [1, 2, 3].map(|n| Sample::file(100_000 + n, 16_384, &[]));
+    let file = samples[0].dir("config").with_extension("toml");
+    let policy = "[[policy]]\nname = \"few\"\nlabel = \"few\"\nupload-slots = 3\n";
+    std::fs::write(&file, policy).unwrap();
+    let daemon = RpcDaemon::start(&samples[0].dir("state"), &["--config", &text(&file)]);
+    let ids = samples
+        .each_ref()
+        .map(|sample| daemon.add(&sample.torrent, &sample.data, false));
+    ids.iter().for_each(|id| daemon.wait_status(*id, SEEDS));
+    for id in &ids[..2] {
+        daemon.set(*id, json!({ "labels": ["few"] }));
+    }
+    let come = |sample: &Sample| {
+        let mut peer = RawPeer::dial(daemon.addr, sample.info_hash);
+        peer.send(&message(INTERESTED, &[]));
+        peer
+    };
+    let come = |at: usize| -> Vec<RawPeer> { (0..4).map(|_| come(&samples[at])).collect() };
+    let first = come(0);
+    wait_unchoked(&daemon, &ids, |now| now[0] == 3);
+    // Others that want some get theirs, and a torrent without the label has its own.
+    let _others = [come(1), come(2)];
+    wait_unchoked(&daemon, &ids, |now| {
+        now[0] + now[1] == 3 && now[1] > 0 && now[2] == 4
+    });
+    drop(first);
+    wait_unchoked(&daemon, &ids, |now| now[1] == 3);
+    daemon.set(ids[1], json!({ "labels": [] }));
+    wait_unchoked(&daemon, &[ids[0], ids[0], ids[1]], |now| now[2] == 4);
     daemon.terminate();
 }

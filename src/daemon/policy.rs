@@ -35,6 +35,8 @@ pub struct Policy {
     pub cap_down_bytes_per_s: Option<u64>,
     /// Its guaranteed part, in [`crate::swarm::bandwidth::SHARE_WHOLE`]ths.
     pub share: Option<u16>,
+    /// Peers that all its torrents together upload to at a time.
+    pub slots: Option<u32>,
     /// How many of its torrents run at a time.
     pub places: Places,
     /// For each of its torrents.
@@ -245,6 +247,9 @@ impl Book {
                 },
                 false => Rule::default(),
             };
+            rules
+                .slots
+                .extend(policy.slots.filter(|_| *is_on).map(|slots| (*id, slots)));
             rules.up.insert(*id, rule(policy.cap_up_bytes_per_s));
             rules.down.insert(*id, rule(policy.cap_down_bytes_per_s));
         }
@@ -343,6 +348,7 @@ mod tests {
             schedule: Schedule::parse(["tue"].into_iter()).ok(),
             cap_up_bytes_per_s: Some(5),
             share: Some(100),
+            slots: Some(3),
             places: Places {
                 downloads: Some(1),
                 seeds: None,
@@ -363,6 +369,7 @@ mod tests {
         assert_eq!(changed.len(), 1);
         assert!(changed[0].is_on && changed[0].policy.name == "tuesdays");
         assert!(book.have_places());
+        assert_eq!(book.rules().slots.values().collect::<Vec<_>>(), [&3]);
         assert_eq!(caps(), [Some(5), Some(7)]);
         assert_eq!(book.of(&row(&[], &[])).len(), 2, "it is for them always");
         assert_eq!(book.keep_time(MONDAY).len(), 1);

@@ -178,6 +178,8 @@ pub struct Limits {
 pub struct Rules {
     pub up: BTreeMap<RuleId, Rule>,
     pub down: BTreeMap<RuleId, Rule>,
+    /// Upload slots of all torrents of a rule together; those without a limit are not named.
+    pub slots: BTreeMap<RuleId, u32>,
 }
 
 /// What became of a torrent's files.

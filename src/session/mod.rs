@@ -44,6 +44,7 @@ mod seed_trackers;
 mod shake;
 pub mod shared;
 mod sleepers;
+mod slots;
 pub mod socks;
 mod torrent;
 pub mod tracker;

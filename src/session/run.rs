@@ -31,7 +31,7 @@ use super::socks::{RelayOf, SocksProxy, UdpRelay};
 use super::udp_port::UdpPort;
 use super::udp_tracker::{OwnSockets, UdpTrackers};
 use super::utp::UtpService;
-use super::{ip_filter, torrent};
+use super::{ip_filter, slots, torrent};
 use crate::base::{Bitfield, InfoHash};
 use crate::swarm::metadata::MetadataStats;
 use crate::uring::buffers::Pool;
@@ -262,6 +262,8 @@ fn start_background(
             move |shared| pace(shared, is_up),
         ));
     }
+    let what = "sharing upload slots out";
+    tasks.push(keep_up(shared, what, Transfers, slots::keep));
     let what = "reading the list of addresses anew";
     tasks.push(keep_up(shared, what, Strangers, ip_filter::watch));
     tasks.push(keep_up(shared, "watching delays", Strangers, lab::watch));

@@ -23,6 +23,7 @@ use super::pace::Pacer;
 use super::seed_trackers::SeedTrackers;
 use super::shake::{AddrMarks, Exchanges};
 use super::sleepers::Sleepers;
+use super::slots::Slots;
 use super::socks::SocksProxy;
 use super::utp::UtpService;
 use super::way::Way;
@@ -73,6 +74,8 @@ pub struct Shared {
     pub tcp_first: RefCell<AddrMarks>,
     pub up: Pacer,
     pub down: Pacer,
+    /// Upload slots that torrents have in common.
+    pub slots: Slots,
     /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
     pub banned: RefCell<BTreeSet<IpAddr>>,
     /// Keeps addresses out that the user listed.
@@ -142,6 +145,7 @@ impl Shared {
             our_id: PeerId::generate(&mut rng),
             up: Pacer::new(config.limit_up_bytes_per_s),
             down: Pacer::new(config.limit_down_bytes_per_s),
+            slots: Slots::default(),
             lab: Lab::new(config.tells_delays),
             gate: Gate::new(config.ip_filter.as_ref()),
             config,

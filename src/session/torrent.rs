@@ -659,6 +659,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         is_private: info.is_private,
         peers_max: tune::peers_max(shared, &config.tuning),
         upload_slots: shared.config.upload_slots,
+        slots_max: shared.slots.first(&config.tuning.rules),
         seed_choker: shared.config.seed_choker,
         assembly_budget_bytes: shared.assembly_bytes,
         listen_port: shared.port.get(),

@@ -1,5 +1,6 @@
 //! What of a torrent changes while it runs: its own limits, its priorities, its trackers, when its seeding ends. Layer 5.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub struct Pace {
     shared: Rc<Shared>,
     /// Its number in both directions.
     torrent: u64,
+    rules: RefCell<Arc<[RuleId]>>,
 }
 
 impl Pace {
@@ -62,6 +64,7 @@ impl Pace {
         let pace = Rc::new(Pace {
             shared: shared.clone(),
             torrent: shared.up.number(),
+            rules: RefCell::default(),
         });
         pace.set(tuning);
         pace
@@ -69,6 +72,8 @@ impl Pace {
 
     /// Keeps to these limits from now on, those who wait already too.
     pub fn set(&self, tuning: &Tuning) {
+        *self.rules.borrow_mut() = tuning.rules.clone();
+        self.shared.slots.on_change();
         let (limits, clock) = (tuning.limits, &self.shared.clock);
         for (direction, rate) in [
             (Direction::Up, limits.up_bytes_per_s),
@@ -81,6 +86,16 @@ impl Pace {
             let pacer = self.pacer(direction);
             pacer.set_torrent(self.torrent, place, rate, tuning.priority, clock);
         }
+    }
+
+    /// Its number among those that share limits.
+    pub const fn number(&self) -> u64 {
+        self.torrent
+    }
+
+    /// The rules that count for it.
+    pub fn rules(&self) -> Arc<[RuleId]> {
+        self.rules.borrow().clone()
     }
 
     fn pacer(&self, direction: Direction) -> &Pacer {

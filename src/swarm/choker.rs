@@ -100,6 +100,8 @@ pub struct ChokeChange {
 pub struct Choker {
     config: ChokerConfig,
     slots: u32,
+    /// No more than these, whoever holds some.
+    slots_max: Option<u32>,
     next_round: Now,
     optimistic: Option<PeerKey>,
     optimistic_until: Now,
@@ -112,6 +114,7 @@ impl Choker {
         Choker {
             config,
             slots: initial_slots(config.slots),
+            slots_max: None,
             next_round: Now::ZERO,
             optimistic: None,
             optimistic_until: Now::ZERO,
@@ -128,15 +131,37 @@ impl Choker {
         self.next_round = Now::ZERO;
     }
 
+    /// Puts a lid on the slots, or lifts it; false when it is that already. With fewer than before the next call is a full
+    /// round, in which nobody keeps a slot above it.
+    pub fn set_slots_max(&mut self, slots_max: Option<u32>) -> bool {
+        if self.slots_max == slots_max {
+            return false;
+        }
+        let most = |lid: Option<u32>| lid.unwrap_or(u32::MAX);
+        if most(slots_max) < most(self.slots_max) {
+            self.next_round = Now::ZERO;
+        }
+        self.slots_max = slots_max;
+        true
+    }
+
+    /// The lid on the slots.
+    pub const fn slots_max(&self) -> Option<u32> {
+        self.slots_max
+    }
+
     /// Peers that may be unchoked at once, the optimistic one included.
     pub const fn slots(&self) -> u32 {
-        self.slots
+        match self.slots_max {
+            Some(most) if most < self.slots => most,
+            _ => self.slots,
+        }
     }
 
     /// True when one more peer could be unchoked at once, given how many interested peers are unchoked now. Then a
     /// newly interested peer need not wait: call [`Choker::rechoke`].
     pub const fn has_free_slot(&self, unchoked_interested_count: u32) -> bool {
-        unchoked_interested_count < self.slots
+        unchoked_interested_count < self.slots()
     }
 
     /// Somebody waits for a slot: automatic ones are looked at soon.
@@ -151,12 +176,13 @@ impl Choker {
     /// by as many again, so that a crowd of such peers is got past in a few steps.
     fn slots_now(&self, now: Now, peers: &[&ChokeInput]) -> usize {
         let slots = self.slots as usize;
+        let most = self.slots_max.map_or(usize::MAX, |most| most as usize);
         if self.config.slots != UploadSlots::Auto {
-            return slots;
+            return slots.min(most);
         }
         let is_idle = |p: &&&ChokeInput| idle_for(p, now) >= IDLE_AFTER;
         let idle_count = peers.iter().filter(is_idle).count();
-        (slots + 2 * idle_count).min(UNCHOKED_MAX)
+        (slots + 2 * idle_count).min(UNCHOKED_MAX).min(most)
     }
 
     /// When [`Choker::rechoke`] is due; `None` while the last call saw no interested peer.
@@ -183,7 +209,7 @@ impl Choker {
             self.next_round = now + ROUND;
             self.full_round(now, is_seeding, peers, &ranked, rng)
         } else {
-            self.fill(now, &ranked)
+            self.fill(now, peers, &ranked)
         };
         let unchoked_count = ranked.iter().filter(|p| p.is_unchoked).count();
         let grown = changes.iter().filter(|change| change.unchoke).count();
@@ -260,7 +286,8 @@ impl Choker {
         let mut chosen: Vec<PeerKey> = Vec::with_capacity(slots);
         let mut others: Vec<&ChokeInput> = Vec::new();
         for p in ranked {
-            if slots > 0 && is_held(p) {
+            let is_full = self.slots_max.is_some() && chosen.len() >= slots;
+            if slots > 0 && is_held(p) && !is_full {
                 chosen.push(p.peer);
             } else if open_count > 0 {
                 open_count -= 1;
@@ -311,8 +338,11 @@ impl Choker {
     }
 
     /// Gives free slots to the best of those who wait; chokes nobody.
-    fn fill(&self, now: Now, ranked: &[&ChokeInput]) -> Vec<ChokeChange> {
-        let used_count = ranked.iter().filter(|p| p.is_unchoked).count();
+    fn fill(&self, now: Now, peers: &[ChokeInput], ranked: &[&ChokeInput]) -> Vec<ChokeChange> {
+        // Under a lid those count too that want nothing just now: they may go on at any time.
+        let is_used =
+            |p: &&ChokeInput| p.is_unchoked && (p.is_interested || self.slots_max.is_some());
+        let used_count = peers.iter().filter(is_used).count();
         let free_count = self.slots_now(now, ranked).saturating_sub(used_count);
         ranked
             .iter()

@@ -1,6 +1,7 @@
 //! The `[[policy]]` tables of the settings file. Layer 7.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 use std::time::Duration;
 
 use toml::de::{DeArray, DeTable, DeValue};
@@ -20,7 +21,7 @@ const RATE_MAX: u64 = 1 << 50;
 const NAME_CHARS_MAX: usize = 64;
 
 /// Each key, an example, and what it is for.
-const KEYS: [(&str, &str, &str); 14] = [
+const KEYS: [(&str, &str, &str); 15] = [
     (
         "name",
         "\"slow tracker\"",
@@ -63,6 +64,11 @@ const KEYS: [(&str, &str, &str); 14] = [
         "The part of the bandwidth that its torrents are guaranteed, while somebody waits for limit-up, limit-down or a cap. \
          What they do not use others get. It is a part of the share of the policy before it that is for the same torrent \
          and has one, else of the whole.",
+    ),
+    (
+        "upload-slots",
+        "8",
+        "All its torrents together upload to so many peers at a time, each to no more than upload-slots says above.",
     ),
     (
         "download-queue-size",
@@ -249,6 +255,7 @@ impl Draft {
             "cap-up" => policy.cap_up_bytes_per_s = Some(rate(text)?),
             "cap-down" => policy.cap_down_bytes_per_s = Some(rate(text)?),
             "share" => policy.share = Some(share(text)?),
+            "upload-slots" => policy.slots = Some(count(text)?),
             "download-queue-size" => policy.places.downloads = Some(count(text)?),
             "seed-queue-size" => policy.places.seeds = Some(count(text)?),
             "ratio" => self.ratio = Some(parse_ratio(text)?),
@@ -328,10 +335,10 @@ fn domain(text: &str) -> Result<String, String> {
     }
 }
 
-/// How many torrents run at a time.
-fn count(text: &str) -> Result<u64, String> {
+/// How many of something there are at a time.
+fn count<T: FromStr + From<u8> + PartialOrd>(text: &str) -> Result<T, String> {
     match text.parse() {
-        Ok(count) if count > 0 => Ok(count),
+        Ok(count) if count >= T::from(1) => Ok(count),
         _ => Err("write a whole number from 1 on, or leave the key out for no limit".to_owned()),
     }
 }

@@ -76,6 +76,7 @@ pub(super) fn set_limits(shared: &Shared, limits: Limits) {
 pub(super) fn set_rules(shared: &Shared, rules: &Rules) {
     shared.up.set_rules(&rules.up, &shared.clock);
     shared.down.set_rules(&rules.down, &shared.clock);
+    shared.slots.set(rules.slots.clone());
     on_limits(shared);
 }
 

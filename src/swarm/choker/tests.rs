@@ -323,3 +323,35 @@ fn a_torrent_nobody_wants_needs_no_timer() {
     w.at(3);
     assert_eq!(w.choker.next_deadline(), Some(Now::from_secs(10)));
 }
+
+#[test]
+fn a_lid_holds_at_once_and_against_everybody() {
+    for slots in [UploadSlots::Fixed(4), UploadSlots::Auto] {
+        let mut w = world(slots, SeedChoker::RoundRobin, "A1 B2 C3 D4 E5");
+        w.is_seeding = true;
+        w.at(1);
+        assert_eq!(w.unchoked().len(), 4);
+        assert!(w.choker.set_slots_max(Some(2)) && !w.choker.set_slots_max(Some(2)));
+        assert_eq!(w.choker.slots(), 2);
+        w.at(2);
+        assert_eq!(w.unchoked().len(), 2, "they had theirs for a second only");
+        assert!(!w.choker.has_free_slot(2));
+        w.choker.set_slots_max(Some(3));
+        w.at(3);
+        assert_eq!(w.unchoked().len(), 3);
+        w.choker.set_slots_max(Some(0));
+        w.at(4);
+        assert_eq!(w.unchoked().len(), 0);
+        w.choker.set_slots_max(None);
+        w.at(5);
+        assert_eq!(w.unchoked().len(), 4);
+    }
+}
+
+#[test]
+fn under_a_lid_an_idle_peer_that_is_unchoked_holds_its_slot() {
+    let mut w = seed(4, "A1+n B2 C3");
+    w.choker.set_slots_max(Some(2));
+    w.at(1);
+    assert_eq!(w.unchoked().len(), 2);
+}

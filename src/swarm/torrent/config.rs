@@ -32,6 +32,8 @@ pub struct TorrentConfig {
     /// Connections of this torrent at most, half-open ones included.
     pub peers_max: u32,
     pub upload_slots: UploadSlots,
+    /// A lid on them, whatever they are ([`crate::swarm::slots`]).
+    pub slots_max: Option<u32>,
     pub seed_choker: SeedChoker,
     /// Requests a peer may queue here; advertised as `reqq`.
     pub reqq: u32,
@@ -90,6 +92,7 @@ impl TorrentConfig {
             is_private: false,
             peers_max: 200,
             upload_slots: UploadSlots::Auto,
+            slots_max: None,
             seed_choker: SeedChoker::RoundRobin,
             reqq: REQQ_DEFAULT,
             assembly_budget_bytes: 32 << 20,

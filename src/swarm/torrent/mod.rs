@@ -154,10 +154,11 @@ impl Torrent {
             budget_bytes,
             rng.next_u64(),
         );
-        let choker = Choker::new(ChokerConfig {
+        let mut choker = Choker::new(ChokerConfig {
             slots: cfg.upload_slots,
             seed_choker: cfg.seed_choker,
         });
+        choker.set_slots_max(cfg.slots_max);
         let super_seed = cfg.super_seeds.then(|| {
             let pieces = cfg.geometry.piece_count();
             let cursor = rng.below(u64::from(pieces)) as u32;

@@ -49,6 +49,26 @@ impl Torrent {
         self.after_event();
     }
 
+    /// Keeps to so many upload slots at most from now on.
+    pub fn set_slots_max(&mut self, slots_max: Option<u32>, cx: &mut Cx<'_>) {
+        if self.choker.set_slots_max(slots_max) {
+            self.rechoke(cx);
+        }
+        self.after_event();
+    }
+
+    /// The lid on the upload slots.
+    pub const fn slots_max(&self) -> Option<u32> {
+        self.choker.slots_max()
+    }
+
+    /// Peers that want something of ours.
+    pub fn wanting_count(&self) -> u32 {
+        let wants = |peer: &Peer| peer.peer_interested && !peer.is_closing;
+        let wanting = self.peers.iter().filter(|(_, peer)| wants(peer));
+        u32::try_from(wanting.count()).unwrap_or(u32::MAX)
+    }
+
     /// The limit of what is sent, in bytes a second: for the choker's automatic slots.
     pub const fn set_limit_up(&mut self, bytes_per_s: Option<u64>) {
         self.cfg.limit_up_bytes_per_s = bytes_per_s;

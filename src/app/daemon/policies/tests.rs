@@ -26,6 +26,7 @@ fn the_printed_example_is_read() {
             seeds: Some(20)
         }
     );
+    assert_eq!(one.slots, Some(8));
     let goal = one.goal.as_ref().unwrap();
     assert_eq!(goal.ratio, Some(2.0));
     assert_eq!(
@@ -66,6 +67,10 @@ fn what_is_wrong_is_named_with_its_line() {
         (
             "[[policy]]\nname = \"a\"\nseed-queue-size = 0",
             "line 3: \"0\" is no value of seed-queue-size",
+        ),
+        (
+            "[[policy]]\nname = \"a\"\nupload-slots = -1",
+            "line 3: \"-1\" is no value of upload-slots",
         ),
         (
             "[[policy]]\nname = \"a\"\nwhen = [\"mon\", \"noon\"]",

@@ -477,6 +477,7 @@ fn policy(out: &mut Json, figures: &PolicyFigures) {
         ("capUp", policy.cap_up_bytes_per_s),
         ("capDown", policy.cap_down_bytes_per_s),
         ("share", policy.share.map(u64::from)),
+        ("uploadSlots", policy.slots.map(u64::from)),
         ("downloadQueueSize", policy.places.downloads),
         ("seedQueueSize", policy.places.seeds),
         ("torrents", Some(figures.torrents)),
