@@ -17,12 +17,11 @@ use super::relocate::Moves;
 use super::row::{Facts, Origin, TorrentRow};
 use super::store::Write;
 use super::torrents::Torrents;
-use super::writer::Pending;
 use crate::base::InfoHash;
 use crate::session::command::{
-    Activity, NewTorrent, Removed, SessionSnapshot, Sleep, TorrentDetails, TorrentSnapshot,
+    NewTorrent, Removed, SessionSnapshot, Sleep, TorrentDetails, TorrentSnapshot,
 };
-use crate::session::{Command, CommandError, Outcome, SessionError, SessionHandle, Stopper};
+use crate::session::{Command, CommandError, SessionError, SessionHandle, Stopper};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::{Metainfo, MetainfoError};
 
@@ -519,28 +518,6 @@ impl Control {
         }
     }
 
-    /// Brings the figures of rows up to what the session shows: of those that changed since `revision`. Returns the
-    /// session's revision then, and the commit that keeps them.
-    pub(super) fn take_figures(&self, revision: u64) -> (u64, Pending) {
-        let now = self.session().revision;
-        let (shown, date) = (self.inner.session.changed(revision), unix_now_s());
-        let uptime = self.session().uptime;
-        let waiting = self.inner.queue().waiting();
-        let mut rows = self.inner.torrents.rows();
-        let writes = shown.iter().filter_map(|shown| {
-            let row = rows.get_mut(&shown.info_hash())?;
-            let mut changed = TorrentRow::clone(row);
-            let is_waiting = waiting.contains(&shown.info_hash());
-            changed.take_announce(shown.announced.as_ref(), date, uptime);
-            let is_other = changed.take_figures(shown, date, is_waiting);
-            (is_other || changed.announced != row.announced).then(|| {
-                *row = Arc::new(changed.clone());
-                Write::Put(Box::new(changed))
-            })
-        });
-        (now, self.inner.torrents.writer.begin(writes.collect()))
-    }
-
     /// Hands the rows of the state to the session, and finishes removals that were begun.
     pub(super) async fn restore(&self) {
         let (mut torrents, mut leaving) = (Vec::new(), Vec::new());
@@ -611,40 +588,6 @@ impl Drop for Adding<'_> {
     fn drop(&mut self) {
         let mut adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
         adding.remove(&self.info_hash);
-    }
-}
-
-impl TorrentRow {
-    /// True when something is to be written.
-    fn take_figures(&mut self, shown: &TorrentSnapshot, date: i64, is_waiting: bool) -> bool {
-        let (before, progress) = (self.clone(), &shown.progress);
-        let is_done = shown.activity == Activity::Stopped && shown.outcome == Some(Outcome::Done);
-        // Of one that waits for another run this is the end of an earlier one.
-        if is_done && !is_waiting {
-            self.is_wanted = false;
-        }
-        if shown.activity != Activity::Failed && progress.pieces > 0 && !progress.is_preparing() {
-            self.have_bytes = progress.have_bytes;
-            self.pieces_have = progress.pieces_have;
-        }
-        let is_proven = progress.is_loaded() && progress.pieces_unproven == 0;
-        if progress.pieces > 0 && (is_proven || progress.pieces_checked >= progress.pieces) {
-            self.is_unproven = false;
-        }
-        let moved = (
-            progress.total_downloaded_bytes,
-            progress.total_uploaded_bytes,
-        );
-        if moved.0 > self.downloaded_bytes || moved.1 > self.uploaded_bytes {
-            self.active_unix_s = Some(date);
-        }
-        self.downloaded_bytes = self.downloaded_bytes.max(moved.0);
-        self.uploaded_bytes = self.uploaded_bytes.max(moved.1);
-        let is_complete = self.have_bytes >= self.wanted_bytes && self.wanted_bytes > 0;
-        if is_complete {
-            self.done_unix_s.get_or_insert(date);
-        }
-        *self != before
     }
 }
 

@@ -8,6 +8,7 @@ pub mod control;
 mod cross;
 mod date;
 mod drives;
+mod figures;
 mod folder;
 mod handle;
 mod hooks;

@@ -251,8 +251,8 @@ fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Recei
         for service in running {
             service.abort();
         }
-        let (_, kept) = control.take_figures(revision);
-        if let Err(error) = kept.done().await {
+        let taken = control.take_figures(revision).await;
+        if let Err(error) = taken.done().await {
             warn!("the last figures are not kept: {error}");
         }
     });
@@ -280,9 +280,10 @@ async fn keep_figures(control: &Control, revision: &mut u64) {
     figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         figures.tick().await;
-        let (now, kept) = control.take_figures(*revision);
+        let taken = control.take_figures(*revision).await;
+        let now = taken.revision;
         // What went wrong was said by the writer; it is tried again.
-        if kept.done().await.is_ok() {
+        if taken.done().await.is_ok() {
             *revision = now;
         }
     }

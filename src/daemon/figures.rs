@@ -1,0 +1,116 @@
+//! What the session shows of torrents, taken over into their rows, in memory and on disk. Layer 6.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::date::unix_now_s;
+use super::handle::Control;
+use super::row::TorrentRow;
+use super::store::Write;
+use super::writer::Pending;
+use crate::base::InfoHash;
+use crate::session::Outcome;
+use crate::session::command::{Activity, TorrentSnapshot};
+
+/// Rows that are looked at in one go: after a round of announces thousands change at once, and whoever asks for one of them
+/// meanwhile is not to wait for all.
+const ROWS_AT_A_TIME: usize = 128;
+
+/// Figures that are on their way to the disk.
+pub struct Taken {
+    /// The session's revision when they were taken.
+    pub revision: u64,
+    commits: Vec<Pending>,
+}
+
+impl Taken {
+    /// Completes when all of them are on disk.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub async fn done(self) -> Result<(), String> {
+        let mut result = Ok(());
+        for commit in self.commits {
+            result = result.and(commit.done().await);
+        }
+        result
+    }
+}
+
+impl Control {
+    /// Brings the figures of rows up to what the session shows, of those that changed since `revision`.
+    pub(super) async fn take_figures(&self, revision: u64) -> Taken {
+        let session = self.session();
+        let changed = self.inner.session.changed(revision);
+        let changed: Vec<InfoHash> = changed.iter().map(|shown| shown.info_hash()).collect();
+        let mut commits = Vec::new();
+        for some in changed.chunks(ROWS_AT_A_TIME) {
+            commits.extend(self.take_some(some, session.uptime));
+            tokio::task::yield_now().await;
+        }
+        Taken {
+            revision: session.revision,
+            commits,
+        }
+    }
+
+    /// Of so few that they are done in one go. Any of them may have been removed, and even added again, meanwhile.
+    fn take_some(&self, some: &[InfoHash], uptime: Duration) -> Option<Pending> {
+        let date = unix_now_s();
+        let waits = {
+            let queue = self.inner.queue();
+            let some = some.iter();
+            some.map(|info_hash| queue.is_waiting(info_hash))
+                .collect::<Vec<_>>()
+        };
+        let mut rows = self.inner.torrents.rows();
+        let writes: Vec<_> = self.inner.session.with_torrents(|board| {
+            let seen = some.iter().zip(waits).filter_map(|(info_hash, waits)| {
+                let (row, shown) = (rows.get_mut(info_hash)?, board.get(info_hash)?);
+                let mut changed = TorrentRow::clone(row);
+                changed.take_announce(shown.announced.as_ref(), date, uptime);
+                changed.take_figures(shown, date, waits);
+                (changed != **row).then(|| {
+                    *row = Arc::new(changed.clone());
+                    Write::Put(Box::new(changed))
+                })
+            });
+            seen.collect()
+        });
+        // Under the lock of the rows: what is asked for first is written first.
+        (!writes.is_empty()).then(|| self.inner.torrents.writer.begin(writes))
+    }
+}
+
+impl TorrentRow {
+    /// Takes over what is shown of it.
+    fn take_figures(&mut self, shown: &TorrentSnapshot, date: i64, is_waiting: bool) {
+        let progress = &shown.progress;
+        let is_done = shown.activity == Activity::Stopped && shown.outcome == Some(Outcome::Done);
+        // Of one that waits for another run this is the end of an earlier one.
+        if is_done && !is_waiting {
+            self.is_wanted = false;
+        }
+        if shown.activity != Activity::Failed && progress.pieces > 0 && !progress.is_preparing() {
+            self.have_bytes = progress.have_bytes;
+            self.pieces_have = progress.pieces_have;
+        }
+        let is_proven = progress.is_loaded() && progress.pieces_unproven == 0;
+        if progress.pieces > 0 && (is_proven || progress.pieces_checked >= progress.pieces) {
+            self.is_unproven = false;
+        }
+        let moved = (
+            progress.total_downloaded_bytes,
+            progress.total_uploaded_bytes,
+        );
+        if moved.0 > self.downloaded_bytes || moved.1 > self.uploaded_bytes {
+            self.active_unix_s = Some(date);
+        }
+        self.downloaded_bytes = self.downloaded_bytes.max(moved.0);
+        self.uploaded_bytes = self.uploaded_bytes.max(moved.1);
+        let is_complete = self.have_bytes >= self.wanted_bytes && self.wanted_bytes > 0;
+        if is_complete {
+            self.done_unix_s.get_or_insert(date);
+        }
+    }
+}
