@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bitfield;
+mod change_log;
 mod geometry;
 mod histogram;
 mod ids;
@@ -14,6 +15,7 @@ mod time;
 mod words;
 
 pub use bitfield::{Bitfield, BitfieldError};
+pub use change_log::ChangeLog;
 pub use geometry::{
     BLOCK_BYTES, BlockRef, Geometry, GeometryError, PIECE_LENGTH_BYTES_MAX, PieceIndex,
     SEGMENT_BYTES,

@@ -18,8 +18,8 @@ const ROWS_AT_A_TIME: usize = 128;
 
 /// Figures that are on their way to the disk.
 pub struct Taken {
-    /// The session's revision when they were taken.
-    pub revision: u64,
+    /// Number of the board's last change when they were taken.
+    pub number: u64,
     commits: Vec<Pending>,
 }
 
@@ -38,20 +38,17 @@ impl Taken {
 }
 
 impl Control {
-    /// Brings the figures of rows up to what the session shows, of those that changed since `revision`.
-    pub(super) async fn take_figures(&self, revision: u64) -> Taken {
-        let session = self.session();
-        let changed = self.inner.session.changed(revision);
+    /// Brings the figures of rows up to what the session shows, of those that changed behind that number.
+    pub(super) async fn take_figures(&self, since: u64) -> Taken {
+        let uptime = self.session().uptime;
+        let (number, changed) = self.inner.session.changed(since);
         let changed: Vec<InfoHash> = changed.iter().map(|shown| shown.info_hash()).collect();
         let mut commits = Vec::new();
         for some in changed.chunks(ROWS_AT_A_TIME) {
-            commits.extend(self.take_some(some, session.uptime));
+            commits.extend(self.take_some(some, uptime));
             tokio::task::yield_now().await;
         }
-        Taken {
-            revision: session.revision,
-            commits,
-        }
+        Taken { number, commits }
     }
 
     /// Of so few that they are done in one go. Any of them may have been removed, and even added again, meanwhile.
@@ -66,12 +63,12 @@ impl Control {
         let mut rows = self.inner.torrents.rows();
         let writes: Vec<_> = self.inner.session.with_torrents(|board| {
             let seen = some.iter().zip(waits).filter_map(|(info_hash, waits)| {
-                let (row, shown) = (rows.get_mut(info_hash)?, board.get(info_hash)?);
+                let (row, shown) = (rows.get(info_hash)?, board.get(info_hash)?);
                 let mut changed = TorrentRow::clone(row);
                 changed.take_announce(shown.announced.as_ref(), date, uptime);
                 changed.take_figures(shown, date, waits);
                 (changed != **row).then(|| {
-                    *row = Arc::new(changed.clone());
+                    rows.insert(*info_hash, Arc::new(changed.clone()));
                     Write::Put(Box::new(changed))
                 })
             });

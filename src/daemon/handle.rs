@@ -16,7 +16,7 @@ use super::queueing::Queue;
 use super::relocate::Moves;
 use super::row::{Facts, Origin, TorrentRow};
 use super::store::Write;
-use super::torrents::Torrents;
+use super::torrents::{Rows, Torrents};
 use crate::base::InfoHash;
 use crate::session::command::{
     NewTorrent, Removed, SessionSnapshot, Sleep, TorrentDetails, TorrentSnapshot,
@@ -139,6 +139,16 @@ impl From<CommandError> for ControlError {
     }
 }
 
+/// What a session shows, by torrent.
+pub(super) type Snapshots = BTreeMap<InfoHash, Arc<TorrentSnapshot>>;
+
+/// How far a look has seen: numbers of the last changes of rows and board.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    rows: u64,
+    board: u64,
+}
+
 impl Control {
     /// Ties what is remembered to the session that runs it.
     pub(super) fn new(
@@ -166,37 +176,52 @@ impl Control {
 
     /// Every torrent, in the order of their info_hashes.
     pub fn torrents(&self) -> Vec<Listed> {
-        let mut torrents = Vec::new();
-        self.each(|_, row, shown, is_waiting| {
-            if row.leaving.is_none() {
-                torrents.push(Listed {
-                    row: row.clone(),
-                    shown: shown.cloned(),
-                    is_waiting,
-                });
-            }
-        });
-        torrents
-    }
-
-    /// Shows each torrent, those that leave among them, in the order of info_hashes: what is remembered of it, what it is
-    /// doing, and whether it waits for its turn. Nothing is copied; `see` asks this handle nothing and waits for nothing.
-    pub(super) fn each(
-        &self,
-        mut see: impl FnMut(InfoHash, &Arc<TorrentRow>, Option<&Arc<TorrentSnapshot>>, bool),
-    ) {
-        let waiting = self.inner.queue().waiting();
+        let waiting = self.waiting();
         let rows = self.inner.torrents.rows();
         self.inner.session.with_torrents(|shown| {
             // Both are in the order of info_hashes.
             let mut shown = shown.iter().peekable();
-            for (info_hash, row) in rows.iter() {
+            let listed = rows.iter().filter_map(|(info_hash, row)| {
                 while shown.next_if(|(one, _)| *one < info_hash).is_some() {}
                 let shown = shown.next_if(|(one, _)| *one == info_hash);
-                let is_waiting = !waiting.is_empty() && waiting.contains(info_hash);
-                see(*info_hash, row, shown.map(|(_, shown)| shown), is_waiting);
-            }
-        });
+                row.leaving.is_none().then(|| Listed {
+                    row: row.clone(),
+                    shown: shown.map(|(_, shown)| shown.clone()),
+                    is_waiting: waiting.contains(info_hash),
+                })
+            });
+            listed.collect()
+        })
+    }
+
+    /// Torrents that wait for their turn.
+    pub(super) fn waiting(&self) -> BTreeSet<InfoHash> {
+        self.inner.queue().waiting()
+    }
+
+    /// Looks at what is remembered and shown where it lies, and at what of it changed, came or went since an earlier look;
+    /// without one, or when it was too long ago, that is `None`. Both stand still meanwhile: `look` asks this handle nothing and
+    /// waits for nothing.
+    pub(super) fn look<R>(
+        &self,
+        since: Option<Mark>,
+        look: impl FnOnce(Mark, Option<BTreeSet<InfoHash>>, &Rows, &Snapshots) -> R,
+    ) -> R {
+        let rows = self.inner.torrents.rows();
+        let before = since.unwrap_or_default();
+        let session = &self.inner.session;
+        session.with_changes(before.board, |board, shown, torrents| {
+            let mark = Mark {
+                rows: rows.log().number(),
+                board,
+            };
+            let changed = since.and_then(|since| {
+                let mut changed = rows.log().since(since.rows)?;
+                changed.extend(shown?);
+                Some(changed)
+            });
+            look(mark, changed, &rows, torrents)
+        })
     }
 
     /// One torrent, if it is there.

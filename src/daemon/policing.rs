@@ -163,16 +163,16 @@ impl Control {
         figures.collect()
     }
 
-    /// Looks at the goals of those whose figures changed since that revision of the session; the revision now.
+    /// Looks at the goals of those whose figures changed behind that number; the number now.
     async fn look_at_goals(&self, since: u64) -> u64 {
         let torrents = &self.inner.torrents;
         let policies = torrents.policies.policies();
         if policies.iter().all(|one| one.policy.goal.is_none()) {
             return 0;
         }
-        let now = self.session().revision;
+        let (now, changed) = self.inner.session.changed(since);
         let mut reached = Vec::new();
-        for shown in &self.inner.session.changed(since) {
+        for shown in &changed {
             let row = torrents.rows().get(&shown.info_hash()).cloned();
             let Some(row) = row.filter(|row| row.leaving.is_none()) else {
                 continue;
@@ -224,10 +224,10 @@ fn is_reached(policy: &Policy, row: &TorrentRow, shown: &TorrentSnapshot) -> boo
 pub async fn watch(control: Control) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut revision = 0;
+    let mut seen = 0;
     loop {
         look.tick().await;
         control.keep_time().await;
-        revision = control.look_at_goals(revision).await;
+        seen = control.look_at_goals(seen).await;
     }
 }

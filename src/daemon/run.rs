@@ -242,16 +242,16 @@ fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Recei
             .into_iter()
             .map(|service| tokio::task::spawn_local(service(control.clone())))
             .collect();
-        let mut revision = 0;
+        let mut seen = 0;
         tokio::select! {
-            () = keep(control, &notifier, &mut revision) => {}
+            () = keep(control, &notifier, &mut seen) => {}
             _ = on_end => {}
         }
         notifier.tell("STOPPING=1");
         for service in running {
             service.abort();
         }
-        let taken = control.take_figures(revision).await;
+        let taken = control.take_figures(seen).await;
         if let Err(error) = taken.done().await {
             warn!("the last figures are not kept: {error}");
         }
@@ -261,7 +261,7 @@ fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Recei
 }
 
 /// Brings the torrents back, then keeps their figures.
-async fn keep(control: &Control, notifier: &Notifier, revision: &mut u64) {
+async fn keep(control: &Control, notifier: &Notifier, seen: &mut u64) {
     control.restore().await;
     // Reading the state took as much again as it left.
     memory::give_back();
@@ -269,22 +269,22 @@ async fn keep(control: &Control, notifier: &Notifier, revision: &mut u64) {
     notifier.tell("READY=1");
     // Beside each other: a disk that is slow to take the figures must not look like a ring thread that hangs.
     tokio::join!(
-        keep_figures(control, revision),
+        keep_figures(control, seen),
         keep_queue(control),
         feed(control, notifier)
     );
 }
 
-async fn keep_figures(control: &Control, revision: &mut u64) {
+async fn keep_figures(control: &Control, seen: &mut u64) {
     let mut figures = tokio::time::interval(FIGURES_INTERVAL);
     figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         figures.tick().await;
-        let taken = control.take_figures(*revision).await;
-        let now = taken.revision;
+        let taken = control.take_figures(*seen).await;
+        let now = taken.number;
         // What went wrong was said by the writer; it is tried again.
         if taken.done().await.is_ok() {
-            *revision = now;
+            *seen = now;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From what is remembered of a torrent to what a session runs. Layer 6.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -11,7 +12,7 @@ use super::row::{Facts, Origin, TorrentRow};
 use super::scrub::Scrubbed;
 use super::store::Write;
 use super::writer::Writer;
-use crate::base::InfoHash;
+use crate::base::{ChangeLog, InfoHash};
 use crate::session::{
     CheckMode, DataPlace, Job, MagnetConfig, Preallocate, SeedAfter, SessionError, TorrentConfig,
     TorrentSource,
@@ -19,8 +20,55 @@ use crate::session::{
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 
-/// What is remembered, shared with whoever looks at it.
-pub type Rows = BTreeMap<InfoHash, Arc<TorrentRow>>;
+/// What is remembered, and what of it changed lately.
+#[derive(Default)]
+pub struct Rows {
+    rows: BTreeMap<InfoHash, Arc<TorrentRow>>,
+    log: ChangeLog<InfoHash>,
+}
+
+impl Rows {
+    /// A row that is going to change.
+    pub fn get_mut(&mut self, info_hash: &InfoHash) -> Option<&mut Arc<TorrentRow>> {
+        let row = self.rows.get_mut(info_hash)?;
+        self.log.note(*info_hash);
+        Some(row)
+    }
+
+    /// Puts a row there, in the place of what was there.
+    pub fn insert(&mut self, info_hash: InfoHash, row: Arc<TorrentRow>) {
+        self.log.note(info_hash);
+        self.rows.insert(info_hash, row);
+    }
+
+    /// Takes a row away.
+    pub fn remove(&mut self, info_hash: &InfoHash) {
+        self.log.note(*info_hash);
+        self.rows.remove(info_hash);
+    }
+
+    /// What was changed, in order.
+    pub const fn log(&self) -> &ChangeLog<InfoHash> {
+        &self.log
+    }
+}
+
+impl Deref for Rows {
+    type Target = BTreeMap<InfoHash, Arc<TorrentRow>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.rows
+    }
+}
+
+impl FromIterator<(InfoHash, Arc<TorrentRow>)> for Rows {
+    fn from_iter<I: IntoIterator<Item = (InfoHash, Arc<TorrentRow>)>>(rows: I) -> Rows {
+        Rows {
+            rows: rows.into_iter().collect(),
+            log: ChangeLog::default(),
+        }
+    }
+}
 
 /// Every torrent that is remembered, in memory, in the state file and as .torrent files.
 pub struct Torrents {

@@ -5,7 +5,7 @@
 //! are put on a board once a second, those of torrents that changed; whoever looks takes what is there. The ring thread
 //! waits neither for a reader of the board nor for somebody who asked and went away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
@@ -17,7 +17,7 @@ use super::config::{Job, Outcome, TorrentProgress};
 use super::error::SessionError;
 use super::lab::Health;
 use super::tune::Tuned;
-use crate::base::{Bitfield, InfoHash, PieceIndex};
+use crate::base::{Bitfield, ChangeLog, InfoHash, PieceIndex};
 use crate::swarm::announce::TrackerStatus;
 use crate::swarm::bandwidth::{Rule, RuleId};
 use crate::swarm::torrent::PeerStats;
@@ -295,6 +295,7 @@ pub struct TorrentDetails {
 struct Table {
     session: SessionSnapshot,
     torrents: BTreeMap<InfoHash, Arc<TorrentSnapshot>>,
+    log: ChangeLog<InfoHash>,
 }
 
 /// What a session shows of itself.
@@ -316,6 +317,7 @@ impl Board {
         };
         table.session = session.clone();
         for (info_hash, torrent) in torrents {
+            table.log.note(*info_hash);
             match torrent {
                 Some(torrent) => table.torrents.insert(*info_hash, torrent.clone()),
                 None => table.torrents.remove(info_hash),
@@ -372,11 +374,18 @@ impl SessionHandle {
             .read(|table| table.torrents.values().cloned().collect())
     }
 
-    /// Those that changed behind that revision.
-    pub fn changed(&self, revision: u64) -> Vec<Arc<TorrentSnapshot>> {
-        self.with_torrents(|torrents| {
-            let changed = torrents.values().filter(|one| one.revision > revision);
-            changed.cloned().collect()
+    /// Number of the board's last change, and the torrents that changed behind the number of an earlier look.
+    pub fn changed(&self, since: u64) -> (u64, Vec<Arc<TorrentSnapshot>>) {
+        self.with_changes(since, |number, changed, torrents| {
+            let changed = match &changed {
+                Some(changed) => changed
+                    .iter()
+                    .filter_map(|one| torrents.get(one))
+                    .cloned()
+                    .collect(),
+                None => torrents.values().cloned().collect(),
+            };
+            (number, changed)
         })
     }
 
@@ -386,6 +395,23 @@ impl SessionHandle {
         look: impl FnOnce(&BTreeMap<InfoHash, Arc<TorrentSnapshot>>) -> R,
     ) -> R {
         self.board.read(|table| look(&table.torrents))
+    }
+
+    /// The same with the number of the board's last change, and which torrents changed, came or went behind the number of an
+    /// earlier look; `None` when that is too long ago.
+    pub fn with_changes<R>(
+        &self,
+        since: u64,
+        look: impl FnOnce(
+            u64,
+            Option<BTreeSet<InfoHash>>,
+            &BTreeMap<InfoHash, Arc<TorrentSnapshot>>,
+        ) -> R,
+    ) -> R {
+        self.board.read(|table| {
+            let changed = table.log.since(since);
+            look(table.log.number(), changed, &table.torrents)
+        })
     }
 
     /// One torrent, if it is there.

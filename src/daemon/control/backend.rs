@@ -596,12 +596,25 @@ pub enum Refusal {
     Failed(String),
 }
 
+/// What became of the list of torrents.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Those that came or are not what they were.
+    pub changed: Vec<Arc<Torrent>>,
+    /// Ids of those that are not there any more.
+    pub gone: Vec<u64>,
+}
+
 /// A daemon as the protocols see it. What changes something returns when it is committed. All on one thread.
 // No bound on the futures: they run where they were made.
 #[allow(async_fn_in_trait)]
 pub trait Backend: 'static {
     /// Every torrent as it is, by id.
     fn torrents(&self) -> Vec<Arc<Torrent>>;
+    /// What is other than at the last call of this or of [`Backend::torrents`]; `None` when only a look at all of them tells.
+    fn changes(&self) -> Option<Changes> {
+        None
+    }
     /// The session as it is.
     fn session(&self) -> Session;
     /// Delays of the session, and what it uses.

@@ -1,10 +1,10 @@
 //! The list of torrents with what changed in it since when: for clients that ask only for that. Layer 6.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backend::Torrent;
+use super::backend::{Changes, Torrent};
 use crate::base::InfoHash;
 use crate::daemon::date::unix_now_s;
 
@@ -20,6 +20,7 @@ const FRESH: Duration = Duration::from_millis(400);
 pub struct Catalog {
     /// In the order of their ids.
     entries: Vec<Entry>,
+    ids: BTreeMap<InfoHash, u64>,
     removed: VecDeque<Removed>,
     /// What was removed at this number or before may be forgotten.
     forgotten: u64,
@@ -67,49 +68,84 @@ impl Catalog {
         self.looked = None;
     }
 
-    /// Takes the list as it is now, by id.
+    /// True when there is a list to which changes can be added.
+    pub const fn has_looked(&self) -> bool {
+        self.has_looked
+    }
+
+    /// Takes the list as it is now.
     pub fn look(&mut self, torrents: Vec<Arc<Torrent>>, now: Instant) {
+        let there: BTreeSet<u64> = torrents.iter().map(|torrent| torrent.id).collect();
+        let gone = self.entries.iter().map(|entry| entry.torrent.id);
+        let gone = gone.filter(|id| !there.contains(id)).collect();
+        let changed = torrents;
+        self.take(Changes { changed, gone }, now);
+    }
+
+    /// Takes what became of the list.
+    pub fn take(&mut self, changes: Changes, now: Instant) {
         self.looked = Some(now);
         let is_first = !std::mem::replace(&mut self.has_looked, true);
         let next = self.sequence + 1;
-        let mut before = std::mem::take(&mut self.entries).into_iter().peekable();
         let mut is_changed = false;
-        let mut gone = Vec::new();
-        self.entries.reserve_exact(torrents.len());
-        for torrent in torrents {
-            while let Some(entry) = before.next_if(|entry| entry.torrent.id < torrent.id) {
-                gone.push(entry);
-            }
-            let is_same =
-                |entry: &Entry| Arc::ptr_eq(&entry.torrent, &torrent) || entry.torrent == torrent;
-            let entry = before.next_if(|entry| entry.torrent.id == torrent.id);
-            let entry = entry.filter(is_same).unwrap_or_else(|| {
-                is_changed = true;
-                Entry {
-                    changed: (!is_first || is_at_work(&torrent)).then_some(now),
-                    torrent,
+        let gone: BTreeSet<u64> = changes.gone.into_iter().collect();
+        if !gone.is_empty() {
+            let before = self.entries.len();
+            let went = self
+                .entries
+                .extract_if(.., |entry| gone.contains(&entry.torrent.id));
+            for entry in went {
+                let torrent = entry.torrent;
+                self.ids.remove(&torrent.info_hash);
+                self.removed.push_back(Removed {
+                    id: torrent.id,
+                    info_hash: torrent.info_hash,
                     sequence: next,
-                }
-            });
-            self.entries.push(entry);
-        }
-        gone.extend(before);
-        is_changed |= !gone.is_empty();
-        let gone = gone.iter().map(|entry| Removed {
-            id: entry.torrent.id,
-            info_hash: entry.torrent.info_hash,
-            sequence: next,
-            when: now,
-        });
-        self.removed.extend(gone);
-        while self.removed.len() > REMOVED_MAX {
-            if let Some(removed) = self.removed.pop_front() {
-                self.forgotten = removed.sequence;
+                    when: now,
+                });
             }
+            is_changed = self.entries.len() < before;
+            while self.removed.len() > REMOVED_MAX {
+                if let Some(removed) = self.removed.pop_front() {
+                    self.forgotten = removed.sequence;
+                }
+            }
+        }
+        let mut new = Vec::new();
+        for torrent in changes.changed {
+            let mut entry = Entry {
+                sequence: next,
+                changed: (!is_first || is_at_work(&torrent)).then_some(now),
+                torrent,
+            };
+            match self.at(entry.torrent.id) {
+                Some(before) if before.torrent == entry.torrent => {
+                    // The one that the list holds: it is not to be there twice.
+                    before.torrent = entry.torrent;
+                    continue;
+                }
+                Some(before) => std::mem::swap(before, &mut entry),
+                None => {
+                    self.ids.insert(entry.torrent.info_hash, entry.torrent.id);
+                    new.push(entry);
+                }
+            }
+            is_changed = true;
+        }
+        if !new.is_empty() {
+            self.entries.append(&mut new);
+            self.entries.sort_by_key(|entry| entry.torrent.id);
         }
         if is_changed {
             self.sequence = next;
         }
+    }
+
+    fn at(&mut self, id: u64) -> Option<&mut Entry> {
+        let at = self
+            .entries
+            .binary_search_by_key(&id, |entry| entry.torrent.id);
+        at.ok().and_then(|at| self.entries.get_mut(at))
     }
 
     /// Every torrent, by id.
@@ -125,6 +161,11 @@ impl Catalog {
         at.ok()
             .and_then(|at| self.entries.get(at))
             .map(|entry| &entry.torrent)
+    }
+
+    /// The one of that info_hash.
+    pub fn find(&self, info_hash: &InfoHash) -> Option<&Arc<Torrent>> {
+        self.ids.get(info_hash).and_then(|id| self.get(*id))
     }
 
     /// What changed behind that number, and the ids that went.
@@ -145,13 +186,10 @@ impl Catalog {
     pub fn removed_since(&self, sequence: u64) -> Vec<InfoHash> {
         let removed = self.removed.iter();
         let removed = removed.filter(|removed| removed.sequence > sequence);
-        let mut hashes: BTreeSet<InfoHash> = removed.map(|removed| removed.info_hash).collect();
-        // The look over all that are there is worth it only when one of a few may be back.
-        if !hashes.is_empty() {
-            self.all().for_each(|torrent| {
-                hashes.remove(&torrent.info_hash);
-            });
-        }
+        let hashes = removed.map(|removed| removed.info_hash);
+        // One of them may be back.
+        let hashes: BTreeSet<InfoHash> =
+            hashes.filter(|hash| !self.ids.contains_key(hash)).collect();
         hashes.into_iter().collect()
     }
 
@@ -209,6 +247,50 @@ mod tests {
         assert!(catalog.knows_since(first));
         catalog.look(vec![torrent(1, "a")], later);
         assert_eq!(catalog.sequence(), second + 1, "nothing changed");
+    }
+
+    #[test]
+    fn changes_are_taken_as_a_look_at_all_would_find_them() {
+        let mut catalog = Catalog::default();
+        let now = Instant::now();
+        catalog.look(vec![torrent(1, "a"), torrent(2, "b"), torrent(4, "d")], now);
+        let first = catalog.sequence();
+        let changes = Changes {
+            changed: vec![torrent(4, "e"), torrent(3, "c"), torrent(1, "a")],
+            gone: vec![2, 9],
+        };
+        catalog.take(changes, now);
+        assert_eq!(
+            catalog.all().map(|one| one.id).collect::<Vec<_>>(),
+            [1, 3, 4]
+        );
+        let (changed, removed) = catalog.since(first);
+        assert_eq!((ids(&changed), removed), (vec![3, 4], vec![2]));
+        let found = |id: u8| catalog.find(&InfoHash::new([id; 20])).map(|one| &*one.name);
+        assert_eq!((found(4), found(2)), (Some("e"), None));
+        let second = catalog.sequence();
+        catalog.take(Changes::default(), now);
+        assert_eq!(catalog.sequence(), second, "nothing changed");
+    }
+
+    #[test]
+    fn one_that_comes_back_under_another_id_is_found_there() {
+        let mut catalog = Catalog::default();
+        let now = Instant::now();
+        catalog.look(vec![torrent(1, "a")], now);
+        let first = catalog.sequence();
+        let back = Torrent {
+            id: 7,
+            ..Torrent::clone(&torrent(1, "a"))
+        };
+        let changes = Changes {
+            changed: vec![back.into()],
+            gone: vec![1],
+        };
+        catalog.take(changes, now);
+        let found = catalog.find(&InfoHash::new([1; 20]));
+        assert_eq!(found.map(|one| one.id), Some(7));
+        assert!(catalog.removed_since(first).is_empty());
     }
 
     #[test]

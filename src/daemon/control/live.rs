@@ -12,8 +12,8 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::backend::{
-    Action, Added, Backend, Change, Details, Group, NewSource, NewTorrent, PolicyFigures, Problem,
-    QueueMove, Refusal, Session, SessionChange, Status, Torrent, TorrentLimits,
+    Action, Added, Backend, Change, Changes, Details, Group, NewSource, NewTorrent, PolicyFigures,
+    Problem, QueueMove, Refusal, Session, SessionChange, Status, Torrent, TorrentLimits,
 };
 use super::view;
 use crate::base::InfoHash;
@@ -258,6 +258,10 @@ fn expected_status(torrent: &Torrent, listed: &Listed) -> Status {
 impl Backend for Live {
     fn torrents(&self) -> Vec<Arc<Torrent>> {
         self.list()
+    }
+
+    fn changes(&self) -> Option<Changes> {
+        Some(self.look())
     }
 
     fn session(&self) -> Session {

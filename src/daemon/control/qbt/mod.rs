@@ -290,8 +290,12 @@ impl<B: Backend> Call<'_, B> {
         }
         let texts = text.split('|').filter_map(|text| text.trim().parse().ok());
         let hashes: std::collections::BTreeSet<InfoHash> = texts.collect();
-        let is_chosen = |torrent: &&Arc<Torrent>| hashes.contains(&torrent.info_hash);
-        Ok(catalog.all().filter(is_chosen).cloned().collect())
+        let mut chosen: Vec<_> = hashes
+            .iter()
+            .filter_map(|hash| catalog.find(hash))
+            .collect();
+        chosen.sort_unstable_by_key(|torrent| torrent.id);
+        Ok(chosen.into_iter().cloned().collect())
     }
 
     /// The one torrent that `hash` names.
@@ -299,8 +303,7 @@ impl<B: Backend> Call<'_, B> {
         let text = self.params.need("hash")?;
         let info_hash = text.trim().parse::<InfoHash>().ok();
         let catalog = self.rpc.catalog();
-        let mut all = catalog.all();
-        let found = all.find(|torrent| Some(torrent.info_hash) == info_hash);
+        let found = info_hash.and_then(|info_hash| catalog.find(&info_hash));
         found
             .cloned()
             .ok_or_else(|| Fault::not_found("there is no such torrent"))

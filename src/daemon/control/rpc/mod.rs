@@ -115,8 +115,15 @@ impl<B: Backend> Rpc<B> {
     pub fn catalog(&self) -> Ref<'_, Catalog> {
         let now = Instant::now();
         if self.catalog.borrow().is_stale(now) {
-            let torrents = self.backend.torrents();
-            self.catalog.borrow_mut().look(torrents, Instant::now());
+            let catalog = &mut *self.catalog.borrow_mut();
+            let changes = match catalog.has_looked() {
+                true => self.backend.changes(),
+                false => None,
+            };
+            match changes {
+                Some(changes) => catalog.take(changes, Instant::now()),
+                None => catalog.look(self.backend.torrents(), Instant::now()),
+            }
         }
         self.catalog.borrow()
     }

@@ -1,6 +1,6 @@
 //! Which torrents a call is about: `ids`. Layer 6.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use super::args::Args;
 use super::{Fault, Rpc};
 use crate::base::InfoHash;
 use crate::daemon::control::backend::{Backend, Torrent};
+use crate::daemon::control::catalog::Catalog;
 
 /// The torrents chosen.
 pub struct Selection {
@@ -33,35 +34,28 @@ impl<B: Backend> Rpc<B> {
             // An empty list is short for all, as with the lists of files.
             Some(Value::Array(ids)) if ids.is_empty() => (catalog.all().cloned().collect(), None),
             Some(Value::Array(ids)) => {
-                let is_long = ids.len() > 4;
-                let by_hash: BTreeMap<InfoHash, u64> = match is_long {
-                    true => catalog.all().map(|one| (one.info_hash, one.id)).collect(),
-                    false => BTreeMap::new(),
-                };
                 let mut seen = BTreeSet::new();
                 let mut torrents = Vec::new();
                 for id in ids {
-                    let found = match info_hash(id)? {
-                        Named::Id(id) => catalog.get(id),
-                        Named::Hash(hash) if is_long => {
-                            by_hash.get(&hash).and_then(|id| catalog.get(*id))
-                        }
-                        Named::Hash(hash) => catalog.all().find(|one| one.info_hash == hash),
-                    };
+                    let found = named(&catalog, id)?;
                     torrents.extend(found.filter(|found| seen.insert(found.id)).cloned());
                 }
                 (torrents, None)
             }
             Some(id) => {
-                let found = match info_hash(id)? {
-                    Named::Id(id) => catalog.get(id).cloned(),
-                    Named::Hash(hash) => catalog.all().find(|one| one.info_hash == hash).cloned(),
-                };
-                (found.into_iter().collect(), None)
+                let found = named(&catalog, id)?;
+                (found.cloned().into_iter().collect(), None)
             }
         };
         Ok(Selection { torrents, removed })
     }
+}
+
+fn named<'a>(catalog: &'a Catalog, id: &Value) -> Result<Option<&'a Arc<Torrent>>, Fault> {
+    Ok(match info_hash(id)? {
+        Named::Id(id) => catalog.get(id),
+        Named::Hash(hash) => catalog.find(&hash),
+    })
 }
 
 enum Named {
