@@ -5,6 +5,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -387,5 +388,61 @@ fn a_torrent_is_removed_at_its_goal_and_its_data_stays() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(samples[0].is_same_in(&samples[0].data));
+    daemon.terminate();
+}
+
+/// A program is run for a torrent that has reached its goal: once, whatever is started anew, by its arguments as they are.
+#[test]
+fn a_program_is_run_once_for_a_torrent_that_has_reached_its_goal() {
+    let samples = [0, 1].map(|n| Sample::file((1 << 20) + n, PIECE_LENGTH, &[]));
+    let own = samples[0].folder.path();
+    let told = own.join("told");
+    let program = own.join("hook");
+    let script = "#!/bin/sh\nprintf '%s|' \"$1\" \"$GYRE_INFO_HASH\" \"$GYRE_POLICY\" >>\"$2\"\n";
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let argv = json!([program, "$(date), `x`", told]);
+    let text_of = format!(
+        "[[policy]]\nname = \"a \\\"b\"\nlabel = \"brief\"\nratio = 1.5\nthen = \"hook\"\nhook = {argv}\n"
+    );
+    let file = config(&samples[0], &text_of);
+    let (state, options) = (samples[0].dir("state"), ["-v", "--config", &text(&file)]);
+    let mut daemon = Daemon::start_with(&state, &options);
+    let addr = daemon.gyre.listening();
+    seed(&mut daemon, &samples[0], &["brief"]);
+    seed(&mut daemon, &samples[1], &[]);
+    wait_seeding(&mut daemon, 2);
+    let crowds = samples
+        .each_ref()
+        .map(|sample| Crowd::start(sample, addr, 1));
+    wait_for_log(&daemon, "the hook of policy \"a \\\"b\" has run");
+    let hash: String = samples[0]
+        .info_hash
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let expected = format!("$(date), `x`|{hash}|a \"b|");
+    assert_eq!(std::fs::read_to_string(&told).unwrap(), expected);
+    let got = crowds[0].got();
+    let end = Instant::now() + PATIENCE;
+    while crowds[0].got() < got + 10 * u64::from(BLOCK) {
+        assert!(Instant::now() < end, "it goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    crowds.into_iter().for_each(Crowd::end);
+    assert_eq!(policies_told(&state)[0]["then"], "hook");
+    daemon.terminate();
+
+    // Its figures are above the goal from the first look on.
+    let mut daemon = Daemon::start_with(&state, &options);
+    wait_seeding(&mut daemon, 2);
+    let end = Instant::now() + PATIENCE;
+    while policies_told(&state)[0]["reached"] != 1 {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!daemon.gyre.stderr().contains("a program is run"));
+    assert_eq!(std::fs::read_to_string(&told).unwrap(), expected);
     daemon.terminate();
 }

@@ -1,6 +1,6 @@
-//! The program that is run when a download is complete. Layer 6.
+//! Programs that are run when a download is complete, or a torrent has reached the goal of a policy. Layer 6.
 //!
-//! It is named by a list of arguments in the settings file alone, never by a shell's sentence: names of torrents reach it as
+//! Each is named by a list of arguments in the settings file alone, never by a shell's sentence: names of torrents reach it as
 //! values of variables. It gets no file of ours, no variable beyond a few, and a limited time; what it says goes to the log.
 
 use std::io::{self, BufRead, BufReader, Read};
@@ -21,7 +21,7 @@ use crate::uring::process;
 
 /// Programs that run at once; others wait for their turn.
 const AT_ONCE_MAX: usize = 4;
-/// Completions that wait; whoever downloads more at once hears of the rest in the log.
+/// Programs that wait for their turn; who has more to be run at once hears of the rest in the log.
 pub const WAITING_MAX: usize = 4_096;
 /// Lines of a program that reach the log, and bytes of one.
 const LINES_MAX: usize = 64;
@@ -40,11 +40,20 @@ pub struct Hook {
     pub time_limit: Duration,
 }
 
-/// Runs it for each download that is complete, until the daemon ends.
-pub async fn run(control: Control, hook: Option<Hook>, mut complete: mpsc::Receiver<InfoHash>) {
+/// A torrent that a program is to be run for.
+#[derive(Clone, Debug)]
+pub struct Due {
+    pub info_hash: InfoHash,
+    pub hook: Hook,
+    /// The policy whose goal it has reached; `None` when its download is complete.
+    pub policy: Option<String>,
+}
+
+/// Runs what is due until the daemon ends.
+pub async fn run(control: Control, mut dues: mpsc::Receiver<Due>) {
     let turns = Arc::new(Semaphore::new(AT_ONCE_MAX));
-    while let Some(info_hash) = complete.recv().await {
-        let (Some(hook), Some(listed)) = (hook.clone(), control.torrent(info_hash)) else {
+    while let Some(due) = dues.recv().await {
+        let Some(listed) = control.torrent(due.info_hash) else {
             continue;
         };
         let Ok(turn) = turns.clone().acquire_owned().await else {
@@ -52,14 +61,14 @@ pub async fn run(control: Control, hook: Option<Hook>, mut complete: mpsc::Recei
         };
         tokio::spawn(async move {
             let _turn = turn;
-            off_thread(move || run_one(&hook, &listed)).await;
+            off_thread(move || run_one(&due, &listed)).await;
         });
     }
     std::future::pending().await
 }
 
 /// What the program is told.
-fn variables(listed: &Listed) -> Vec<(&'static str, String)> {
+fn variables(listed: &Listed, policy: Option<&String>) -> Vec<(&'static str, String)> {
     let row = &listed.row;
     let variables = [
         ("GYRE_NAME", row.name.clone()),
@@ -68,24 +77,29 @@ fn variables(listed: &Listed) -> Vec<(&'static str, String)> {
         ("GYRE_LABELS", row.labels.join(",")),
         ("GYRE_BYTES", row.wanted_bytes.to_string()),
     ];
+    let policy = policy.map(|name| ("GYRE_POLICY", name.clone()));
     // No variable can hold a zero byte.
-    let plain = variables.into_iter();
+    let plain = variables.into_iter().chain(policy);
     plain
         .map(|(name, value)| (name, value.replace('\0', "_")))
         .collect()
 }
 
-fn run_one(hook: &Hook, listed: &Listed) {
-    let info_hash = listed.row.info_hash;
+fn run_one(due: &Due, listed: &Listed) {
+    let (hook, info_hash) = (&due.hook, due.info_hash);
     let program = hook.argv.first().map(String::as_str).unwrap_or_default();
-    match run_limited(hook, variables(listed)) {
+    let what = match &due.policy {
+        Some(name) => format!("the hook of policy {name:?}"),
+        None => "on-complete".to_owned(),
+    };
+    match run_limited(hook, variables(listed, due.policy.as_ref())) {
         Ok((Some(status), lines)) => {
             for line in lines {
                 info!(%info_hash, program, "{line:?}");
             }
             match status.success() {
-                true => info!(%info_hash, program, "on-complete has run"),
-                false => warn!(%info_hash, program, "on-complete ended badly: {status}"),
+                true => info!(%info_hash, program, "{what} has run"),
+                false => warn!(%info_hash, program, "{what} ended badly: {status}"),
             }
         }
         Ok((None, lines)) => {
@@ -93,9 +107,9 @@ fn run_one(hook: &Hook, listed: &Listed) {
                 info!(%info_hash, program, "{line:?}");
             }
             let limit = hook.time_limit;
-            warn!(%info_hash, program, "on-complete took longer than {limit:?} and was killed");
+            warn!(%info_hash, program, "{what} took longer than {limit:?} and was killed");
         }
-        Err(error) => warn!(%info_hash, program, %error, "on-complete cannot be run"),
+        Err(error) => warn!(%info_hash, program, %error, "{what} cannot be run"),
     }
 }
 

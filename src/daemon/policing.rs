@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use super::control::backend::PolicyFigures;
 use super::date::{local_now, unix_now_s};
 use super::handle::Control;
-use super::policy::{Deeds, Goal, InBook, Policy, Then};
+use super::hooks::{Due, Hook};
+use super::policy::{Deeds, Goal, InBook, POLICIES_MAX, Policy, Then};
 use super::row::TorrentRow;
 use super::torrents::Torrents;
 use crate::base::InfoHash;
@@ -19,6 +21,9 @@ use crate::session::tune::{Tuned, Tuning};
 
 /// Schedules and goals are looked at this often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Every so many looks all torrents are looked at.
+const LOOKS_AT_ALL: u64 = 60;
 
 impl Torrents {
     /// What the row and the policies say of it, as the session takes it.
@@ -164,7 +169,7 @@ impl Control {
     }
 
     /// Looks at the goals of those whose figures changed behind that number; the number now.
-    async fn look_at_goals(&self, since: u64) -> u64 {
+    async fn look_at_goals(&self, since: u64, hooks: &mpsc::Sender<Due>) -> u64 {
         let torrents = &self.inner.torrents;
         let policies = torrents.policies.policies();
         if policies.iter().all(|one| one.policy.goal.is_none()) {
@@ -186,13 +191,13 @@ impl Control {
         }
         for (info_hash, one) in reached {
             if torrents.policies.note_reached(info_hash, one.id) {
-                self.on_goal(info_hash, &one.policy).await;
+                self.on_goal(info_hash, &one.policy, hooks).await;
             }
         }
         now
     }
 
-    async fn on_goal(&self, info_hash: InfoHash, policy: &Policy) {
+    async fn on_goal(&self, info_hash: InfoHash, policy: &Policy, hooks: &mpsc::Sender<Due>) {
         let name = &policy.name;
         match policy.goal.as_ref().map(|goal| &goal.then) {
             Some(Then::Throttle { up_bytes_per_s }) => {
@@ -206,8 +211,44 @@ impl Control {
                     warn!(%info_hash, policy = name, %error, "it is not removed");
                 }
             }
+            Some(Then::Run(hook)) => self.run_hook(info_hash, name, hook, hooks).await,
             // The session ends it by itself.
             Some(Then::Stop) | None => {}
+        }
+    }
+
+    /// Has the program run that a policy names, if it was not before: that it was is on disk first.
+    async fn run_hook(
+        &self,
+        info_hash: InfoHash,
+        policy: &str,
+        hook: &Hook,
+        hooks: &mpsc::Sender<Due>,
+    ) {
+        let policies = self.inner.torrents.policies.policies();
+        let mut is_news = false;
+        let noted = self.change_row(info_hash, |row| {
+            if row.hooks_run.len() >= POLICIES_MAX {
+                let is_there = |name: &String| policies.iter().any(|one| one.policy.name == *name);
+                row.hooks_run.retain(is_there);
+            }
+            is_news = row.hooks_run.insert(policy.to_owned());
+        });
+        if let Err(error) = noted.await {
+            warn!(%info_hash, policy, %error, "its program is not run");
+            return;
+        }
+        if !is_news {
+            return;
+        }
+        info!(%info_hash, policy, "goal reached: a program is run");
+        let due = Due {
+            info_hash,
+            hook: hook.clone(),
+            policy: Some(policy.to_owned()),
+        };
+        if hooks.try_send(due).is_err() {
+            warn!(%info_hash, policy, "too many programs are to be run at once: this one is not");
         }
     }
 }
@@ -221,13 +262,18 @@ fn is_reached(policy: &Policy, row: &TorrentRow, shown: &TorrentSnapshot) -> boo
 }
 
 /// Looks after schedules and goals until the daemon ends.
-pub async fn watch(control: Control) {
+pub async fn watch(control: Control, hooks: mpsc::Sender<Due>) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen = 0;
+    let (mut seen, mut looks) = (0, 0_u64);
     loop {
         look.tick().await;
         control.keep_time().await;
-        seen = control.look_at_goals(seen).await;
+        // Time passes for torrents whose figures rest too.
+        looks += 1;
+        if looks.is_multiple_of(LOOKS_AT_ALL) {
+            seen = 0;
+        }
+        seen = control.look_at_goals(seen, &hooks).await;
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::control::rpc::tracker_host as host;
+use super::hooks::Hook;
 use super::queue::Places;
 use super::row::TorrentRow;
 use super::schedule::{Moment, Schedule};
@@ -63,6 +64,20 @@ pub enum Then {
     Stop,
     /// It stops and is taken off the list; its data stays.
     Remove,
+    /// A program is run for it, once; it goes on.
+    Run(Hook),
+}
+
+impl Then {
+    /// As it is written.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Then::Throttle { .. } => "throttle",
+            Then::Stop => "stop",
+            Then::Remove => "remove",
+            Then::Run(_) => "hook",
+        }
+    }
 }
 
 /// What a torrent has done for its goal.

@@ -3,6 +3,7 @@
 //! A row is JSON behind a SHA-1 of it: whatever happens to the file, a row that is read is one that was written. Fields
 //! that are missing take their defaults, so that a later version may have more of them.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -91,6 +92,8 @@ pub struct TorrentRow {
     pub crosses: bool,
     /// When all of it was last read in the background.
     pub scrubbed_unix_s: Option<i64>,
+    /// Policies whose programs were run for it, or were about to be: each is run once.
+    pub hooks_run: BTreeSet<String>,
     /// What else its .torrent says of it; `None` of one that has none yet, and in states of earlier versions.
     pub facts: Option<Box<Facts>>,
 }
@@ -178,6 +181,7 @@ impl Default for TorrentRow {
             is_unproven: false,
             crosses: false,
             scrubbed_unix_s: None,
+            hooks_run: BTreeSet::new(),
             facts: None,
         }
     }

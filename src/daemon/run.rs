@@ -17,7 +17,7 @@ use super::cross::Cross;
 use super::date::local_now;
 use super::folder::StateFolder;
 use super::handle::Control;
-use super::hooks::{self, Hook};
+use super::hooks::{self, Due, Hook};
 use super::kept::{Kept, LiveSettings};
 use super::notify::{Notifier, Pulse};
 use super::policy::{Book, Policy};
@@ -149,17 +149,17 @@ impl Daemon {
     ) -> Result<SessionSummary, SessionError> {
         let (ended, on_end) = oneshot::channel();
         let control = self.control.clone();
-        let (completions, complete) = mpsc::channel(hooks::WAITING_MAX);
+        let (due, dues) = mpsc::channel(hooks::WAITING_MAX);
         let hook = self.settings.on_complete;
-        let has_hook = hook.is_some();
+        let of_goals = due.clone();
         let watched = self.settings.watch;
         let scrubbing = self.settings.scrubbing;
         let own: [Service; 5] = [
             Box::new(move |control| Box::pin(scrub::scrub(control, scrubbing))),
-            Box::new(|control| Box::pin(super::policing::watch(control))),
+            Box::new(move |control| Box::pin(super::policing::watch(control, of_goals))),
             Box::new(|control| Box::pin(super::drives::watch(control))),
             Box::new(|control| Box::pin(super::watch::watch(control, watched))),
-            Box::new(|control| Box::pin(hooks::run(control, hook, complete))),
+            Box::new(|control| Box::pin(hooks::run(control, dues))),
         ];
         let services = services.into_iter().chain(own).collect();
         let thread = std::thread::Builder::new().name("gyre-control".into());
@@ -173,10 +173,16 @@ impl Daemon {
                 is_news: true,
                 ..
             } = &event
-                && has_hook
-                && completions.try_send(*info_hash).is_err()
+                && let Some(hook) = &hook
             {
-                warn!(%info_hash, "too many downloads are complete at once: on-complete is not run");
+                let complete = Due {
+                    info_hash: *info_hash,
+                    hook: hook.clone(),
+                    policy: None,
+                };
+                if due.try_send(complete).is_err() {
+                    warn!(%info_hash, "too many downloads are complete at once: on-complete is not run");
+                }
             }
             events(event);
         };

@@ -32,7 +32,7 @@ const SCRUB_PERIOD: Duration = Duration::from_secs(30 * 86_400);
 /// As Transmission has it.
 const QUEUE_STALLED_DEFAULT: Duration = Duration::from_secs(30 * 60);
 /// A program that has not ended by then hangs.
-const HOOK_TIME: Duration = Duration::from_secs(300);
+pub(super) const HOOK_TIME: Duration = Duration::from_secs(300);
 /// Where programs for Transmission look.
 const API_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9_091);
 
@@ -548,14 +548,7 @@ impl Values {
 
     fn hook(&self) -> Result<Option<Hook>, Failure> {
         let time_limit = self.get(ON_COMPLETE_TIME, parse_duration)?;
-        let argv = self.get(ON_COMPLETE, |text| {
-            let argv: Vec<String> = text.split(PART).map(str::to_owned).collect();
-            match argv.first() {
-                Some(program) if program.is_empty() && argv.len() == 1 => Ok(Vec::new()),
-                Some(program) if program.starts_with('/') => Ok(argv),
-                _ => Err("write the program's whole path first".to_owned()),
-            }
-        })?;
+        let argv = self.get(ON_COMPLETE, parse_argv)?;
         let argv = argv.filter(|argv| !argv.is_empty());
         Ok(argv.map(|argv| Hook {
             argv,
@@ -586,6 +579,16 @@ impl Values {
             roots: roots.into_iter().map(PathBuf::from).collect(),
             web_ui: self.get("web-ui", path)?,
         })
+    }
+}
+
+/// A program and its arguments, with [`PART`] between them; empty is none.
+pub(super) fn parse_argv(text: &str) -> Result<Vec<String>, String> {
+    let argv: Vec<String> = text.split(PART).map(str::to_owned).collect();
+    match argv.first() {
+        Some(program) if program.is_empty() && argv.len() == 1 => Ok(Vec::new()),
+        Some(program) if program.starts_with('/') => Ok(argv),
+        _ => Err("write the program's whole path first".to_owned()),
     }
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::config::{PART, as_text};
+use super::config::{HOOK_TIME, PART, as_text, parse_argv};
 use crate::app::exit::Failure;
 use crate::app::size::{parse_duration, parse_rate};
 use crate::app::values::parse_ratio;
-use crate::daemon::{Goal, Moment, POLICIES_MAX, Policy, Schedule, Then};
+use crate::daemon::{Goal, Hook, Moment, POLICIES_MAX, Policy, Schedule, Then};
 use crate::swarm::bandwidth::SHARE_WHOLE;
 
 /// The name of the tables.
@@ -21,7 +21,7 @@ const RATE_MAX: u64 = 1 << 50;
 const NAME_CHARS_MAX: usize = 64;
 
 /// Each key, an example, and what it is for.
-const KEYS: [(&str, &str, &str); 15] = [
+const KEYS: [(&str, &str, &str); 17] = [
     (
         "name",
         "\"slow tracker\"",
@@ -93,14 +93,28 @@ const KEYS: [(&str, &str, &str); 15] = [
     (
         "then",
         "\"throttle\"",
-        "What comes of a torrent that has reached its goal: \"stop\", \"remove\" (its data stays) or \"throttle\".",
+        "What comes of a torrent that has reached its goal: \"stop\", \"remove\" (its data stays), \"throttle\" or \"hook\".",
     ),
     (
         "throttle-up",
         "\"1MB\"",
         "With \"throttle\": each uploads at most this fast from then on.",
     ),
+    (
+        "hook",
+        "[\"/usr/local/bin/done\", \"WORD\"]",
+        "With \"hook\": the program with its arguments that is run once for each, told what on-complete is told, and GYRE_POLICY. \
+         No shell is asked.",
+    ),
+    (
+        "hook-time",
+        "\"5m\"",
+        "That program is killed after this time.",
+    ),
 ];
+
+/// Keys that do not go with those of the example.
+const OTHERS: [&str; 2] = ["hook", "hook-time"];
 
 /// What a settings file says of them, as comments.
 pub fn template() -> String {
@@ -110,7 +124,8 @@ pub fn template() -> String {
          #\n# [[policy]]\n",
     );
     for (name, example, about) in KEYS {
-        text.push_str(&format!("# # {about}\n# {name} = {example}\n"));
+        let mark = if OTHERS.contains(&name) { "#" } else { "" };
+        text.push_str(&format!("# # {about}\n# {mark}{name} = {example}\n"));
     }
     text
 }
@@ -237,6 +252,8 @@ struct Draft {
     time: Option<Duration>,
     then: Option<String>,
     throttle: Option<u64>,
+    argv: Vec<String>,
+    hook_time: Option<Duration>,
 }
 
 impl Draft {
@@ -260,6 +277,8 @@ impl Draft {
             "seed-queue-size" => policy.places.seeds = Some(count(text)?),
             "ratio" => self.ratio = Some(parse_ratio(text)?),
             "seed-time" => self.time = Some(parse_duration(text)?),
+            "hook" => self.argv = parse_argv(text)?,
+            "hook-time" => self.hook_time = Some(parse_duration(text)?),
             "throttle-up" => self.throttle = Some(rate(text)?),
             _ => self.then = Some(text.to_owned()),
         }
@@ -288,6 +307,12 @@ impl Draft {
             let hint = "write then = \"throttle\" too";
             return is("has throttle-up and does not throttle", hint);
         }
+        if (!self.argv.is_empty() || self.hook_time.is_some()) && word != Some("hook") {
+            return is(
+                "has a hook and does not run it",
+                "write then = \"hook\" too",
+            );
+        }
         let then = match (word, self.throttle) {
             (None, _) if !has_goal => return Ok(None),
             (Some("throttle"), Some(up_bytes_per_s)) => Then::Throttle { up_bytes_per_s },
@@ -296,9 +321,16 @@ impl Draft {
             }
             (Some("stop") | None, _) => Then::Stop,
             (Some("remove"), _) => Then::Remove,
+            (Some("hook"), _) if self.argv.is_empty() => {
+                return is("runs no program", "write hook = [\"/PATH\", \"ARGUMENT\"]");
+            }
+            (Some("hook"), _) => Then::Run(Hook {
+                argv: self.argv.clone(),
+                time_limit: self.hook_time.unwrap_or(HOOK_TIME),
+            }),
             (Some(other), _) => {
                 let what = format!("ends with \"{other}\", which is no value of then");
-                return Err((what, "write \"stop\", \"remove\" or \"throttle\""));
+                return Err((what, "write \"stop\", \"remove\", \"throttle\" or \"hook\""));
             }
         };
         if !has_goal {

@@ -37,8 +37,22 @@ fn the_printed_example_is_read() {
     );
     let keys = lines
         .iter()
-        .filter(|line| line.contains(" = ") && !line.starts_with('#'));
+        .filter(|line| line.contains(" = ") && !line.starts_with("# "));
     assert_eq!(keys.count(), KEYS.len());
+    // The same with the keys that stand for another end.
+    let lines = lines.iter().filter(|line| !line.starts_with("throttle-up"));
+    let text: Vec<String> = lines
+        .map(|line| {
+            line.replace("#hook", "hook")
+                .replace("\"throttle\"", "\"hook\"")
+        })
+        .collect();
+    let read = policies(&text.join("\n")).unwrap();
+    let hook = Hook {
+        argv: vec!["/usr/local/bin/done".into(), "WORD".into()],
+        time_limit: Duration::from_secs(300),
+    };
+    assert_eq!(read[0].goal.as_ref().unwrap().then, Then::Run(hook));
 }
 
 #[test]
@@ -87,6 +101,18 @@ fn what_is_wrong_is_named_with_its_line() {
         (
             "[[policy]]\nname = \"a\"\nratio = 1\nthen = \"throttle\"",
             "line 1: the policy \"a\" throttles to no rate",
+        ),
+        (
+            "[[policy]]\nname = \"a\"\nratio = 1\nthen = \"hook\"",
+            "line 1: the policy \"a\" runs no program",
+        ),
+        (
+            "[[policy]]\nname = \"a\"\nratio = 1\nhook = [\"/bin/x\"]",
+            "line 1: the policy \"a\" has a hook and does not run it",
+        ),
+        (
+            "[[policy]]\nname = \"a\"\nratio = 1\nthen = \"hook\"\nhook = \"sh -c x\"",
+            "line 5: \"sh -c x\" is no value of hook",
         ),
         (
             "[[policy]]\nname = \"a\"\nthen = \"stop\"",

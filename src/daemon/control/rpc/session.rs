@@ -460,12 +460,17 @@ fn policy(out: &mut Json, figures: &PolicyFigures) {
     out.key("inForce");
     out.bool(figures.is_on);
     let torrent = policy.torrent.map(|torrent| torrent.to_string());
+    let then = policy
+        .goal
+        .as_ref()
+        .map(|goal| goal.then.as_str().to_owned());
     let when = policy.schedule.as_ref().map(ToString::to_string);
     for (key, value) in [
         ("tracker", &policy.tracker),
         ("label", &policy.label),
         ("torrent", &torrent),
         ("when", &when),
+        ("then", &then),
     ] {
         out.key(key);
         match value {
@@ -473,6 +478,12 @@ fn policy(out: &mut Json, figures: &PolicyFigures) {
             None => out.null(),
         }
     }
+    out.key("ratio");
+    match policy.goal.as_ref().and_then(|goal| goal.ratio) {
+        Some(ratio) => out.float(ratio),
+        None => out.null(),
+    }
+    let goal_time = policy.goal.as_ref().and_then(|goal| goal.time);
     for (key, value) in [
         ("capUp", policy.cap_up_bytes_per_s),
         ("capDown", policy.cap_down_bytes_per_s),
@@ -480,6 +491,7 @@ fn policy(out: &mut Json, figures: &PolicyFigures) {
         ("uploadSlots", policy.slots.map(u64::from)),
         ("downloadQueueSize", policy.places.downloads),
         ("seedQueueSize", policy.places.seeds),
+        ("seedTime", goal_time.map(|time| time.as_secs())),
         ("torrents", Some(figures.torrents)),
         ("waiting", Some(figures.waiting)),
         ("reached", Some(figures.reached)),
