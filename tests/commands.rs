@@ -14,7 +14,7 @@ use gyre::base::InfoHash;
 use gyre::session::command::{
     self, Activity, Announced, Limits, NewTorrent, Sleep, TorrentSnapshot,
 };
-use gyre::session::tune::Tuning;
+use gyre::session::tune::{Tuned, Tuning};
 use gyre::session::{
     self, CheckMode, Command, CommandError, Encryption, Job, Outcome, PortChoice, Preallocate,
     SeedAfter, SendEngine, SessionConfig, SessionError, SessionHandle, SessionSummary, Stopper,
@@ -216,6 +216,31 @@ fn fetch_with(sample: &Sample, into: &str, port: u16, encryption: &str) {
     ]);
     assert_eq!(leech.wait_exit(PATIENCE), 0);
     assert!(sample.is_same_in(&out));
+}
+
+#[test]
+fn what_is_set_while_a_torrent_is_loaded_is_in_force_then() {
+    let sample = Sample::file(300_000, 65_536, &[]);
+    let state = tempfile::tempdir().unwrap();
+    let session = Session::start(state.path());
+    let info_hash = session.add(&sample, &sample.data, false, false);
+    {
+        // Its settings cannot be read before this is let go.
+        let _held = session.held.0.lock().unwrap();
+        session.ask(|reply| Command::Start { info_hash, reply });
+        let tuned = Box::new(Tuned {
+            seed_after: SeedAfter::default(),
+            ..Tuned::default()
+        });
+        session.ask(|reply| Command::Tune {
+            info_hash,
+            tuned,
+            reply,
+        });
+    }
+    let over = session.wait_for(info_hash, |torrent| torrent.activity == Activity::Stopped);
+    assert_eq!(over.outcome, Some(Outcome::Done), "it seeds no more");
+    session.end();
 }
 
 #[test]

@@ -25,6 +25,7 @@ use super::shake::{AddrMarks, Exchanges};
 use super::sleepers::Sleepers;
 use super::slots::Slots;
 use super::socks::SocksProxy;
+use super::tune::Tuned;
 use super::utp::UtpService;
 use super::way::Way;
 use crate::base::{InfoHash, Now, PeerId, Rng};
@@ -103,6 +104,8 @@ pub struct Shared {
     stopping: Notify,
     /// Torrents that can be ended alone, each while it runs.
     ends: RefCell<BTreeMap<InfoHash, Rc<End>>>,
+    /// What those that are being loaded take over.
+    tuned: RefCell<BTreeMap<InfoHash, Tuned>>,
     /// Why the session cannot go on.
     failure: RefCell<Option<SessionError>>,
     rng: RefCell<Rng>,
@@ -186,6 +189,7 @@ impl Shared {
             is_stopping: Cell::new(false),
             stopping: Notify::new(),
             ends: RefCell::default(),
+            tuned: RefCell::default(),
             failure: RefCell::default(),
             rng: RefCell::new(rng),
             events: RefCell::new(events),
@@ -245,6 +249,17 @@ impl Shared {
     /// Its run is over.
     pub fn forget_end(&self, info_hash: &InfoHash) {
         self.ends.borrow_mut().remove(info_hash);
+        self.tuned.borrow_mut().remove(info_hash);
+    }
+
+    /// Has a run that is about to load its torrent take over settings once it has.
+    pub fn take_later(&self, info_hash: InfoHash, tuned: Tuned) {
+        self.tuned.borrow_mut().insert(info_hash, tuned);
+    }
+
+    /// Settings that came while it was loaded.
+    pub fn taken_later(&self, info_hash: &InfoHash) -> Option<Tuned> {
+        self.tuned.borrow_mut().remove(info_hash)
     }
 
     /// Asks one torrent to end.

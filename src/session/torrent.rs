@@ -226,6 +226,9 @@ impl<'c> Running<'c> {
         if let Some(search) = search {
             search.end_dht();
         }
+        if let Some(tuned) = shared.taken_later(&driver.info_hash()) {
+            driver.take(&tuned);
+        }
         let checkpointer = Rc::new(Checkpointer::new(&shared, loaded.store, loaded.record));
         let shared_now = shared.now();
         Running {

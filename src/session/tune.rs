@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::announce::Announcers;
 use super::command::Limits;
 use super::config::SeedAfter;
+use super::door::Door;
 use super::driver::Driver;
 use super::pace::Pacer;
 use super::shared::Shared;
@@ -150,8 +152,16 @@ impl Drop for Pace {
 }
 
 impl Driver {
-    /// Takes over what changed; what did not stays as it is.
-    pub(super) fn tune(self: &Rc<Self>, tuned: &Tuned) {
+    /// Takes over what changed, trackers too.
+    pub(super) fn take(self: &Rc<Self>, tuned: &Tuned) {
+        self.tune(tuned);
+        if self.has_trackers() {
+            let door = Door::Torrent(self.clone());
+            Announcers::set_tiers(&self.announcers, door, tuned.tiers.to_vec());
+        }
+    }
+
+    fn tune(self: &Rc<Self>, tuned: &Tuned) {
         self.seed_after.set(tuned.seed_after);
         self.apply(&tuned.tuning);
         let is_sequential = tuned.is_sequential;

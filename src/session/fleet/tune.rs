@@ -20,7 +20,7 @@ impl Fleet {
         info_hash: InfoHash,
         tuned: &Tuned,
     ) -> Result<(), CommandError> {
-        let (wakes, sleeps_on) = self.with_row(info_hash, |row| {
+        let (wakes, sleeps_on, runs) = self.with_row(info_hash, |row| {
             // One that runs with trackers of its own goes on with them: it may sleep from its next start on.
             let sleeps = row.sleeps.take().filter(|_| tuned.may_sleep);
             row.sleeps = sleeps.map(|sleep| Sleep {
@@ -31,6 +31,7 @@ impl Fleet {
             (
                 is_asleep && row.sleeps.is_none(),
                 is_asleep && row.sleeps.is_some(),
+                row.run == Run::Under,
             )
         })?;
         let schedule = &shared.seed_trackers;
@@ -40,19 +41,18 @@ impl Fleet {
             // It had no trackers until now.
             schedule.add(shared, info_hash, &tuned.tiers, None);
         }
-        match shared.door(&info_hash) {
-            Some(Door::Torrent(driver)) => {
-                driver.tune(tuned);
-                if driver.has_trackers() {
-                    let door = Door::Torrent(driver.clone());
-                    Announcers::set_tiers(&driver.announcers, door, tuned.tiers.to_vec());
-                }
-            }
+        let door = shared.door(&info_hash);
+        match &door {
+            Some(Door::Torrent(driver)) => driver.take(tuned),
             Some(Door::Metadata(search)) => {
-                let door = Door::Metadata(search.clone());
-                Announcers::set_tiers(search.announcers(), door, tuned.tiers.to_vec());
+                let tiers = tuned.tiers.to_vec();
+                Announcers::set_tiers(search.announcers(), Door::Metadata(search.clone()), tiers);
             }
             None => {}
+        }
+        // Its settings were asked for before, perhaps, and are not in force yet.
+        if runs && !matches!(door, Some(Door::Torrent(_))) {
+            shared.take_later(info_hash, tuned.clone());
         }
         if wakes {
             self.begin_now(shared, info_hash);
