@@ -3,6 +3,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -182,5 +184,61 @@ fn torrents_of_a_policy_share_its_upload_slots() {
     wait_unchoked(&daemon, &ids, |now| now[1] == 3);
     daemon.set(ids[1], json!({ "labels": [] }));
     wait_unchoked(&daemon, &[ids[0], ids[0], ids[1]], |now| now[2] == 4);
+    daemon.terminate();
+}
+
+/// By the device of their data, through a link too; which one that is, is known before a torrent begins.
+#[test]
+fn torrents_on_a_device_wait_for_each_other() {
+    const MOUNT: &str = "/dev/shm";
+    let device = |path: &Path| std::fs::metadata(path).unwrap().dev();
+    let samples = [1, 2, 3].map(|n| Sample::file(100_000 + n, 16_384, &[]));
+    let own = samples[0].folder.path();
+    if device(Path::new(MOUNT)) == device(own)
+        || device(Path::new(MOUNT)) == device(Path::new("/dev"))
+    {
+        eprintln!("skipped: {MOUNT} is no file system of its own");
+        return;
+    }
+    let there = tempfile::tempdir_in(MOUNT).unwrap();
+    let link = own.join("link");
+    std::os::unix::fs::symlink(there.path(), &link).unwrap();
+    let file = samples[0].dir("config").with_extension("toml");
+    let policy = |device: &str| {
+        format!("[[policy]]\nname = \"disk\"\ndevice = \"{device}\"\ndownload-queue-size = 1\n")
+    };
+    std::fs::write(&file, policy(MOUNT)).unwrap();
+    let (state, options) = (samples[0].dir("state"), ["--config", &text(&file)]);
+    let daemon = RpcDaemon::start(&state, &options);
+    let [a, b] = [there.path(), &link].map(|folder| folder.join("new"));
+    let [a, b, other] = [(0, a), (1, b), (2, samples[2].dir("empty"))]
+        .map(|(at, folder): (usize, PathBuf)| daemon.add(&samples[at].torrent, &folder, false));
+    daemon.wait_status(a, DOWNLOADS);
+    daemon.wait_status(b, DOWNLOAD_WAITS);
+    daemon.wait_status(other, DOWNLOADS);
+    let told = daemon.call("policy-get", json!({}))["policies"][0].clone();
+    assert_eq!(
+        (&told["torrents"], &told["device"]),
+        (&json!(2), &json!(MOUNT)),
+        "{told}"
+    );
+    daemon.terminate();
+
+    let daemon = RpcDaemon::start(&state, &options);
+    daemon.wait_status(a, DOWNLOADS);
+    daemon.wait_status(b, DOWNLOAD_WAITS);
+    // Nothing is mounted there: nobody waits for it, and the log says so.
+    std::fs::write(&file, policy(&text(there.path()))).unwrap();
+    daemon.gyre.signal(Signal::SIGHUP);
+    daemon.wait_status(b, DOWNLOADS);
+    let end = Instant::now() + PATIENCE;
+    while !daemon
+        .gyre
+        .stderr()
+        .contains("its device is not mounted there")
+    {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(20));
+    }
     daemon.terminate();
 }

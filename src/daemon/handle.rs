@@ -313,6 +313,7 @@ impl Control {
         };
         let info_hash = row.info_hash;
         let _adding = self.reserve(info_hash)?;
+        self.know_devices(Some(&row.folder)).await;
         if let Some(bytes) = bytes {
             let torrents = self.inner.torrents.clone();
             let saved = tokio::task::spawn_blocking(move || {

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod control;
 mod cross;
 mod date;
+mod devices;
 mod drives;
 mod figures;
 mod folder;

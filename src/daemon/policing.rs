@@ -22,8 +22,10 @@ use crate::session::tune::{Tuned, Tuning};
 /// Schedules and goals are looked at this often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Every so many looks all torrents are looked at.
+/// Every so many looks all torrents are looked at, where there are goals of time.
 const LOOKS_AT_ALL: u64 = 60;
+/// Torrents that are looked at in one go: nobody is to wait for thousands.
+const ROWS_AT_A_TIME: usize = 128;
 
 impl Torrents {
     /// What the row and the policies say of it, as the session takes it.
@@ -155,7 +157,7 @@ impl Control {
         let figures = policies.iter().map(|in_book| {
             let policy = &in_book.policy;
             let mut figures = PolicyFigures::of(policy.clone(), in_book.is_on);
-            for one in listed.iter().filter(|one| policy.is_for(&one.row)) {
+            for one in listed.iter().filter(|one| in_book.is_for(&one.row)) {
                 figures.torrents += 1;
                 figures.waiting += u64::from(one.is_waiting);
                 let Some(shown) = &one.shown else { continue };
@@ -177,17 +179,20 @@ impl Control {
         }
         let (now, changed) = self.inner.session.changed(since);
         let mut reached = Vec::new();
-        for shown in &changed {
-            let row = torrents.rows().get(&shown.info_hash()).cloned();
-            let Some(row) = row.filter(|row| row.leaving.is_none()) else {
-                continue;
-            };
-            let goals = policies.iter().filter(|one| one.policy.goal.is_some());
-            for one in goals.filter(|one| one.policy.is_for(&row)) {
-                if is_reached(&one.policy, &row, shown) {
-                    reached.push((row.info_hash, one.clone()));
+        for some in changed.chunks(ROWS_AT_A_TIME) {
+            for shown in some {
+                let row = torrents.rows().get(&shown.info_hash()).cloned();
+                let Some(row) = row.filter(|row| row.leaving.is_none()) else {
+                    continue;
+                };
+                let goals = policies.iter().filter(|one| one.policy.goal.is_some());
+                for one in goals.filter(|one| one.is_for(&row)) {
+                    if is_reached(&one.policy, &row, shown) {
+                        reached.push((row.info_hash, one.clone()));
+                    }
                 }
             }
+            tokio::task::yield_now().await;
         }
         for (info_hash, one) in reached {
             if torrents.policies.note_reached(info_hash, one.id) {
@@ -195,6 +200,12 @@ impl Control {
             }
         }
         now
+    }
+
+    fn has_goals_by_time(&self) -> bool {
+        let policies = self.inner.torrents.policies.policies();
+        let mut goals = policies.iter().filter_map(|one| one.policy.goal.as_ref());
+        goals.any(|goal| goal.time.is_some())
     }
 
     async fn on_goal(&self, info_hash: InfoHash, policy: &Policy, hooks: &mpsc::Sender<Due>) {
@@ -271,7 +282,7 @@ pub async fn watch(control: Control, hooks: mpsc::Sender<Due>) {
         control.keep_time().await;
         // Time passes for torrents whose figures rest too.
         looks += 1;
-        if looks.is_multiple_of(LOOKS_AT_ALL) {
+        if looks.is_multiple_of(LOOKS_AT_ALL) && control.has_goals_by_time() {
             seen = 0;
         }
         seen = control.look_at_goals(seen, &hooks).await;

@@ -1,12 +1,16 @@
 //! Policies: which torrents they are for, and what they say of these. Layer 6.
 //!
-//! A policy names trackers, labels or single torrents; all of them that fit a torrent count for it, in this order: tracker,
-//! label, torrent, and as they stand in the settings file. Their caps and shares are rules of the session's bandwidth
+//! A policy names a device or folder, a tracker, a label or a single torrent, or several of these; all that fit a torrent count
+//! for it, in this order: those for devices, folders and everything, for trackers, for labels, for torrents, and as they
+//! stand in the settings file. Their caps and shares are rules of the session's bandwidth
 //! ([`crate::swarm::bandwidth`]); their goals are looked after by `policing.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::control::rpc::tracker_host as host;
 use super::hooks::Hook;
@@ -25,6 +29,10 @@ pub const POLICIES_MAX: usize = 256;
 pub struct Policy {
     /// What it is called; no two are called the same.
     pub name: String,
+    /// Where a file system is mounted.
+    pub device: Option<PathBuf>,
+    /// Torrents that lie in it or below it.
+    pub folder: Option<PathBuf>,
     /// A host, or the domain of several; in small letters.
     pub tracker: Option<String>,
     pub label: Option<String>,
@@ -101,8 +109,8 @@ impl Goal {
 }
 
 impl Policy {
-    /// Whether it is for that torrent.
-    pub fn is_for(&self, row: &TorrentRow) -> bool {
+    /// Whether it is for that torrent, as far as the row says: nothing is asked of its device.
+    fn is_for(&self, row: &TorrentRow) -> bool {
         let has_tracker = |domain: &String| {
             let mut urls = row.trackers().iter().flatten();
             urls.any(|url| is_within(host(url), domain))
@@ -113,6 +121,7 @@ impl Policy {
                 .as_ref()
                 .is_none_or(|label| row.labels.contains(label))
             && self.torrent.is_none_or(|torrent| torrent == row.info_hash)
+            && (self.folder.as_ref()).is_none_or(|folder| row.folder.starts_with(folder))
     }
 
     /// Whether its limits count at that time.
@@ -123,10 +132,11 @@ impl Policy {
 
     /// The narrower, the further from the top.
     const fn level(&self) -> u8 {
-        match (&self.torrent, &self.label) {
-            (Some(_), _) => 2,
-            (None, Some(_)) => 1,
-            (None, None) => 0,
+        match (&self.torrent, &self.label, &self.tracker) {
+            (Some(_), _, _) => 3,
+            (None, Some(_), _) => 2,
+            (None, None, Some(_)) => 1,
+            (None, None, None) => 0,
         }
     }
 }
@@ -141,6 +151,9 @@ fn is_within(host: &str, domain: &str) -> bool {
     })
 }
 
+/// Folders as rows have them.
+pub type Folders = BTreeSet<PathBuf>;
+
 /// A policy, and the name that the session knows it by.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InBook {
@@ -148,9 +161,17 @@ pub struct InBook {
     pub policy: Policy,
     /// It is one of the times in which its limits count.
     pub is_on: bool,
+    /// Folders that were on its device when they were last looked at.
+    folders: Arc<Folders>,
 }
 
 impl InBook {
+    /// Whether it is for that torrent.
+    pub fn is_for(&self, row: &TorrentRow) -> bool {
+        let is_on_device = self.policy.device.is_none() || self.folders.contains(&row.folder);
+        self.policy.is_for(row) && is_on_device
+    }
+
     fn has_places(&self) -> bool {
         self.is_on && self.policy.places.are_limited()
     }
@@ -158,7 +179,13 @@ impl InBook {
 
 /// The policies in force.
 #[derive(Default)]
-pub struct Book(Mutex<Inner>);
+pub struct Book {
+    inner: Mutex<Inner>,
+    /// There are others.
+    pub changed: Notify,
+    /// Held by whoever looks at devices.
+    pub looking: Arc<tokio::sync::Mutex<()>>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -166,6 +193,8 @@ struct Inner {
     policies: Arc<[Arc<InBook>]>,
     /// Every policy that ever was has its number for good, so that no torrent is held to one that it was not meant for.
     numbers: BTreeMap<String, RuleId>,
+    /// Folders whose device is known.
+    looked_at: Folders,
     /// Whose goals are reached by figures that no row has yet.
     reached: BTreeSet<(InfoHash, RuleId)>,
 }
@@ -179,7 +208,7 @@ impl Book {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Others from now on; false when they are the same.
@@ -195,11 +224,19 @@ impl Book {
         let numbered = policies.into_iter().map(|policy| {
             let next = RuleId(u32::try_from(numbers.len()).unwrap_or(u32::MAX));
             let id = *numbers.entry(policy.name.clone()).or_insert(next);
-            let is_on = policy.is_on(now);
-            Arc::new(InBook { id, policy, is_on })
+            let is_same = |one: &&Arc<InBook>| one.id == id && one.policy.device == policy.device;
+            let before = inner.policies.iter().find(is_same);
+            Arc::new(InBook {
+                id,
+                is_on: policy.is_on(now),
+                folders: before.map(|one| one.folders.clone()).unwrap_or_default(),
+                policy,
+            })
         });
         inner.policies = numbered.collect();
+        inner.looked_at.clear();
         inner.reached.clear();
+        self.changed.notify_one();
         true
     }
 
@@ -222,6 +259,48 @@ impl Book {
         let policies = inner.policies.iter().zip(changed);
         let changed = policies.filter(|(_, is_changed)| *is_changed);
         changed.map(|(one, _)| one.clone()).collect()
+    }
+
+    /// Puts in place which folders are on the device of each policy, and which were looked at; those for which it is news.
+    pub fn set_folders(&self, of_rules: &BTreeMap<RuleId, Folders>, looked_at: Folders) -> Folders {
+        let inner = &mut *self.inner();
+        inner.looked_at = looked_at;
+        let mut changed = Folders::new();
+        let policies = inner
+            .policies
+            .iter()
+            .map(|one| match of_rules.get(&one.id) {
+                Some(folders) if *folders != *one.folders => {
+                    changed.extend(folders.symmetric_difference(&one.folders).cloned());
+                    Arc::new(InBook {
+                        folders: Arc::new(folders.clone()),
+                        ..InBook::clone(one)
+                    })
+                }
+                _ => one.clone(),
+            });
+        inner.policies = policies.collect();
+        changed
+    }
+
+    /// Whether the device of that folder is known.
+    pub fn has_looked_at(&self, folder: &Path) -> bool {
+        self.inner().looked_at.contains(folder)
+    }
+
+    /// Policies of devices, and where these are mounted.
+    pub fn devices(&self) -> Vec<(RuleId, PathBuf)> {
+        let policies = self.policies();
+        let devices = policies
+            .iter()
+            .filter_map(|one| Some((one.id, one.policy.device.clone()?)));
+        devices.collect()
+    }
+
+    /// True when there are such.
+    pub fn have_devices(&self) -> bool {
+        let policies = &self.inner().policies;
+        policies.iter().any(|one| one.policy.device.is_some())
     }
 
     /// True when the time matters.
@@ -254,7 +333,9 @@ impl Book {
     pub fn rules(&self) -> Rules {
         let mut rules = Rules::default();
         for one in self.policies().iter() {
-            let InBook { id, policy, is_on } = &**one;
+            let InBook {
+                id, policy, is_on, ..
+            } = &**one;
             let rule = |cap: Option<u64>| match is_on {
                 true => Rule {
                     cap,
@@ -274,7 +355,7 @@ impl Book {
     /// Those that count for a torrent.
     pub fn of(&self, row: &TorrentRow) -> Vec<Arc<InBook>> {
         let policies = self.policies();
-        let counts = policies.iter().filter(|one| one.policy.is_for(row));
+        let counts = policies.iter().filter(|one| one.is_for(row));
         counts.cloned().collect()
     }
 
@@ -337,9 +418,9 @@ mod tests {
         let url = "http://T.A.example:80/announce";
         assert_eq!(
             of(row(&[url], &["tv"])),
-            ["tracker", "all", "label", "both"]
+            ["all", "tracker", "label", "both"]
         );
-        assert_eq!(of(row(&["udp://a.example:1"], &[])), ["tracker", "all"]);
+        assert_eq!(of(row(&["udp://a.example:1"], &[])), ["all", "tracker"]);
         assert_eq!(of(row(&["http://ba.example/"], &["tv"])), ["all", "label"]);
         assert_eq!(of(row(&["http://example/"], &[])), ["all"]);
     }
@@ -355,6 +436,49 @@ mod tests {
         let after = book.of(&row(&[], &[]));
         assert_eq!(before[1], after[1]);
         assert!(before.iter().all(|one| one.id != after[0].id));
+    }
+
+    #[test]
+    fn a_folder_and_a_device_are_above_trackers() {
+        let folder = Policy {
+            folder: Some("/srv/a".into()),
+            ..policy("folder", None, None)
+        };
+        let device = Policy {
+            device: Some("/mnt".into()),
+            ..policy("device", None, None)
+        };
+        let tracker = policy("tracker", Some("a.example"), None);
+        let book = of_policies(vec![tracker, device.clone(), folder.clone()]);
+        let of = |folder: &str| -> Vec<String> {
+            let row = TorrentRow {
+                folder: folder.into(),
+                ..row(&["udp://a.example:1"], &[])
+            };
+            let of = book.of(&row);
+            of.iter().map(|one| one.policy.name.clone()).collect()
+        };
+        assert_eq!(of("/srv/a/tv"), ["folder", "tracker"]);
+        assert_eq!(of("/srv/ab"), ["tracker"]);
+        // Nobody knows what is on the device before it was looked at.
+        let there: Folders = [PathBuf::from("/srv/a"), PathBuf::from("/b")].into();
+        let id = book.devices()[0].0;
+        assert_eq!(
+            book.set_folders(&[(id, there.clone())].into(), there.clone()),
+            there
+        );
+        assert!(book.has_looked_at(Path::new("/b")) && book.have_devices());
+        assert_eq!(of("/srv/a"), ["device", "folder", "tracker"]);
+        assert_eq!(of("/b"), ["device", "tracker"]);
+        // Other policies know it too, as long as it is the same device.
+        book.replace(vec![device.clone()], MONDAY);
+        assert_eq!(of("/b"), ["device"]);
+        let other = Policy {
+            device: Some("/other".into()),
+            ..device
+        };
+        book.replace(vec![other], MONDAY);
+        assert!(of("/b").is_empty());
     }
 
     #[test]

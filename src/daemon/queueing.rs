@@ -78,7 +78,7 @@ impl Queue {
             Some(shown) if runs_as.is_some() => self.is_stalled(shown, stalled_after),
             _ => false,
         };
-        let rules = policies.iter().filter(|one| one.policy.is_for(row));
+        let rules = policies.iter().filter(|one| one.is_for(row));
         Some(Entry {
             info_hash,
             kind: kind(row, shown, runs_as),

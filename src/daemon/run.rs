@@ -154,7 +154,8 @@ impl Daemon {
         let of_goals = due.clone();
         let watched = self.settings.watch;
         let scrubbing = self.settings.scrubbing;
-        let own: [Service; 5] = [
+        let own: [Service; 6] = [
+            Box::new(|control| Box::pin(super::devices::watch(control))),
             Box::new(move |control| Box::pin(scrub::scrub(control, scrubbing))),
             Box::new(move |control| Box::pin(super::policing::watch(control, of_goals))),
             Box::new(|control| Box::pin(super::drives::watch(control))),
@@ -268,6 +269,7 @@ fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Recei
 
 /// Brings the torrents back, then keeps their figures.
 async fn keep(control: &Control, notifier: &Notifier, seen: &mut u64) {
+    control.know_devices(None).await;
     control.restore().await;
     // Reading the state took as much again as it left.
     memory::give_back();

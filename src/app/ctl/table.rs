@@ -91,7 +91,7 @@ fn policy(policy: &Value) -> String {
         Some(share) => format!("{}%", share as f64 / 100.0),
         None => "-".to_owned(),
     };
-    let of = ["tracker", "label", "torrent", "when"]
+    let of = ["device", "folder", "tracker", "label", "torrent", "when"]
         .into_iter()
         .filter(|key| policy[*key].is_string())
         .map(|key| format!("{key} {}", text(policy, key)));

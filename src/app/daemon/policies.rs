@@ -1,6 +1,7 @@
 //! The `[[policy]]` tables of the settings file. Layer 7.
 
 use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -21,11 +22,21 @@ const RATE_MAX: u64 = 1 << 50;
 const NAME_CHARS_MAX: usize = 64;
 
 /// Each key, an example, and what it is for.
-const KEYS: [(&str, &str, &str); 17] = [
+const KEYS: [(&str, &str, &str); 19] = [
     (
         "name",
         "\"slow tracker\"",
         "What it is called; each is called differently.",
+    ),
+    (
+        "device",
+        "\"/srv/disk1\"",
+        "For torrents whose data is on the file system that is mounted there, whatever folders lead to it. Left out: on any.",
+    ),
+    (
+        "folder",
+        "\"/srv/disk1/tv\"",
+        "For torrents whose data lies in that folder or below it. Left out: anywhere.",
     ),
     (
         "tracker",
@@ -119,8 +130,8 @@ const OTHERS: [&str; 2] = ["hook", "hook-time"];
 /// What a settings file says of them, as comments.
 pub fn template() -> String {
     let mut text = String::from(
-        "\n# * Policies, any number of them behind all other keys. All that fit a torrent count for it: first those for trackers,\n\
-         # then for labels, then for single torrents, each kind as they stand here. Only here, no option. An example:\n\
+        "\n# * Policies, any number of them behind all other keys. All that fit a torrent count for it: first those for\n\
+         # devices, folders and everything, then for trackers, labels, single torrents, each kind as they stand here. Only here, no option. An example:\n\
          #\n# [[policy]]\n",
     );
     for (name, example, about) in KEYS {
@@ -202,13 +213,18 @@ fn is_too_much(one: &Policy, policies: &[Policy]) -> bool {
 fn is_beside(one: &Policy, other: &Policy) -> bool {
     let kind = |policy: &Policy| {
         (
+            policy.device.is_some(),
+            policy.folder.is_some(),
             policy.tracker.is_some(),
             policy.label.is_some(),
             policy.torrent.is_some(),
         )
     };
-    let tracker = (one.label.is_none() && one.torrent.is_none()) || one.tracker == other.tracker;
-    kind(one) == kind(other) && tracker
+    let is_for_trackers = one.label.is_none() && one.torrent.is_none();
+    let tracker = is_for_trackers || one.tracker == other.tracker;
+    let is_for_places = is_for_trackers && one.tracker.is_none();
+    let place = is_for_places || (&one.device, &one.folder) == (&other.device, &other.folder);
+    kind(one) == kind(other) && tracker && place
 }
 
 fn wrong(at: usize, message: &str, hint: &str) -> Wrong {
@@ -262,6 +278,8 @@ impl Draft {
         let policy = &mut self.policy;
         match key {
             "name" => policy.name = name_of(text)?,
+            "device" => policy.device = Some(whole_path(text)?),
+            "folder" => policy.folder = Some(whole_path(text)?),
             "tracker" => policy.tracker = Some(domain(text)?),
             "label" => policy.label = Some(filled(text)?),
             "torrent" => {
@@ -341,6 +359,16 @@ impl Draft {
             time: self.time,
             then,
         }))
+    }
+}
+
+/// A path from the root, without dots in it.
+fn whole_path(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+    match path.is_absolute() && path.components().all(is_plain) {
+        true => Ok(path.components().collect()),
+        false => Err("write a whole path, such as /srv/disk1".to_owned()),
     }
 }
 

@@ -87,6 +87,14 @@ fn what_is_wrong_is_named_with_its_line() {
             "line 3: \"-1\" is no value of upload-slots",
         ),
         (
+            "[[policy]]\nname = \"a\"\ndevice = \"sda1\"",
+            "line 3: \"sda1\" is no value of device",
+        ),
+        (
+            "[[policy]]\nname = \"a\"\nfolder = \"/srv/../etc\"",
+            "line 3: \"/srv/../etc\" is no value of folder",
+        ),
+        (
             "[[policy]]\nname = \"a\"\nwhen = [\"mon\", \"noon\"]",
             "line 3: \"mon, noon\" is no value of when",
         ),

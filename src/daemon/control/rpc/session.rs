@@ -1,5 +1,7 @@
 //! Methods about the session: settings, figures, groups, disk space, port. Layer 6.
 
+use std::path::PathBuf;
+
 use super::args::Args;
 use super::methods::names_of;
 use super::{Fault, RPC_VERSION, RPC_VERSION_MINIMUM, RPC_VERSION_SEMVER, Rpc};
@@ -459,6 +461,11 @@ fn policy(out: &mut Json, figures: &PolicyFigures) {
     out.text(&policy.name);
     out.key("inForce");
     out.bool(figures.is_on);
+    let path = |path: &Option<PathBuf>| {
+        path.as_ref()
+            .map(|path| path.to_string_lossy().into_owned())
+    };
+    let (device, folder) = (path(&policy.device), path(&policy.folder));
     let torrent = policy.torrent.map(|torrent| torrent.to_string());
     let then = policy
         .goal
@@ -466,6 +473,8 @@ fn policy(out: &mut Json, figures: &PolicyFigures) {
         .map(|goal| goal.then.as_str().to_owned());
     let when = policy.schedule.as_ref().map(ToString::to_string);
     for (key, value) in [
+        ("device", &device),
+        ("folder", &folder),
         ("tracker", &policy.tracker),
         ("label", &policy.label),
         ("torrent", &torrent),
