@@ -170,8 +170,16 @@ fn trackers_change_while_a_torrent_runs_and_while_it_sleeps_and_stay_changed() {
     daemon.set(id, json!({ "trackerList": third.url() }));
     assert_eq!(third.next().parameter("event"), Some("started"));
     while !second.next().is_stopped() {}
-    let stats = daemon.get(id, "trackerStats");
+    // The tracker counts an announce before its answer is here.
+    let stats = daemon.wait(id, "trackerStats", |stats| {
+        stats[0]["lastAnnounceSucceeded"] == true
+    });
     assert_eq!(stats[0]["announce"], third.url(), "{stats}");
+    let time = |field: &str| stats[0][field].as_i64().unwrap();
+    let (asked, next) = (time("lastAnnounceTime"), time("nextAnnounceTime"));
+    assert!(asked > 1_700_000_000 && next > asked + 60, "{stats}");
+    assert_eq!(stats[0]["lastAnnouncePeerCount"], 0, "{stats}");
+    daemon.wait(id, "secondsSeeding", |seconds| seconds.as_u64() > Some(0));
     daemon.terminate();
 }
 

@@ -113,8 +113,11 @@ pub fn export(state: &Offline, out: &mut impl Write) -> Result<(u64, Vec<String>
         };
         let records = state.records(row.info_hash)?;
         let records = records.iter().take(RECORDS_MAX);
+        let mut row = row.clone();
+        // Another daemon has lived for another time.
+        row.times.turn_to(None, state.lived_s());
         line(json(&Entry {
-            row: row.clone(),
+            row,
             torrent,
             records: records
                 .map(|record| BASE64.encode(record.encode()))
@@ -255,6 +258,7 @@ fn restore(entry: Entry, maps: &[Map]) -> Result<Parts, String> {
         return Err(why.to_owned());
     }
     row.leaving = None;
+    row.times.work = None;
     // Whoever listed us knew another session.
     row.announced = None;
     let decoded = |text: &String| {

@@ -1,16 +1,17 @@
 //! What the session shows of torrents, taken over into their rows, in memory and on disk. Layer 6.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::date::unix_now_s;
 use super::handle::Control;
+use super::lived::Work;
 use super::row::TorrentRow;
 use super::store::Write;
 use super::writer::Pending;
 use crate::base::InfoHash;
-use crate::session::Outcome;
 use crate::session::command::{Activity, TorrentSnapshot};
+use crate::session::{Outcome, TorrentState};
 
 /// Rows that are looked at in one go: after a round of announces thousands change at once, and whoever asks for one of them
 /// meanwhile is not to wait for all.
@@ -54,6 +55,7 @@ impl Control {
     /// Of so few that they are done in one go. Any of them may have been removed, and even added again, meanwhile.
     fn take_some(&self, some: &[InfoHash], uptime: Duration) -> Option<Pending> {
         let date = unix_now_s();
+        let lived_s = self.lived().seconds(Instant::now());
         let waits = {
             let queue = self.inner.queue();
             let some = some.iter();
@@ -66,7 +68,7 @@ impl Control {
                 let (row, shown) = (rows.get(info_hash)?, board.get(info_hash)?);
                 let mut changed = TorrentRow::clone(row);
                 changed.take_announce(shown.announced.as_ref(), date, uptime);
-                changed.take_figures(shown, date, waits);
+                changed.take_figures(shown, date, lived_s, waits);
                 (changed != **row).then(|| {
                     rows.insert(*info_hash, Arc::new(changed.clone()));
                     Write::Put(Box::new(changed))
@@ -81,7 +83,7 @@ impl Control {
 
 impl TorrentRow {
     /// Takes over what is shown of it.
-    fn take_figures(&mut self, shown: &TorrentSnapshot, date: i64, is_waiting: bool) {
+    fn take_figures(&mut self, shown: &TorrentSnapshot, date: i64, lived_s: u64, is_waiting: bool) {
         let progress = &shown.progress;
         let is_done = shown.activity == Activity::Stopped && shown.outcome == Some(Outcome::Done);
         // Of one that waits for another run this is the end of an earlier one.
@@ -109,5 +111,14 @@ impl TorrentRow {
         if is_complete {
             self.done_unix_s.get_or_insert(date);
         }
+        let is_checking = progress.state == TorrentState::Checking;
+        let work = match shown.activity {
+            Activity::Asleep => Some(Work::Seed),
+            Activity::Running if is_checking => self.times.work.map(|(work, _)| work),
+            Activity::Running if is_complete => Some(Work::Seed),
+            Activity::Running => Some(Work::Download),
+            _ => None,
+        };
+        self.times.turn_to(work, lived_s);
     }
 }

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
 use super::date::unix_now_s;
 use super::kept::Kept;
+use super::lived::Lived;
 use super::queueing::Queue;
 use super::relocate::Moves;
 use super::row::{Facts, Origin, TorrentRow};
@@ -42,6 +43,7 @@ pub(super) struct Inner {
     pub(super) session: SessionHandle,
     stopper: Stopper,
     kept: Mutex<Kept>,
+    pub(super) lived: Lived,
     queue: Mutex<Queue>,
     /// The highest place in the queue.
     pub(super) last_in_queue: AtomicI64,
@@ -159,8 +161,10 @@ impl Control {
     ) -> Control {
         let last = torrents.rows().values().map(|row| row.settings.queue).max();
         let highest = torrents.rows().values().map(|row| row.number).max();
+        let lived = Lived::new(kept.lived_s, Instant::now());
         Control {
             inner: Arc::new(Inner {
+                lived,
                 number: AtomicU64::new(highest.unwrap_or(0)),
                 torrents,
                 session,

@@ -4,17 +4,19 @@
 //! and an edit of the file wins.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
 use super::control::backend::{AltLimits, Limit};
 use super::handle::{Control, ControlError};
+use super::lived::Lived;
 use super::queue::QueueLimits;
 use super::row::{RowError, path};
 use super::run::Settings;
 use super::store::Write;
+use super::writer::Pending;
 use crate::base::InfoHash;
 use crate::session::command::Limits;
 use crate::session::{Command, SeedAfter};
@@ -108,13 +110,19 @@ impl LiveSettings {
 pub struct Kept {
     pub file: LiveSettings,
     pub now: LiveSettings,
+    /// Seconds that the daemon has lived since the state was made.
+    pub lived_s: u64,
 }
 
 impl Kept {
     /// Nothing was set beside the file.
     pub fn from_file(file: LiveSettings) -> Kept {
         let now = file.clone();
-        Kept { file, now }
+        Kept {
+            file,
+            now,
+            lived_s: 0,
+        }
     }
 
     /// The file is read anew: what it says otherwise than before counts, the rest stays as it was set.
@@ -173,6 +181,19 @@ fn take<T: PartialEq>(before: &T, file: T, now: &mut T) {
 }
 
 impl Control {
+    /// Remembers how long the daemon has lived.
+    pub(super) fn keep_lived(&self) -> Pending {
+        let mut kept = self.inner.kept();
+        kept.lived_s = self.inner.lived.seconds(Instant::now());
+        let write = Write::Keep(Box::new(kept.clone()));
+        self.inner.torrents.writer.begin(vec![write])
+    }
+
+    /// How long it has lived.
+    pub(super) fn lived(&self) -> &Lived {
+        &self.inner.lived
+    }
+
     /// The settings in force.
     pub fn settings(&self) -> LiveSettings {
         self.inner.kept().now.clone()

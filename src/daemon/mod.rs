@@ -15,6 +15,7 @@ mod handle;
 mod hooks;
 pub mod import;
 mod kept;
+mod lived;
 pub mod notify;
 mod offline;
 pub mod page;

@@ -23,6 +23,7 @@ pub struct Offline {
     waiting: Vec<Write>,
     /// The highest number that a torrent was given.
     number: u64,
+    lived_s: u64,
     set_aside: Option<(String, PathBuf)>,
 }
 
@@ -46,8 +47,8 @@ impl Offline {
         let Opened {
             store,
             rows,
+            kept,
             set_aside,
-            ..
         } = opened;
         let records = ResumeStore::open(path)
             .map_err(|error| cannot(format!("cannot use {}: {error}", path.display())))?;
@@ -59,6 +60,7 @@ impl Offline {
             records,
             waiting: Vec::new(),
             number,
+            lived_s: kept.map_or(0, |kept| kept.lived_s),
             set_aside,
         })
     }
@@ -71,6 +73,11 @@ impl Offline {
     /// A state file that could not be used, why, and its name now.
     pub const fn set_aside(&self) -> Option<&(String, PathBuf)> {
         self.set_aside.as_ref()
+    }
+
+    /// Seconds that its daemon had lived.
+    pub const fn lived_s(&self) -> u64 {
+        self.lived_s
     }
 
     /// What is remembered, by info_hash.

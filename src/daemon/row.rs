@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
+use super::lived::Times;
 use super::tuning::TorrentSettings;
 use crate::base::InfoHash;
 use crate::session::{Rename, TorrentProgress, TorrentState};
@@ -94,6 +95,8 @@ pub struct TorrentRow {
     pub scrubbed_unix_s: Option<i64>,
     /// Policies whose programs were run for it, or were about to be: each is run once.
     pub hooks_run: BTreeSet<String>,
+    /// How long it has downloaded and seeded.
+    pub times: Times,
     /// What else its .torrent says of it; `None` of one that has none yet, and in states of earlier versions.
     pub facts: Option<Box<Facts>>,
 }
@@ -182,6 +185,7 @@ impl Default for TorrentRow {
             crosses: false,
             scrubbed_unix_s: None,
             hooks_run: BTreeSet::new(),
+            times: Times::default(),
             facts: None,
         }
     }

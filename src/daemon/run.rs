@@ -38,6 +38,8 @@ use crate::uring::ring::Ring;
 
 /// Figures go into the state file this often; resume records have their own times.
 const FIGURES_INTERVAL: Duration = Duration::from_secs(30);
+/// And how long the daemon has lived every so many times; a crash loses at most what came behind it.
+const LIVED_TICKS: u32 = 10;
 /// Places in the queue are looked at this often.
 const QUEUE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -259,7 +261,8 @@ fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Recei
             service.abort();
         }
         let taken = control.take_figures(seen).await;
-        if let Err(error) = taken.done().await {
+        let lived = control.keep_lived().done().await;
+        if let Err(error) = taken.done().await.and(lived) {
             warn!("the last figures are not kept: {error}");
         }
     });
@@ -286,8 +289,11 @@ async fn keep(control: &Control, notifier: &Notifier, seen: &mut u64) {
 async fn keep_figures(control: &Control, seen: &mut u64) {
     let mut figures = tokio::time::interval(FIGURES_INTERVAL);
     figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    for tick in 0_u32.. {
         figures.tick().await;
+        if tick % LIVED_TICKS == 0 {
+            let _ = control.keep_lived().done().await;
+        }
         let taken = control.take_figures(*seen).await;
         let now = taken.number;
         // What went wrong was said by the writer; it is tried again.

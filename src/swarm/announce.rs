@@ -94,6 +94,12 @@ pub struct TrackerStatus {
     /// The last failure or warning, safe to print.
     pub message: Option<String>,
     pub failures_in_row: u32,
+    /// Peers in its last answer.
+    pub peers: u32,
+    /// When it last answered or failed to.
+    pub asked: Option<Now>,
+    /// When it is asked next; `None` while it is being asked, and of one that is not asked again.
+    pub next: Option<Now>,
 }
 
 /// Where a tracker stands.
@@ -127,6 +133,9 @@ struct Tracker {
     is_told_to_wait: bool,
     last_success: Option<Now>,
     failures_in_row: u32,
+    /// When it last answered or failed to, and the peers it named.
+    asked: Option<Now>,
+    peers: u32,
     tracker_id: Option<Vec<u8>>,
     seeders: Option<u32>,
     leechers: Option<u32>,
@@ -433,7 +442,15 @@ impl Announcer {
 
     /// All trackers in the order they are tried.
     pub fn status(&self) -> Vec<TrackerStatus> {
-        self.trackers.iter().map(Tracker::status).collect()
+        let status = |tracker: &Tracker| {
+            let is_over = self.is_stopping || tracker.state == TrackerState::Disabled;
+            let is_asked = tracker.state == TrackerState::Announcing;
+            TrackerStatus {
+                next: (!is_over && !is_asked).then(|| self.ready_at(tracker)),
+                ..tracker.status()
+            }
+        };
+        self.trackers.iter().map(status).collect()
     }
 
     /// True when trackers were given but every one of them failed last time or is disabled.
@@ -529,6 +546,8 @@ impl Tracker {
             early_from: now,
             is_told_to_wait: false,
             last_success: None,
+            asked: None,
+            peers: 0,
             failures_in_row: 0,
             tracker_id: None,
             seeders: None,
@@ -554,6 +573,8 @@ impl Tracker {
             self.is_owed_completed = false;
         }
         self.failures_in_row = 0;
+        self.asked = Some(now);
+        self.peers = u32::try_from(response.peers.len()).unwrap_or(u32::MAX);
         self.not_before = now;
         self.is_told_to_wait = false;
         self.early_from = now + min_interval;
@@ -569,6 +590,7 @@ impl Tracker {
 
     fn on_failure(&mut self, failure: AnnounceFailure, now: Now, pause: Duration) {
         self.failures_in_row = self.failures_in_row.saturating_add(1);
+        self.asked = Some(now);
         self.state = TrackerState::Failing;
         self.not_before = now + pause;
         self.is_told_to_wait = false;
@@ -602,6 +624,9 @@ impl Tracker {
             leechers: self.leechers,
             message: self.message.clone(),
             failures_in_row: self.failures_in_row,
+            peers: self.peers,
+            asked: self.asked,
+            next: None,
         }
     }
 }

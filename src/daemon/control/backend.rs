@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::{InfoHash, InfoHashV2, InfoHashes};
 use crate::daemon::Policy;
+use crate::daemon::lived::Elapsed;
 use crate::session::lab::Health;
 use crate::swarm::sources::SourceCounts;
 use crate::wire::magnet::Magnet;
@@ -146,8 +148,8 @@ pub struct Torrent {
     pub added_unix_s: i64,
     pub done_unix_s: Option<i64>,
     pub active_unix_s: Option<i64>,
-    pub downloading_s: u64,
-    pub seeding_s: u64,
+    pub downloading: Elapsed,
+    pub seeding: Elapsed,
     pub queue_position: u64,
     pub files: u64,
     pub pieces: u32,
@@ -185,6 +187,16 @@ impl Torrent {
             Some(v2) => InfoHashes::Both(self.info_hash, v2),
             None => InfoHashes::V1(self.info_hash),
         }
+    }
+
+    /// Seconds it has downloaded by now.
+    pub fn downloading_s(&self) -> u64 {
+        self.downloading.seconds(Instant::now())
+    }
+
+    /// Seconds it has seeded by now.
+    pub fn seeding_s(&self) -> u64 {
+        self.seeding.seconds(Instant::now())
     }
 
     /// A link that leads to it.
@@ -234,8 +246,8 @@ impl Torrent {
             added_unix_s: 0,
             done_unix_s: None,
             active_unix_s: None,
-            downloading_s: 0,
-            seeding_s: 0,
+            downloading: Elapsed::default(),
+            seeding: Elapsed::default(),
             queue_position: 0,
             files: 0,
             pieces: 0,
@@ -406,6 +418,11 @@ pub struct Tracker {
     pub seeders: Option<u32>,
     pub leechers: Option<u32>,
     pub message: String,
+    /// Peers that its last answer named.
+    pub peers: u32,
+    /// When it last answered or failed to, and when it is asked next.
+    pub asked_unix_s: Option<i64>,
+    pub next_unix_s: Option<i64>,
 }
 
 /// The whole session.

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -16,9 +17,11 @@ use super::backend::{
     Problem, QueueMove, Refusal, Session, SessionChange, Status, Torrent, TorrentLimits,
 };
 use super::view;
-use crate::base::InfoHash;
+use crate::base::{InfoHash, Now};
 use crate::daemon::TorrentRow;
+use crate::daemon::date::unix_now_s;
 use crate::daemon::handle::{AddSource, AddTorrent, Control, ControlError, Listed};
+use crate::daemon::lived::Work;
 use crate::daemon::row::Facts;
 use crate::session::command::Activity;
 use crate::session::lab::Health;
@@ -138,6 +141,9 @@ impl Live {
         torrent.downloaded_bytes = row.downloaded_bytes;
         torrent.uploaded_bytes = row.uploaded_bytes;
         torrent.wasted_bytes = row.wasted_bytes;
+        let lived = self.control.lived();
+        torrent.downloading = row.times.elapsed(Work::Download, lived);
+        torrent.seeding = row.times.elapsed(Work::Seed, lived);
         torrent.added_unix_s = row.added_unix_s;
         torrent.done_unix_s = row.done_unix_s;
         torrent.active_unix_s = row.active_unix_s;
@@ -323,7 +329,14 @@ impl Backend for Live {
             false => None,
         };
         let metainfo = self.control.metainfo(info_hash).await.ok();
-        Ok(view::details(&listed.row, metainfo.as_ref(), told.as_ref()))
+        let uptime = self.control.session().uptime;
+        let date = |at: Now| {
+            let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+            let (at, now) = (seconds(at.since(Now::ZERO)), seconds(uptime));
+            unix_now_s().saturating_add(at.saturating_sub(now))
+        };
+        let told = told.as_ref();
+        Ok(view::details(&listed.row, metainfo.as_ref(), told, &date))
     }
 
     async fn torrent_file(&self, info_hash: InfoHash) -> Result<Vec<u8>, Refusal> {

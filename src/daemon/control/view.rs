@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::backend::{Details, File, FileChange, Peer, Refusal, Tracker};
-use crate::base::Bitfield;
+use crate::base::{Bitfield, Now};
 use crate::daemon::TorrentRow;
 use crate::session::command::TorrentDetails;
 use crate::storage::layout::FileLayout;
@@ -12,11 +12,13 @@ use crate::swarm::announce::TrackerState;
 use crate::swarm::sources::SourceCounts;
 use crate::wire::metainfo::{Info, Metainfo};
 
-/// All of it. Without a .torrent there are no files, without a run no peers.
+/// All of it. Without a .torrent there are no files, without a run no peers. `date` makes seconds since 1970 of the session's
+/// time.
 pub fn details(
     row: &TorrentRow,
     metainfo: Option<&Metainfo>,
     told: Option<&TorrentDetails>,
+    date: &dyn Fn(Now) -> i64,
 ) -> Details {
     let is_complete = row.wanted_bytes > 0 && row.have_bytes >= row.wanted_bytes;
     let have = told.and_then(|told| told.have.clone());
@@ -44,7 +46,7 @@ pub fn details(
     if let Some(told) = told {
         details.peers = told.peers.iter().map(peer).collect();
         for (_, status) in &told.trackers {
-            note(&mut details.trackers, status);
+            note(&mut details.trackers, status, date);
         }
     }
     details
@@ -74,7 +76,11 @@ fn peer(peer: &crate::swarm::torrent::PeerStats) -> Peer {
 }
 
 /// A tracker is asked in both address families: what works in one of them works.
-fn note(trackers: &mut Vec<Tracker>, status: &crate::swarm::announce::TrackerStatus) {
+fn note(
+    trackers: &mut Vec<Tracker>,
+    status: &crate::swarm::announce::TrackerStatus,
+    date: &dyn Fn(Now) -> i64,
+) {
     let place = trackers.iter().position(|one| one.url == status.url);
     let place = place.unwrap_or_else(|| {
         trackers.push(Tracker {
@@ -102,6 +108,10 @@ fn note(trackers: &mut Vec<Tracker>, status: &crate::swarm::announce::TrackerSta
     }
     tracker.seeders = tracker.seeders.max(status.seeders);
     tracker.leechers = tracker.leechers.max(status.leechers);
+    tracker.peers = tracker.peers.saturating_add(status.peers);
+    tracker.asked_unix_s = tracker.asked_unix_s.max(status.asked.map(date));
+    let next = [tracker.next_unix_s, status.next.map(date)];
+    tracker.next_unix_s = next.into_iter().flatten().min();
 }
 
 fn files(row: &TorrentRow, metainfo: &Metainfo, have: &Bitfield) -> Vec<File> {

@@ -2,8 +2,9 @@
 
 use super::fields::{self, ETA_NEVER_S, Value};
 use super::{Answer, Call, Fault};
-use crate::daemon::control::backend::{Backend, Details, File, Peer, Torrent};
+use crate::daemon::control::backend::{Backend, Details, File, Peer, Status, Torrent};
 use crate::daemon::control::json::{Dialect, Json};
+use crate::daemon::date::unix_now_s;
 use crate::wire::metainfo::Metainfo;
 
 impl<B: Backend> Call<'_, B> {
@@ -128,6 +129,15 @@ fn has(have: &[u8], piece: u32) -> bool {
     byte.is_some_and(|byte| byte & (0x80 >> (piece % 8)) != 0)
 }
 
+/// Seconds until a tracker is asked next.
+fn next_announce_s(torrent: &Torrent, details: &Details) -> i64 {
+    let next = details.trackers.iter().filter_map(|one| one.next_unix_s);
+    match next.min().filter(|_| torrent.status != Status::Stopped) {
+        Some(next) => next.saturating_sub(unix_now_s()).max(0),
+        None => 0,
+    }
+}
+
 fn properties<'a>(torrent: &'a Torrent, details: &Details) -> Vec<(&'static str, Value<'a>)> {
     let seeds = details.peers.iter().filter(|peer| peer.is_seed).count();
     let peers = details.peers.len().saturating_sub(seeds);
@@ -136,7 +146,7 @@ fn properties<'a>(torrent: &'a Torrent, details: &Details) -> Vec<(&'static str,
         let most = most.and_then(|count| usize::try_from(count).ok());
         Value::uint(most.unwrap_or(0).max(least))
     };
-    let active_s = torrent.downloading_s.saturating_add(torrent.seeding_s);
+    let active_s = torrent.downloading_s().saturating_add(torrent.seeding_s());
     let average = |bytes: u64, seconds: u64| match bytes.checked_div(seconds) {
         Some(rate) => Value::uint(rate),
         None => Value::Int(-1),
@@ -159,7 +169,7 @@ fn properties<'a>(torrent: &'a Torrent, details: &Details) -> Vec<(&'static str,
         ("dl_speed", Value::uint(torrent.down_bytes_per_s)),
         (
             "dl_speed_avg",
-            average(torrent.downloaded_bytes, torrent.downloading_s),
+            average(torrent.downloaded_bytes, torrent.downloading_s()),
         ),
         ("download_path", Value::text("")),
         ("eta", Value::Int(fields::eta_s(torrent).min(ETA_NEVER_S))),
@@ -189,9 +199,9 @@ fn properties<'a>(torrent: &'a Torrent, details: &Details) -> Vec<(&'static str,
         ("popularity", Value::Float(0.0)),
         ("private", is_private),
         ("progress", Value::Float(torrent.done_share())),
-        ("reannounce", Value::Int(0)),
+        ("reannounce", Value::Int(next_announce_s(torrent, details))),
         ("save_path", Value::text(&torrent.folder)),
-        ("seeding_time", Value::uint(torrent.seeding_s)),
+        ("seeding_time", Value::uint(torrent.seeding_s())),
         ("seeds", Value::uint(seeds)),
         ("seeds_total", told(|tracker| tracker.seeders, seeds)),
         ("share_ratio", Value::Float(torrent.ratio().max(0.0))),

@@ -176,7 +176,7 @@ pub const FIELDS: [(&str, Read); 67] = [
         })
     }),
     ("save_path", |r| Value::text(&r.torrent.folder)),
-    ("seeding_time", |r| Value::uint(r.torrent.seeding_s)),
+    ("seeding_time", |r| Value::uint(r.torrent.seeding_s())),
     ("seeding_time_limit", |_| Value::Int(-2)),
     ("seen_complete", |r| {
         Value::Int(r.torrent.done_unix_s.unwrap_or(-1))
@@ -194,7 +194,11 @@ pub const FIELDS: [(&str, Read); 67] = [
         )
     }),
     ("time_active", |r| {
-        Value::uint(r.torrent.downloading_s.saturating_add(r.torrent.seeding_s))
+        Value::uint(
+            r.torrent
+                .downloading_s()
+                .saturating_add(r.torrent.seeding_s()),
+        )
     }),
     ("total_size", |r| Value::uint(r.torrent.total_bytes)),
     ("total_wasted", |r| Value::uint(r.torrent.wasted_bytes)),

@@ -105,8 +105,10 @@ const ROWS: [Row; 72] = [
     ("rate_download", |t, json| json.uint(t.down_bytes_per_s)),
     ("rate_upload", |t, json| json.uint(t.up_bytes_per_s)),
     ("recheck_progress", |t, json| json.float(t.checked_share)),
-    ("seconds_downloading", |t, json| json.uint(t.downloading_s)),
-    ("seconds_seeding", |t, json| json.uint(t.seeding_s)),
+    ("seconds_downloading", |t, json| {
+        json.uint(t.downloading_s())
+    }),
+    ("seconds_seeding", |t, json| json.uint(t.seeding_s())),
     ("seed_idle_limit", |t, json| json.float(t.seed_idle.value())),
     ("seed_idle_mode", |t, json| json.uint(t.seed_idle.mode())),
     ("seed_ratio_limit", |t, json| {
