@@ -58,6 +58,20 @@ fn a_policys_torrents_wait_for_each_other_and_for_nobody_else() {
         "{policy}"
     );
 
+    let metrics = daemon.text("/metrics");
+    for line in [
+        "torrents{policy=\"slow\"} 3",
+        "torrents_waiting{policy=\"slow\"} 2",
+        "in_force{policy=\"slow\"} 1",
+    ] {
+        assert!(
+            metrics.contains(&format!("\ngyre_policy_{line}\n")),
+            "{metrics}"
+        );
+    }
+    assert_eq!(daemon.get(a, "policies"), json!(["slow"]));
+    assert_eq!(daemon.get(other, "policies"), json!([]));
+
     // The order is that of the queue, and whoever runs goes on.
     daemon.call("queue-move-top", json!({ "ids": [c] }));
     assert_eq!(daemon.get(c, "queuePosition"), 0);

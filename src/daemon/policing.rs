@@ -160,6 +160,15 @@ impl Control {
             for one in listed.iter().filter(|one| in_book.is_for(&one.row)) {
                 figures.torrents += 1;
                 figures.waiting += u64::from(one.is_waiting);
+                let progress = one.shown.as_ref().map(|shown| &shown.progress);
+                let moved = progress.map_or((0, 0), |progress| {
+                    (
+                        progress.total_uploaded_bytes,
+                        progress.total_downloaded_bytes,
+                    )
+                });
+                figures.uploaded_bytes += one.row.uploaded_bytes.max(moved.0);
+                figures.downloaded_bytes += one.row.downloaded_bytes.max(moved.1);
                 let Some(shown) = &one.shown else { continue };
                 figures.reached += u64::from(is_reached(policy, &one.row, shown));
                 figures.up_bytes_per_s += shown.progress.up_bytes_per_s;
@@ -168,6 +177,12 @@ impl Control {
             figures
         });
         figures.collect()
+    }
+
+    /// Names of the policies that are for a torrent, from the top.
+    pub fn policies_of(&self, row: &TorrentRow) -> Vec<String> {
+        let of = self.inner.torrents.policies.of(row);
+        of.iter().map(|one| one.policy.name.clone()).collect()
     }
 
     /// Looks at the goals of those whose figures changed behind that number; the number now.

@@ -127,6 +127,7 @@ impl Backend for Fake {
             uploaded_bytes: 9,
         };
         Ok(Details {
+            policies: Vec::new(),
             files: self.files.borrow().clone(),
             peers: vec![peer],
             trackers: vec![Tracker {

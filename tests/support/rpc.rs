@@ -19,22 +19,33 @@ pub const DOWNLOADS: u64 = 4;
 pub const SEED_WAITS: u64 = 5;
 pub const SEEDS: u64 = 6;
 
-/// Gives a method of the Transmission RPC; its answer, or its words of refusal.
-pub fn ask(socket: &Path, method: &str, arguments: Value) -> Result<Value, String> {
-    let body = json!({ "method": method, "arguments": arguments }).to_string();
+/// What is at that path, as text.
+pub fn get(socket: &Path, path: &str) -> String {
+    let head = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n");
+    exchange(socket, &head)
+}
+
+/// Sends a request; the body of its answer.
+fn exchange(socket: &Path, request: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "POST /transmission/rpc HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-    let mut answer: Value = serde_json::from_str(body).unwrap();
+    body.to_owned()
+}
+
+/// Gives a method of the Transmission RPC; its answer, or its words of refusal.
+pub fn ask(socket: &Path, method: &str, arguments: Value) -> Result<Value, String> {
+    let body = json!({ "method": method, "arguments": arguments }).to_string();
+    let length = body.len();
+    let request = format!(
+        "POST /transmission/rpc HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let body = exchange(socket, &request);
+    let mut answer: Value = serde_json::from_str(&body).unwrap();
     match answer["result"].as_str() {
         Some("success") => Ok(answer["arguments"].take()),
         words => Err(words.unwrap_or_default().to_owned()),
@@ -69,6 +80,11 @@ impl RpcDaemon {
 
     pub fn ask(&self, method: &str, arguments: Value) -> Result<Value, String> {
         ask(&self.socket, method, arguments)
+    }
+
+    /// What is at that path, as text.
+    pub fn text(&self, path: &str) -> String {
+        get(&self.socket, path)
     }
 
     pub fn call(&self, method: &str, arguments: Value) -> Value {

@@ -34,7 +34,7 @@ const LIST_FIELDS: [&str; 15] = [
     "movedShare",
 ];
 /// What `show` shows besides.
-const SHOW_FIELDS: [&str; 15] = [
+const SHOW_FIELDS: [&str; 16] = [
     "downloadDir",
     "totalSize",
     "uploadedEver",
@@ -50,6 +50,7 @@ const SHOW_FIELDS: [&str; 15] = [
     "peers",
     "files",
     "fileStats",
+    "policies",
 ];
 /// The largest .torrent file that the daemon takes.
 const TORRENT_BYTES_MAX: u64 = 64 << 20;

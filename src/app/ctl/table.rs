@@ -148,11 +148,11 @@ fn peer(peer: &Value) -> String {
 
 /// All that is known of one.
 pub fn show(torrent: &Value) -> Vec<String> {
-    let labels = torrent["labels"].as_array().cloned().unwrap_or_default();
-    let labels: Vec<String> = labels
-        .iter()
-        .map(|label| terminal(label.as_str().unwrap_or_default()))
-        .collect();
+    let words = |key: &str| {
+        let words = torrent[key].as_array().map_or(&[][..], Vec::as_slice);
+        let words = words.iter().filter_map(Value::as_str).map(terminal);
+        words.collect::<Vec<String>>().join(", ")
+    };
     let share = torrent["percentDone"].as_f64().unwrap_or(0.0) * 100.0;
     let bytes = |key: &str| size::bytes(number(torrent, key));
     let pieces = format!(
@@ -178,7 +178,8 @@ pub fn show(torrent: &Value) -> Vec<String> {
         ("up", rate(number(torrent, "rateUpload"))),
         ("down", rate(number(torrent, "rateDownload"))),
         ("peers", peers(torrent)),
-        ("labels", labels.join(", ")),
+        ("labels", words("labels")),
+        ("policies", words("policies")),
         ("comment", text(torrent, "comment")),
     ]
     .into_iter()
@@ -234,7 +235,7 @@ mod tests {
             "errorString": "", "peersConnected": 2, "peers": [
                 { "address": "::1", "port": 7, "isUTP": true, "clientName": "c\u{1b}[2J", "progress": 1.0, "rateToPeer": 5_000 },
                 { "address": "192.0.2.1", "port": 8, "isUTP": false, "clientName": "d" },
-            ], "files": [{ "name": "\u{1b}]0;x\u{7}", "length": 1, "bytesCompleted": 0 }]
+            ], "policies": ["tv\u{1b}", "all"], "files": [{ "name": "\u{1b}]0;x\u{7}", "length": 1, "bytesCompleted": 0 }]
         });
         let lines = [list(std::slice::from_ref(&torrent)), show(&torrent)].concat();
         assert!(
@@ -242,6 +243,7 @@ mod tests {
             "{lines:?}"
         );
         let has = |line: &str| lines.iter().any(|have| have.starts_with(line));
+        assert!(has("policies    tv"), "{lines:?}");
         assert!(has("peers       2 (1 TCP, 1 uTP)"), "{lines:?}");
         assert!(
             has("peer        [::1]:7 uTP 100% down - up 4.88 KiB/s c"),

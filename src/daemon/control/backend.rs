@@ -369,6 +369,8 @@ pub struct Details {
     /// A bit a piece, the first one highest; empty when nothing is known.
     pub have: Vec<u8>,
     pub web_seeds: Vec<String>,
+    /// Names of the policies that are for it, in the order in which they count.
+    pub policies: Vec<String>,
 }
 
 /// One file.
@@ -580,6 +582,9 @@ pub struct PolicyFigures {
     pub reached: u64,
     pub up_bytes_per_s: u64,
     pub down_bytes_per_s: u64,
+    /// Payload of those that are there over their lives.
+    pub uploaded_bytes: u64,
+    pub downloaded_bytes: u64,
 }
 
 impl PolicyFigures {

@@ -336,7 +336,10 @@ impl Backend for Live {
             unix_now_s().saturating_add(at.saturating_sub(now))
         };
         let told = told.as_ref();
-        Ok(view::details(&listed.row, metainfo.as_ref(), told, &date))
+        Ok(Details {
+            policies: self.control.policies_of(&listed.row),
+            ..view::details(&listed.row, metainfo.as_ref(), told, &date)
+        })
     }
 
     async fn torrent_file(&self, info_hash: InfoHash) -> Result<Vec<u8>, Refusal> {

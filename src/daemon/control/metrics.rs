@@ -1,13 +1,13 @@
 //! `GET /metrics`: the session's figures as Prometheus reads them. Layer 6.
 //!
-//! Torrents are summed by label and by tracker, never listed: their number has no bound, a scrape has. What the process uses is
+//! Torrents are summed by label, tracker and policy, never listed: their number has no bound, a scrape has. What the process uses is
 //! asked of `/proc`; what was read from storage, over what was sent, tells how much the page cache spares.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::backend::{Backend, Problem, Torrent};
+use super::backend::{Backend, PolicyFigures, Problem, Torrent};
 use super::server::Shared;
 use crate::base::Histogram;
 use crate::session::lab::Health;
@@ -171,6 +171,7 @@ pub fn text<B: Backend>(shared: &Shared<B>) -> String {
     one(&mut text, "gyre_torrents_unproven", "gauge", help, unproven);
     family(&mut text, "label", by_label);
     family(&mut text, "tracker", by_tracker);
+    policies(&mut text, &shared.rpc.backend().policies());
     text
 }
 
@@ -316,6 +317,70 @@ fn family(text: &mut String, label: &str, sums: BTreeMap<String, Sum>) {
     }
 }
 
+/// Reads one figure of a policy, where it has one.
+type OfPolicy = fn(&PolicyFigures) -> Option<u64>;
+
+/// There are never more of them than a daemon takes.
+fn policies(text: &mut String, policies: &[PolicyFigures]) {
+    let figures: [(&str, &str, OfPolicy); 11] = [
+        (
+            "in_force",
+            "Whether it is one of the times in which its limits count",
+            |one| Some(u64::from(one.is_on)),
+        ),
+        ("torrents", "Torrents that it is for", |one| {
+            Some(one.torrents)
+        }),
+        ("torrents_waiting", "Those that wait in the queue", |one| {
+            Some(one.waiting)
+        }),
+        (
+            "torrents_at_goal",
+            "Those that have reached its goal",
+            |one| Some(one.reached),
+        ),
+        ("upload_bytes_per_second", "Payload sent", |one| {
+            Some(one.up_bytes_per_s)
+        }),
+        ("download_bytes_per_second", "Payload received", |one| {
+            Some(one.down_bytes_per_s)
+        }),
+        (
+            "uploaded_bytes",
+            "Payload sent by those that are there, over their lives",
+            |one| Some(one.uploaded_bytes),
+        ),
+        (
+            "downloaded_bytes",
+            "Payload received by those that are there, over their lives",
+            |one| Some(one.downloaded_bytes),
+        ),
+        ("upload_limit_bytes_per_second", "Its cap", |one| {
+            one.policy.cap_up_bytes_per_s
+        }),
+        ("download_limit_bytes_per_second", "Its cap", |one| {
+            one.policy.cap_down_bytes_per_s
+        }),
+        (
+            "upload_slots",
+            "Peers that its torrents upload to at a time, at most",
+            |one| one.policy.slots.map(u64::from),
+        ),
+    ];
+    for (name, help, figure) in figures {
+        let _ = writeln!(
+            text,
+            "# HELP gyre_policy_{name} {help}\n# TYPE gyre_policy_{name} gauge"
+        );
+        for one in policies {
+            if let Some(figure) = figure(one) {
+                let policy = escape(&one.policy.name);
+                let _ = writeln!(text, "gyre_policy_{name}{{policy=\"{policy}\"}} {figure}");
+            }
+        }
+    }
+}
+
 /// As the text format demands, with other control characters made harmless.
 fn escape(value: &str) -> String {
     let mut text = String::new();
@@ -334,6 +399,7 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::Policy;
 
     #[test]
     fn values_are_escaped_and_their_number_has_a_limit() {
@@ -355,6 +421,32 @@ mod tests {
         assert!(text.contains("gyre_label_torrents{label=\"other\"} 400"));
         assert!(text.contains("gyre_label_torrents{label=\"a\\\"\\n\u{fffd}499\"} 1"));
         assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_policy_has_its_figures_and_the_limits_that_it_has() {
+        let policy = Policy {
+            name: "a\"b".into(),
+            cap_up_bytes_per_s: Some(10),
+            ..Policy::default()
+        };
+        let figures = PolicyFigures {
+            torrents: 3,
+            uploaded_bytes: 7,
+            ..PolicyFigures::of(policy, true)
+        };
+        let mut text = String::new();
+        policies(&mut text, &[figures]);
+        for line in [
+            "gyre_policy_in_force{policy=\"a\\\"b\"} 1",
+            "gyre_policy_torrents{policy=\"a\\\"b\"} 3",
+            "gyre_policy_uploaded_bytes{policy=\"a\\\"b\"} 7",
+            "gyre_policy_upload_limit_bytes_per_second{policy=\"a\\\"b\"} 10",
+            "# TYPE gyre_policy_upload_slots gauge",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        assert!(!text.contains("gyre_policy_upload_slots{"));
     }
 
     #[test]
@@ -399,6 +491,7 @@ mod tests {
         let mut shown = String::new();
         inside(&mut shown, &Health::default());
         process(&mut shown, Path::new("/proc/self"));
+        policies(&mut shown, &[]);
         for label in ["label", "tracker"] {
             family(&mut shown, label, BTreeMap::new());
         }

@@ -9,7 +9,7 @@ use crate::daemon::control::json::Json;
 
 type Write = fn(&Torrent, &Details, &mut Json);
 
-const FIELDS: [(&str, Write); 10] = [
+const FIELDS: [(&str, Write); 11] = [
     ("availability", availability),
     ("bytes_completed", |_, details, json| {
         json.array(&details.files, |json, file| json.uint(file.have_bytes));
@@ -22,6 +22,8 @@ const FIELDS: [(&str, Write); 10] = [
     ("pieces", |_, details, json| {
         json.text(&STANDARD.encode(&details.have))
     }),
+    // Not of Transmission.
+    ("policies", |_, details, json| json.texts(&details.policies)),
     ("priorities", |_, details, json| {
         json.array(&details.files, |json, file| json.int(file.priority));
     }),
