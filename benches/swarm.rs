@@ -68,6 +68,7 @@ impl World {
                 is_inbound: true,
                 peer_id: PeerId::new(id),
                 reserved: [0, 0, 0, 0, 0, 0x10, 0, 0x04],
+                is_v2: false,
             };
             let key = self.call(|torrent, cx| torrent.on_connected(conn, cx).expect("room"));
             self.peers.push(key);

@@ -5,10 +5,11 @@ mod disk_world;
 use std::rc::Rc;
 
 use disk_world::{Spec, World, on_ring, read, receive};
-use gyre::base::{Bitfield, PieceIndex, Rng};
+use gyre::base::{Bitfield, BlockRef, PieceIndex, Rng};
 use gyre::session::disk::{DiskHub, DiskTorrent, Preallocate};
 use gyre::session::resume_store::observe;
 use gyre::storage::resume::{Reason, Record, judge};
+use gyre::wire::merkle;
 use proptest::prelude::*;
 
 /// One torrent's life under test.
@@ -82,6 +83,9 @@ impl Life<'_> {
             self.have.set(piece);
             return;
         }
+        if self.chance(2) {
+            return self.fetch_bad_blocks(piece).await;
+        }
         let bad = torrent.digest_blocks(piece);
         torrent.discard(piece);
         let bad = bad.await.unwrap();
@@ -94,6 +98,35 @@ impl Life<'_> {
         assert_eq!(differing, [at as usize], "the spoiled block is found");
         assert!(torrent.hash_piece(piece).await.unwrap());
         torrent.write_piece(piece).await.unwrap();
+        self.have.set(piece);
+    }
+
+    /// The bad blocks alone come again: those that are not what their leaves say.
+    async fn fetch_bad_blocks(&mut self, piece: PieceIndex) {
+        let torrent = self.torrent();
+        let is_spilled = self.chance(2);
+        let leaves = torrent.hash_leaves(piece).await.unwrap();
+        let blocks = self.world.blocks(piece);
+        let leaf = |block: &BlockRef| merkle::leaf(self.world.bytes_of(*block));
+        let bad = (0u32..).zip(&blocks).zip(&leaves);
+        let bad = bad.filter(|((_, block), ours)| leaf(block) != **ours);
+        let bad: Vec<u32> = bad.map(|((number, _), _)| number).collect();
+        assert_eq!(bad.len(), 1, "one was spoilt");
+        torrent.drop_blocks(piece, &bad);
+        let block = blocks[bad[0] as usize];
+        receive(&torrent, block, self.world.bytes_of(block));
+        if is_spilled {
+            let segment = block.begin() / gyre::base::SEGMENT_BYTES;
+            torrent.flush_segment(piece, segment).await.unwrap();
+        }
+        assert!(torrent.hash_piece(piece).await.unwrap());
+        torrent.write_piece(piece).await.unwrap();
+        let bytes = self.world.layout.geometry().piece_bytes(piece);
+        let written = torrent
+            .read_leaves(piece, bytes, std::future::pending())
+            .await;
+        let good: Vec<_> = blocks.iter().map(leaf).collect();
+        assert_eq!(written, Some(good));
         self.have.set(piece);
     }
 

@@ -27,6 +27,7 @@ fn banning_a_peer_takes_back_exactly_what_it_sent() {
         peer_id: PeerId::new([2; 20]),
         // BEP 6.
         reserved: [0, 0, 0, 0, 0, 0, 0, 4],
+        is_v2: false,
     };
     let peer = torrent.on_connected(conn, &mut cx).unwrap();
     torrent

@@ -72,7 +72,7 @@ pub async fn dial(door: Door, addr: SocketAddr, errand: Errand) {
             if errand == Errand::Relay {
                 debug!(%addr, "hole punched");
             }
-            let conn = connected(addr, false, &shaken);
+            let conn = connected(&door, addr, false, &shaken);
             // Its own task: a connection is not disk work that a shutdown waits for as such.
             tokio_uring::spawn(async move {
                 contain::connection(&shared, door.run(stream, conn, shaken)).await
@@ -274,7 +274,7 @@ pub fn take_in(shared: &Rc<Shared>, pending: &Rc<Pending>, stream: PeerStream, a
                 if door.shared().gate.turns_away(addr.ip()) {
                     return attempt.stream.shutdown();
                 }
-                let conn = connected(addr, true, &shaken);
+                let conn = connected(&door, addr, true, &shaken);
                 door.run(attempt.stream.clone(), conn, shaken).await;
             }
             Err(error) => {
@@ -354,12 +354,13 @@ impl Drop for PendingGuard {
 }
 
 /// The core's view of a connection.
-fn connected(addr: SocketAddr, is_inbound: bool, shaken: &Shaken) -> Connected {
+fn connected(door: &Door, addr: SocketAddr, is_inbound: bool, shaken: &Shaken) -> Connected {
     Connected {
         addr,
         is_inbound,
         peer_id: shaken.handshake.peer_id,
         reserved: *shaken.handshake.reserved.as_bytes(),
+        is_v2: door.is_v2(&shaken.handshake.info_hash),
     }
 }
 

@@ -484,7 +484,10 @@ impl Driver {
             Effect::Write { piece } => self.write(piece),
             Effect::FlushSegment { piece, segment } => self.flush_segment(piece, segment),
             Effect::Discard { piece } => self.disk.discard(piece),
+            Effect::DropBlocks { piece, blocks } => self.disk.drop_blocks(piece, &blocks),
+            Effect::HashLeaves { piece } => self.hash_leaves(piece),
             Effect::DigestBlocks { piece } => self.digest(piece),
+            Effect::ReadLeaves { piece, bytes } => self.read_leaves(piece, bytes),
             Effect::Ban { ip } => self.ban(ip),
             Effect::BanWebSeed { seed } => self.web_seeds.ban(self, seed),
             Effect::Have { piece } => self.on_have(piece),
@@ -557,6 +560,24 @@ impl Driver {
         self.spawn(async move {
             let digests = work.await;
             driver.call(|core, cx| core.on_block_digests(piece, digests, cx));
+        });
+    }
+
+    fn hash_leaves(self: &Rc<Self>, piece: PieceIndex) {
+        let driver = self.clone();
+        let work = self.disk.hash_leaves(piece);
+        self.spawn(async move {
+            let leaves = work.await;
+            driver.call(|core, cx| core.on_leaves_hashed(piece, leaves, cx));
+        });
+    }
+
+    fn read_leaves(self: &Rc<Self>, piece: PieceIndex, bytes: u32) {
+        let driver = self.clone();
+        self.spawn(async move {
+            let ended = driver.ending();
+            let leaves = driver.disk.read_leaves(piece, bytes, ended).await;
+            driver.call(|core, cx| core.on_leaves_read(piece, leaves.as_deref(), cx));
         });
     }
 

@@ -25,6 +25,7 @@ use crate::base::{Bitfield, InfoHash, Now};
 use crate::swarm;
 use crate::swarm::candidates::Source;
 use crate::swarm::dht::Announce;
+use crate::wire::metainfo::PieceTrees;
 
 /// Progress is told this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -667,8 +668,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         assembly_budget_bytes: shared.assembly_bytes,
         listen_port: shared.port.get(),
         metadata: Some(config.metainfo.info_bytes.clone()),
-        piece_layers: Some(config.metainfo.piece_layers.clone())
-            .filter(|layers| !layers.is_empty()),
+        trees: PieceTrees::of(info, &config.metainfo.piece_layers),
         exchanges_peers: shared.config.exchanges_peers,
         punches_holes: shared.config.holepunch && shared.utp().is_some(),
         dht_port: shared

@@ -187,6 +187,23 @@ impl<B, H> Assembly<B, H> {
             .flatten()
     }
 
+    /// The block was here and proved bad: it is missing again, and the piece is hashed from its start. Its memory is free
+    /// when nothing else lies in the segment.
+    ///
+    /// Nothing of the piece may be on loan.
+    pub fn block_dropped(&mut self, block: BlockRef) -> Option<B> {
+        let (segment, bit) = locate(block);
+        let active = self.active.get_mut(&block.piece())?;
+        (active.hash, active.hash_done, active.hash_promised) = (None, 0, 0);
+        active.hash_epoch += 1;
+        let slot = active.segments.get_mut(segment as usize)?;
+        slot.held &= !bit;
+        slot.on_disk &= !bit;
+        (slot.receiving | slot.held == 0)
+            .then(|| slot.buffer.take())
+            .flatten()
+    }
+
     /// Forgets the piece and frees what memory holds of it.
     pub fn discard(&mut self, piece: PieceIndex) -> bool {
         self.active.remove(&piece).is_some()

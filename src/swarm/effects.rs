@@ -75,8 +75,15 @@ pub enum Effect {
     FlushSegment { piece: PieceIndex, segment: u32 },
     /// Forget what memory holds of the piece. No answer.
     Discard { piece: PieceIndex },
+    /// Forget these blocks of the piece, in memory and on disk; the others stay. No answer.
+    DropBlocks { piece: PieceIndex, blocks: Vec<u32> },
+    /// Hash each block of the piece, from memory or from disk (BEP 52). Answer: `on_leaves_hashed`.
+    HashLeaves { piece: PieceIndex },
     /// Digest each block of the piece, from memory or from disk. Answer: `on_block_digests`.
     DigestBlocks { piece: PieceIndex },
+    /// Hash each block of a piece that we have, of which the first `bytes` are meant, for peers that ask (BEP 52). Answer:
+    /// `on_leaves_read`.
+    ReadLeaves { piece: PieceIndex, bytes: u32 },
     /// Disconnect this address everywhere and refuse it from now on. No answer.
     Ban { ip: IpAddr },
     /// The web seed sent corrupt data: use it no more. Its connections are closed. No answer.
@@ -89,6 +96,16 @@ pub enum Effect {
     WantPeers,
     /// A peer has a DHT node there (BEP 5, `port`). No answer.
     DhtNode { addr: SocketAddr },
+}
+
+impl Effect {
+    /// The piece of which something is forgotten: before that is done no more of it is to be taken in.
+    pub const fn forgets(&self) -> Option<PieceIndex> {
+        match self {
+            Effect::Discard { piece } | Effect::DropBlocks { piece, .. } => Some(*piece),
+            _ => None,
+        }
+    }
 }
 
 /// Blocks of one piece, contiguous, handed out for sending. Answer: `on_sent` or `on_upload_failed`.

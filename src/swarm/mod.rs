@@ -21,6 +21,7 @@ pub mod pipeline;
 pub mod poison;
 pub mod priority;
 pub mod registry;
+pub mod sift;
 pub mod slots;
 pub mod sources;
 pub mod super_seed;

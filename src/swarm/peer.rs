@@ -13,6 +13,7 @@ use crate::swarm::pipeline::{PEER_PACE, Pipeline, WEB_PACE};
 use crate::swarm::poison::Party;
 use crate::swarm::torrent::Connected;
 use crate::swarm::torrent::hashes::HashAllowance;
+use crate::swarm::torrent::leaves::LeafAllowance;
 use crate::swarm::uploads::Uploads;
 use crate::wire::extended::PeerExtensions;
 use crate::wire::handshake::Reserved;
@@ -266,6 +267,10 @@ pub(super) struct Peer {
     pub metadata: MetadataQueue,
     /// What is left of the hashes it may ask for.
     pub hashes: HashAllowance,
+    /// What is left of our pieces that it may have read for their leaves.
+    pub leaves: LeafAllowance,
+    /// It is not asked for leaves before this moment.
+    pub knows_leaves_from: Now,
     pub pex_out: PexOut,
     pub pex_in: PexIn,
     /// uTP carries it.
@@ -340,6 +345,8 @@ impl Peer {
             listen_addr: None,
             metadata: MetadataQueue::default(),
             hashes: HashAllowance::default(),
+            leaves: LeafAllowance::default(),
+            knows_leaves_from: Now::ZERO,
             pex_out: PexOut::default(),
             pex_in: PexIn::new(now),
             is_utp: false,
@@ -355,6 +362,7 @@ impl Peer {
             is_inbound: false,
             peer_id: PeerId::new([0; 20]),
             reserved: [0; 8],
+            is_v2: false,
         };
         Peer {
             party: Party::Web(seed),

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use sha1::{Digest, Sha1};
+use sha2::Sha256;
 use slab::Slab;
 use tokio::sync::{Semaphore, mpsc as async_mpsc, oneshot};
 use tracing::{error, trace};
@@ -24,6 +25,7 @@ pub use super::piece_state::PieceState;
 use super::piece_state::update_all;
 use super::ring;
 use super::sha1_lanes::LANES;
+use crate::wire::merkle::Node;
 
 /// Jobs that may wait or run at once, per worker: enough to keep it busy over one turn of the ring.
 const JOBS_PER_THREAD_MAX: usize = 16;
@@ -49,6 +51,14 @@ pub struct HashDone {
 pub struct DigestsDone {
     /// One keyed digest per 16 KiB of the parts joined together; the last block may be shorter.
     pub digests: Vec<u64>,
+    /// The parts, in the order they came.
+    pub parts: Vec<Part>,
+}
+
+/// Answer of [`Hasher::hash_leaves`].
+pub struct LeavesDone {
+    /// The leaf of each 16 KiB of the parts joined together; the last block may be shorter.
+    pub leaves: Vec<Node>,
     /// The parts, in the order they came.
     pub parts: Vec<Part>,
 }
@@ -81,11 +91,13 @@ impl View {
 enum Task {
     Hash(Box<PieceState>),
     Digest(u64),
+    Leaves,
 }
 
 enum Outcome {
     State(Box<PieceState>),
     Digests(Vec<u64>),
+    Leaves(Vec<Node>),
     /// What the worker panicked with.
     Panicked(Box<dyn Any + Send>),
 }
@@ -191,6 +203,18 @@ impl Hasher {
         }
     }
 
+    /// Leaves of the tree over the parts (BEP 52), each of a block of 16 KiB.
+    ///
+    /// # Panics
+    ///
+    /// If a range leaves its segment, or as the worker did, twice.
+    pub async fn hash_leaves(&self, parts: Vec<Part>) -> LeavesDone {
+        match self.run(Task::Leaves, parts).await {
+            (Outcome::Leaves(leaves), parts) => LeavesDone { leaves, parts },
+            _ => unreachable!("leaves are asked for"),
+        }
+    }
+
     /// Panics of workers, those included that did no harm because the second try went well.
     pub fn panics(&self) -> u64 {
         self.inner.panics.load(Ordering::Relaxed)
@@ -260,7 +284,14 @@ impl Worker {
             for job in jobs.drain(..) {
                 match job.task {
                     Task::Hash(state) => streams.push(Stream::new(job.key, state, job.views)),
-                    Task::Digest(key) => self.answer(job.key, self.digest(&job.views, key)),
+                    Task::Digest(key) => {
+                        let digests = || (self.work.digests)(&job.views, key);
+                        self.answer(job.key, self.twice(|| Outcome::Digests(digests())));
+                    }
+                    Task::Leaves => {
+                        let leaves = || Outcome::Leaves(leaves(&job.views));
+                        self.answer(job.key, self.twice(leaves));
+                    }
                 }
             }
             let all = streams.len();
@@ -310,10 +341,9 @@ impl Worker {
         stream.state
     }
 
-    fn digest(&self, views: &[View], key: u64) -> Outcome {
-        let digests = || (self.work.digests)(views, key);
-        let digested = self.caught(digests).or_else(|_| self.caught(digests));
-        digested.map_or_else(Outcome::Panicked, Outcome::Digests)
+    fn twice(&self, work: impl Fn() -> Outcome) -> Outcome {
+        let done = self.caught(&work).or_else(|_| self.caught(&work));
+        done.unwrap_or_else(Outcome::Panicked)
     }
 
     fn answer(&self, key: usize, outcome: Outcome) {
@@ -386,13 +416,26 @@ fn advance(streams: &mut [Stream]) {
 
 /// First 8 bytes of SHA-1 over key and block, for each block of the views joined together.
 fn digests(views: &[View], key: u64) -> Vec<u64> {
-    let mut digests = Vec::new();
-    let start = || Sha1::new().chain_update(key.to_le_bytes());
-    let (mut state, mut filled) = (start(), 0);
-    let mut finish = |state: Sha1| {
-        let [a, b, c, d, e, f, g, h, ..]: [u8; 20] = state.finalize().into();
-        digests.push(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
+    let start = Sha1::new().chain_update(key.to_le_bytes());
+    let all = each_block(views, &start);
+    let first = |digest: [u8; 20]| {
+        let [a, b, c, d, e, f, g, h, ..] = digest;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
     };
+    let all = all.into_iter();
+    all.map(|state| first(state.finalize().into())).collect()
+}
+
+/// SHA-256 of each block of the views joined together.
+fn leaves(views: &[View]) -> Vec<Node> {
+    let all = each_block(views, &Sha256::new()).into_iter();
+    all.map(|state| state.finalize().into()).collect()
+}
+
+/// A hash that began as `start` over each block of the views joined together.
+fn each_block<H: Digest + Clone>(views: &[View], start: &H) -> Vec<H> {
+    let mut done = Vec::new();
+    let (mut state, mut filled) = (start.clone(), 0);
     for view in views {
         let mut bytes = view.bytes();
         while !bytes.is_empty() {
@@ -401,15 +444,13 @@ fn digests(views: &[View], key: u64) -> Vec<u64> {
             filled += now.len();
             bytes = later;
             if filled == BLOCK_BYTES {
-                finish(std::mem::replace(&mut state, start()));
+                done.push(std::mem::replace(&mut state, start.clone()));
                 filled = 0;
             }
         }
     }
-    if filled > 0 {
-        finish(state);
-    }
-    digests
+    done.extend((filled > 0).then_some(state));
+    done
 }
 
 #[cfg(test)]

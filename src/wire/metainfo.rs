@@ -1,7 +1,7 @@
 //! What a `.torrent` says: BEP 3, 12, 19, 27, 47, 52. Layer 1.
 //!
 //! Reading is in `metainfo/parse.rs`, `metainfo/info.rs`, `metainfo/tree.rs` (the file tree of v2) and `metainfo/layers.rs`
-//! (the hashes of its pieces), writing in `metainfo/build.rs`. Names and paths are
+//! (the hashes of its pieces), what lies below those in `metainfo/piece_trees.rs`, writing in `metainfo/build.rs`. Names and paths are
 //! as the torrent has them: not safe for a file system (see `storage::safe_path`) nor for a terminal.
 
 mod build;
@@ -9,6 +9,7 @@ mod hashes;
 mod info;
 mod layers;
 mod parse;
+mod piece_trees;
 mod tree;
 
 use crate::base::{Geometry, GeometryError, InfoHash, InfoHashes};
@@ -21,6 +22,7 @@ pub use build::{MetainfoBuilder, TreeFile, choose_piece_length};
 pub use hashes::{PieceHash, PieceHashes};
 pub use info::{is_info_of, layers_needed, parse_info};
 pub use layers::{LayerNeed, PieceLayers};
+pub use piece_trees::{LEAVES_PIECE_BYTES_MAX, PieceTree, PieceTrees};
 
 /// The longest `.torrent` that is looked at; one with 2 million pieces has 40 MiB (HOSTILE.md T2).
 pub const TORRENT_BYTES_MAX: usize = 64 * 1024 * 1024;

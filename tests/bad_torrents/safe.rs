@@ -34,6 +34,7 @@ impl Safe {
                 info_hash: Sha1::digest(&info).into(),
                 piece_length: PIECE_LENGTH,
                 bytes: Arc::new(bytes),
+                tree: Arc::default(),
             },
             files,
         }

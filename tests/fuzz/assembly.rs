@@ -67,7 +67,7 @@ impl Store {
     fn step(&mut self, op: u8, a: usize, b: u8) {
         let piece = PieceIndex::new(u32::from(b) % PIECES);
         let segment = u32::from(b >> 4) % SEGMENTS;
-        match op % 16 {
+        match op % 17 {
             0..=2 => self.arrive(piece, a as u32 % PIECE_BLOCKS),
             3 => self.arrive_all(piece, segment),
             4 | 5 if !self.arriving.is_empty() => {
@@ -87,6 +87,7 @@ impl Store {
             13 => self.read_back(piece, a),
             14 if a < 64 => self.discard(piece),
             15 => self.verdict(piece),
+            16 => self.drop_some(piece, a as u32),
             _ => {}
         }
     }
@@ -247,6 +248,20 @@ impl Store {
         assert_eq!(self.assembly.discard(piece), was_active);
         self.arriving.retain(|block| block.piece() != piece);
         self.arrived[piece.as_usize()].fill(None);
+    }
+
+    /// Blocks of a whole piece prove bad: every fourth from one on.
+    fn drop_some(&mut self, piece: PieceIndex, first: u32) {
+        let is_lent = self.loans.iter().any(|loan| loan.ticket.piece == piece);
+        if is_lent || !self.assembly.is_whole(piece) {
+            return;
+        }
+        for number in (first % PIECE_BLOCKS..PIECE_BLOCKS).step_by(4) {
+            if let Some(block) = self.geometry.block(piece, number) {
+                self.assembly.block_dropped(block);
+                self.arrived[piece.as_usize()][at(block)] = None;
+            }
+        }
     }
 
     /// The running hash holds what arrived, from the front.

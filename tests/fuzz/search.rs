@@ -143,6 +143,7 @@ impl World {
             is_inbound: dialed.is_none(),
             peer_id: PeerId::new([a; 20]),
             reserved: [0, 0, 0, 0, 0, if b & 4 == 0 { 0x10 } else { 0 }, 0, 4],
+            is_v2: false,
         };
         if let Ok(key) = self.call(|core, cx| core.on_connected(conn, cx)) {
             self.peers.push(key);

@@ -24,8 +24,9 @@ use gyre::wire::handshake::{Prefix, parse_prefix};
 use gyre::wire::http::{BodyDecoder, RequestHead, ResponseHead};
 use gyre::wire::lsd::{self, Search};
 use gyre::wire::magnet::Magnet;
-use gyre::wire::message::{Message, RawBlock};
-use gyre::wire::metainfo::{Metainfo, MetainfoBuilder};
+use gyre::wire::merkle::{self, Node};
+use gyre::wire::message::{HashRange, Message, RawBlock};
+use gyre::wire::metainfo::{LayerNeed, Metainfo, MetainfoBuilder, PieceLayers, PieceTrees};
 use gyre::wire::mse::{
     Agreed, Initiator, MseError, Payloads, RANDOM_BYTES, Random, Responder, Step,
 };
@@ -433,7 +434,7 @@ pub fn swarm(data: &[u8]) {
 }
 
 const PIECES: u32 = 6;
-const PIECE_BYTES: u64 = 3 * BLOCK_BYTES as u64;
+const PIECE_BYTES: u64 = 4 * BLOCK_BYTES as u64;
 const CONNECTIONS: u32 = 12;
 
 /// A runtime that answers what the script says.
@@ -448,6 +449,29 @@ struct Swarm {
     peers: Vec<PeerKey>,
     /// By peer: a payload under way.
     incoming: Vec<(PeerKey, RawBlock, Placement)>,
+    trees: Option<PieceTrees>,
+}
+
+/// The leaves of any piece, as many as it has blocks.
+fn leaves(blocks: u32) -> Vec<Node> {
+    let leaf = |block: u32| merkle::leaf(&block.to_be_bytes());
+    (0..blocks).map(leaf).collect()
+}
+
+/// One file, all pieces of which are alike.
+fn trees(geometry: &Geometry) -> PieceTrees {
+    let length_bytes = geometry.total_bytes();
+    let pieces = geometry.pieces();
+    let layer = pieces.map(|piece| merkle::root(&leaves(geometry.block_count(piece)), 0, 2));
+    let layer: Vec<Node> = layer.collect();
+    let need = LayerNeed {
+        root: merkle::root(&layer, 2, merkle::file_height(length_bytes) - 2),
+        length_bytes,
+        piece_length_bytes: geometry.piece_length_bytes(),
+    };
+    let files = [(Some(need.root), length_bytes)];
+    let layers = PieceLayers::new([(need, layer)]);
+    PieceTrees::new(files, geometry, &layers).expect("a file with a tree")
 }
 
 impl Swarm {
@@ -462,6 +486,10 @@ impl Swarm {
         if kind & 3 == 3 {
             config.have = Bitfield::full(PIECES);
         }
+        if kind & 4 == 4 {
+            config.trees = Some(trees(&geometry));
+        }
+        let trees = config.trees.clone();
         let budget_bytes = config.assembly_budget_bytes;
         let now = Now::from_secs(100);
         Swarm {
@@ -478,6 +506,7 @@ impl Swarm {
             owed: Vec::new(),
             peers: Vec::new(),
             incoming: Vec::new(),
+            trees,
         }
     }
 
@@ -492,6 +521,7 @@ impl Swarm {
             match effect {
                 Effect::Close { peer, .. } => self.gone(peer),
                 Effect::Discard { .. }
+                | Effect::DropBlocks { .. }
                 | Effect::WakeWriter(_)
                 | Effect::Ban { .. }
                 | Effect::BanWebSeed { .. } => {}
@@ -575,6 +605,7 @@ impl Swarm {
             is_inbound: true,
             peer_id: PeerId::new([a | 2; 20]),
             reserved: [0, 0, 0, 0, 0, b & 0x10, 0, b & 4],
+            is_v2: b & 8 == 0,
         };
         self.connected(connected);
     }
@@ -591,6 +622,8 @@ impl Swarm {
         let piece = number % PIECES;
         let raw = self.shape(piece, begin);
         let bits = [b];
+        let (range, hashes) = self.hashes(piece, b);
+        let hashes = hashes.as_flattened();
         let message = match what {
             0 => Message::Unchoke,
             1 => Message::Choke,
@@ -606,7 +639,10 @@ impl Swarm {
             12 => Message::AllowedFast { piece: number },
             13 => Message::SuggestPiece { piece: number },
             14 => Message::Port { port: u16::from(b) },
-            _ => Message::KeepAlive,
+            _ if b & 0xc0 == 0 => Message::KeepAlive,
+            _ if b & 0xc0 == 0x40 => Message::HashRequest(range),
+            _ if b & 0x30 == 0 => Message::HashReject(range),
+            _ => Message::Hashes { range, hashes },
         };
         if self
             .call(|torrent, cx| torrent.on_message(peer, &message, cx))
@@ -614,6 +650,26 @@ impl Swarm {
         {
             self.gone(peer);
         }
+    }
+
+    /// A request for the leaves of a piece, and an answer to it that may be a lie.
+    fn hashes(&self, piece: u32, b: u8) -> (HashRange, Vec<Node>) {
+        let tree = self
+            .trees
+            .as_ref()
+            .and_then(|trees| trees.piece(PieceIndex::new(piece)));
+        let range = tree.and_then(|tree| tree.ranges().next());
+        let range = range.unwrap_or(HashRange {
+            root: [b; 32],
+            base_layer: u32::from(b & 1),
+            index: piece,
+            length: u32::from(b),
+            proof_layers: 1,
+        });
+        let blocks = self.geometry.block_count(PieceIndex::new(piece));
+        let mut hashes = leaves(blocks);
+        hashes.resize(4, [b >> 3 & 1; 32]);
+        (range, hashes)
     }
 
     fn shape(&self, piece: u32, begin: u32) -> RawBlock {
@@ -641,7 +697,7 @@ impl Swarm {
             }
             return;
         }
-        let header = self.shape(u32::from(b) % PIECES, u32::from(a % 3) * BLOCK_BYTES);
+        let header = self.shape(u32::from(b) % PIECES, u32::from(a % 4) * BLOCK_BYTES);
         match self.call(|torrent, cx| torrent.on_piece_header(peer, header, cx)) {
             Ok(placement) => self.incoming.push((peer, header, placement)),
             Err(_) => self.gone(peer),
@@ -662,6 +718,7 @@ impl Swarm {
                     is_inbound: false,
                     peer_id: PeerId::new([b | 2; 20]),
                     reserved: [0, 0, 0, 0, 0, 0x10, 0, 4],
+                    is_v2: b & 8 == 0,
                 };
                 self.connected(connected);
                 self.credits.dials += 1;
@@ -687,8 +744,20 @@ impl Swarm {
                 self.call(|torrent, cx| torrent.on_piece_write_failed(piece, cx));
             }
             Effect::DigestBlocks { piece } => {
-                let digests = is_good.then(|| vec![u64::from(b & 4); 3]);
+                let digests = is_good.then(|| vec![u64::from(b & 4); 4]);
                 self.call(|torrent, cx| torrent.on_block_digests(piece, digests, cx));
+            }
+            Effect::HashLeaves { piece } => {
+                let mut ours = leaves(self.geometry.block_count(piece));
+                for (block, leaf) in ours.iter_mut().enumerate() {
+                    leaf[0] ^= b >> (4 + block) & 1;
+                }
+                let ours = is_good.then_some(ours);
+                self.call(|torrent, cx| torrent.on_leaves_hashed(piece, ours, cx));
+            }
+            Effect::ReadLeaves { piece, bytes } => {
+                let ours = is_good.then(|| leaves(bytes.div_ceil(BLOCK_BYTES)));
+                self.call(|torrent, cx| torrent.on_leaves_read(piece, ours.as_deref(), cx));
             }
             _ => {}
         }

@@ -61,6 +61,7 @@ impl Session {
             is_inbound: true,
             peer_id: PeerId::new(*b"-XX0001-bbbbbbbbbbbb"),
             reserved,
+            is_v2: false,
         };
         let mut effects = Vec::new();
         let mut cx = Cx {

@@ -137,6 +137,7 @@ pub fn write(
         info_hash,
         piece_length,
         bytes: Arc::new(bytes.into()),
+        tree: Arc::default(),
     };
     (sample, content)
 }

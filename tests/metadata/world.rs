@@ -266,6 +266,7 @@ impl World {
             is_inbound: false,
             peer_id: PeerId::new([index as u8; 20]),
             reserved: *Reserved::OURS.as_bytes(),
+            is_v2: false,
         };
         let Ok(key) = self.call(|core, cx| core.on_connected(conn, cx)) else {
             return;

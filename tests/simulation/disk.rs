@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use gyre::base::{BLOCK_BYTES, Bitfield, BlockRef, Geometry, PieceIndex};
+use gyre::wire::merkle::{self, Node};
 
 /// Blocks of one assembly segment of 256 KiB.
 const SEGMENT_BLOCKS: usize = 16;
@@ -10,6 +11,13 @@ const SEGMENT_BLOCKS: usize = 16;
 /// The content of one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag(pub u64);
+
+impl Tag {
+    /// The leaf of a block with this content.
+    pub fn leaf(self) -> Node {
+        merkle::leaf(&self.0.to_be_bytes())
+    }
+}
 
 /// The tag of the true content.
 pub fn good_tag(piece: PieceIndex, block: usize) -> Tag {
@@ -140,6 +148,22 @@ impl Disk {
         if !self.checkpoint.has(piece) {
             self.written[piece.as_usize()].fill(None);
         }
+    }
+
+    /// Forgets these blocks of the piece alone.
+    pub fn drop_blocks(&mut self, piece: PieceIndex, blocks: &[u32]) {
+        for block in blocks {
+            self.written[piece.as_usize()][*block as usize] = None;
+            if let Some(blocks) = self.memory.get_mut(&piece) {
+                blocks[*block as usize] = None;
+            }
+        }
+    }
+
+    /// The leaf of each block of the piece; `None` when it is not whole.
+    pub fn leaves(&self, piece: PieceIndex) -> Option<Vec<Node>> {
+        let blocks = self.blocks(piece).into_iter();
+        blocks.map(|tag| tag.map(Tag::leaf)).collect()
     }
 
     /// A piece that was had is gone.

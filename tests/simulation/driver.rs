@@ -6,6 +6,7 @@ use std::time::Duration;
 use gyre::base::{BLOCK_BYTES, BlockRef, PieceIndex};
 use gyre::storage::retry::Refusal;
 use gyre::swarm::{PeerKey, UploadRun};
+use gyre::wire::merkle::Node;
 use gyre::wire::message::{self, RawBlock};
 
 use crate::disk::{self, Tag, bad_tag};
@@ -41,6 +42,16 @@ pub enum DiskJob {
     Digest {
         piece: PieceIndex,
         digests: Option<Vec<u64>>,
+    },
+    /// Of a bad piece of ours.
+    HashLeaves {
+        piece: PieceIndex,
+        leaves: Option<Vec<Node>>,
+    },
+    /// Of a piece that a peer asks about.
+    ReadLeaves {
+        piece: PieceIndex,
+        leaves: Option<Vec<Node>>,
     },
 }
 
@@ -411,6 +422,34 @@ impl World {
         self.start_job(node, 1, 10, DiskJob::Digest { piece, digests });
     }
 
+    /// The executor of `Effect::HashLeaves`.
+    pub fn start_leaves(&mut self, node: usize, piece: PieceIndex) {
+        let percent = self.read_fault_percent(node);
+        let is_failed = self.rng.chance(percent);
+        let leaves = self.nodes[node].disk.leaves(piece);
+        assert!(leaves.is_some(), "a piece with holes is judged");
+        let leaves = leaves.filter(|_| !is_failed);
+        self.start_job(node, 1, 10, DiskJob::HashLeaves { piece, leaves });
+    }
+
+    /// The executor of `Effect::ReadLeaves`: poisoners may say nothing.
+    pub fn read_leaves(&mut self, node: usize, piece: PieceIndex) {
+        let percent = match self.nodes[node].spec.role {
+            Role::Poisoner { .. } => 50,
+            _ => self.read_fault_percent(node),
+        };
+        let is_failed = self.rng.chance(percent);
+        let leaves = self.nodes[node].disk.leaves(piece);
+        let leaves = leaves.filter(|_| !is_failed);
+        self.start_job(node, 1, 100, DiskJob::ReadLeaves { piece, leaves });
+    }
+
+    /// The executor of `Effect::DropBlocks`.
+    pub fn drop_blocks(&mut self, node: usize, piece: PieceIndex, blocks: &[u32]) {
+        self.check_nothing_owned(node, piece);
+        self.nodes[node].disk.drop_blocks(piece, blocks);
+    }
+
     /// The executor of `Effect::Discard`.
     pub fn discard(&mut self, node: usize, piece: PieceIndex) {
         self.check_nothing_owned(node, piece);
@@ -463,6 +502,16 @@ impl World {
                     (false, _) => torrent.on_piece_write_failed(piece, cx),
                     (true, None) => torrent.on_piece_written(piece, cx),
                     (true, Some(segment)) => torrent.on_segment_flushed(piece, segment, cx),
+                });
+            }
+            DiskJob::HashLeaves { piece, leaves } => {
+                self.call(node, |torrent, cx| {
+                    torrent.on_leaves_hashed(piece, leaves, cx);
+                });
+            }
+            DiskJob::ReadLeaves { piece, leaves } => {
+                self.call(node, |torrent, cx| {
+                    torrent.on_leaves_read(piece, leaves.as_deref(), cx);
                 });
             }
             DiskJob::Digest { piece, digests } => {

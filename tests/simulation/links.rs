@@ -59,6 +59,7 @@ impl World {
             is_inbound: side == 1,
             peer_id: node::peer_id(other, self.nodes[other].life),
             reserved,
+            is_v2: self.spec.trees.is_some(),
         }
     }
 

@@ -9,6 +9,7 @@ mod disk;
 mod driver;
 mod faults;
 mod first_seeder;
+mod leaves;
 mod links;
 mod net;
 mod node;

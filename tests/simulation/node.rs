@@ -58,6 +58,10 @@ pub struct Node {
     pub lost: BTreeSet<PieceIndex>,
     /// Bad pieces with bad blocks of this other node.
     pub bad_pieces_of: BTreeMap<usize, u32>,
+    /// Bytes of bad blocks that it took into their place, by the node that sent them, over all lives.
+    pub bad_bytes_of: BTreeMap<usize, u64>,
+    /// Bytes of blocks that came for nothing because others had sent them, over all lives.
+    pub duplicate_bytes: u64,
     /// How far its clock is ahead of the world's.
     pub ahead: Duration,
     /// Writes begun, over all lives.
@@ -102,6 +106,8 @@ impl Node {
             sent_bytes_ever: 0,
             lost: BTreeSet::new(),
             bad_pieces_of: BTreeMap::new(),
+            bad_bytes_of: BTreeMap::new(),
+            duplicate_bytes: 0,
             ahead: Duration::ZERO,
             writes: 0,
             refusing: None,

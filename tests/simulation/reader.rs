@@ -3,6 +3,7 @@
 use gyre::swarm::Placement;
 use gyre::wire::decoder::Event as WireEvent;
 
+use crate::disk;
 use crate::net::{Incoming, Payload, Unit};
 use crate::world::{Event, World};
 
@@ -117,9 +118,14 @@ impl World {
             Placement::Store(block) => {
                 self.nodes[node].owned.remove(&block);
                 self.nodes[node].disk.store(block, payload.tag);
+                if let Some(sender) = disk::bad_sender(&payload.tag) {
+                    let bad = &mut self.nodes[node].bad_bytes_of;
+                    *bad.entry(sender).or_default() += u64::from(block.length());
+                }
                 self.call_raw(node, |torrent, cx| torrent.on_block_stored(peer, block, cx));
             }
             Placement::Scratch => {
+                self.nodes[node].duplicate_bytes += u64::from(header.length);
                 self.call_raw(node, |torrent, cx| {
                     torrent.on_block_discarded(peer, header, cx);
                 });

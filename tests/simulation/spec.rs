@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use crate::disk;
+
 use gyre::base::{Bitfield, Geometry};
 use gyre::storage::retry::Refusal;
 use gyre::swarm::{SeedChoker, UploadSlots};
+use gyre::wire::merkle;
+use gyre::wire::metainfo::{LayerNeed, PieceLayers, PieceTrees};
 
 /// How a node behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +122,8 @@ pub struct Spec {
     pub plain_percent: u64,
     /// Every honest node must be done by then.
     pub deadline_secs: u64,
+    /// Of a torrent of BitTorrent v2.
+    pub trees: Option<PieceTrees>,
 }
 
 impl Spec {
@@ -131,7 +137,34 @@ impl Spec {
             latency_ms: (2, 60),
             plain_percent: 15,
             deadline_secs: 1_800,
+            trees: None,
         }
+    }
+
+    /// The same torrent with hash trees: one file with pieces of a power of two.
+    pub fn v2(mut self) -> Self {
+        let geometry = &self.geometry;
+        let need = |root| LayerNeed {
+            root,
+            length_bytes: geometry.total_bytes(),
+            piece_length_bytes: geometry.piece_length_bytes(),
+        };
+        let height = merkle::piece_height(geometry.piece_length_bytes());
+        let leaves = |piece| {
+            let blocks = 0..geometry.block_count(piece) as usize;
+            let leaves = blocks.map(|block| disk::good_tag(piece, block).leaf());
+            leaves.collect::<Vec<_>>()
+        };
+        let layer = geometry.pieces();
+        let layer = layer.map(|piece| merkle::root(&leaves(piece), 0, height));
+        let layer: Vec<_> = layer.collect();
+        let file_height = merkle::file_height(geometry.total_bytes());
+        let root = merkle::root(&layer, height, file_height - height);
+        let layers = PieceLayers::new([(need(root), layer)]);
+        assert!(!layers.is_empty(), "a torrent of several pieces");
+        let files = [(Some(root), geometry.total_bytes())];
+        self.trees = PieceTrees::new(files, geometry, &layers);
+        self
     }
 
     /// Adds `count` nodes of one kind.

@@ -408,6 +408,7 @@ impl World {
             seed,
         );
         config.have = n.disk.checkpoint.clone();
+        config.trees = self.spec.trees.clone();
         if let Some(wanted) = &n.spec.wanted {
             config.wanted = wanted.clone();
         }
@@ -475,6 +476,9 @@ impl World {
             }
             Effect::Discard { piece } => self.discard(node, piece),
             Effect::DigestBlocks { piece } => self.start_digest(node, piece),
+            Effect::DropBlocks { piece, blocks } => self.drop_blocks(node, piece, &blocks),
+            Effect::HashLeaves { piece } => self.start_leaves(node, piece),
+            Effect::ReadLeaves { piece, .. } => self.read_leaves(node, piece),
             Effect::Ban { ip } => self.ban(node, ip),
             Effect::BanWebSeed { .. } => {}
             Effect::Have { piece } => self.on_have(node, piece),

@@ -10,10 +10,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::raw_peer::{
-    BITFIELD, CANCEL, CHOKE, Frame, HAVE, HAVE_ALL, HAVE_NONE, Hello, INTERESTED, PIECE, REJECT,
-    REQUEST, RawPeer, UNCHOKE, message, request,
+    BITFIELD, CANCEL, CHOKE, Frame, HASH_REJECT, HASH_REQUEST, HASHES, HAVE, HAVE_ALL, HAVE_NONE,
+    Hello, INTERESTED, PIECE, REJECT, REQUEST, RawPeer, UNCHOKE, message, request,
 };
 use super::sample::{Sample, noise};
+use sha2::{Digest, Sha256};
 
 /// The length of every block but a piece's last.
 pub const BLOCK: u32 = 16_384;
@@ -24,6 +25,9 @@ pub struct Content {
     pub info_hash: [u8; 20],
     pub piece_length: u32,
     pub bytes: Arc<Vec<u8>>,
+    /// The hashes over one file's blocks (BEP 52), the leaves first, each layer as long as the tree is wide there; empty
+    /// before [`Content::with_tree`].
+    pub tree: Arc<Vec<Vec<[u8; 32]>>>,
 }
 
 impl Content {
@@ -40,7 +44,45 @@ impl Content {
             info_hash: sample.info_hash,
             piece_length: sample.piece_length,
             bytes: Arc::new(bytes),
+            tree: Arc::default(),
         }
+    }
+
+    /// The same, of a torrent of one file, with the hashes that peers of BitTorrent v2 may ask for.
+    pub fn with_tree(mut self) -> Content {
+        let leaf = |block: &[u8]| Sha256::digest(block).into();
+        let mut layer: Vec<[u8; 32]> = self.bytes.chunks(BLOCK as usize).map(leaf).collect();
+        layer.resize(layer.len().next_power_of_two(), [0; 32]);
+        let mut tree = vec![layer];
+        while let Some(below) = tree.last().filter(|below| below.len() > 1) {
+            let pairs = below.chunks(2);
+            tree.push(
+                pairs
+                    .map(|pair| Sha256::digest(pair.concat()).into())
+                    .collect(),
+            );
+        }
+        self.tree = Arc::new(tree);
+        self
+    }
+
+    /// The answer to the fields of a `hash request`, if it is to be had.
+    fn hashes(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let number = |at: usize| {
+            let four = body.get(at..at + 4)?.try_into().ok()?;
+            Some(u32::from_be_bytes(four) as usize)
+        };
+        let [base, index, length, proofs] = [number(32)?, number(36)?, number(40)?, number(44)?];
+        let layer = self.tree.get(base)?;
+        let mut hashes = layer.get(index..index + length)?.concat();
+        let (mut at, implied) = (index, length.checked_ilog2()? as usize);
+        for height in base..base + proofs {
+            at /= 2;
+            if height + 1 >= base + implied {
+                hashes.extend(self.tree.get(height + 1)?.get(at ^ 1)?);
+            }
+        }
+        Some(hashes)
     }
 
     pub fn piece_count(&self) -> u32 {
@@ -79,6 +121,16 @@ pub enum Corrupt {
     OneIn(u32),
 }
 
+/// How hashes are answered that are asked of a seeder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hashes {
+    True,
+    /// The first of them is another one.
+    Wrong,
+    Rejected,
+    Unanswered,
+}
+
 /// What a seeder does.
 #[derive(Clone, Copy, Debug)]
 pub struct Behaviour {
@@ -89,6 +141,7 @@ pub struct Behaviour {
     pub bytes_per_s: Option<u64>,
     /// It unchokes, takes requests and never answers one.
     pub is_silent: bool,
+    pub hashes: Hashes,
 }
 
 impl Behaviour {
@@ -99,6 +152,7 @@ impl Behaviour {
             corrupt: Corrupt::Never,
             bytes_per_s: None,
             is_silent: false,
+            hashes: Hashes::True,
         }
     }
 }
@@ -111,6 +165,7 @@ pub struct Counts {
     pub connections: AtomicU64,
     pub requests: AtomicU64,
     pub corrupt_blocks: AtomicU64,
+    pub hash_requests: AtomicU64,
     /// Pieces with at least one block sent corrupt.
     pub corrupt_pieces: Mutex<BTreeSet<u32>>,
     /// Payload by piece.
@@ -189,6 +244,8 @@ impl Drop for FakeSeeder {
 #[derive(Default)]
 struct Queue {
     requests: VecDeque<(u32, u32, u32)>,
+    /// Messages that go before the next block.
+    messages: Vec<u8>,
     is_closed: bool,
 }
 
@@ -244,13 +301,40 @@ impl Seeder {
                     let mut queue = shared.0.lock().unwrap();
                     queue.requests.retain(|request| *request != cancelled);
                 }
+                HASH_REQUEST => {
+                    self.counts.hash_requests.fetch_add(1, Ordering::SeqCst);
+                    let answer = self.answer_hashes(&body);
+                    shared.0.lock().unwrap().messages.extend(answer);
+                    shared.1.notify_all();
+                }
                 _ => {}
             }
         }
     }
 
+    fn answer_hashes(&self, body: &[u8]) -> Vec<u8> {
+        let hashes = match self.behaviour.hashes {
+            Hashes::Unanswered => return Vec::new(),
+            Hashes::Rejected => None,
+            Hashes::True | Hashes::Wrong => self.content.hashes(body),
+        };
+        let Some(mut hashes) = hashes else {
+            return message(HASH_REJECT, body);
+        };
+        if self.behaviour.hashes == Hashes::Wrong {
+            hashes[0] ^= 1;
+        }
+        message(HASHES, &[body, &hashes].concat())
+    }
+
     fn answer(&self, shared: &(Mutex<Queue>, Condvar), mut stream: TcpStream) {
-        while let Some((piece, begin, length)) = next_request(shared) {
+        while let Some((messages, request)) = next_answer(shared) {
+            if stream.write_all(&messages).is_err() {
+                return;
+            }
+            let Some((piece, begin, length)) = request else {
+                continue;
+            };
             if self.behaviour.is_silent {
                 continue;
             }
@@ -303,14 +387,19 @@ impl Seeder {
     }
 }
 
-fn next_request(shared: &(Mutex<Queue>, Condvar)) -> Option<(u32, u32, u32)> {
+/// Messages to send, and a block to send behind them; at least one of both.
+type Next = (Vec<u8>, Option<(u32, u32, u32)>);
+
+fn next_answer(shared: &(Mutex<Queue>, Condvar)) -> Option<Next> {
     let mut queue = shared.0.lock().unwrap();
     loop {
         if queue.is_closed {
             return None;
         }
-        if let Some(request) = queue.requests.pop_front() {
-            return Some(request);
+        let messages = std::mem::take(&mut queue.messages);
+        let request = queue.requests.pop_front();
+        if request.is_some() || !messages.is_empty() {
+            return Some((messages, request));
         }
         queue = shared.1.wait(queue).unwrap();
     }

@@ -37,6 +37,9 @@ pub const HAVE_NONE: u8 = 15;
 pub const REJECT: u8 = 16;
 pub const ALLOWED_FAST: u8 = 17;
 pub const EXTENDED: u8 = 20;
+pub const HASH_REQUEST: u8 = 21;
+pub const HASHES: u8 = 22;
+pub const HASH_REJECT: u8 = 23;
 
 /// What a peer says first.
 #[derive(Clone, Copy, Debug)]

@@ -26,8 +26,22 @@ impl Sample {
         Sample::tree(&[("sample.bin", bytes)], piece_length, announce)
     }
 
+    /// The same as a torrent of BitTorrent v2 alone.
+    pub fn v2_file(bytes: usize, piece_length: u32) -> Sample {
+        Sample::made(&[("sample.bin", bytes)], piece_length, &[], &["--v2"])
+    }
+
     /// Files by path and length: one path without a folder is a single-file torrent, several lie under one root.
     pub fn tree(files: &[(&str, usize)], piece_length: u32, announce: &[&str]) -> Sample {
+        Sample::made(files, piece_length, announce, &[])
+    }
+
+    fn made(
+        files: &[(&str, usize)],
+        piece_length: u32,
+        announce: &[&str],
+        options: &[&str],
+    ) -> Sample {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let root = match files {
@@ -50,6 +64,7 @@ impl Sample {
         for url in announce {
             arguments.extend(["-a".into(), (*url).into()]);
         }
+        arguments.extend(options.iter().map(|option| (*option).into()));
         arguments.extend(["-o".into(), text(&torrent), text(&root)]);
         let output = program::command().args(&arguments).output().unwrap();
         assert!(

@@ -67,9 +67,14 @@ impl Peer {
         serde_json::from_str(&line).unwrap()
     }
 
+    /// Waits until it has all.
+    pub fn has_all(&mut self) {
+        assert_eq!(self.next()["complete"], true);
+    }
+
     /// Waits until it has all and has written it.
     pub fn complete(mut self) {
-        assert_eq!(self.next()["complete"], true);
+        self.has_all();
         drop(self.child.stdin.take());
         assert!(self.child.wait().unwrap().success());
     }

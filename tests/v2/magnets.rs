@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use gyre::base::Geometry;
+use gyre::wire::merkle;
 use gyre::wire::metainfo::Metainfo;
 
 use crate::info_hashes::{gyre, tree};
@@ -142,4 +143,66 @@ fn hash_requests_are_answered_rejected_and_bounded() {
     let growth = seeder.anonymous_bytes().saturating_sub(before);
     assert!(growth <= 4 << 20, "{growth} bytes");
     assert!(seeder.is_running());
+}
+
+/// HOSTILE.md W21.
+#[test]
+fn leaves_are_given_away_proven_and_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let content = content(folder.path());
+    for option in ["--v2", "--hybrid"] {
+        let torrent = format!("{}-leaves{option}.torrent", text(&content));
+        let path = text(&content);
+        let piece_length = ["--piece-length", "64KiB"];
+        let create = ["create", &path, "-o", &torrent, option];
+        gyre(&[&create[..], &piece_length].concat());
+        let metainfo = Metainfo::parse(&std::fs::read(&torrent).unwrap()).unwrap();
+        let (mut seeder, addr) = seed(&torrent, &text(folder.path()));
+        let hello = Hello::new(*metainfo.info_hash.as_bytes());
+        seeder.wait_for("seeding", |event| event["state"] == "seeding");
+        let mut peer = RawPeer::dial_as(addr.parse().unwrap(), &hello);
+
+        let files = metainfo.info.files.iter();
+        let large = files.max_by_key(|file| file.length_bytes).unwrap();
+        let root = large.pieces_root.unwrap();
+        let bytes = std::fs::read(content.join("large")).unwrap();
+        let leaves: Vec<[u8; 32]> = bytes.chunks(16_384).map(merkle::leaf).collect();
+        let request = |fields: [u32; 4]| {
+            let numbers = fields.iter().flat_map(|field| field.to_be_bytes());
+            message(21, &[&root[..], &numbers.collect::<Vec<u8>>()].concat())
+        };
+        // 611 blocks: the last piece has three, and as many more leaves are zeros as there are up to 1,024.
+        for (first, proof_layers) in [(0, 1), (100, 9), (608, 1), (608, 9)] {
+            peer.send(&request([0, first, 4, proof_layers]));
+            let answer = peer.wait_for(22).body;
+            let (hashes, _) = answer[48..].as_chunks::<32>();
+            let (nodes, uncles) = hashes.split_at(4);
+            let real = leaves.iter().skip(first as usize).take(4);
+            let mut expected: Vec<[u8; 32]> = real.copied().collect();
+            expected.resize(4, [0; 32]);
+            assert_eq!(nodes, expected, "{option} {first}");
+            assert_eq!(uncles.len() as u32, proof_layers - 1);
+            let is_proven = merkle::is_proven(&root, nodes, first.into(), 0, uncles);
+            assert_eq!(is_proven, proof_layers == 9, "{option} {first}");
+        }
+        // Several pieces, nothing of the file, odd numbers, no such proof.
+        for fields in [[0, 0, 8, 1], [0, 612, 4, 1], [0, 1, 4, 1], [0, 0, 4, 10]] {
+            peer.send(&request(fields));
+            assert_eq!(peer.wait_for(23).body, request(fields)[5..], "{fields:?}");
+        }
+        let before = seeder.anonymous_bytes();
+        let started = std::time::Instant::now();
+        let flood = request([0, 0, 4, 9]).repeat(20_000);
+        // It may be closed before all of it is written.
+        let _ = std::io::Write::write_all(&mut &peer.stream, &flood);
+        peer.expect_close("a flood of requests for leaves");
+        let growth = seeder.anonymous_bytes().saturating_sub(before);
+        assert!(growth <= 4 << 20, "{growth} bytes");
+        println!("closed after {:?}", started.elapsed());
+        // Who asks now is answered.
+        let mut other = RawPeer::dial_as(addr.parse().unwrap(), &hello);
+        other.send(&request([0, 4, 4, 1]));
+        other.wait_for(22);
+        assert!(seeder.is_running());
+    }
 }

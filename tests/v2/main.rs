@@ -8,4 +8,5 @@ mod libtorrent;
 mod magnets;
 mod metainfo;
 mod names;
+mod poison;
 mod transfers;

@@ -8,7 +8,8 @@ use super::{DiskError, DiskOp, DiskTorrent};
 use crate::base::PieceIndex;
 use crate::storage::assembly::{HashTurn, Taken, runs};
 use crate::uring::buffers::Segment;
-use crate::uring::hasher::PieceState;
+use crate::uring::hasher::{Part, PieceState};
+use crate::wire::merkle::Node;
 
 /// Segments hashed in one job: as much as the core keeps of a piece that is hashed whole (a quarter of a 32 MiB pool).
 const HASH_JOB_SEGMENTS_MAX: usize = 32;
@@ -188,12 +189,42 @@ impl DiskTorrent {
         // A discard may follow at once: everything in memory is borrowed now.
         let taken = self.assembly.borrow_mut().take_piece(piece);
         let this = Rc::clone(self);
-        async move { this.digest(piece, taken).await }
+        async move {
+            let (hasher, key) = (&this.hub.hasher, this.hub.digest_key);
+            let digest = async |parts| {
+                let done = hasher.digest_blocks(parts, key).await;
+                (done.digests, done.parts)
+            };
+            this.each_segment(piece, taken, digest).await
+        }
     }
 
-    async fn digest(&self, piece: PieceIndex, taken: Vec<Taken<Segment>>) -> Option<Vec<u64>> {
+    /// The leaf of each block of the piece, from memory or from disk (`Effect::HashLeaves`); `None` when the piece is not
+    /// whole or cannot be read.
+    pub fn hash_leaves(
+        self: &Rc<Self>,
+        piece: PieceIndex,
+    ) -> impl Future<Output = Option<Vec<Node>>> + use<> {
+        let taken = self.assembly.borrow_mut().take_piece(piece);
+        let this = Rc::clone(self);
+        async move {
+            let hash = async |parts| {
+                let done = this.hub.hasher.hash_leaves(parts).await;
+                (done.leaves, done.parts)
+            };
+            this.each_segment(piece, taken, hash).await
+        }
+    }
+
+    /// What `work` says of the bytes of the piece, one segment after the other.
+    async fn each_segment<T>(
+        &self,
+        piece: PieceIndex,
+        taken: Vec<Taken<Segment>>,
+        work: impl AsyncFn(Vec<Part>) -> (Vec<T>, Vec<Part>),
+    ) -> Option<Vec<T>> {
         let count = self.assembly.borrow().segment_count(piece);
-        let mut digests = Vec::new();
+        let mut all = Vec::new();
         let mut loans = taken.into_iter().peekable();
         let mut is_whole = true;
         for segment in 0..count {
@@ -205,13 +236,10 @@ impl DiskTorrent {
             let (buffer, is_read) = buffer;
             is_whole &= is_read;
             let buffer = if is_whole {
-                let all = 0..buffer.len();
-                let hasher = &self.hub.hasher;
-                let mut done = hasher
-                    .digest_blocks(vec![(buffer, all)], self.hub.digest_key)
-                    .await;
-                digests.append(&mut done.digests);
-                done.parts.remove(0).0
+                let whole = 0..buffer.len();
+                let (mut done, mut parts) = work(vec![(buffer, whole)]).await;
+                all.append(&mut done);
+                parts.remove(0).0
             } else {
                 buffer
             };
@@ -219,7 +247,7 @@ impl DiskTorrent {
                 self.give_back(ticket, buffer);
             }
         }
-        is_whole.then_some(digests)
+        is_whole.then_some(all)
     }
 
     /// Fills the blocks that the loan lacks from disk. False when that fails.

@@ -12,6 +12,7 @@ mod files;
 mod finish;
 mod hash;
 mod lane;
+mod leaves;
 mod lengths;
 mod outgoing;
 mod own;
@@ -84,6 +85,7 @@ pub struct DiskHub {
     resident: serve::Residency,
     /// Bytes that runs read for sending may hold.
     reads: Arc<Semaphore>,
+    leaf_turns: leaves::LeafTurns,
     next_id: Cell<u64>,
 }
 
@@ -137,6 +139,7 @@ impl DiskHub {
             recent: serve::Recent::new(),
             resident: serve::Residency::new(),
             reads: Arc::new(Semaphore::new(READ_BYTES_MAX)),
+            leaf_turns: leaves::LeafTurns::new(),
             next_id: Cell::new(0),
         })
     }
@@ -352,6 +355,18 @@ impl DiskTorrent {
         self.assembly.borrow_mut().discard(piece);
         self.odd_pads.borrow_mut().forget(piece);
         self.moved.notify_waiters();
+    }
+
+    /// Forgets these blocks of a piece that came whole (`Effect::DropBlocks`).
+    pub fn drop_blocks(&self, piece: PieceIndex, blocks: &[u32]) {
+        let mut assembly = self.assembly.borrow_mut();
+        for block in blocks {
+            if let Some(block) = self.geometry().block(piece, *block) {
+                drop(assembly.block_dropped(block));
+            }
+        }
+        #[cfg(debug_assertions)]
+        assembly.check();
     }
 
     /// Bytes of segments that hold blocks now.

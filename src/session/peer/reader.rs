@@ -12,7 +12,7 @@ use crate::session::driver::Driver;
 use crate::session::lab::Followed;
 use crate::session::shared::Shared;
 use crate::session::tune::Direction;
-use crate::swarm::{Effect, PeerKey};
+use crate::swarm::PeerKey;
 use crate::uring::buffers::{Pool, Segment};
 use crate::wire::decoder::{Decoder, Event};
 use crate::wire::message::Message;
@@ -166,10 +166,7 @@ impl Reader {
                     }
                 }
                 let new = cx.fx.get(effect_count..).unwrap_or_default();
-                if new
-                    .iter()
-                    .any(|effect| matches!(effect, Effect::Discard { .. }))
-                {
+                if new.iter().any(|effect| effect.forgets().is_some()) {
                     return Ok(());
                 }
             }

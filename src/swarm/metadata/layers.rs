@@ -292,6 +292,7 @@ mod tests {
                 is_inbound: true,
                 peer_id: PeerId::new([number; 20]),
                 reserved: [0; 8],
+                is_v2: false,
             };
             self.call(|core, cx| core.on_connected(conn, cx)).unwrap()
         }

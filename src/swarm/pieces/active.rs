@@ -65,6 +65,8 @@ pub enum Phase {
     Held,
     /// `Effect::Hash` is not answered yet.
     Hashing,
+    /// Its hash was wrong, and which of its blocks are bad is being found out.
+    Sifting,
     /// `Effect::DigestBlocks` is not answered yet.
     Digesting { is_good: bool },
     /// `Effect::Write` is not answered yet.
@@ -306,6 +308,32 @@ impl Active {
         }
         let was_reserved = std::mem::take(&mut at.is_reserved);
         u64::from(at.bytes) * u64::from(was_reserved)
+    }
+
+    /// A block that is here is missing again.
+    pub fn take_back(&mut self, block: u32) {
+        let Some(entry) = self.blocks.get(block as usize) else {
+            return;
+        };
+        let segment = &mut self.segments[segment_of(block)];
+        match entry.state {
+            BlockState::InMemory => segment.in_memory -= 1,
+            BlockState::OnDisk => segment.on_disk -= 1,
+            _ => return,
+        }
+        self.here -= 1;
+        self.set_free(block);
+    }
+
+    /// Forgets sources of which no block is here any more.
+    pub fn trim_sources(&mut self) {
+        let all = std::mem::take(&mut self.sources);
+        for block in 0..self.blocks.len() as u32 {
+            let party = all.get(usize::from(self.blocks[block as usize].source));
+            if let Some(party) = party.filter(|_| self.is_here(block)) {
+                self.blocks[block as usize].source = self.source_index(*party);
+            }
+        }
     }
 
     /// True when every block is in its file.

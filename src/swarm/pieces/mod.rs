@@ -210,22 +210,32 @@ impl Pieces {
 
     /// The part of [`Pieces::here_bytes`] that web seeds sent.
     pub fn here_web_bytes(&self, piece: PieceIndex) -> u64 {
+        self.web_bytes_of(piece, 0..self.geometry.block_count(piece))
+    }
+
+    /// Bytes of those among these blocks that are here and that web seeds sent.
+    pub fn web_bytes_of(&self, piece: PieceIndex, blocks: impl IntoIterator<Item = u32>) -> u64 {
         let Some(active) = self.get(piece) else {
             return 0;
         };
-        let is_web = |source: u16| {
-            let party = active.sources.get(usize::from(source));
-            matches!(party, Some(Party::Web(_)))
+        let is_web = |at: &u32| {
+            let block = active.blocks.get(*at as usize);
+            let party = block.and_then(|block| active.sources.get(usize::from(block.source)));
+            active.is_here(*at) && matches!(party, Some(Party::Web(_)))
         };
-        let blocks = (0u32..).zip(&active.blocks);
-        let from_web = blocks.filter(|(at, block)| active.is_here(*at) && is_web(block.source));
+        let from_web = blocks.into_iter().filter(is_web);
         from_web
-            .filter_map(|(at, _)| self.geometry.block(piece, at))
+            .filter_map(|at| self.geometry.block(piece, at))
             .map(|block| u64::from(block.length()))
             .sum()
     }
 
-    /// When an active piece was opened.
+    /// Assembly memory that an active piece holds, in bytes.
+    pub fn memory_bytes(&self, piece: PieceIndex) -> u64 {
+        self.get(piece).map_or(0, Active::reserved_bytes)
+    }
+
+    /// When an active piece was opened, or went on because some of it was bad.
     pub fn opened_at(&self, piece: PieceIndex) -> Option<Now> {
         self.get(piece).map(|active| active.opened_at)
     }
@@ -375,6 +385,23 @@ impl Pieces {
         self.alone.insert(piece);
     }
 
+    /// These blocks of a whole piece are bad and missing again, the others are good: anybody may be asked for them.
+    pub fn take_back(&mut self, piece: PieceIndex, blocks: &[u32], now: Now) {
+        let Some(active) = self.get_mut(piece) else {
+            return;
+        };
+        for block in blocks {
+            active.take_back(*block);
+        }
+        active.trim_sources();
+        active.phase = Phase::Fetching;
+        active.owner = None;
+        active.is_alone = false;
+        (active.opened_at, active.progress_at) = (now, now);
+        self.epoch += 1;
+        self.relist(piece);
+    }
+
     /// Names those whose blocks are not to be mixed with others as far as that can be helped.
     pub fn set_suspects(&mut self, suspects: Vec<Party>) {
         self.suspects = suspects;
@@ -483,7 +510,7 @@ impl Pieces {
         let is_meant = |active: &Active| {
             let is_judged = matches!(
                 active.phase,
-                Phase::Hashing | Phase::Digesting { is_good: false }
+                Phase::Hashing | Phase::Sifting | Phase::Digesting { is_good: false }
             );
             is_judged && active.sources.len() > 1 && active.sources.contains(&party)
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::base::{Bitfield, BlockRef, Geometry, InfoHash, PeerId};
 use crate::swarm::choker::{SeedChoker, UploadSlots};
-use crate::wire::metainfo::{METADATA_BYTES_MAX, PieceLayers};
+use crate::wire::metainfo::{METADATA_BYTES_MAX, PieceTrees};
 
 /// Requests a peer may leave unanswered with us; what the extension handshake advertises (BEP 10, `reqq`).
 pub const REQQ_DEFAULT: u32 = 512;
@@ -47,8 +47,9 @@ pub struct TorrentConfig {
     pub client_version: String,
     /// The raw info dictionary, for peers that have none (BEP 9); `None` serves nobody.
     pub metadata: Option<Arc<[u8]>>,
-    /// Hashes of pieces for peers that have the metadata alone (BEP 52); `None` rejects.
-    pub piece_layers: Option<PieceLayers>,
+    /// The hash trees of the files (BEP 52), for peers that ask for hashes and to find bad blocks by; `None` where there
+    /// are none.
+    pub trees: Option<PieceTrees>,
     /// Peers are told of each other, and believed (BEP 11); never in a private torrent.
     pub exchanges_peers: bool,
     /// Peers that nobody can dial are connected with each other through others (BEP 55); needs uTP and peer exchange.
@@ -99,7 +100,7 @@ impl TorrentConfig {
             listen_port: 0,
             client_version: client_version(),
             metadata: None,
-            piece_layers: None,
+            trees: None,
             exchanges_peers: true,
             punches_holes: true,
             dht_port: None,
@@ -122,6 +123,8 @@ pub struct Connected {
     pub peer_id: PeerId,
     /// The reserved bytes of its handshake (BEP 6, BEP 10).
     pub reserved: [u8; 8],
+    /// It shook hands by the torrent's v2 info_hash: by the v1 name of a hybrid, hashes must not be asked for (BEP 52).
+    pub is_v2: bool,
 }
 
 /// Why a connection is not taken in; the runtime closes it and tells the core nothing more about it.

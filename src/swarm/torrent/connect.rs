@@ -84,6 +84,7 @@ impl Torrent {
         };
         self.pieces.picker_mut().on_peer_gone(&peer.have);
         self.claims.on_gone(key);
+        self.leaf_reads.forget(key);
         if let Some(super_seed) = &mut self.super_seed {
             super_seed.on_gone(key, peer.conn.addr.ip());
         }

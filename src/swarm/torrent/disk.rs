@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::base::PieceIndex;
+use crate::base::{Now, PieceIndex};
 use crate::swarm::effects::{CloseReason, Cx, Effect, PeerKey};
 use crate::swarm::peer::Peer;
 use crate::swarm::pieces::{Mode, Phase};
@@ -19,7 +19,7 @@ impl Torrent {
     /// All blocks of the piece are here.
     pub(super) fn on_whole(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
         self.pieces.set_phase(piece, Phase::Held);
-        if self.is_in_doubt(piece) {
+        if self.is_in_doubt(piece, cx.now) {
             self.tick_by(cx.now + super::ACTIVE_TICK);
             return;
         }
@@ -34,7 +34,7 @@ impl Torrent {
             return;
         }
         for (piece, whole_at) in self.pieces.held() {
-            if cx.now.since(whole_at) >= HELD_MAX || !self.is_in_doubt(piece) {
+            if cx.now.since(whole_at) >= HELD_MAX || !self.is_in_doubt(piece, cx.now) {
                 self.pieces.set_phase(piece, Phase::Hashing);
                 cx.fx.push(Effect::Hash { piece });
             }
@@ -42,13 +42,15 @@ impl Torrent {
     }
 
     /// One of the sources that share the piece may be in as many bad copies as are borne: whether it lied is known
-    /// soon, and then this piece is given up unhashed or as good as others.
-    fn is_in_doubt(&self, piece: PieceIndex) -> bool {
+    /// soon, and then this piece is given up unhashed or as good as others. Where blocks can be judged one by one there is
+    /// nothing to wait for.
+    fn is_in_doubt(&self, piece: PieceIndex, now: Now) -> bool {
         let sources = self.pieces.sources(piece);
         let is_full = |party: &Party| {
             self.suspects.count_of(*party) + self.pieces.in_judgement(*party) >= SHARED_BAD_MAX
         };
-        self.bad_pieces > 0 && sources.len() > 1 && sources.iter().any(is_full)
+        let is_shared = self.bad_pieces > 0 && sources.len() > 1;
+        is_shared && sources.iter().any(is_full) && !self.can_sift(piece, now)
     }
 
     pub(super) fn hashed(&mut self, piece: PieceIndex, is_good: bool, cx: &mut Cx<'_>) {
@@ -141,10 +143,12 @@ impl Torrent {
                     cx.fx.push(Effect::Ban { ip });
                 }
             }
-            Party::Local(..) if self.banned_local.len() < BANNED_LOCAL_MAX => {
-                self.banned_local.push(party);
+            Party::Local(..) => {
+                let is_known = self.banned_local.contains(&party);
+                if !is_known && self.banned_local.len() < BANNED_LOCAL_MAX {
+                    self.banned_local.push(party);
+                }
             }
-            Party::Local(..) => {}
             Party::Web(seed) => {
                 if self.banned_web.insert(seed) {
                     cx.fx.push(Effect::BanWebSeed { seed });
@@ -157,8 +161,11 @@ impl Torrent {
                 self.close(key, CloseReason::Banned, cx);
             }
         }
-        // What it sent of other pieces is as bad: to fetch the rest of them would be for nothing.
-        for piece in self.pieces.tainted_by(party) {
+        // What it sent of other pieces is as bad: to fetch the rest of them would be for nothing, unless the bad blocks can be
+        // told from the good ones then.
+        let tainted = self.pieces.tainted_by(party).into_iter();
+        let lost = tainted.filter(|piece| !self.can_sift(*piece, cx.now));
+        for piece in lost.collect::<Vec<_>>() {
             self.waste(piece);
             self.give_up(piece, false, cx);
         }
@@ -166,6 +173,19 @@ impl Torrent {
 
     fn on_bad_piece(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
         self.bad_pieces += 1;
+        if self.can_sift(piece, cx.now)
+            && let &[party] = self.pieces.sources(piece)
+        {
+            // It need not be found, only what it did.
+            self.ban(party, cx);
+        }
+        if !self.begin_sift(piece, cx) {
+            self.on_bad_copy(piece, cx);
+        }
+    }
+
+    /// Nobody can say which blocks are bad: the whole piece is fetched again, from one peer alone where it came from several.
+    pub(super) fn on_bad_copy(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
         self.waste(piece);
         match self.pieces.sources(piece) {
             &[party] => {

@@ -115,12 +115,10 @@ impl Torrent {
         let asked = peer.pipeline.take(header, cx.now);
         let block = match asked {
             Asked::Outstanding(block) | Asked::Late(block) => {
-                // A piece that was given up and opened again in this very call has its `Discard` still before it.
-                let discard = Effect::Discard {
-                    piece: block.piece(),
-                };
+                // A piece that was given up, or blocks of it, and opened again in this very call is not forgotten yet.
+                let piece = Some(block.piece());
                 let is_reborn = self.pieces.opened_at(block.piece()) == Some(cx.now)
-                    && cx.fx.contains(&discard);
+                    && cx.fx.iter().any(|effect| effect.forgets() == piece);
                 // What is owed still is taken in though the piece has become another peer's since: thrown away it would
                 // be asked for again, and peers that own the piece by turns would never finish it.
                 let is_owed = asked == Asked::Outstanding(block);
@@ -317,6 +315,7 @@ impl Torrent {
             return;
         };
         let withdrawn = peer.pipeline.withdraw_all();
+        self.release_leaves(key, cx.now);
         self.release(key, &withdrawn, cx);
     }
 

@@ -2,9 +2,8 @@
 
 use crate::base::Now;
 use crate::swarm::effects::{Cx, PeerKey};
-use crate::swarm::peer::{OUTBOX_BYTES_MAX, PeerFault};
+use crate::swarm::peer::PeerFault;
 use crate::swarm::torrent::Torrent;
-use crate::wire::decoder::HASHES_BYTES_MAX;
 use crate::wire::message::{HashRange, Message};
 
 /// A connection gets all layers so often at once, as with metadata.
@@ -53,8 +52,29 @@ impl HashAllowance {
 }
 
 impl Torrent {
-    /// Answers with what was asked for and its proof, or rejects: what is not ours to give, and what comes too fast.
+    /// Answers with what was asked for and its proof, has leaves read, or rejects: what is not ours to give, and what
+    /// comes too fast.
     pub(super) fn on_hash_request(
+        &mut self,
+        key: PeerKey,
+        range: &HashRange,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), PeerFault> {
+        let (Some(peer), Some(trees)) = (self.peers.get_mut(key.0), &self.cfg.trees) else {
+            return self.reject_hashes(key, range, cx);
+        };
+        if !peer.hashes.take(trees.layers().request_count(), cx.now) {
+            return self.reject_hashes(key, range, cx);
+        }
+        match trees.layers().answer(range) {
+            Some(hashes) => self.send_hashes(key, range, Some(&hashes), cx),
+            None if self.read_leaves(key, range, cx) => {}
+            None => return self.reject_hashes(key, range, cx),
+        }
+        Ok(())
+    }
+
+    fn reject_hashes(
         &mut self,
         key: PeerKey,
         range: &HashRange,
@@ -63,22 +83,9 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(key.0) else {
             return Ok(());
         };
-        let layers = self.cfg.piece_layers.as_ref().filter(|layers| {
-            let is_allowed = peer.hashes.take(layers.request_count(), cx.now);
-            is_allowed && peer.outbox.len() + HASHES_BYTES_MAX as usize <= OUTBOX_BYTES_MAX
-        });
-        match layers.and_then(|layers| layers.answer(range)) {
-            Some(hashes) => {
-                let (range, hashes) = (*range, hashes.as_flattened());
-                peer.send(key, &Message::Hashes { range, hashes }, cx);
-                Ok(())
-            }
-            None => {
-                // A reject is as long as the request: one that floods is counted like any other.
-                peer.count_useless(cx.now)?;
-                peer.send(key, &Message::HashReject(*range), cx);
-                Ok(())
-            }
-        }
+        // A reject is as long as the request: one that floods is counted like any other.
+        peer.count_useless(cx.now)?;
+        peer.send(key, &Message::HashReject(*range), cx);
+        Ok(())
     }
 }

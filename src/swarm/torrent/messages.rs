@@ -66,8 +66,8 @@ impl Torrent {
             Message::AllowedFast { piece } => self.on_allowed_fast(key, piece, cx),
             Message::Extended { id, payload } => self.on_extended(key, id, payload, cx),
             Message::HashRequest(range) => self.on_hash_request(key, &range, cx),
-            // All hashes are here: nobody was asked for any.
-            Message::Hashes { .. } | Message::HashReject(_) => self.on_useless(key, cx),
+            Message::Hashes { range, hashes } => self.on_hashes(key, &range, hashes, cx),
+            Message::HashReject(range) => self.on_hash_reject(key, &range, cx),
         }
     }
 
@@ -432,7 +432,7 @@ impl Torrent {
     }
 
     /// A message that changes nothing.
-    fn on_useless(&mut self, key: PeerKey, cx: &mut Cx<'_>) -> Result<(), PeerFault> {
+    pub(super) fn on_useless(&mut self, key: PeerKey, cx: &mut Cx<'_>) -> Result<(), PeerFault> {
         match self.peers.get_mut(key.0) {
             Some(peer) => peer.count_useless(cx.now),
             None => Ok(()),

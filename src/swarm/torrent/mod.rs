@@ -10,10 +10,12 @@ mod disk;
 mod download;
 pub mod hashes;
 mod holepunch;
+pub mod leaves;
 mod messages;
 mod metadata;
 mod pex;
 mod room;
+mod sift;
 mod stats;
 mod super_seed;
 mod takeover;
@@ -25,7 +27,7 @@ mod web;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,7 @@ use crate::swarm::peer::{Peer, PeerFault, raw};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::poison::{Party, Suspects};
 use crate::swarm::priority::OwnAddress;
+use crate::swarm::sift::Sift;
 use crate::swarm::sources::SourceCounts;
 use crate::swarm::super_seed::SuperSeed;
 use crate::wire::ip_filter::IpFilter;
@@ -88,6 +91,10 @@ pub struct Torrent {
     super_seed: Option<SuperSeed>,
     candidates: Candidates,
     suspects: Suspects,
+    /// Bad pieces whose blocks are judged one by one (BEP 52).
+    sifts: BTreeMap<PieceIndex, Sift>,
+    /// When somebody is late with leaves, or others must be asked for them.
+    sift_at: Option<Now>,
     banned: Vec<IpAddr>,
     banned_local: Vec<Party>,
     banned_web: BTreeSet<WebSeedId>,
@@ -133,6 +140,8 @@ pub struct Torrent {
     news_at: Option<Now>,
     /// Not told again before this moment.
     news_from: Now,
+    /// Pieces whose leaves peers asked for (BEP 52).
+    leaf_reads: leaves::LeafReads,
     /// When peers must be told of each other (BEP 11).
     pex_at: Option<Now>,
     /// Counts who came and went.
@@ -176,6 +185,8 @@ impl Torrent {
             super_seed,
             candidates,
             suspects: Suspects::new(),
+            sifts: BTreeMap::new(),
+            sift_at: None,
             banned: Vec::new(),
             banned_local: Vec::new(),
             banned_web: BTreeSet::new(),
@@ -206,6 +217,7 @@ impl Torrent {
             deferred_at: None,
             news_at: None,
             news_from: now,
+            leaf_reads: leaves::LeafReads::default(),
             pex_at: None,
             pex_epoch: 0,
             unchecked_count: 0,
@@ -517,6 +529,7 @@ impl Torrent {
         for piece in self.pieces.fetching() {
             self.give_up(piece, false, cx);
         }
+        self.end_sifts(cx);
         self.after_event();
     }
 

@@ -166,6 +166,7 @@ impl Torrent {
                     .all(|key| self.peers.get(key.0).is_some())
             );
         }
+        self.leaf_reads.check();
         let (mut requests, mut receiving, mut starved) = (0, 0, 0);
         for (key, peer) in self.peers.iter() {
             peer.uploads.check();

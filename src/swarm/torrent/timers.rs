@@ -32,7 +32,7 @@ impl Torrent {
         let ours = [self.tick_at, self.dial_at, self.fill_at, self.news_at];
         let ours = ours
             .into_iter()
-            .chain([choke_at, self.deferred_at, self.pex_at]);
+            .chain([choke_at, self.deferred_at, self.pex_at, self.sift_at]);
         ours.flatten().min()
     }
 
@@ -46,6 +46,9 @@ impl Torrent {
         }
         if self.deferred_at.is_some_and(|at| at <= cx.now) {
             self.wake_deferred(cx);
+        }
+        if self.sift_at.is_some_and(|at| at <= cx.now) {
+            self.review_sifts(cx);
         }
         if self.news_at.is_some_and(|at| at <= cx.now) {
             self.tell_news(cx);

@@ -171,6 +171,12 @@ impl PieceLayers {
         self.0.by_root.get(&range.root)?.answer(range)
     }
 
+    /// A node above the layer of the file with that root, so many layers up.
+    pub(super) fn node(&self, root: &Node, layers: u32, number: u32) -> Option<Node> {
+        let layer = self.0.by_root.get(root)?;
+        Some(layer.node(layers, number as usize))
+    }
+
     /// How many requests fetch all of them.
     pub fn request_count(&self) -> u32 {
         self.0.request_count

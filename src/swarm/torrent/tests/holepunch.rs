@@ -236,6 +236,7 @@ fn a_relays_word_is_one_dial_at_once_and_leads_nowhere_else() {
         is_inbound: false,
         peer_id: crate::base::PeerId::new([7; 20]),
         reserved: [0, 0, 0, 0, 0, 0x10, 0, 4],
+        is_v2: false,
     };
     let key = w.call(|torrent, cx| torrent.on_connected(conn, cx));
     key.unwrap();
@@ -258,6 +259,7 @@ fn a_dial_and_a_punch_to_one_address_give_both_their_places_back() {
             is_inbound: false,
             peer_id: crate::base::PeerId::new([7; 20]),
             reserved: [0, 0, 0, 0, 0, 0x10, 0, 4],
+            is_v2: false,
         };
         w.call(|torrent, cx| torrent.on_connected(conn, cx))
             .unwrap();
@@ -302,6 +304,7 @@ fn a_hole_is_no_proof_that_others_can_dial_there() {
         is_inbound: false,
         peer_id: crate::base::PeerId::new([7; 20]),
         reserved: [0, 0, 0, 0, 0, 0x10, 0, 4],
+        is_v2: false,
     };
     let key = w
         .call(|torrent, cx| torrent.on_connected(conn, cx))

@@ -88,6 +88,7 @@ fn the_same_peer_and_ourselves_are_refused() {
         is_inbound: false,
         peer_id: PeerId::new([0xee; 20]),
         reserved: [0; 8],
+        is_v2: false,
     };
     told(&mut w, 7..=7);
     dials(&mut w);
@@ -137,6 +138,7 @@ fn of_one_place(place: u8, name: u8) -> Connected {
         is_inbound: true,
         peer_id: PeerId::new([name; 20]),
         reserved: [0; 8],
+        is_v2: false,
     }
 }
 
@@ -240,6 +242,7 @@ fn many_may_come_while_the_replaced_are_still_leaving() {
             is_inbound: true,
             peer_id: PeerId::new([name; 20]),
             reserved: [0; 8],
+            is_v2: false,
         };
         let taken = w.call_alone(|torrent, cx| torrent.on_connected(conn, cx));
         assert!(taken.is_ok(), "{name}: {taken:?}");

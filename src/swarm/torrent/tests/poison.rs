@@ -6,16 +6,22 @@ use crate::swarm::effects::PeerKey;
 use crate::swarm::torrent::{Placement, Refusal};
 
 /// The first piece comes from these peers, block by block.
-fn mixed(w: &mut World, peers: [PeerKey; 4]) {
+pub fn mixed(w: &mut World, peers: [PeerKey; 4]) {
+    mixed_in(w, 0, peers);
+}
+
+/// The same of any piece.
+pub fn mixed_in(w: &mut World, in_piece: u32, peers: [PeerKey; 4]) {
     w.is_disk_slow = true;
     for (number, peer) in peers.into_iter().enumerate() {
         // The core asks as it likes; what counts here is who sent what.
-        let header = w.raw(&format!("0:{number}"));
+        let text = format!("{in_piece}:{number}");
+        let header = w.raw(&text);
         let block = w
             .torrent
             .cfg
             .geometry
-            .block(piece(0), number as u32)
+            .block(piece(in_piece), number as u32)
             .unwrap();
         w.call(|torrent, _| {
             for (_, other) in torrent.peers.iter_mut() {
@@ -36,7 +42,7 @@ fn mixed(w: &mut World, peers: [PeerKey; 4]) {
             torrent.pieces.on_requested(block);
         });
         let placement = w.call(|torrent, cx| torrent.on_piece_header(peer, header, cx));
-        w.end_block(peer, &format!("0:{number}"), placement.unwrap());
+        w.end_block(peer, &text, placement.unwrap());
     }
 }
 
@@ -232,6 +238,7 @@ fn peers_on_this_machine_are_banned_one_by_one() {
         is_inbound: true,
         peer_id: crate::base::PeerId::new([name; 20]),
         reserved: [0, 0, 0, 0, 0, 0x10, 0, 4],
+        is_v2: false,
     };
     let mut w = world("..");
     let a = w

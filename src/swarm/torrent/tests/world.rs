@@ -10,7 +10,7 @@ use crate::swarm::peer::PeerFault;
 use crate::swarm::torrent::{Connected, Placement, Refusal, Torrent, TorrentConfig};
 use crate::wire::decoder::{Decoder, Event, Limits};
 use crate::wire::extended::{Extension, OurExtensionHandshake, encode_donthave};
-use crate::wire::message::{Message, RawBlock};
+use crate::wire::message::{HashRange, Message, RawBlock};
 
 /// Four blocks.
 pub const PIECE_BYTES: u64 = 4 * BLOCK_BYTES as u64;
@@ -152,6 +152,9 @@ impl World {
             Effect::FlushSegment { piece, segment } => format!("flush {}:{segment}", piece.get()),
             Effect::Discard { piece } => format!("discard {}", piece.get()),
             Effect::DigestBlocks { piece } => format!("digest {}", piece.get()),
+            Effect::DropBlocks { piece, blocks } => format!("drop {} {blocks:?}", piece.get()),
+            Effect::HashLeaves { piece } => format!("hash leaves {}", piece.get()),
+            Effect::ReadLeaves { piece, bytes } => format!("read leaves {} {bytes}", piece.get()),
             Effect::Ban { ip } => format!("ban {ip}"),
             Effect::BanWebSeed { seed } => format!("ban web seed {}", seed.0),
             Effect::Have { piece } => format!("have {}", piece.get()),
@@ -220,6 +223,7 @@ impl World {
             is_inbound: come.is_inbound,
             peer_id: PeerId::new([come.name; 20]),
             reserved,
+            is_v2: true,
         };
         let key = self.call(|torrent, cx| torrent.on_connected(conn, cx))?;
         if !come.have.is_empty() {
@@ -235,6 +239,7 @@ impl World {
             is_inbound: true,
             peer_id: PeerId::new([name; 20]),
             reserved: [0, 0, 0, 0, 0, 0, 0, 0x05],
+            is_v2: true,
         };
         self.call(|torrent, cx| torrent.on_connected(conn, cx))
             .expect("the peer is taken in")
@@ -422,6 +427,11 @@ impl World {
                 Some(Extension::UploadOnly) => format!("upload_only {}", payload[0]),
                 other => panic!("unexpected {other:?}"),
             },
+            Message::HashRequest(range) => format!("hash_request {}", hash_range(&range)),
+            Message::HashReject(range) => format!("hash_reject {}", hash_range(&range)),
+            Message::Hashes { range, hashes } => {
+                format!("hashes {} {}", hash_range(&range), hashes.len() / 32)
+            }
             ref other => panic!("unexpected {other:?}"),
         }
     }
@@ -516,6 +526,11 @@ impl World {
 
 pub fn shown(block: BlockRef) -> String {
     format!("{}:{}", block.piece().get(), block.begin() / BLOCK_BYTES)
+}
+
+/// First hash and number of hashes.
+fn hash_range(range: &HashRange) -> String {
+    format!("{}+{}", range.index, range.length)
 }
 
 fn short(raw: RawBlock) -> String {
