@@ -22,10 +22,11 @@
 //! `torrent-verify`, `torrent-reannounce`, `torrent-remove` (`delete-local-data`), `torrent-set` (`labels`, `files-wanted`,
 //! `files-unwanted`, `priority-high`, `priority-normal`, `priority-low`, `downloadLimit`, `downloadLimited`, `uploadLimit`,
 //! `uploadLimited`, `seedRatioMode`, `seedRatioLimit`, `bandwidthPriority`, `honorsSessionLimits`), `torrent-set-location`
-//! (`location`, `move`), `queue-move-top`, `queue-move-bottom`, `session-get`, `session-set`, `session-stats`. Of settings and
+//! (`location`, `move`), `queue-move-top`, `queue-move-bottom`, `session-get`, `session-set`, `session-stats`, `policy-get` (what
+//! `gyre ctl policies --json` shows; without it there is no way to policies). Of settings and
 //! limits only those are shown whose keys the daemon answers, and only what was changed is set. A `result` other than
 //! `success` is shown as it is: it says what happened, to what. Beyond Transmission's fields of old, `availability` is drawn
-//! where it is given (for each piece the number of peers that have it, -1 where it is here).
+//! where it is given (for each piece the number of peers that have it, -1 where it is here), and `policies` named.
 //!
 //! **The live table**: `GET /api/events`, an answer of `text/event-stream` that does not end. Each event has an `id`.
 //!
@@ -76,7 +77,7 @@ macro_rules! asset {
 }
 
 /// All files of the page.
-pub static ASSETS: [Asset; 22] = [
+pub static ASSETS: [Asset; 23] = [
     asset!("/", HTML, "index.html"),
     asset!("/page/actions.js", SCRIPT, "actions.js"),
     asset!("/page/app.js", SCRIPT, "app.js"),
@@ -92,6 +93,7 @@ pub static ASSETS: [Asset; 22] = [
     asset!("/page/icon.svg", IMAGE, "icon.svg"),
     asset!("/page/parts.css", STYLE, "parts.css"),
     asset!("/page/pieces.js", SCRIPT, "pieces.js"),
+    asset!("/page/policies.js", SCRIPT, "policies.js"),
     asset!("/page/rpc.js", SCRIPT, "rpc.js"),
     asset!("/page/settings.js", SCRIPT, "settings.js"),
     asset!("/page/store.js", SCRIPT, "store.js"),

@@ -242,7 +242,7 @@ export function browsing({ PHONE, FRAME_MAX_MS, find, needsMock, faults }) {
           await page.keyboard.press('Escape');
         }
       }
-      for (const [button, name] of [['[data-act=add]', 'add'], ['#open-settings', 'settings'], ['#open-help', 'help'], ['#open-view', 'view'], ['#open-limits', 'limits']]) {
+      for (const [button, name] of [['[data-act=add]', 'add'], ['#open-settings', 'settings'], ['#open-help', 'help'], ['#open-view', 'view'], ['#open-limits', 'limits'], ['#open-policies', 'policies']]) {
         await page.click(button);
         await page.locator(`#dialog-${name}[open]`).waitFor();
         await look(name === 'limits' ? 'session-limits' : name);

@@ -211,6 +211,22 @@ export const cases = [
     assert.equal(torrent.priorities.get(0), 1);
   }],
 
+  ['policies are shown with what their torrents do, and a torrent with its policies', async (kit) => {
+    needsMock(kit);
+    const page = await kit.open();
+    await page.locator('#open-policies', { hasText: 'Policies (2)' }).click();
+    const rows = page.locator('#dialog-policies tbody tr');
+    assert.deepEqual(await rows.nth(0).locator('td').allTextContents(),
+      ['disk', 'device /srv/disk1', '1,200', '2.50 MB/s of 10.0 MB/s', '0 B/s', '–', '–', '–', 'Always']);
+    assert.deepEqual(await rows.nth(1).locator('td').allTextContents(),
+      ['films \ufffd', 'label films', '40 (3 waiting, 2 at the goal)', '0 B/s', '0 B/s', '50.0%', '2 downloads, 8 peers', 'ratio 2.00 or 10 d 0 h, then throttle',
+        'mon-fri 08:00-17:30 (not now)']);
+    await page.click('#dialog-policies [type=submit]');
+    await page.locator('.row:not([hidden])').first().click();
+    await page.keyboard.press('Enter');
+    await page.locator('#panel-general dd', { hasText: 'disk' }).first().waitFor();
+  }],
+
   ['settings are saved, and a refused one says why', async (kit) => {
     needsMock(kit);
     const page = await kit.open();

@@ -9,6 +9,14 @@ function chosen(world, ids) {
   return [].concat(ids).map((id) => [...(typeof id === 'number' ? [world.torrents.get(id)] : world.torrents.values())].find((t) => t && (t.id === id || t.hash === id))).filter(Boolean);
 }
 
+const NONE = { device: null, folder: null, tracker: null, label: null, torrent: null, when: null, then: null, inForce: true, ratio: null, seedTime: null,
+  capUp: null, capDown: null, share: null, uploadSlots: null, downloadQueueSize: null, seedQueueSize: null, torrents: 0, waiting: 0, reached: 0, rateUpload: 0, rateDownload: 0 };
+export const POLICIES = [
+  { ...NONE, name: 'disk', device: '/srv/disk1', capUp: 10000000, rateUpload: 2500000, torrents: 1200 },
+  { ...NONE, name: 'films \u202e', label: 'films', share: 5000, when: 'mon-fri 08:00-17:30', inForce: false, torrents: 40, waiting: 3, reached: 2,
+    downloadQueueSize: 2, uploadSlots: 8, ratio: 2, seedTime: 864000, then: 'throttle' },
+];
+
 const METHODS = {
   'session-get': (world) => world.settings,
   'session-set': (world, args) => {
@@ -22,6 +30,7 @@ const METHODS = {
     torrentCount: world.torrents.size, downloadSpeed: world.session().rate_down, uploadSpeed: world.session().rate_up,
     'cumulative-stats': { downloadedBytes: 91e12, uploadedBytes: 240e12 },
   }),
+  'policy-get': () => ({ policies: POLICIES }),
   'torrent-get': (world, { ids, fields }) => ({ torrents: chosen(world, ids).map((t) => pick(detail(world, t, fields), fields)) }),
   'torrent-add': add,
   'torrent-start': (world, { ids }) => each(world, ids, (t) => { if (t.status === 0) { t.status = t.percent_done >= 1 ? 6 : 4; t.error = ''; } }),
@@ -102,6 +111,7 @@ function detail(world, t, fields) {
     corruptEver: 0, uploadRatio: t.ratio, pieceCount: count, pieceSize: PIECE, addedDate: t.added, doneDate: t.doneAt, activityDate: t.peers ? now : t.doneAt, comment: 'Made for trying things out',
     creator: 'mktorrent 1.1', dateCreated: t.added - 90000, isPrivate: t.id % 5 === 0, error: t.errorKind, errorString: t.error, secondsDownloading: 4000, secondsSeeding: t.percent_done >= 1 ? now - t.added : 0,
     labels: t.labels, downloadLimit: 100, downloadLimited: false, uploadLimit: 100, uploadLimited: false, seedRatioLimit: 2, seedRatioMode: 0, bandwidthPriority: 0, honorsSessionLimits: true, movedShare: t.moved_share, ...t.limits,
+    policies: POLICIES.filter((policy) => !policy.label || t.labels.includes(policy.label)).map((policy) => policy.name),
     trackerStats: trackers(t, now), ...(has('peers') ? { peers: peers(t) } : {}), ...(has('files') ? files(t) : {}), ...(has('pieces') ? pieces(t, count) : {}),
   };
 }

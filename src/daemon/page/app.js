@@ -10,6 +10,7 @@ import { Filters } from './filters.js';
 import * as format from './format.js';
 import { drawRates } from './graph.js';
 import { call, setToken, takeToken } from './rpc.js';
+import { offerPolicies, openPolicies } from './policies.js';
 import { openLimits, openSettings } from './settings.js';
 import { HISTORY_SECONDS, Store } from './store.js';
 import { Table } from './table.js';
@@ -57,6 +58,7 @@ const page = {
   },
   async refreshSession() {
     try { sessionSettings = await call('session-get'); } catch { return; }
+    offerPolicies();
     showLimits();
   },
 };
@@ -258,6 +260,7 @@ function wire() {
   wireDrop();
   $('switch-theme').addEventListener('click', () => page.theme());
   $('open-settings').addEventListener('click', () => page.settings());
+  $('open-policies').addEventListener('click', () => openPolicies().catch((error) => notices.fail(error)));
   $('open-help').addEventListener('click', () => openDialog('help'));
   $('open-limits').addEventListener('click', () => openLimits([], () => { notices.say('Limits saved.'); page.refreshSession(); }).catch((error) => notices.fail(error)));
   $('banner-retry').addEventListener('click', () => events.retry());

@@ -8,7 +8,7 @@ import { bitsOf, drawPieces } from './pieces.js';
 const ROWS_MAX = 300;
 
 /** A table whose rows are built anew only when their text changes. */
-function sheet(caption, columns) {
+export function sheet(caption, columns) {
   const body = h('tbody');
   const node = h('table', { class: 'sheet' }, h('caption', { class: 'unseen' }, caption),
     h('thead', {}, h('tr', {}, columns.map(([title, end]) => h('th', { scope: 'col', class: end ? 'end' : '' }, title)))), body);
@@ -26,7 +26,7 @@ function sheet(caption, columns) {
 export class GeneralTab {
   fields = ['hashString', 'downloadDir', 'totalSize', 'sizeWhenDone', 'leftUntilDone', 'haveValid', 'downloadedEver', 'uploadedEver', 'corruptEver',
     'uploadRatio', 'pieceCount', 'pieceSize', 'addedDate', 'doneDate', 'activityDate', 'comment', 'creator', 'dateCreated', 'isPrivate',
-    'error', 'errorString', 'secondsDownloading', 'secondsSeeding', 'labels', 'downloadLimit', 'downloadLimited', 'uploadLimit', 'uploadLimited', 'movedShare'];
+    'error', 'errorString', 'secondsDownloading', 'secondsSeeding', 'labels', 'downloadLimit', 'downloadLimited', 'uploadLimit', 'uploadLimited', 'movedShare', 'policies'];
 
   constructor() {
     this.problem = h('p', { class: 'problem', hidden: true, role: 'status' });
@@ -53,6 +53,7 @@ export class GeneralTab {
       ['Folder', folderOf(t)], ['Size', sizeOf(t)],
       ['Pieces', t.pieceCount ? `${format.count(t.pieceCount)} of ${format.bytes(t.pieceSize)}` : '–'],
       ['Info hash', t.hashString], ['Privacy', t.isPrivate ? 'Private: its trackers only' : 'Public'],
+      ['Policies', t.policies ? t.policies.map(format.safe).join(', ') || 'None' : '–'],
       ['Labels', (t.labels || []).map(format.safe).join(', ') || '–'],
     ]);
     this.#group('History', [
