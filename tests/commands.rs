@@ -25,6 +25,7 @@ use gyre::uring::ring::{self, RingConfig};
 use gyre::wire::metainfo::Metainfo;
 use support::fake_tracker::{HttpTracker, ok, peers};
 use support::program::PATIENCE;
+use support::raw_peer::{Hello, RawPeer};
 use support::sample::text;
 use support::{Gyre, Sample};
 
@@ -193,13 +194,18 @@ fn fetch(sample: &Sample, into: &str, port: u16) {
 }
 
 fn fetch_with(sample: &Sample, into: &str, port: u16, encryption: &str) {
+    fetch_from(&text(&sample.torrent), sample, into, port, encryption);
+}
+
+/// Fetches what a .torrent or a link names.
+fn fetch_from(source: &str, sample: &Sample, into: &str, port: u16, encryption: &str) {
     let (state, out) = (
         text(&sample.dir(&format!("{into}-state"))),
         sample.dir(into),
     );
     let mut leech = Gyre::start(&[
         "download",
-        &text(&sample.torrent),
+        source,
         "-o",
         &text(&out),
         "--state",
@@ -416,6 +422,7 @@ fn a_seed_sleeps_until_a_peer_asks_for_it_hidden_or_in_the_open_and_again_behind
         tiers: Arc::default(),
         after: Duration::from_millis(1_500),
         announced: None,
+        second: None,
     });
     let info_hash = session.add_sleeping(&sample, &sample.data, false, true, sleeps);
     let asleep = session.handle.torrent(&info_hash).unwrap();
@@ -430,6 +437,44 @@ fn a_seed_sleeps_until_a_peer_asks_for_it_hidden_or_in_the_open_and_again_behind
     let stopped = session.handle.torrent(&info_hash).unwrap();
     assert_eq!(stopped.activity, Activity::Stopped);
     assert_eq!(stopped.progress.state, TorrentState::Paused);
+    session.end();
+}
+
+#[test]
+fn a_hybrid_that_sleeps_is_woken_by_either_of_its_names() {
+    let sample = Sample::hybrid_file(300_000, 65_536);
+    let metainfo = Metainfo::parse(&std::fs::read(&sample.torrent).unwrap()).unwrap();
+    let v2 = metainfo.info_hashes.v2().unwrap();
+    let session = Session::start(&sample.dir("state"));
+    let port = session.port();
+    let sleeps = Some(Sleep {
+        is_whole: true,
+        tiers: Arc::default(),
+        after: Duration::from_millis(1_500),
+        announced: None,
+        second: metainfo.second_info_hash(),
+    });
+    let info_hash = session.add_sleeping(&sample, &sample.data, false, true, sleeps);
+    let links = [
+        format!("magnet:?xt=urn:btmh:1220{v2}"),
+        format!("magnet:?xt=urn:btih:{info_hash}"),
+    ];
+    for (number, link) in links.iter().enumerate() {
+        for encryption in ["require", "off"] {
+            let asleep = |torrent: &TorrentSnapshot| torrent.activity == Activity::Asleep;
+            session.wait_for(info_hash, asleep);
+            let into = format!("{encryption}{number}");
+            fetch_from(link, &sample, &into, port, encryption);
+        }
+    }
+    session.ask(|reply| Command::Stop { info_hash, reply });
+    session.wait_for(info_hash, |torrent| torrent.activity == Activity::Stopped);
+    for name in [info_hash, v2.truncated()] {
+        let hello = Hello::new(*name.as_bytes());
+        let at = SocketAddr::from(([127, 0, 0, 1], port));
+        let answered = RawPeer::dial_at([127, 0, 0, 1], at, &hello);
+        assert!(answered.is_err(), "{name} is stopped");
+    }
     session.end();
 }
 
@@ -454,6 +499,7 @@ fn hears_of_no_sleep(is_whole: bool) {
         tiers: [vec![tracker.url()]].into(),
         after: Duration::from_millis(1_500),
         announced: None,
+        second: None,
     });
     let info_hash = session.add_sleeping(&sample, &sample.data, false, true, sleeps);
     let first = tracker.next();
@@ -495,6 +541,7 @@ fn a_seed_that_its_tracker_lists_from_before_is_announced_when_that_is_due_and_n
                 port,
                 next: due,
             }),
+            second: None,
         });
         session.add_sleeping(&samples[at], &samples[at].data, false, true, sleeps)
     });
@@ -523,6 +570,7 @@ fn a_seed_whose_data_is_gone_fails_when_it_is_woken_and_is_not_woken_again() {
         tiers: Arc::default(),
         after: Duration::from_secs(60),
         announced: None,
+        second: None,
     });
     let elsewhere = sample.dir("elsewhere");
     let info_hash = session.add_sleeping(&sample, &elsewhere, false, true, sleeps);

@@ -601,6 +601,7 @@ impl Control {
                 .clone(),
             after: SLEEPS_AFTER,
             announced: row.last_announce(unix_now_s()),
+            second: row.second_info_hash(),
         })
     }
 }

@@ -13,7 +13,7 @@ use sha1::{Digest, Sha1};
 
 use super::lived::Times;
 use super::tuning::TorrentSettings;
-use crate::base::InfoHash;
+use crate::base::{InfoHash, InfoHashV2};
 use crate::session::{Rename, TorrentProgress, TorrentState};
 use crate::wire::metainfo::Metainfo;
 
@@ -213,6 +213,13 @@ pub enum RowError {
 }
 
 impl TorrentRow {
+    /// The v2 name that peers ask for a hybrid by, where it is not what the torrent is known by.
+    pub fn second_info_hash(&self) -> Option<InfoHash> {
+        let v2 = self.facts.as_ref()?.v2.as_ref()?;
+        let v2: InfoHashV2 = v2.parse().ok()?;
+        Some(v2.truncated()).filter(|name| *name != self.info_hash)
+    }
+
     /// The row as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let json = serde_json::to_vec(self).unwrap_or_default();

@@ -153,6 +153,8 @@ pub struct Sleep {
     pub is_whole: bool,
     /// Of an earlier session that did not say goodbye; `next` counts from now on.
     pub announced: Option<Announced>,
+    /// The other name that peers ask for a hybrid by (BEP 52): it wakes it too.
+    pub second: Option<InfoHash>,
 }
 
 /// A tracker that lists us.

@@ -302,16 +302,20 @@ impl Shared {
         self.streams.borrow().get(wanted).copied()
     }
 
-    /// From now on it is woken when somebody asks for it.
-    pub(super) fn let_sleep(&self, info_hash: InfoHash) {
-        self.sleepers.insert(info_hash);
-        let of_stream = StreamHash::of(&info_hash);
-        self.streams.borrow_mut().insert(of_stream, info_hash);
+    /// From now on it is woken when somebody asks for it, by its second name too if it has one.
+    pub(super) fn let_sleep(&self, info_hash: InfoHash, second: Option<InfoHash>) {
+        self.sleepers.insert(info_hash, second);
+        for name in [Some(info_hash), second].into_iter().flatten() {
+            let of_stream = StreamHash::of(&name);
+            self.streams.borrow_mut().insert(of_stream, name);
+        }
     }
 
     /// It is not woken any more.
     pub(super) fn forget_sleeper(&self, info_hash: &InfoHash) {
-        self.sleepers.remove(info_hash);
+        if let Some(second) = self.sleepers.remove(info_hash) {
+            self.on_removed(&second);
+        }
         self.on_removed(info_hash);
     }
 

@@ -1,7 +1,7 @@
-//! Seeds that sleep: known by info_hash alone until somebody asks for one. Layer 5.
+//! Seeds that sleep: known by their info_hashes alone until somebody asks for one. Layer 5.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::Notify;
 
@@ -14,6 +14,8 @@ use crate::base::InfoHash;
 pub struct Sleepers {
     /// Those that may be woken; one that runs stays among them as long as it may sleep again.
     all: RefCell<BTreeSet<InfoHash>>,
+    /// Those among them that a hybrid's other name stands for.
+    seconds: RefCell<BTreeMap<InfoHash, InfoHash>>,
     wanted: RefCell<BTreeSet<InfoHash>>,
     /// Woken when somebody is wanted, or was found peers of.
     pub changed: Notify,
@@ -22,31 +24,44 @@ pub struct Sleepers {
 }
 
 impl Sleepers {
-    /// It may be woken from now on.
-    pub fn insert(&self, info_hash: InfoHash) {
+    /// It may be woken from now on, by its second name too if it has one.
+    pub fn insert(&self, info_hash: InfoHash, second: Option<InfoHash>) {
         self.all.borrow_mut().insert(info_hash);
+        if let Some(second) = second {
+            self.seconds.borrow_mut().insert(second, info_hash);
+        }
     }
 
-    /// It may not be woken any more.
-    pub fn remove(&self, info_hash: &InfoHash) {
+    /// It may not be woken any more; its second name, if it had one.
+    pub fn remove(&self, info_hash: &InfoHash) -> Option<InfoHash> {
         self.all.borrow_mut().remove(info_hash);
         self.wanted.borrow_mut().remove(info_hash);
         self.settled.notify_waiters();
+        // Few are hybrids.
+        let mut seconds = self.seconds.borrow_mut();
+        let of_it = seconds.extract_if(.., |_, first| first == info_hash);
+        of_it.last().map(|(second, _)| second)
     }
 
-    /// Whether it may be woken.
-    pub fn has(&self, info_hash: &InfoHash) -> bool {
-        self.all.borrow().contains(info_hash)
+    /// Whether this is a name of one that may be woken.
+    pub fn has(&self, name: &InfoHash) -> bool {
+        self.first(name).is_some()
     }
 
-    /// Asks for it to be woken; false for one that cannot be.
-    pub fn want(&self, info_hash: InfoHash) -> bool {
-        let is_there = self.has(&info_hash);
-        if is_there {
+    fn first(&self, name: &InfoHash) -> Option<InfoHash> {
+        let is_first = self.all.borrow().contains(name);
+        let second = || self.seconds.borrow().get(name).copied();
+        is_first.then_some(*name).or_else(second)
+    }
+
+    /// Asks for the one of that name to be woken; false when there is none that can be.
+    pub fn want(&self, name: &InfoHash) -> bool {
+        let first = self.first(name);
+        if let Some(info_hash) = first {
             self.wanted.borrow_mut().insert(info_hash);
             self.changed.notify_one();
         }
-        is_there
+        first.is_some()
     }
 
     /// One that is to be woken.
@@ -68,7 +83,7 @@ impl Shared {
             if let Some(door) = self.door(&info_hash) {
                 return Some(door);
             }
-            if !self.sleepers.want(info_hash) {
+            if !self.sleepers.want(&info_hash) {
                 return None;
             }
             settled.await;

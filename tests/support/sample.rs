@@ -31,6 +31,11 @@ impl Sample {
         Sample::made(&[("sample.bin", bytes)], piece_length, &[], &["--v2"])
     }
 
+    /// The same as a hybrid of both versions.
+    pub fn hybrid_file(bytes: usize, piece_length: u32) -> Sample {
+        Sample::made(&[("sample.bin", bytes)], piece_length, &[], &["--hybrid"])
+    }
+
     /// Files by path and length: one path without a folder is a single-file torrent, several lie under one root.
     pub fn tree(files: &[(&str, usize)], piece_length: u32, announce: &[&str]) -> Sample {
         Sample::made(files, piece_length, announce, &[])

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod daemon;
 mod info_hashes;
 mod libtorrent;
 mod magnets;

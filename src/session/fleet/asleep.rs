@@ -24,22 +24,22 @@ const AWAKE_FOR: Duration = Duration::from_secs(5);
 impl Fleet {
     /// Has a torrent run, or sleep until somebody asks for it.
     pub(super) fn begin(self: &Rc<Self>, shared: &Rc<Shared>, info_hash: InfoHash) {
-        let trackers = {
+        let sleep = {
             let table = &mut *self.table.borrow_mut();
             let row = table.rows.get_mut(&info_hash);
             let row = row.filter(|row| row.is_wanted && !row.checks_all);
-            let trackers = row.and_then(|row| row.fall_asleep());
-            if trackers.is_some() {
+            let sleep = row.and_then(|row| row.fall_asleep());
+            if sleep.is_some() {
                 table.touch(info_hash);
             }
-            trackers
+            sleep
         };
-        let Some((tiers, announced)) = trackers else {
+        let Some(sleep) = sleep else {
             return self.begin_now(shared, info_hash);
         };
-        shared.let_sleep(info_hash);
+        shared.let_sleep(info_hash, sleep.second);
         let schedule = &shared.seed_trackers;
-        schedule.add(shared, info_hash, &tiers, announced.as_ref());
+        schedule.add(shared, info_hash, &sleep.tiers, sleep.announced.as_ref());
     }
 
     /// Takes over which trackers list whom.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{InfoHash, Now, PieceIndex};
@@ -10,9 +9,6 @@ use crate::session::command::{
     Activity, Announced, Removed, Reply, SessionSnapshot, Sleep, TorrentSnapshot, Trouble,
 };
 use crate::session::config::{Outcome, TorrentProgress, TorrentState};
-
-/// Trackers by tier.
-pub(super) type Tiers = Arc<[Vec<String>]>;
 
 #[derive(Default)]
 pub(super) struct Table {
@@ -186,14 +182,15 @@ impl Row {
         is_running
     }
 
-    /// Its trackers, and which of them listed it before this session; `None` when it is not one to sleep now.
-    pub(super) fn fall_asleep(&mut self) -> Option<(Tiers, Option<Announced>)> {
+    /// How it sleeps, told once which tracker listed it before this session; `None` when it is not one to sleep now.
+    pub(super) fn fall_asleep(&mut self) -> Option<Sleep> {
         let sleep = self.sleeps.as_mut().filter(|sleep| sleep.is_whole)?;
-        let trackers = (sleep.tiers.clone(), sleep.announced.take());
+        let sleeping = sleep.clone();
+        sleep.announced = None;
         self.run = Run::Asleep;
         self.idle_since = None;
         self.progress.state = TorrentState::Seeding;
-        Some(trackers)
+        Some(sleeping)
     }
 
     /// Whether it was without peers for long enough, which is at most `after_max`.
