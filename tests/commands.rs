@@ -171,7 +171,6 @@ fn torrent(metainfo: Metainfo, folder: &Path, fetches: bool) -> TorrentConfig {
         check: CheckMode::Auto,
         preallocate: Preallocate::Sparse,
         is_sequential: false,
-        super_seeds: false,
         selected_files: None,
         peers: Vec::new(),
         trackers: false,

@@ -267,7 +267,6 @@ fn torrent_config(sample: &Sample) -> TorrentConfig {
         check: CheckMode::Auto,
         preallocate: Preallocate::default(),
         is_sequential: false,
-        super_seeds: false,
         selected_files: None,
         peers: Vec::new(),
         trackers: false,

@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use support::Sample;
 use support::daemon::Daemon;
 use support::program::{PATIENCE, command};
-use support::raw_peer::{self, RawPeer};
+use support::raw_peer::{self, Hello, RawPeer};
+use support::rpc::{RpcDaemon, SEEDS};
 use support::sample::text;
 
 /// Requests that a leecher has under way.
@@ -444,5 +445,49 @@ fn a_program_is_run_once_for_a_torrent_that_has_reached_its_goal() {
     std::thread::sleep(Duration::from_secs(2));
     assert!(!daemon.gyre.stderr().contains("a program is run"));
     assert_eq!(std::fs::read_to_string(&told).unwrap(), expected);
+    daemon.terminate();
+}
+
+/// Pieces that a peer without extensions is told of, until nothing more comes for a while: by `have` alone, or all at once.
+fn told_of(peer: &mut RawPeer) -> usize {
+    let mut count = 0;
+    while let Ok(Some(frame)) = peer.next_within(Duration::from_secs(1)) {
+        count += match frame.id {
+            raw_peer::HAVE => 1,
+            raw_peer::BITFIELD => frame
+                .body
+                .iter()
+                .map(|byte| byte.count_ones() as usize)
+                .sum(),
+            _ => 0,
+        };
+    }
+    count
+}
+
+/// By a policy, then by the torrent's own setting.
+#[test]
+fn torrents_super_seed_where_that_is_asked_for() {
+    let sample = Sample::file(16 * PIECE_LENGTH as usize, PIECE_LENGTH, &[]);
+    let policy = "[[policy]]\nname = \"first\"\nlabel = \"first\"\nsuper-seed = true\n";
+    let file = config(&sample, policy);
+    let daemon = RpcDaemon::start(&sample.dir("state"), &["--config", &text(&file)]);
+    let id = daemon.add(&sample.torrent, &sample.data, false);
+    daemon.wait_status(id, SEEDS);
+    let come = || RawPeer::dial_as(daemon.addr, &Hello::plain(sample.info_hash));
+    assert_eq!(told_of(&mut come()), 16);
+    daemon.set(id, json!({ "labels": ["first"] }));
+    daemon.wait(id, "superSeeding", |value| *value == true);
+    let mut peer = come();
+    assert_eq!(told_of(&mut peer), 1);
+    // The policy goes, and with it what it asked for.
+    std::fs::write(&file, "").unwrap();
+    daemon.gyre.signal(Signal::SIGHUP);
+    assert!(told_of(&mut peer) >= 15, "the rest");
+    daemon.set(id, json!({ "superSeeding": true }));
+    assert_eq!(daemon.get(id, "superSeeding"), true);
+    assert_eq!(told_of(&mut come()), 1);
+    daemon.set(id, json!({ "superSeeding": false }));
+    assert_eq!(told_of(&mut come()), 16);
     daemon.terminate();
 }

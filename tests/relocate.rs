@@ -57,7 +57,6 @@ fn config(sample: &Sample) -> TorrentConfig {
         check: CheckMode::Auto,
         preallocate: Preallocate::default(),
         is_sequential: false,
-        super_seeds: false,
         selected_files: None,
         peers: Vec::new(),
         trackers: false,

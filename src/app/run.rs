@@ -197,7 +197,7 @@ pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
         }
         let mut torrent = torrent_config(metainfo, &args.data, &args.session)?;
         torrent.seed_after.seeds = true;
-        torrent.super_seeds = args.super_seed;
+        torrent.tuning.super_seeds = args.super_seed;
         torrents.push(torrent);
     }
     let (data, of) = (args.data.clone(), torrents.clone());
@@ -313,7 +313,6 @@ fn torrent_config(
         },
         preallocate: Preallocate::default(),
         is_sequential: false,
-        super_seeds: false,
         selected_files: None,
         peers: args.peer.clone(),
         trackers: !args.no_trackers,

@@ -21,7 +21,8 @@
 //! `download-dir`, `paused`, `labels`; answers `torrent-added` or `torrent-duplicate`), `torrent-start`, `torrent-stop`,
 //! `torrent-verify`, `torrent-reannounce`, `torrent-remove` (`delete-local-data`), `torrent-set` (`labels`, `files-wanted`,
 //! `files-unwanted`, `priority-high`, `priority-normal`, `priority-low`, `downloadLimit`, `downloadLimited`, `uploadLimit`,
-//! `uploadLimited`, `seedRatioMode`, `seedRatioLimit`, `bandwidthPriority`, `honorsSessionLimits`), `torrent-set-location`
+//! `uploadLimited`, `seedRatioMode`, `seedRatioLimit`, `bandwidthPriority`, `honorsSessionLimits`,
+//! `superSeeding`), `torrent-set-location`
 //! (`location`, `move`), `queue-move-top`, `queue-move-bottom`, `session-get`, `session-set`, `session-stats`, `policy-get` (what
 //! `gyre ctl policies --json` shows; without it there is no way to policies). Of settings and
 //! limits only those are shown whose keys the daemon answers, and only what was changed is set. A `result` other than

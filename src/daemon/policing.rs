@@ -38,6 +38,8 @@ impl Torrents {
                 *own = Some(own.map_or(up, |own| own.min(up)));
             }
         }
+        let asked = policies.iter().any(|one| one.policy.super_seeds);
+        tuning.super_seeds = row.settings.super_seeds.unwrap_or(asked);
         tuning.rules = policies.iter().map(|one| one.id).collect();
         tuning
     }

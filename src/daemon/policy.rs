@@ -48,6 +48,8 @@ pub struct Policy {
     pub slots: Option<u32>,
     /// How many of its torrents run at a time.
     pub places: Places,
+    /// Its torrents super-seed (BEP 16).
+    pub super_seeds: bool,
     /// For each of its torrents.
     pub goal: Option<Goal>,
 }

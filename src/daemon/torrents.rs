@@ -142,7 +142,6 @@ impl Torrents {
             check: CheckMode::Auto,
             preallocate: Preallocate::default(),
             is_sequential: row.is_sequential,
-            super_seeds: false,
             selected_files: row.selected_files.clone(),
             peers: Vec::new(),
             trackers: true,

@@ -41,6 +41,8 @@ pub struct TorrentSettings {
     pub queue: i64,
     /// It waits for nobody.
     pub skips_queue: bool,
+    /// Whether it super-seeds (BEP 16); `None` is as its policies say.
+    pub super_seeds: Option<bool>,
 }
 
 impl TorrentSettings {

@@ -165,8 +165,6 @@ pub struct TorrentConfig {
     pub check: CheckMode,
     pub preallocate: Preallocate,
     pub is_sequential: bool,
-    /// Peers are shown one piece at a time as long as there are no other seeds (BEP 16, `--super-seed`).
-    pub super_seeds: bool,
     /// Indices into `metainfo.info.files`; `None` is all.
     pub selected_files: Option<Vec<usize>>,
     /// Addresses to dial whatever the trackers say (`--peer`).

@@ -658,7 +658,7 @@ fn core_config(shared: &Shared, config: &TorrentConfig, loaded: &Loaded) -> swar
         wanted: loaded.wanted.clone(),
         info_hash: config.metainfo.info_hash,
         is_sequential: config.is_sequential,
-        super_seeds: config.super_seeds,
+        super_seeds: config.tuning.super_seeds,
         fetches: config.fetches,
         is_private: info.is_private,
         peers_max: tune::peers_max(shared, &config.tuning),

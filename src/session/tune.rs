@@ -29,6 +29,8 @@ pub struct Tuning {
     pub priority: Priority,
     /// The rules that count for it, outermost first.
     pub rules: Arc<[RuleId]>,
+    /// Once nothing is missing, peers are shown one piece at a time as long as there are no other seeds (BEP 16).
+    pub super_seeds: bool,
     /// Files by index whose pieces come before the others, or behind them.
     pub file_priorities: BTreeMap<usize, Priority>,
 }
@@ -177,6 +179,7 @@ impl Driver {
         self.call(|core, cx| {
             core.set_peers_max(peers_max, cx);
             core.set_levels(levels, cx);
+            core.set_super_seeds(tuning.super_seeds, cx);
         });
         self.on_limits();
     }

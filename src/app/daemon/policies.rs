@@ -22,7 +22,7 @@ const RATE_MAX: u64 = 1 << 50;
 const NAME_CHARS_MAX: usize = 64;
 
 /// Each key, an example, and what it is for.
-const KEYS: [(&str, &str, &str); 19] = [
+const KEYS: [(&str, &str, &str); 20] = [
     (
         "name",
         "\"slow tracker\"",
@@ -90,6 +90,11 @@ const KEYS: [(&str, &str, &str); 19] = [
         "seed-queue-size",
         "20",
         "Of its torrents so many seed at a time; the others wait in the queue.",
+    ),
+    (
+        "super-seed",
+        "true",
+        "Whether peers are shown one piece at a time as long as there are no other seeds: for torrents that are nowhere else (BEP 16).",
     ),
     (
         "ratio",
@@ -293,6 +298,10 @@ impl Draft {
             "upload-slots" => policy.slots = Some(count(text)?),
             "download-queue-size" => policy.places.downloads = Some(count(text)?),
             "seed-queue-size" => policy.places.seeds = Some(count(text)?),
+            "super-seed" => {
+                let hint = |_| "write true or false".to_owned();
+                policy.super_seeds = text.parse().map_err(hint)?;
+            }
             "ratio" => self.ratio = Some(parse_ratio(text)?),
             "seed-time" => self.time = Some(parse_duration(text)?),
             "hook" => self.argv = parse_argv(text)?,

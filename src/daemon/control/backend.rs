@@ -159,6 +159,8 @@ pub struct Torrent {
     pub seed_idle: SeedLimit,
     pub limits: TorrentLimits,
     pub is_sequential: bool,
+    /// It is to, by its own settings, or does, by those of policies (BEP 16).
+    pub is_super_seeding: bool,
     pub group: String,
     /// Trackers by tier, from 0.
     pub trackers: Arc<[(usize, String)]>,
@@ -256,6 +258,7 @@ impl Torrent {
             seed_idle: SeedLimit::Session,
             limits: TorrentLimits::default(),
             is_sequential: false,
+            is_super_seeding: false,
             group: String::new(),
             trackers: Arc::new([]),
             tracker_host: String::new(),
@@ -554,6 +557,7 @@ pub struct Change {
     pub peers_max: Option<u32>,
     pub priority: Option<i8>,
     pub is_sequential: Option<bool>,
+    pub super_seeds: Option<bool>,
     pub group: Option<String>,
     pub queue_position: Option<u64>,
     /// All trackers anew, by tier.

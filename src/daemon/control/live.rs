@@ -151,6 +151,7 @@ impl Live {
         torrent.pieces = row.pieces;
         torrent.queue_position = place;
         torrent.is_sequential = row.is_sequential;
+        torrent.is_super_seeding = row.settings.super_seeds.unwrap_or(false);
         torrent.metadata_share = if row.pieces == 0 { 0.0 } else { 1.0 };
         torrent.seed_ratio = row.ratio_limit();
         torrent.seed_idle = row.settings.seed_idle;
@@ -217,6 +218,9 @@ fn show(torrent: &mut Torrent, listed: &Listed) {
         _ if listed.is_waiting => Status::DownloadWaiting,
         _ => Status::Stopped,
     };
+    if listed.row.settings.super_seeds.is_none() {
+        torrent.is_super_seeding = progress.super_seeding;
+    }
     torrent.is_stalled = progress.state == TorrentState::Stalled;
     // The row hears of an end with the next figures.
     let is_over = !listed.row.is_wanted || shown.outcome == Some(Outcome::Done);

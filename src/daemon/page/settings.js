@@ -48,6 +48,7 @@ const TORRENT_LIMITS = [['', [
   ['seedIdleMode', 'Stop seeding when idle for', 'choice', { options: INHERIT_TIME, isNumber: true }],
   ['seedIdleLimit', 'Time', 'number', { unit: 'min', min: 0, step: 0.1 }],
   ['bandwidthPriority', 'Priority', 'choice', { options: [['1', 'High'], ['0', 'Normal'], ['-1', 'Low']], isNumber: true }],
+  ['superSeeding', 'Show each peer one piece at a time (super-seeding)', 'bool', {}],
   ['honorsSessionLimits', 'Keep to the limits of the session', 'bool', {}],
 ]]];
 

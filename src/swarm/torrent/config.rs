@@ -54,7 +54,7 @@ pub struct TorrentConfig {
     pub exchanges_peers: bool,
     /// Peers that nobody can dial are connected with each other through others (BEP 55); needs uTP and peer exchange.
     pub punches_holes: bool,
-    /// Peers are shown one piece at a time as long as there are no other seeds (BEP 16).
+    /// Once nothing is missing, peers are shown one piece at a time as long as there are no other seeds (BEP 16).
     pub super_seeds: bool,
     /// The session's upload limit, for the choker's automatic slots.
     pub limit_up_bytes_per_s: Option<u64>,

@@ -265,6 +265,7 @@ impl Torrent {
     fn on_complete(&mut self, cx: &mut Cx<'_>) {
         cx.fx.push(Effect::Complete);
         self.candidates.set_complete(true);
+        self.begin_super_seeding(cx);
         self.announce_upload_only(true, cx);
         self.tick_by(cx.now + super::ACTIVE_TICK);
         self.rechoke(cx);

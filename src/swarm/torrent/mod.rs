@@ -168,13 +168,14 @@ impl Torrent {
             seed_choker: cfg.seed_choker,
         });
         choker.set_slots_max(cfg.slots_max);
-        let super_seed = cfg.super_seeds.then(|| {
+        let has_all = !cfg.fetches || pieces.is_complete();
+        let super_seed = (cfg.super_seeds && has_all).then(|| {
             let pieces = cfg.geometry.piece_count();
             let cursor = rng.below(u64::from(pieces)) as u32;
             SuperSeed::new(pieces, cursor, now)
         });
         let mut candidates = Candidates::new(cfg.is_private, Rng::new(rng.next_u64()));
-        candidates.set_complete(!cfg.fetches || pieces.is_complete());
+        candidates.set_complete(has_all);
         Torrent {
             cfg,
             rng,

@@ -7,7 +7,7 @@
 use crate::base::{Bitfield, PieceIndex};
 use crate::swarm::effects::{Cx, PeerKey};
 use crate::swarm::peer::Peer;
-use crate::swarm::super_seed::{Choice, SEEDS_ENOUGH, Scope};
+use crate::swarm::super_seed::{Choice, SEEDS_ENOUGH, Scope, SuperSeed};
 use crate::swarm::torrent::{ACTIVE_TICK, Torrent};
 use crate::wire::extended::Extension;
 use crate::wire::message::{Message, encode};
@@ -16,6 +16,37 @@ impl Torrent {
     /// True while peers are shown one piece at a time.
     pub const fn is_super_seeding(&self) -> bool {
         self.super_seed.is_some()
+    }
+
+    /// Whether peers that come from now on are shown one piece at a time. Those that know of all go on so; when it ends, all
+    /// are told of everything.
+    pub fn set_super_seeds(&mut self, super_seeds: bool, cx: &mut Cx<'_>) {
+        if std::mem::replace(&mut self.cfg.super_seeds, super_seeds) != super_seeds {
+            match super_seeds {
+                true => self.begin_super_seeding(cx),
+                false => self.end_super_seeding(cx),
+            }
+        }
+        self.after_event();
+    }
+
+    /// Begins where it is wanted and nothing is missing.
+    pub(super) fn begin_super_seeding(&mut self, cx: &Cx<'_>) {
+        let has_all = !self.cfg.fetches || self.pieces.is_complete();
+        if self.cfg.super_seeds && has_all && self.super_seed.is_none() {
+            let pieces = self.cfg.geometry.piece_count();
+            let cursor = self.rng.below(u64::from(pieces)) as u32;
+            self.super_seed = Some(SuperSeed::new(pieces, cursor, cx.now));
+        }
+    }
+
+    fn end_super_seeding(&mut self, cx: &mut Cx<'_>) {
+        let veiled = self.super_seed.as_ref().map(|of| of.veiled().collect());
+        let veiled: Vec<PeerKey> = veiled.unwrap_or_default();
+        for key in veiled {
+            self.open(key, cx);
+        }
+        self.super_seed = None;
     }
 
     /// True for a peer that does not know of all our pieces.
@@ -70,13 +101,8 @@ impl Torrent {
         if seeds < SEEDS_ENOUGH as usize {
             return;
         }
-        let veiled = self.super_seed.as_ref().map(|of| of.veiled().collect());
-        let veiled: Vec<PeerKey> = veiled.unwrap_or_default();
         tracing::debug!(seeds, "super-seeding ends");
-        for key in veiled {
-            self.open(key, cx);
-        }
-        self.super_seed = None;
+        self.end_super_seeding(cx);
     }
 
     /// Tells one peer of everything.

@@ -26,6 +26,7 @@ fn the_printed_example_is_read() {
             seeds: Some(20)
         }
     );
+    assert!(one.super_seeds);
     assert_eq!(one.slots, Some(8));
     let goal = one.goal.as_ref().unwrap();
     assert_eq!(goal.ratio, Some(2.0));

@@ -27,6 +27,7 @@ pub struct Wish {
     peers_max: Option<u32>,
     priority: Option<i8>,
     is_sequential: Option<bool>,
+    super_seeds: Option<bool>,
     trackers: Option<Vec<Vec<String>>>,
     pub(super) priorities: Option<BTreeMap<usize, i8>>,
 }
@@ -43,6 +44,7 @@ impl Wish {
             && self.peers_max.is_none()
             && self.priority.is_none()
             && self.is_sequential.is_none()
+            && self.super_seeds.is_none()
             && self.trackers.is_none()
             && self.priorities.is_none()
     }
@@ -67,6 +69,7 @@ impl Wish {
         if let Some(honors) = self.honors_session {
             settings.ignores_session = !honors;
         }
+        settings.super_seeds = self.super_seeds.or(settings.super_seeds);
         settings.peers_max = self.peers_max.or(settings.peers_max);
         settings.priority = self.priority.unwrap_or(settings.priority);
         if let Some(trackers) = self.trackers {
@@ -170,6 +173,7 @@ impl Live {
             peers_max: change.peers_max,
             priority: change.priority,
             is_sequential: change.is_sequential,
+            super_seeds: change.super_seeds,
             trackers: change.trackers,
             priorities,
         };

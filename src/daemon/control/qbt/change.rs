@@ -57,6 +57,14 @@ impl<B: Backend> Call<'_, B> {
         Ok(())
     }
 
+    pub(super) async fn set_super_seeding(&self) -> Result<(), Fault> {
+        let change = Change {
+            super_seeds: Some(self.params.flag("value").unwrap_or(false)),
+            ..Change::default()
+        };
+        self.change_chosen(&change).await
+    }
+
     pub(super) async fn set_share_limits(&self) -> Result<(), Fault> {
         self.params.need("hashes")?;
         let change = self.share_limits()?;

@@ -184,7 +184,7 @@ pub const FIELDS: [(&str, Read); 67] = [
     ("seq_dl", |r| Value::Bool(r.torrent.is_sequential)),
     ("size", |r| Value::uint(r.torrent.wanted_bytes)),
     ("state", |r| Value::text(state(r.torrent))),
-    ("super_seeding", |_| Value::Bool(false)),
+    ("super_seeding", |r| Value::Bool(r.torrent.is_super_seeding)),
     ("tags", |r| {
         Value::Text(
             names::tags(&r.torrent.labels)

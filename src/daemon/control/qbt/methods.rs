@@ -174,6 +174,7 @@ impl<B: Backend> Call<'_, B> {
             "torrents/increasePrio" => self.queue(QueueMove::Up).await?,
             "torrents/decreasePrio" => self.queue(QueueMove::Down).await?,
             "torrents/toggleSequentialDownload" => self.toggle_sequential().await?,
+            "torrents/setSuperSeeding" => self.set_super_seeding().await?,
             "torrents/setShareLimits" => self.set_share_limits().await?,
             "torrents/setDownloadLimit" => self.set_limit(true).await?,
             "torrents/setUploadLimit" => self.set_limit(false).await?,
@@ -225,7 +226,6 @@ impl<B: Backend> Call<'_, B> {
             "torrents/setAutoManagement" => {
                 self.off_alone("enable", "a folder that follows the category")
             }
-            "torrents/setSuperSeeding" => self.off_alone("value", "super-seeding of one torrent"),
             "torrents/rename" => Err(Fault::unsupported("another name for a torrent")),
             "torrents/addPeers" => Err(Fault::unsupported("a peer by its address")),
             "torrents/setDownloadPath" => Err(Fault::unsupported("a folder for unfinished files")),

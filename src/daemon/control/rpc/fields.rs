@@ -32,7 +32,7 @@ const fn kilobytes(bytes: u64) -> u64 {
     bytes / 1_000
 }
 
-const ROWS: [Row; 72] = [
+const ROWS: [Row; 73] = [
     ("activity_date", |t, json| date(t.active_unix_s, json)),
     ("added_date", |t, json| json.int(t.added_unix_s)),
     ("bandwidth_priority", |t, json| json.int(t.limits.priority)),
@@ -124,6 +124,8 @@ const ROWS: [Row; 72] = [
         json.int(if runs { t.added_unix_s } else { 0 });
     }),
     ("status", |t, json| json.uint(t.status.code())),
+    // Not of Transmission.
+    ("super_seeding", |t, json| json.bool(t.is_super_seeding)),
     ("torrent_file", |_, json| json.text("")),
     ("total_size", |t, json| json.uint(t.total_bytes)),
     ("tracker_list", |t, json| json.text(&tracker_list(t))),

@@ -461,6 +461,8 @@ fn policy(out: &mut Json, figures: &PolicyFigures) {
     out.text(&policy.name);
     out.key("inForce");
     out.bool(figures.is_on);
+    out.key("superSeeding");
+    out.bool(policy.super_seeds);
     let path = |path: &Option<PathBuf>| {
         path.as_ref()
             .map(|path| path.to_string_lossy().into_owned())

@@ -65,6 +65,8 @@ fn change(args: &Args, torrent: &Torrent) -> Result<Change, Fault> {
         peers_max: peers_max(args)?,
         priority: args.priority("bandwidth_priority")?,
         is_sequential: args.bool("sequential_download")?,
+        // Not of Transmission.
+        super_seeds: args.bool("super_seeding")?,
         group: args.text("group")?.map(str::to_owned),
         queue_position: args.uint("queue_position")?,
         trackers: trackers(args, torrent)?,

@@ -145,3 +145,35 @@ fn pieces_that_were_lost_and_found_give_nothing_away() {
     w.pass_secs(1);
     assert!(w.hear(a).is_empty());
 }
+
+#[test]
+fn it_begins_for_newcomers_and_ends_for_all() {
+    let mut w = world_with("xxxx", |config| config.fetches = false);
+    let (early, heard) = arrives(&mut w, come(1, "...."));
+    assert_eq!(heard[0], "have_all");
+    let now = w.now;
+    w.call(|torrent, cx| torrent.set_super_seeds(true, cx));
+    assert!(w.torrent.stats(now).is_super_seeding);
+    w.say(early, "interested");
+    w.say(early, "request 3:0");
+    assert_eq!(w.upload_all(early), ["3:0"], "it knows of all");
+    let (late, heard) = arrives(&mut w, come(2, "...."));
+    assert_eq!(heard[0], "have_none");
+    let shown = heard
+        .iter()
+        .filter(|word| word.starts_with("have "))
+        .count();
+    // The same said again begins nothing anew.
+    w.call(|torrent, cx| torrent.set_super_seeds(true, cx));
+    w.call(|torrent, cx| torrent.set_super_seeds(false, cx));
+    let told = w.hear_only(late, "have").len();
+    assert!(shown == 1 && told >= 3, "{shown} {told}");
+    assert!(!w.torrent.stats(now).is_super_seeding);
+}
+
+#[test]
+fn what_is_not_complete_hides_nothing() {
+    let mut w = world_with("x...", |config| config.super_seeds = true);
+    let (_, heard) = arrives(&mut w, come(1, "...."));
+    assert!(heard[0].starts_with("bitfield"), "{heard:?}");
+}
