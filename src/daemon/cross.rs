@@ -4,13 +4,16 @@
 //! It happens before a torrent's first run, and again after a kill, until its row says that it was done. Lengths alone tell
 //! which torrents are worth a look: eight bytes a file are kept of them, from the first look on.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod index;
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::{info, warn};
+
+use index::Index;
 
 use super::row::{Origin, TorrentRow};
 use super::store::Write;
@@ -22,98 +25,27 @@ use crate::storage::safe_path::{root_name, safe_name};
 use crate::uring::random::random;
 use crate::wire::metainfo::Metainfo;
 
-/// Torrents whose files are looked at for one that is added, those first that have most of its lengths.
-const SOURCES_MAX: usize = 16;
-
 /// Whether and where files are looked for.
 pub struct Cross {
     is_on: bool,
-    sizes: Mutex<Sizes>,
+    index: Mutex<Index>,
 }
 
 impl Cross {
     pub fn new(is_on: bool) -> Cross {
         Cross {
             is_on,
-            sizes: Mutex::default(),
-        }
-    }
-}
-
-/// Which torrent has files of which length.
-#[derive(Default)]
-struct Sizes {
-    /// Hash of a length and number of a torrent, in order.
-    entries: Vec<(u32, u32)>,
-    /// Torrents up to this number are in it.
-    last: u64,
-    /// But for these, whose metadata was not there.
-    without: BTreeSet<u64>,
-}
-
-impl Sizes {
-    /// Takes in the torrents that came since.
-    fn update(&mut self, torrents: &Torrents) {
-        let is_new =
-            |row: &TorrentRow| row.number > self.last || self.without.contains(&row.number);
-        let new: Vec<(InfoHash, u64)> = {
-            let rows = torrents.rows();
-            let new = rows.values().filter(|row| is_new(row));
-            new.map(|row| (row.info_hash, row.number)).collect()
-        };
-        let before = self.entries.len();
-        self.without.clear();
-        for (info_hash, number) in new {
-            self.last = self.last.max(number);
-            match torrents.metainfo(info_hash) {
-                Ok(metainfo) => self.insert(number, &metainfo),
-                Err(_) => drop(self.without.insert(number)),
-            }
-        }
-        if self.entries.len() > before {
-            self.entries.sort_unstable();
-            self.entries.shrink_to_fit();
+            index: Mutex::default(),
         }
     }
 
-    fn insert(&mut self, number: u64, metainfo: &Metainfo) {
-        let Ok(number) = u32::try_from(number) else {
-            return;
-        };
-        let sizes = sizes(metainfo).into_iter();
-        self.entries.extend(sizes.map(|bytes| (mix(bytes), number)));
+    /// The index, brought up to date.
+    fn index(&self, torrents: &Torrents) -> MutexGuard<'_, Index> {
+        let index = self.index.lock();
+        let mut index = index.unwrap_or_else(PoisonError::into_inner);
+        index.update(torrents, self.is_on);
+        index
     }
-
-    /// Numbers of the torrents with most of these lengths.
-    fn most(&self, sizes: &BTreeSet<u64>, but: u64) -> Vec<u64> {
-        let mut hits: BTreeMap<u32, usize> = BTreeMap::new();
-        for hash in sizes.iter().map(|bytes| mix(*bytes)) {
-            let start = self.entries.partition_point(|entry| entry.0 < hash);
-            let of_hash = self.entries.iter().skip(start);
-            for (_, number) in of_hash.take_while(|entry| entry.0 == hash) {
-                *hits.entry(*number).or_default() += 1;
-            }
-        }
-        let mut most: Vec<(u32, usize)> = hits.into_iter().collect();
-        most.sort_by_key(|(number, hits)| (std::cmp::Reverse(*hits), *number));
-        let numbers = most.into_iter().map(|(number, _)| u64::from(number));
-        numbers
-            .filter(|number| *number != but)
-            .take(SOURCES_MAX)
-            .collect()
-    }
-}
-
-/// Lengths of a torrent's files, each once.
-fn sizes(metainfo: &Metainfo) -> BTreeSet<u64> {
-    let files = metainfo.info.files.iter();
-    let stored = files.filter(|file| !file.attributes.is_pad && file.length_bytes > 0);
-    stored.map(|file| file.length_bytes).collect()
-}
-
-/// Two lengths that mix to one cost a look in vain.
-fn mix(bytes: u64) -> u32 {
-    (bytes.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
 
 impl Torrents {
@@ -194,26 +126,18 @@ impl Torrents {
 
     /// Torrents that may have files of this one.
     fn others(&self, row: &TorrentRow, metainfo: &Metainfo) -> Vec<TorrentConfig> {
-        let numbers = {
-            let mut sizes = self
-                .cross
-                .sizes
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            sizes.update(self);
-            sizes.most(&self::sizes(metainfo), row.number)
+        let others = {
+            let index = self.cross.index(self);
+            index.most(&index::lengths(metainfo), row.info_hash)
         };
-        let rows: BTreeMap<u64, Arc<TorrentRow>> = {
+        let rows: Vec<Arc<TorrentRow>> = {
             let rows = self.rows();
-            let is_other = |row: &&Arc<TorrentRow>| row.leaving.is_none() && !row.is_on_its_way();
-            let meant = rows.values().filter(|row| numbers.contains(&row.number));
-            meant
-                .filter(is_other)
-                .map(|row| (row.number, row.clone()))
-                .collect()
+            let there = others.iter().filter_map(|info_hash| rows.get(info_hash));
+            let still = there.filter(|row| row.leaving.is_none() && !row.is_on_its_way());
+            still.cloned().collect()
         };
-        let in_order = numbers.iter().filter_map(|number| rows.get(number));
-        in_order
+        let configs = rows.iter();
+        configs
             .filter_map(|row| Some(self.config(row, self.metainfo(row.info_hash).ok()?)))
             .collect()
     }
@@ -222,14 +146,16 @@ impl Torrents {
     /// files (HOSTILE.md L17).
     fn other_root(&self, row: &TorrentRow, config: &TorrentConfig) -> Option<Rename> {
         let root = root_of(row, config);
+        let named: Vec<InfoHash> = self.cross.index(self).named(&root).collect();
         let namesakes: Vec<Arc<TorrentRow>> = {
             let rows = self.rows();
+            let named = named.iter().filter_map(|info_hash| rows.get(info_hash));
             let is_namesake = |other: &&Arc<TorrentRow>| {
                 let is_before = other.info_hash != row.info_hash && other.number < row.number;
                 // The name of a row is that of its root, before it was made safe.
                 is_before && safe_name(&other.name) == root
             };
-            rows.values().filter(is_namesake).cloned().collect()
+            named.filter(is_namesake).cloned().collect()
         };
         let folder = std::fs::canonicalize(&row.folder).ok();
         let is_taken = namesakes.iter().any(|other| {
@@ -293,19 +219,5 @@ mod tests {
             apart != long && crate::storage::safe_path::is_safe_name(&apart),
             "{apart}"
         );
-    }
-
-    #[test]
-    fn torrents_with_most_of_the_lengths_come_first_and_not_too_many() {
-        let mut sizes = Sizes::default();
-        for number in 1..=40 {
-            sizes.entries.push((mix(7), number));
-        }
-        sizes.entries.push((mix(8), 30));
-        sizes.entries.sort_unstable();
-        let most = sizes.most(&BTreeSet::from([7, 8]), 1);
-        assert_eq!(most.len(), SOURCES_MAX);
-        assert_eq!(most[..3], [30, 2, 3]);
-        assert!(sizes.most(&BTreeSet::from([9]), 1).is_empty());
     }
 }
