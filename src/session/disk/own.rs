@@ -10,8 +10,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use sha1::{Digest, Sha1};
 use tokio::sync::Mutex;
 use tracing::info;
 
@@ -21,9 +22,6 @@ use crate::session::root_lock::RootLock;
 use crate::storage::resume::RootKey;
 use crate::uring::copy;
 use crate::uring::files::{self, File, FileStamp, OpenMode};
-
-/// Makes names of copies differ within this process.
-static NEXT_COPY: AtomicU64 = AtomicU64::new(0);
 
 /// The copies of one torrent's files.
 #[derive(Default)]
@@ -145,7 +143,14 @@ fn own(
         return Ok(None);
     }
     let temporary = temporary(path);
-    let to = copy::create_new_beneath(base, &temporary)?;
+    let to = match copy::create_new_beneath(base, &temporary) {
+        // Of a copy that was cut off by a kill: the torrent's root is locked, so nobody else is at it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            files::unlink_beneath(base, &temporary)?;
+            copy::create_new_beneath(base, &temporary)?
+        }
+        created => created?,
+    };
     let goes_on = |_| !is_over.load(Ordering::SeqCst);
     let put = || -> io::Result<(FileStamp, Option<RootLock>)> {
         let is_whole = copy::copy(&from, &to, before.size_bytes, goes_on)?;
@@ -176,11 +181,16 @@ fn own(
     done.map(Some)
 }
 
-/// Beside the file, so that it can take its name.
+/// Beside the file, so that it can take its name; the same each time, so that what a kill leaves there is found.
 fn temporary(path: &Path) -> PathBuf {
-    let number = NEXT_COPY.fetch_add(1, Ordering::Relaxed);
-    let name = format!(".gyre-copy-{}-{number}", std::process::id());
-    path.with_file_name(name)
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let sum = Sha1::digest(name);
+    let mark: String = sum
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    path.with_file_name(format!(".gyre-copy-{mark}"))
 }
 
 #[cfg(test)]
@@ -208,6 +218,20 @@ mod tests {
             (before.inode, before.mtime_ns)
         );
         assert!(own(&base, path, true, &is_over).unwrap().is_none());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_a_copy_that_was_cut_off_left_gives_way_to_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (folder.path().join("ours"), folder.path().join("theirs"));
+        fs::write(&theirs, b"bytes").unwrap();
+        fs::hard_link(&theirs, &ours).unwrap();
+        fs::write(folder.path().join(temporary(Path::new("ours"))), b"by").unwrap();
+        let base = files::open_root(folder.path()).unwrap();
+        let copied = own(&base, Path::new("ours"), false, &AtomicBool::new(false)).unwrap();
+        assert_eq!(copied.unwrap().0.links, 1);
+        assert_eq!(fs::read(&ours).unwrap(), b"bytes");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
