@@ -43,7 +43,8 @@ impl Life<'_> {
         self.torrent = Some(DiskTorrent::open(&self.hub, config).await.unwrap());
     }
 
-    /// Blocks in any order; streamed pieces spill whenever chance says so.
+    /// Blocks in any order, copied or received in place, some of them while another receive is to write to their place;
+    /// streamed pieces spill whenever chance says so.
     async fn fetch(&mut self, piece: PieceIndex) {
         let torrent = self.torrent();
         let mut blocks = self.world.blocks(piece);
@@ -53,14 +54,26 @@ impl Life<'_> {
         let spoiled = self.chance(6).then(|| blocks[0]);
         let spoiled = spoiled.filter(|block| !self.world.begins_with_padding(*block));
         let mut flushes = Vec::new();
-        for block in &blocks {
+        let mut rivals = Vec::new();
+        for (at, block) in blocks.iter().enumerate() {
+            if self.chance(4) {
+                let later = at as u64 + self.rng.below((blocks.len() - at) as u64);
+                rivals.extend(torrent.land(blocks[later as usize], 0));
+            }
             let mut bytes = self.world.bytes_of(*block).to_vec();
             if Some(*block) == spoiled {
                 bytes[0] ^= 1;
             }
             // Half of it first, so that a spill meets a block that is still arriving.
             let middle = bytes.len() / 2;
-            torrent.copy_in(*block, 0, &bytes[..middle]);
+            match self.chance(2).then(|| torrent.land(*block, 0)).flatten() {
+                Some(mut place) => {
+                    place.as_mut_slice()[..middle].copy_from_slice(&bytes[..middle]);
+                    torrent.copy_in(*block, 0, &place.as_slice()[..middle]);
+                }
+                None => torrent.copy_in(*block, 0, &bytes[..middle]),
+            }
+            let rest = self.chance(2).then(|| torrent.land(*block, middle as u32));
             if is_streamed && self.chance(3) {
                 let segment = block.begin() / gyre::base::SEGMENT_BYTES;
                 flushes.push(gyre::uring::ring::spawn(
@@ -70,8 +83,17 @@ impl Life<'_> {
                     flushes.pop().unwrap().await.unwrap().unwrap();
                 }
             }
-            torrent.copy_in(*block, middle as u32, &bytes[middle..]);
+            match rest.flatten() {
+                Some(mut rest) => {
+                    rest.as_mut_slice().copy_from_slice(&bytes[middle..]);
+                    torrent.copy_in(*block, middle as u32, rest.as_slice());
+                }
+                None => torrent.copy_in(*block, middle as u32, &bytes[middle..]),
+            }
             torrent.block_done(*block);
+            for rival in &mut rivals {
+                rival.as_mut_slice().fill(0x55);
+            }
         }
         let is_good = torrent.hash_piece(piece).await.unwrap();
         for flush in flushes {

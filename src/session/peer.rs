@@ -3,6 +3,7 @@
 //! The reader feeds the decoder and moves payload into its place; the writer pulls control messages and uploads from
 //! the core, so a slow peer never piles up reads. Both end before the connection's slot is given back.
 
+mod foresight;
 pub(super) mod payload;
 pub(super) mod reader;
 mod writer;

@@ -22,6 +22,14 @@ impl PeerStream {
         matches!(self, PeerStream::Utp(_))
     }
 
+    /// The stream that receives into several places at once; uTP's bytes are copied by the program anyway.
+    pub const fn tcp(&self) -> Option<&Stream> {
+        match self {
+            PeerStream::Tcp(stream) => Some(stream),
+            PeerStream::Utp(_) => None,
+        }
+    }
+
     /// As [`Stream::recv_now`].
     ///
     /// # Errors

@@ -149,6 +149,27 @@ impl<B, H> Assembly<B, H> {
         }
     }
 
+    /// Where the block will go, which does not count as arriving yet, or when it `is_begun`, where the rest of it goes.
+    /// `None` when its place is taken otherwise.
+    pub fn foresee(&mut self, block: BlockRef, is_begun: bool) -> Option<Place> {
+        let (segment, bit) = locate(block);
+        let bytes = self.segment_bytes(block.piece(), segment);
+        let slot = self.slot_or_new(block.piece(), segment);
+        let is_arriving = slot.receiving & bit != 0;
+        let is_here = (slot.held | slot.lent | slot.on_disk) & bit != 0;
+        (is_arriving == is_begun && !is_here).then(|| Place {
+            segment,
+            offset_in_segment: block.begin() % SEGMENT_BYTES,
+            needs_buffer: slot.buffer.is_none().then_some(bytes),
+        })
+    }
+
+    /// The blocks of the segment's buffer that came, all of them or in part.
+    pub fn blocks_begun(&self, piece: PieceIndex, segment: u32) -> u16 {
+        self.slot(piece, segment)
+            .map_or(0, |slot| slot.held | slot.receiving)
+    }
+
     /// Gives the segment its memory, of [`Self::segment_bytes`] bytes. Returns the buffer when it has one already or
     /// the piece is not active.
     pub fn insert_buffer(&mut self, piece: PieceIndex, segment: u32, buffer: B) -> Option<B> {
@@ -589,6 +610,31 @@ mod tests {
         assert_eq!(assembly.blocks_on_disk(PIECE, 0), 1);
         assert_eq!(assembly.blocks_in_memory(PIECE, 0), 2);
         assert!(assembly.is_streamed(PIECE));
+    }
+
+    #[test]
+    fn a_place_is_foreseen_only_while_it_is_free_or_filled_by_the_same_block() {
+        let (geometry, mut assembly) = world();
+        let block = geometry.block(PIECE, 1).unwrap();
+        assert_eq!(assembly.foresee(block, true), None, "nothing has begun");
+        let foreseen = assembly.foresee(block, false).unwrap();
+        assert_eq!(foreseen, assembly.foresee(block, false).unwrap());
+        assert_eq!(assembly.blocks_begun(PIECE, 0), 0, "it is not arriving");
+        assert_eq!(foreseen, assembly.place(block));
+        assembly.insert_buffer(PIECE, 0, 7);
+        assert_eq!(assembly.blocks_begun(PIECE, 0), 2);
+        assert_eq!(assembly.foresee(block, false), None, "it arrives");
+        let rest = assembly.foresee(block, true).unwrap();
+        assert_eq!((rest.offset_in_segment, rest.needs_buffer), (16_384, None));
+        assembly.block_done(block);
+        for is_begun in [false, true] {
+            assert_eq!(assembly.foresee(block, is_begun), None, "it is here");
+        }
+        let taken = assembly.take_segment(PIECE, 0).unwrap();
+        assert_eq!(assembly.foresee(block, false), None, "it is on loan");
+        assembly.written(taken.ticket);
+        assert_eq!(assembly.foresee(block, false), None, "it is on disk");
+        assembly.check();
     }
 
     #[test]

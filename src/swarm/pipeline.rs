@@ -185,6 +185,11 @@ impl Pipeline {
         self.sent.iter().chain(&self.unsent).copied()
     }
 
+    /// The requests that the peer has heard of, in the order in which it should answer.
+    pub fn iter_sent(&self) -> impl Iterator<Item = BlockRef> + '_ {
+        self.sent.iter().copied()
+    }
+
     /// The outstanding requests, youngest first.
     pub fn iter_back(&self) -> impl Iterator<Item = BlockRef> + '_ {
         self.unsent

@@ -24,6 +24,11 @@ use super::buddy::{Buddy, ORDER_MAX, UNIT_BYTES};
 use super::limits::{self, Limit};
 use super::{registration, ring};
 
+mod segment;
+
+use segment::Home;
+pub use segment::{Landing, Segment};
+
 /// Longest segment of the pool (1 MiB): the longest single disk write.
 pub const SEGMENT_BYTES_MAX: usize = UNIT_BYTES << ORDER_MAX;
 /// The kernel registers at most 1 GiB as one buffer.
@@ -349,18 +354,14 @@ impl Pool {
             .set(self.shared.bytes_free.get() - capacity);
         // SAFETY: the buddy allocator hands out units inside the region only.
         let start = unsafe { region.memory.start.add(unit as usize * UNIT_BYTES) };
-        Some(Segment {
-            start,
-            len,
-            capacity,
-            home: Home::Pool {
-                shared: Rc::clone(&self.shared),
-                region: index,
-                unit,
-                order,
-                buf_index: region.buf_index,
-            },
-        })
+        let home = Home::Pool {
+            shared: Rc::clone(&self.shared),
+            region: index,
+            unit,
+            order,
+            buf_index: region.buf_index,
+        };
+        Some(Segment::new(start, len, capacity, home))
     }
 
     /// Takes one more region into use: registered if the kernel takes it, as plain memory otherwise.
@@ -390,15 +391,12 @@ impl Pool {
         let mapping = Mapping::new(len).expect("out of memory");
         let heap_bytes = self.shared.heap_bytes.get() + mapping.bytes;
         self.shared.heap_bytes.set(heap_bytes);
-        Segment {
-            start: mapping.start,
-            len,
-            capacity: mapping.bytes,
-            home: Home::Heap {
-                shared: Rc::clone(&self.shared),
-                _mapping: mapping,
-            },
-        }
+        let (start, capacity) = (mapping.start, mapping.bytes);
+        let home = Home::Heap {
+            shared: Rc::clone(&self.shared),
+            _mapping: mapping,
+        };
+        Segment::new(start, len, capacity, home)
     }
 
     /// Bytes of the pool, free or not.
@@ -428,123 +426,6 @@ impl Pool {
         regions.iter().for_each(|r| r.buddy.check());
         let units: u32 = regions.iter().map(|r| r.buddy.units_free()).sum();
         assert_eq!(units as usize * UNIT_BYTES, self.free_bytes());
-    }
-}
-
-enum Home {
-    Pool {
-        shared: Rc<Shared>,
-        region: usize,
-        unit: u32,
-        order: u8,
-        buf_index: Option<u16>,
-    },
-    Heap {
-        shared: Rc<Shared>,
-        _mapping: Mapping,
-    },
-}
-
-/// Owned, page-aligned memory of a [`Pool`]; dropping it gives it back.
-///
-/// Shapes: `len` bytes are visible, `capacity` are there; all of them are initialised.
-pub struct Segment {
-    start: NonNull<u8>,
-    len: usize,
-    capacity: usize,
-    home: Home,
-}
-
-impl Segment {
-    /// Visible bytes.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether no byte is visible.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Bytes there are.
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    /// Makes `len` bytes visible.
-    ///
-    /// # Panics
-    ///
-    /// If `len` is beyond the capacity.
-    pub fn set_len(&mut self, len: usize) {
-        assert!(len <= self.capacity, "length beyond the segment's capacity");
-        self.len = len;
-    }
-
-    /// Whether the memory is registered with the ring.
-    pub fn is_registered(&self) -> bool {
-        self.buf_index().is_some()
-    }
-
-    /// The visible bytes.
-    pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: the segment owns `capacity >= len` initialised bytes at `start`.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
-    }
-
-    /// The visible bytes, to write.
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and `&mut self` makes it the only view.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
-    }
-
-    /// First byte, for a ring entry or a hash worker.
-    pub(crate) fn start(&self) -> *mut u8 {
-        self.start.as_ptr()
-    }
-
-    /// Number of the registered buffer it lies in.
-    pub(crate) fn buf_index(&self) -> Option<u16> {
-        match self.home {
-            Home::Pool { buf_index, .. } => buf_index,
-            Home::Heap { .. } => None,
-        }
-    }
-}
-
-impl std::fmt::Debug for Segment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Segment")
-            .field("len", &self.len)
-            .field("capacity", &self.capacity)
-            .field("buf_index", &self.buf_index())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Segment {
-    fn drop(&mut self) {
-        match &self.home {
-            Home::Pool {
-                shared,
-                region,
-                unit,
-                order,
-                ..
-            } => {
-                shared.regions.borrow_mut()[*region]
-                    .buddy
-                    .free(*unit, *order);
-                let bytes_free = shared.bytes_free.get() + self.capacity;
-                shared.bytes_free.set(bytes_free);
-                shared.freed.notify_waiters();
-            }
-            Home::Heap { shared, .. } => {
-                let heap_bytes = shared.heap_bytes.get() - self.capacity;
-                shared.heap_bytes.set(heap_bytes);
-                shared.freed.notify_waiters();
-            }
-        }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod readahead;
 mod registration;
 pub mod resolve;
 pub mod ring;
+pub mod scatter;
 pub mod sha1_lanes;
 mod sha1_wide;
 pub mod signals;

@@ -18,6 +18,7 @@ use io_uring::{opcode, types};
 use super::buffers::Segment;
 use super::map::FileMap;
 use super::op;
+use super::scatter::Scatter;
 use super::socket::{self, Carrier, SocketOptions};
 
 /// Vectors of one SENDMSG (IOV_MAX): a header and its data for 512 blocks.
@@ -200,6 +201,27 @@ impl Stream {
         range: Range<usize>,
     ) -> (io::Result<usize>, Segment) {
         self.recv_with(segment, range, libc::MSG_DONTWAIT).await
+    }
+
+    /// Receives what is there now into the parts in their order; WouldBlock when there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// As recvmsg(2).
+    pub async fn recv_scattered_now(&self, into: Scatter) -> (io::Result<usize>, Scatter) {
+        let into = Receive {
+            inner: Rc::clone(&self.inner),
+            iovecs: into.iovecs(),
+            into,
+            // SAFETY: zero bytes are a valid msghdr.
+            message: Box::new(unsafe { std::mem::zeroed() }),
+        };
+        // SAFETY: the stored data owns the socket, the message, its vectors and the memory of the parts, each behind a
+        // pointer that does not move with it. The scratch is the operation's alone, and of the segments that it has
+        // landings in nobody sees or writes those ranges.
+        let op = unsafe { op::submit(into, Receive::entry) };
+        let (result, Receive { inner, into, .. }) = op.await;
+        (inner.received(result), into)
     }
 
     async fn recv_with(
@@ -477,6 +499,25 @@ impl Drop for Abort<'_> {
         if let Some(stream) = self.0 {
             stream.shutdown();
         }
+    }
+}
+
+/// Stored data of one RECVMSG.
+struct Receive {
+    inner: Rc<Inner>,
+    into: Scatter,
+    iovecs: Vec<libc::iovec>,
+    message: Box<libc::msghdr>,
+}
+
+impl Receive {
+    fn entry(&mut self) -> io_uring::squeue::Entry {
+        self.message.msg_iov = self.iovecs.as_mut_ptr();
+        self.message.msg_iovlen = self.iovecs.len().min(IOVECS_MAX);
+        let flags = u32::try_from(libc::MSG_DONTWAIT).unwrap_or(0);
+        opcode::RecvMsg::new(types::Fd(self.inner.fd.as_raw_fd()), &raw mut *self.message)
+            .flags(flags)
+            .build()
     }
 }
 

@@ -244,6 +244,16 @@ impl Decoder {
         }
     }
 
+    /// True when the next byte begins a message, or goes on with the payload of a `piece`.
+    #[inline]
+    pub const fn is_between(&self) -> bool {
+        match self.state {
+            State::Framing => self.gathered.is_empty(),
+            State::Payload { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The caller received `n_bytes` of the payload past the decoder.
     ///
     /// # Panics

@@ -1,7 +1,7 @@
 //! One torrent's bytes on the ring thread: from arriving blocks to synced files, and from files to runs for sending.
 //! Layer 5.
 //!
-//! Blocks are copied into segments ([`DiskTorrent::copy_in`]); what the core asks for with its effects are futures
+//! Blocks are copied into segments ([`DiskTorrent::copy_in`]) or received there ([`DiskTorrent::land`]); what the core asks for with its effects are futures
 //! that borrow the segments when they are made, not when they are first polled: an effect that follows sees the
 //! state the one before left. All of them are `'static` and may run as tasks of their own; they give up their memory
 //! only when the ring is done with it, so none is ever to be dropped half-way.
@@ -38,11 +38,11 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::base::{BlockRef, Geometry, InfoHash, PieceIndex};
 use crate::session::contain::off_ring;
-use crate::storage::assembly::Assembly;
+use crate::storage::assembly::{Assembly, runs};
 use crate::storage::layout::{FileLayout, Span};
 use crate::storage::parts::PartsMap;
 use crate::storage::resume::FileStamp;
-use crate::uring::buffers::{Pool, Segment};
+use crate::uring::buffers::{Landing, Pool, Segment};
 use crate::uring::files::FsKind;
 use crate::uring::hasher::{Hasher, PieceState};
 use crate::wire::metainfo::PieceHashes;
@@ -312,7 +312,7 @@ impl DiskTorrent {
         self.lane.stuck_for()
     }
 
-    /// Copies payload into its place: `bytes` are those of `block` from `offset_in_block` on. Bytes past the block's
+    /// Copies payload into its place, unless it lies there already: `bytes` are those of `block` from `offset_in_block` on. Bytes past the block's
     /// end are not copied.
     ///
     /// Only for a block that the core placed (`Placement::Store`), by its one owner.
@@ -328,12 +328,51 @@ impl DiskTorrent {
         let bytes = bytes.get(..room).unwrap_or(bytes);
         self.look_at_pads(block, offset_in_block, bytes);
         let start = (place.offset_in_segment + offset_in_block) as usize;
-        let buffer = assembly.buffer_mut(piece, segment);
-        let into = buffer.and_then(|b| b.as_mut_slice().get_mut(start..start + bytes.len()));
-        match into {
-            Some(into) => into.copy_from_slice(bytes),
-            None => debug_assert!(false, "block {block:?} outside its segment"),
+        let put = |buffer: &mut Segment| buffer.put(start, bytes);
+        if assembly.buffer_mut(piece, segment).is_some_and(put) {
+            return;
         }
+        self.move_away(&mut assembly, piece, segment);
+        let is_put = assembly.buffer_mut(piece, segment).is_some_and(put);
+        debug_assert!(is_put, "block {block:?} outside its segment");
+    }
+
+    /// Gives the segment other memory: a receive of another peer is about to write to the present one, where a block
+    /// goes that both were asked for. What that receive brings is copied, if it is still of use then.
+    fn move_away(
+        &self,
+        assembly: &mut Assembly<Segment, Box<PieceState>>,
+        piece: PieceIndex,
+        segment: u32,
+    ) {
+        let begun = assembly.blocks_begun(piece, segment);
+        let bytes = assembly.segment_bytes(piece, segment);
+        let Some(buffer) = assembly.buffer_mut(piece, segment) else {
+            return;
+        };
+        let mut fresh = self.hub.pool.alloc_or_heap(bytes as usize);
+        for run in runs(begun, bytes) {
+            fresh.put_from(buffer, run);
+        }
+        *buffer = fresh;
+    }
+
+    /// The place of a block from `offset_in_block` on, for a receive that may bring just these bytes. [`Self::copy_in`]
+    /// copies nothing of what lies there already.
+    ///
+    /// For a block that the core placed and that has begun to arrive from this peer, or, with an offset of 0, one that
+    /// it foresees (`Torrent::foreseen`). `None` when it would be in the way of somebody else.
+    pub fn land(&self, block: BlockRef, offset_in_block: u32) -> Option<Landing> {
+        let mut assembly = self.assembly.borrow_mut();
+        let place = assembly.foresee(block, offset_in_block > 0)?;
+        let (piece, segment) = (block.piece(), place.segment);
+        if let Some(bytes) = place.needs_buffer {
+            let buffer = self.hub.pool.alloc_or_heap(bytes as usize);
+            assembly.insert_buffer(piece, segment, buffer);
+        }
+        let start = place.offset_in_segment as usize;
+        let range = start + offset_in_block as usize..start + block.length() as usize;
+        assembly.buffer_mut(piece, segment)?.land(range)
     }
 
     /// The block's last byte was copied. Call it before the core's `on_block_stored`.

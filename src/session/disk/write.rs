@@ -236,7 +236,7 @@ impl DiskTorrent {
         }
         let length = cut.middle.len();
         let mut copy = self.hub.pool.alloc_or_heap(length);
-        if let Some(from) = buffer.as_slice().get(cut.middle.clone()) {
+        if let Some(from) = buffer.bytes(cut.middle.clone()) {
             copy.as_mut_slice().copy_from_slice(from);
         }
         let (written, _copy) = file.write_at(copy, 0..length, offset).await;
@@ -293,11 +293,7 @@ impl DiskTorrent {
 
 /// Copies one range from one buffer into the same range of another.
 pub(super) fn copy_run(from: &Segment, into: &mut Segment, run: Range<usize>) {
-    let from = from.as_slice().get(run.clone());
-    let into = into.as_mut_slice().get_mut(run);
-    if let (Some(from), Some(into)) = (from, into) {
-        into.copy_from_slice(from);
-    }
+    into.put_from(from, run);
 }
 
 /// A segment's buffer is as long as the segment, at most 256 KiB.

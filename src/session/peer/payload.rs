@@ -2,6 +2,7 @@
 //!
 //! Used by whatever receives blocks, the connections to peers and those to web seeds.
 
+use crate::base::BlockRef;
 use crate::session::disk::DiskTorrent;
 use crate::swarm::peer::PeerFault;
 use crate::swarm::torrent::Placement;
@@ -38,6 +39,14 @@ impl Payload {
     /// Nobody has a use for it.
     pub fn is_scratch(&self) -> bool {
         self.placement == Placement::Scratch
+    }
+
+    /// Where its next byte belongs: the block and an offset in it, in bytes; `None` when nobody has a use for it.
+    pub fn next_place(&self) -> Option<(BlockRef, u32)> {
+        match self.placement {
+            Placement::Store(block) => Some((block, self.done)),
+            Placement::Scratch => None,
+        }
     }
 
     /// Bytes that have not come yet.

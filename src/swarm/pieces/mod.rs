@@ -186,6 +186,17 @@ impl Pieces {
         self.get(block.piece()).is_some_and(is_so)
     }
 
+    /// True when the block was asked for, has not begun to arrive, and has memory that waits for it.
+    pub fn is_foreseen(&self, block: BlockRef) -> bool {
+        let is_so = |active: &Active| {
+            let number = block_number(block);
+            let state = active.blocks[number as usize].state;
+            let segment = &active.segments[segment_of(number)];
+            active.may_receive(number) && state == BlockState::Requested && segment.is_reserved
+        };
+        self.get(block.piece()).is_some_and(is_so)
+    }
+
     /// Number of pieces on their way.
     pub fn active_count(&self) -> usize {
         self.active.len()

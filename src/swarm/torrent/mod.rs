@@ -253,6 +253,14 @@ impl Torrent {
         self.judged(key, result, cx)
     }
 
+    /// The blocks that come next if the peer answers in order and nothing else happens: those at the front of its requests
+    /// whose places wait for them.
+    pub fn foreseen(&self, key: PeerKey) -> impl Iterator<Item = BlockRef> + '_ {
+        let peer = self.peers.get(key.0);
+        let sent = peer.into_iter().flat_map(|peer| peer.pipeline.iter_sent());
+        sent.take_while(|block| self.pieces.is_foreseen(*block))
+    }
+
     /// Bytes of a payload arrived: progress for rates and the snub clock. The counts of one block add up to its length.
     pub fn on_block_bytes(&mut self, key: PeerKey, n_bytes: u32, cx: &mut Cx<'_>) {
         self.on_bytes(key, n_bytes, cx);

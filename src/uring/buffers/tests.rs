@@ -180,3 +180,57 @@ fn a_full_pool_falls_back_to_memory_of_its_own() {
     drop(heap);
     assert_eq!(pool.heap_bytes(), 0);
 }
+
+#[test]
+fn a_landing_has_its_range_alone_and_keeps_the_memory() {
+    let pool = Pool::plain(MIB).unwrap();
+    let mut segment = pool.alloc(65_536).unwrap();
+    segment.as_mut_slice().fill(1);
+    let mut landing = segment.land(16_384..32_768).unwrap();
+    assert!(segment.land(32_767..40_000).is_none(), "overlaps");
+    assert!(segment.land(65_000..65_537).is_none(), "past the end");
+    assert_eq!(segment.bytes(16_000..16_385), None);
+    assert_eq!(segment.bytes(16_000..16_384), Some(&[1; 384][..]));
+    assert!(!segment.put(16_380, &[9; 5]), "into the landing");
+    assert!(segment.put(16_380, &[9; 4]));
+    assert!(!segment.put(65_530, &[9; 7]), "past the end");
+    landing.as_mut_slice().fill(2);
+    // What has landed needs no copy, there or in part.
+    assert!(segment.put(16_384, landing.as_slice()));
+    assert!(segment.put(16_400, &landing.as_slice()[16..20]));
+    assert!(segment.put(40_000, &landing.as_slice()[..100]), "elsewhere");
+    let mut other = pool.alloc(65_536).unwrap();
+    other.as_mut_slice().fill(7);
+    other.put_from(&segment, 0..65_536);
+    let copied = other.as_slice();
+    assert_eq!(copied[16_380..16_385], [9, 9, 9, 9, 7]);
+    assert_eq!((copied[32_767], copied[32_768]), (7, 1));
+    assert_eq!((copied[40_099], copied[40_100]), (2, 1));
+    drop((segment, other));
+    assert_eq!(pool.free_bytes(), MIB - 65_536);
+    assert!(landing.as_slice().iter().all(|&byte| byte == 2));
+    drop(landing);
+    assert_eq!(pool.free_bytes(), MIB);
+    pool.check();
+}
+
+#[test]
+fn a_segment_is_whole_again_when_its_landings_are_gone() {
+    let pool = Pool::plain(MIB).unwrap();
+    let mut segment = pool.alloc(65_536).unwrap();
+    let landings = [0..10, 10..20, 60_000..65_536].map(|range| segment.land(range).unwrap());
+    for mut landing in landings {
+        landing.as_mut_slice().fill(3);
+    }
+    assert_eq!(segment.as_mut_slice()[19], 3);
+    assert!(segment.land(0..65_536).is_some());
+}
+
+#[test]
+#[should_panic(expected = "nothing lands here")]
+fn what_lands_is_not_shown() {
+    let pool = Pool::plain(MIB).unwrap();
+    let mut segment = pool.alloc(65_536).unwrap();
+    let _landing = segment.land(0..1);
+    let _ = segment.as_slice();
+}
