@@ -10,6 +10,9 @@
 //!      └─ free: torrents above the session's limit, with rules of their own
 //! ```
 //!
+//! A rule that has a limit and no share, with shares below it, is a *scope*: a node in the rest, with shares and a rest of its own,
+//! so that its shares are parts of its limit. It stands for its torrents there, and weighs as much as they do together.
+//!
 //! Whose turn it is says virtual time (start-time fair queueing): each child bears a tag that grows by what it moved over its
 //! weight, and the smallest tag among those that no limit holds back goes next. What one does not use others get at once,
 //! in proportion. A group has no time of its own: its torrents compete with all of the share as if they stood in it. A node
@@ -134,6 +137,8 @@ pub struct Bandwidth {
     /// By place, as far as its rules are known.
     groups: BTreeMap<Place, Key>,
     torrents: BTreeMap<u64, Torrent>,
+    /// Rules that shares are parts of, though they have none themselves.
+    scopes: BTreeSet<RuleId>,
     clients: BTreeMap<u64, Key>,
     granted: Vec<(u64, u64)>,
     next_at: Now,
@@ -163,6 +168,7 @@ impl Bandwidth {
             shares: BTreeMap::new(),
             groups: BTreeMap::new(),
             torrents: BTreeMap::new(),
+            scopes: BTreeSet::new(),
             clients: BTreeMap::new(),
             granted: Vec::new(),
             next_at: NEVER,
@@ -205,14 +211,8 @@ impl Bandwidth {
             self.set_rate(bucket, rule.cap, now);
             self.rules.insert(*id, (*rule, bucket));
         }
-        // All nodes between are made anew: first everybody leaves, so that the old ones go.
-        let numbers: Vec<u64> = self.torrents.keys().copied().collect();
-        for number in &numbers {
-            self.leave(*number);
-        }
-        for number in numbers {
-            self.enter(number);
-        }
+        self.scopes.clear();
+        self.enter_anew();
         self.next_at = now;
     }
 
@@ -230,12 +230,14 @@ impl Bandwidth {
             let is_other = torrent.place != place;
             if is_other {
                 self.leave(number);
-                if let Some(torrent) = self.torrents.get_mut(&number) {
-                    torrent.place = place;
-                }
-                self.enter(number);
             }
-            self.node_mut(node).weight = priority.weight();
+            if let Some(torrent) = self.torrents.get_mut(&number) {
+                torrent.place = place;
+            }
+            self.weigh_torrent(node, priority.weight());
+            if is_other {
+                self.enter_as_scopes_allow(number);
+            }
             self.set_rate(own, bytes_per_s, now);
             self.next_at = now;
             return;
@@ -251,7 +253,7 @@ impl Bandwidth {
             clients: BTreeSet::new(),
         };
         self.torrents.insert(number, torrent);
-        self.enter(number);
+        self.enter_as_scopes_allow(number);
     }
 
     /// The torrent and its clients are gone.
@@ -438,12 +440,30 @@ impl Bandwidth {
         buckets.filter_map(|bucket| self.buckets.get(*bucket))
     }
 
-    /// Counts clients in a node and all above it.
-    fn count_waiting(&mut self, node: Key, change: i32) {
-        for key in self.upwards(node).collect::<Vec<_>>() {
+    /// Counts clients of a torrent, in its node and all above it.
+    fn count_waiting(&mut self, torrent: Key, change: i32) {
+        let before = self.node(torrent).waiting;
+        let after = before.saturating_add_signed(change);
+        let weight = i32::from(self.node(torrent).weight);
+        let weight = (i32::from(after > 0) - i32::from(before > 0)) * weight;
+        self.count(torrent, change, weight);
+    }
+
+    /// Adds clients that wait, and weights of torrents that have some, to a node and all above it.
+    fn count(&mut self, from: Key, clients: i32, weight: i32) {
+        for key in self.upwards(from).collect::<Vec<_>>() {
             let node = self.node_mut(key);
-            node.waiting = node.waiting.saturating_add_signed(change);
+            node.waiting = node.waiting.saturating_add_signed(clients);
+            node.waiting_weight = node.waiting_weight.saturating_add_signed(weight);
         }
+    }
+
+    fn weigh_torrent(&mut self, torrent: Key, weight: u16) {
+        let before = self.node(torrent).weight;
+        if self.node(torrent).waiting > 0 {
+            self.count(torrent, 0, i32::from(weight) - i32::from(before));
+        }
+        self.node_mut(torrent).weight = weight;
     }
 
     fn add_client(&mut self, number: u64, client: u64, parent: Key) -> Key {
@@ -510,7 +530,7 @@ impl Bandwidth {
                 _ => {
                     let lag = u128::from(lag_bytes.unwrap_or(LAG_BYTES_MIN)) * UNIT;
                     let time = self.node(self.keeper(parent)).time;
-                    let earliest = time.saturating_sub(lag / u128::from(node.weight.max(1)));
+                    let earliest = time.saturating_sub(lag / node.divisor());
                     node.tag.max(earliest)
                 }
             },
@@ -603,7 +623,7 @@ impl Bandwidth {
             _ => node.tag,
         };
         debug_assert!(!is_held || !node.resting.is_empty());
-        let lag = u128::from(LAG_BYTES_MIN) * UNIT / u128::from(node.weight.max(1));
+        let lag = u128::from(LAG_BYTES_MIN) * UNIT / node.divisor();
         let time = self.node(self.keeper(parent)).time;
         let tag = tag.max(time.saturating_sub(lag));
         let node = self.node_mut(key);
@@ -626,6 +646,7 @@ impl Bandwidth {
             *wanted_bytes = 0;
         }
         self.granted.push((number, bytes));
+        let torrent = self.node(client).parent;
         let path: Vec<Key> = self.upwards(client).collect();
         for key in path {
             let node = self.node(key);
@@ -633,7 +654,7 @@ impl Bandwidth {
             if let (State::Active(tag), Some(parent), false) =
                 (state, parent, node.kind == Kind::Group)
             {
-                let cost = u128::from(bytes) * UNIT / u128::from(node.weight.max(1));
+                let cost = u128::from(bytes) * UNIT / node.divisor();
                 self.node_mut(key).tag = tag + cost;
                 let keeper = self.keeper(parent);
                 let keeper = self.node_mut(keeper);
@@ -645,9 +666,10 @@ impl Bandwidth {
                     bucket.take(bytes, now);
                 }
             }
-            let node = self.node_mut(key);
-            node.waiting = node.waiting.saturating_sub(1);
             self.settle(key, None);
+        }
+        if let Some(torrent) = torrent {
+            self.count_waiting(torrent, -1);
         }
     }
 }

@@ -73,7 +73,7 @@ const KEYS: [(&str, &str, &str); 20] = [
         "share",
         "\"50%\"",
         "The part of the bandwidth that its torrents are guaranteed, while somebody waits for limit-up, limit-down or a cap. \
-         What they do not use others get. It is a part of the share of the policy before it that is for the same torrent \
+         What they do not use others get. It is a part of the share, or of the cap, of the policy before it that is for the same torrent \
          and has one, else of the whole.",
     ),
     (

@@ -47,6 +47,10 @@ pub(super) struct Node {
     pub(super) waiting: u32,
     /// Its weight is a part of the parent's whole.
     pub(super) is_share: bool,
+    /// It weighs as much as its torrents that wait, together.
+    pub(super) is_scope: bool,
+    /// Weights of torrents in it that have clients that wait.
+    pub(super) waiting_weight: u32,
 }
 
 impl Node {
@@ -64,6 +68,8 @@ impl Node {
             children: 0,
             waiting: 0,
             is_share: false,
+            is_scope: false,
+            waiting_weight: 0,
         }
     }
 
@@ -71,6 +77,14 @@ impl Node {
         match self.kind {
             Kind::Client { wanted_bytes, .. } => wanted_bytes,
             _ => 0,
+        }
+    }
+
+    /// What its bytes are divided by in virtual time.
+    pub(super) fn divisor(&self) -> u128 {
+        match self.is_scope {
+            true => u128::from(self.waiting_weight.max(1)),
+            false => u128::from(self.weight.max(1)),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Where torrents stand in the tree: nodes between them and the top come and go with them. Layer 2, pure.
 
+use std::collections::BTreeSet;
+
 use super::node::{Kind, Node, State};
-use super::{Bandwidth, Place, REST_MIN, RuleId, SHARE_WHOLE};
+use super::{Bandwidth, Place, REST_MIN, Rule, RuleId, SHARE_WHOLE};
 use crate::base::Key;
 
 impl Bandwidth {
@@ -11,8 +13,8 @@ impl Bandwidth {
             return;
         };
         if let Some(parent) = self.node(node).parent {
-            let waiting = i32::try_from(self.node(node).waiting).unwrap_or(i32::MAX);
-            self.count_waiting(parent, -waiting);
+            let (waiting, weight) = self.weighed(node);
+            self.count(parent, -waiting, -weight);
         }
         self.take_out(node);
     }
@@ -27,12 +29,65 @@ impl Bandwidth {
         let time = self.node(self.keeper(group)).time;
         let entering = self.node_mut(node);
         (entering.parent, entering.tag) = (Some(group), time);
-        let waiting = i32::try_from(entering.waiting).unwrap_or(i32::MAX);
+        let (waiting, weight) = self.weighed(node);
         self.node_mut(group).children += 1;
-        self.count_waiting(group, waiting);
+        self.count(group, waiting, weight);
         for key in self.upwards(node).collect::<Vec<_>>() {
             self.settle(key, None);
         }
+    }
+
+    /// Clients of a torrent that wait, and its weight if there are any.
+    fn weighed(&self, torrent: Key) -> (i32, i32) {
+        let node = self.node(torrent);
+        let waiting = i32::try_from(node.waiting).unwrap_or(i32::MAX);
+        (
+            waiting,
+            if waiting > 0 {
+                i32::from(node.weight)
+            } else {
+                0
+            },
+        )
+    }
+
+    /// Puts a torrent where its place says. Where that makes a rule a scope, all others are put anew.
+    pub(super) fn enter_as_scopes_allow(&mut self, number: u64) {
+        let torrent = self.torrents.get(&number);
+        let scopes = torrent.map(|torrent| self.scopes_of(&torrent.place));
+        match scopes.is_some_and(|scopes| !scopes.is_subset(&self.scopes)) {
+            true => self.enter_anew(),
+            false => self.enter(number),
+        }
+    }
+
+    /// All nodes between are made anew: first everybody leaves, so that the old ones go.
+    pub(super) fn enter_anew(&mut self) {
+        let numbers: Vec<u64> = self.torrents.keys().copied().collect();
+        for number in &numbers {
+            self.leave(*number);
+        }
+        let places = self.torrents.values().map(|torrent| &torrent.place);
+        let scopes: BTreeSet<RuleId> = places.flat_map(|place| self.scopes_of(place)).collect();
+        self.scopes.extend(scopes);
+        for number in numbers {
+            self.enter(number);
+        }
+    }
+
+    /// Rules of a place that have a limit and no share, with one that has a share behind them.
+    fn scopes_of(&self, place: &Place) -> BTreeSet<RuleId> {
+        let of = |id: &RuleId| self.rules.get(id).map(|(rule, _)| *rule);
+        let shared = place
+            .rules
+            .iter()
+            .rposition(|id| of(id).is_some_and(|rule| rule.share.is_some()));
+        let above = place.rules.iter().take(shared.unwrap_or(0));
+        let is_limit = |rule: Rule| rule.cap.is_some() && rule.share.is_none();
+        above
+            .filter(|id| of(id).is_some_and(is_limit))
+            .copied()
+            .collect()
     }
 
     /// The node of a place, made if need be.
@@ -50,6 +105,10 @@ impl Bandwidth {
         for id in &place.rules {
             if let Some((rule, bucket)) = self.rules.get(id) {
                 let (share, bucket) = (rule.share, *bucket);
+                if self.scopes.contains(id) {
+                    parent = self.scope(parent, *id, bucket);
+                    continue;
+                }
                 buckets.push(bucket);
                 if let Some(share) = share {
                     parent = self.between(parent, Some(*id), share);
@@ -77,6 +136,18 @@ impl Bandwidth {
         self.node_mut(parent).children += 1;
         self.shares.insert((parent, rule), key);
         self.weigh_rest(parent);
+        key
+    }
+
+    /// The node of a scope, among those that have no share of that parent.
+    fn scope(&mut self, parent: Key, rule: RuleId, bucket: Key) -> Key {
+        let rest = self.between(parent, None, SHARE_WHOLE);
+        let key = self.between(rest, Some(rule), 1);
+        let node = self.node_mut(key);
+        if !node.is_scope {
+            (node.is_scope, node.is_share) = (true, false);
+            node.buckets.push(bucket);
+        }
         key
     }
 

@@ -291,6 +291,60 @@ fn a_share_holds_within_the_cap_of_another_rule() {
     near(rates[1], 4 * MB + MB / 2, 4);
 }
 
+/// Beside others that nothing but the session's limit holds.
+#[test]
+fn a_share_is_a_part_of_the_cap_above_it_and_not_of_the_line() {
+    let mut world = World::new(Some(100 * MB));
+    let capped = Rule {
+        cap: Some(10 * MB),
+        share: None,
+    };
+    let shared = Rule {
+        cap: None,
+        share: Some(SHARE_WHOLE / 2),
+    };
+    world.rules(&[capped, shared]);
+    // Those without the share are there first.
+    let other = world.torrent(&[0], None, 5, 1);
+    let outside = world.torrent(&[], None, 5, 1);
+    let part = world.torrent(&[0, 1], None, 1, 1);
+    let rates = world.rates(&[part, other, outside], 10);
+    near(rates[0], 5 * MB, 5);
+    near(rates[1], 5 * MB, 5);
+    near(rates[2], 90 * MB, 5);
+}
+
+/// A scope weighs as its torrents do: where its limit is no limit, all torrents get the same.
+#[test]
+fn a_scope_gets_what_its_torrents_would_get_alone() {
+    let mut world = World::new(Some(12 * MB));
+    let capped = Rule {
+        cap: Some(100 * MB),
+        share: None,
+    };
+    let shared = Rule {
+        cap: None,
+        share: Some(SHARE_WHOLE / 2),
+    };
+    world.rules(&[capped, shared]);
+    let torrents = [
+        world.torrent(&[0, 1], None, 4, 1),
+        world.torrent(&[0], None, 4, 1),
+        world.torrent(&[], None, 4, 1),
+    ];
+    let rates = world.rates(&torrents, 10);
+    rates.iter().for_each(|rate| near(*rate, 4 * MB, 6));
+    // One that wants nothing does not weigh.
+    let idle = world
+        .clients
+        .iter_mut()
+        .filter(|one| one.torrent == torrents[1]);
+    idle.for_each(|one| one.away = Duration::from_secs(1_000));
+    let rates = world.rates(&torrents, 10);
+    near(rates[0], 6 * MB, 6);
+    near(rates[2], 6 * MB, 6);
+}
+
 #[test]
 fn a_free_torrent_is_above_the_sessions_limit_and_not_above_rules() {
     let mut world = World::new(Some(MB));
