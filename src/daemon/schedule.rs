@@ -112,7 +112,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Of texts that each are a [`Span`].
+    /// Of texts that each name days, hours, or both.
     ///
     /// # Errors
     /// What to write instead.
