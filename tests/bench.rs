@@ -99,6 +99,20 @@ fn an_upload_limit_is_compared_with_what_came() {
 }
 
 #[test]
+fn a_torrent_of_v2_is_measured_as_one_of_v1_is() {
+    let shape = "--quiet --no-ceiling --v2 --size 4MiB --piece-length 64KiB --connections 2";
+    let result = bench(&format!(
+        "seed {shape} --depth 8 --rounds 1 --seconds 300ms"
+    ));
+    assert_eq!(result["settings"]["v2"], true);
+    assert_eq!(median(&result, "checked_blocks"), 2.0);
+    assert_eq!(median(&result, "lost"), 0.0);
+    let result = bench(&format!("leech {shape} --rounds 1"));
+    assert_eq!(result["settings"]["v2"], true);
+    assert!(median(&result, "mb_per_s") > 1.0);
+}
+
+#[test]
 fn downloading_is_measured_with_and_without_fetchers() {
     let result = bench(
         "leech --quiet --size 4MiB --piece-length 64KiB --connections 2 --rounds 2 --files 3",

@@ -38,9 +38,13 @@ impl Sleepers {
         self.wanted.borrow_mut().remove(info_hash);
         self.settled.notify_waiters();
         // Few are hybrids.
-        let mut seconds = self.seconds.borrow_mut();
-        let of_it = seconds.extract_if(.., |_, first| first == info_hash);
-        of_it.last().map(|(second, _)| second)
+        let mut second = None;
+        self.seconds.borrow_mut().retain(|name, first| {
+            let is_its = first == info_hash;
+            second = if is_its { Some(*name) } else { second };
+            !is_its
+        });
+        second
     }
 
     /// Whether this is a name of one that may be woken.

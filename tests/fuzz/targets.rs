@@ -477,7 +477,11 @@ fn trees(geometry: &Geometry) -> PieceTrees {
 impl Swarm {
     fn new(kind: u8) -> Swarm {
         let total = PIECE_BYTES * u64::from(PIECES) - u64::from(kind & 7);
-        let geometry = Geometry::new(total, PIECE_BYTES).expect("a good shape");
+        let geometry = match kind & 4 {
+            0 => Geometry::new(total, PIECE_BYTES),
+            _ => Geometry::of_aligned_files([total], PIECE_BYTES),
+        };
+        let geometry = geometry.expect("a good shape");
         let mut config =
             TorrentConfig::new(geometry.clone(), PeerId::new([1; 20]), u64::from(kind));
         config.is_sequential = kind & 8 != 0;

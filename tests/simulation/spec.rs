@@ -143,6 +143,10 @@ impl Spec {
 
     /// The same torrent with hash trees: one file with pieces of a power of two.
     pub fn v2(mut self) -> Self {
+        let lengths = [self.geometry.total_bytes()];
+        let piece_length_bytes = self.geometry.piece_length_bytes().into();
+        let aligned = Geometry::of_aligned_files(lengths, piece_length_bytes);
+        self.geometry = aligned.expect("the same torrent");
         let geometry = &self.geometry;
         let need = |root| LayerNeed {
             root,

@@ -78,6 +78,9 @@ pub struct CommonBench {
     /// Files in a torrent [default: 1]
     #[arg(long, value_name = "N")]
     pub files: Option<u32>,
+    /// The sample is a torrent of BitTorrent v2, of one file
+    #[arg(long)]
+    pub v2: bool,
     /// How often it is measured
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,

@@ -23,7 +23,7 @@ const READ_BYTES: usize = 256 * 1024;
 /// # Errors
 /// Something cannot be set up, or `gyre verify` fails.
 pub fn run(args: &HashBench) -> Result<Exit, Failure> {
-    let shape = plan::shape(1, 1, args.size, args.piece_length)?;
+    let shape = plan::shape(1, 1, args.size, args.piece_length, false)?;
     let cores = place::allowed_cores();
     let sample = match args.verify {
         Some(_) => {

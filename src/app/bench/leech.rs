@@ -70,6 +70,7 @@ pub fn run(args: &LeechBench) -> Result<Exit, Failure> {
         common.files.unwrap_or(1),
         common.size.unwrap_or(gib),
         common.piece_length.unwrap_or(mib),
+        common.v2,
     )?;
     let connections = plan::connections(common.connections.unwrap_or(8))?;
     if connections > SEEDERS_MAX || args.fetchers > SEEDERS_MAX {
@@ -154,6 +155,7 @@ impl Lab<'_> {
             "files": self.shape.files,
             "torrent_bytes": self.shape.total_bytes,
             "piece_length_bytes": self.shape.piece_length_bytes,
+            "v2": self.shape.is_v2,
             "write_engine": write_engine,
             "send_engine": send_engine,
             "limit_down_bytes_per_s": self.args.limit_down,

@@ -131,7 +131,13 @@ impl Defaults {
 ///
 /// # Errors
 /// It makes no torrent.
-pub fn shape(torrents: u32, files: u32, size: u64, piece_length: u64) -> Result<Shape, Failure> {
+pub fn shape(
+    torrents: u32,
+    files: u32,
+    size: u64,
+    piece_length: u64,
+    is_v2: bool,
+) -> Result<Shape, Failure> {
     let range = u64::from(BLOCK_BYTES)..=u64::from(PIECE_LENGTH_BYTES_MAX);
     let piece_length_bytes = u32::try_from(piece_length)
         .ok()
@@ -148,11 +154,19 @@ pub fn shape(torrents: u32, files: u32, size: u64, piece_length: u64) -> Result<
             "give --size, --files and --torrents above 0",
         ));
     }
+    if is_v2 && files > 1 {
+        // The synthetic peers know pieces that run through files.
+        return Err(Failure::usage(
+            "a sample of BitTorrent v2 has one file",
+            "leave out --files, or --v2",
+        ));
+    }
     Ok(Shape {
         torrents,
         files,
         total_bytes: size,
         piece_length_bytes,
+        is_v2,
     })
 }
 
@@ -183,6 +197,7 @@ impl Plan {
             common.files.unwrap_or(defaults.files),
             common.size.unwrap_or(defaults.size),
             common.piece_length.unwrap_or(MIB),
+            common.v2,
         )?;
         let connections = connections(common.connections.unwrap_or(defaults.connections))?;
         let depth = args.depth.unwrap_or(defaults.depth);
@@ -236,6 +251,7 @@ impl Plan {
             "files": self.shape.files,
             "torrent_bytes": self.shape.total_bytes,
             "piece_length_bytes": self.shape.piece_length_bytes,
+            "v2": self.shape.is_v2,
             "order": self.order_word(),
             "run_blocks": self.run_blocks,
             "cold": self.cold,

@@ -11,10 +11,11 @@ use super::load::{Content, ContentFile};
 use crate::app::escape::terminal_path;
 use crate::app::exit::{Exit, Failure, io_cause};
 use crate::app::fetch::Route;
-use crate::app::hashing::{NO_TREES, SourceFile, hash_pieces};
+use crate::app::hashing::{NO_TREES, SourceFile, TreeHeight, hash_pieces};
 use crate::app::{signals, source, verify};
 use crate::base::{Geometry, Rng};
-use crate::wire::metainfo::{Metainfo, MetainfoBuilder};
+use crate::wire::merkle::{self, Node};
+use crate::wire::metainfo::{Metainfo, MetainfoBuilder, TreeFile};
 
 /// Written at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -27,6 +28,8 @@ pub struct Shape {
     /// Of one torrent.
     pub total_bytes: u64,
     pub piece_length_bytes: u32,
+    /// Of BitTorrent v2 alone.
+    pub is_v2: bool,
 }
 
 /// Torrents with their data on disk.
@@ -195,10 +198,9 @@ impl Sample {
 impl SampleTorrent {
     /// Writes the .torrent with this tracker in it.
     pub fn with_tracker(&self, to: &Path, url: &str) -> io::Result<()> {
-        let mut bytes = format!("d8:announce{}:{url}4:info", url.len()).into_bytes();
-        bytes.extend_from_slice(&self.metainfo.info_bytes);
-        bytes.push(b'e');
-        fs::write(to, bytes)
+        let mut metainfo = self.metainfo.clone();
+        metainfo.announce_tiers = vec![vec![url.to_owned()]];
+        fs::write(to, metainfo.to_torrent())
     }
 
     /// Whether `folder` holds all of the torrent, every piece of it hashed.
@@ -256,7 +258,8 @@ fn sample_torrent(
         "sample-{}-{}-{}-{number}",
         shape.total_bytes, shape.piece_length_bytes, shape.files
     );
-    let file = folder.path.join(format!("{name}.torrent"));
+    let version = if shape.is_v2 { "-v2" } else { "" };
+    let file = folder.path.join(format!("{name}{version}.torrent"));
     if let Ok(bytes) = fs::read(&file) {
         let metainfo = Metainfo::parse(&bytes).map_err(io::Error::other)?;
         let content = content(&metainfo, data).map_err(failed)?;
@@ -303,8 +306,16 @@ fn sample_torrent(
         offset += length_bytes;
     }
     let geometry = Geometry::new(shape.total_bytes, shape.piece_length_bytes.into());
-    let hashes = hash_all(&placed, &geometry.map_err(io::Error::other)?)?;
-    let (bytes, metainfo) = builder.pieces(hashes).build().map_err(io::Error::other)?;
+    let geometry = geometry.map_err(io::Error::other)?;
+    let builder = match shape.is_v2 {
+        false => builder.pieces(hash_all(&placed, &geometry, NO_TREES)?.concat()),
+        true => builder.v2_only().tree(vec![TreeFile {
+            path: vec![name.clone().into_bytes()],
+            length_bytes: shape.total_bytes,
+            pieces: roots(&placed, &geometry)?,
+        }]),
+    };
+    let (bytes, metainfo) = builder.build().map_err(io::Error::other)?;
     let content = content(&metainfo, data).map_err(failed)?;
     // Last: a .torrent stands for data that is complete.
     fs::write(&file, bytes)?;
@@ -345,13 +356,28 @@ fn write_noise(path: &Path, bytes: u64, rng: &mut Rng) -> io::Result<()> {
     file.sync_all()
 }
 
-fn hash_all(files: &[SourceFile], geometry: &Geometry) -> io::Result<Vec<u8>> {
-    let mut hashes = vec![0; geometry.piece_count() as usize * 20];
+/// The roots over the pieces of one file.
+fn roots(files: &[SourceFile], geometry: &Geometry) -> io::Result<Vec<Node>> {
+    let height = match geometry.piece_count() {
+        1 => merkle::file_height(geometry.total_bytes()),
+        _ => merkle::piece_height(geometry.piece_length_bytes()),
+    };
+    let hashes = hash_all(files, geometry, &|_| Some(height))?.concat();
+    let (roots, _) = hashes.as_slice().as_chunks();
+    Ok(roots.to_vec())
+}
+
+/// The hash of each piece.
+fn hash_all(
+    files: &[SourceFile],
+    geometry: &Geometry,
+    trees: TreeHeight<'_>,
+) -> io::Result<Vec<Vec<u8>>> {
+    let mut hashes = vec![Vec::new(); geometry.piece_count() as usize];
     let mut failure = None;
-    hash_pieces(files, geometry, NO_TREES, |piece, hash| {
-        let at = piece.as_usize() * 20;
-        match (hash, hashes.get_mut(at..at + 20)) {
-            (Ok(hash), Some(place)) => place.copy_from_slice(hash.as_bytes()),
+    hash_pieces(files, geometry, trees, |piece, hash| {
+        match (hash, hashes.get_mut(piece.as_usize())) {
+            (Ok(hash), Some(place)) => *place = hash.as_bytes().to_vec(),
             (Err(error), _) => failure = Some(error.cause),
             (Ok(_), None) => {}
         }

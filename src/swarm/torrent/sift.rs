@@ -22,8 +22,10 @@ const SIFTS_MAX: usize = 64;
 const MEMORY_DIVISOR: u64 = 2;
 /// Requests for leaves that one peer may owe, each answered with up to 16 KiB; libtorrent's figure.
 const OWED_MAX: usize = 2;
-/// Who rejected or did not answer is not asked again before this time has passed.
-const REST: Duration = Duration::from_secs(60);
+/// Who rejected is not asked again before this time has passed: it may have been asked too much at once.
+const REST_REJECTED: Duration = Duration::from_secs(10);
+/// The same of one that did not answer.
+const REST_LATE: Duration = Duration::from_secs(60);
 
 impl Torrent {
     /// The piece is bad: finds out which of its blocks are. False when that cannot be.
@@ -53,12 +55,13 @@ impl Torrent {
     }
 
     fn tree_to_sift(&self, piece: PieceIndex) -> Option<PieceTree> {
-        let tree = self.cfg.trees.as_ref()?.piece(piece)?;
-        // Of a piece of one block it is known who sent it, and in a hybrid no leaf covers the pad behind a file.
+        // Pieces of a hybrid are verified by their SHA-1: whoever made trees of other contents would have us ban the honest.
+        let trees = self.cfg.trees.as_ref();
+        let trees = trees.filter(|_| self.cfg.geometry.is_aligned());
+        let tree = trees?.piece(piece)?;
+        // Of a piece of one block it is known who sent it.
         let is_one = tree.block_count() < 2;
-        let is_covered = tree.bytes == self.cfg.geometry.piece_bytes(piece);
-        let is_short = tree.bytes <= LEAVES_PIECE_BYTES_MAX;
-        (!is_one && is_covered && is_short).then_some(tree)
+        (!is_one && tree.bytes <= LEAVES_PIECE_BYTES_MAX).then_some(tree)
     }
 
     /// Asks whoever may know the leaves, those first who sent nothing of the piece.
@@ -142,7 +145,7 @@ impl Torrent {
         if self.sifted_by(key, range).is_none() {
             return self.on_useless(key, cx);
         }
-        self.rest_from_leaves(key, cx.now);
+        self.rest_from_leaves(key, REST_REJECTED, cx.now);
         self.review_sifts(cx);
         Ok(())
     }
@@ -162,10 +165,10 @@ impl Torrent {
         }
     }
 
-    fn rest_from_leaves(&mut self, key: PeerKey, now: Now) {
+    fn rest_from_leaves(&mut self, key: PeerKey, rest: Duration, now: Now) {
         self.release_leaves(key, now);
         if let Some(peer) = self.peers.get_mut(key.0) {
-            peer.knows_leaves_from = now + REST;
+            peer.knows_leaves_from = now + rest;
         }
     }
 
@@ -175,7 +178,7 @@ impl Torrent {
         let late = self.sifts.values().flat_map(|sift| sift.late(cx.now));
         let late: Vec<PeerKey> = late.collect();
         for key in late {
-            self.rest_from_leaves(key, cx.now);
+            self.rest_from_leaves(key, REST_LATE, cx.now);
         }
         self.ask_all_for_leaves(cx);
         // While blocks are hashed, their memory is on loan.

@@ -28,7 +28,7 @@ pub fn v2_world(ours: &str, blocks: u32) -> World {
         piece_length_bytes,
     };
     let layers = PieceLayers::new([(need, layer)]);
-    let geometry = Geometry::new(length_bytes, piece_length_bytes.into()).unwrap();
+    let geometry = Geometry::of_aligned_files([length_bytes], piece_length_bytes.into()).unwrap();
     let trees = PieceTrees::new([(Some(root), length_bytes)], &geometry, &layers);
     world_with(ours, |config| {
         config.geometry = geometry;

@@ -254,6 +254,16 @@ fn who_shook_hands_by_the_v1_name_is_not_asked() {
 }
 
 #[test]
+fn pieces_of_a_hybrid_are_not_judged_by_trees() {
+    let (mut w, peers) = shared(".");
+    let (bytes, length) = (4 * BLOCK, 4 * BLOCK);
+    w.torrent.cfg.geometry = crate::base::Geometry::new(bytes, length).unwrap();
+    is_bad(&mut w);
+    assert_eq!(effects(&mut w), ["digest 0"]);
+    assert_eq!(asked(&mut w, peers), [0; 4]);
+}
+
+#[test]
 fn a_disk_error_blames_nobody_and_neither_do_leaves_that_are_all_right() {
     for leaves in [None, Some(leaves_of(0, 4))] {
         let (mut w, [.., d]) = shared(".");
