@@ -8,7 +8,7 @@ mod asleep;
 mod row;
 mod tune;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +44,8 @@ pub struct Fleet {
     board: Board,
     table: RefCell<Table>,
     sourced: Semaphore,
+    /// Somebody had to wait for a place, and it was said.
+    has_waited: Cell<bool>,
     /// Woken when a run, or a removal, is over.
     over: Notify,
 }
@@ -59,6 +61,7 @@ impl Fleet {
             board,
             table: RefCell::default(),
             sourced: Semaphore::new(SOURCED_MAX),
+            has_waited: Cell::default(),
             over: Notify::new(),
         })
     }
@@ -430,6 +433,7 @@ impl Fleet {
             table.touch(info_hash);
             checks_all
         };
+        shared.expect_end(info_hash);
         let (fleet, shared) = (self.clone(), shared.clone());
         tokio_uring::spawn(async move {
             let living = caught(fleet.live(&shared, info_hash, checks_all)).await;
@@ -444,9 +448,20 @@ impl Fleet {
 
     /// One run from its settings to its end.
     async fn live(&self, shared: &Rc<Shared>, info_hash: InfoHash, checks_all: bool) -> Outcome {
+        if shared.runs.available_permits() == 0 && !self.has_waited.replace(true) {
+            let runs = shared.runs_max;
+            warn!(
+                runs,
+                "further torrents wait until others end or sleep; hint: raise the limit of open files"
+            );
+        }
+        let place = tokio::select! {
+            biased;
+            place = shared.runs.acquire() => place,
+            () = shared.torrent_stopping(info_hash) => return Outcome::Stopped,
+        };
         let turn = self.sourced.acquire().await;
         let source = self.source.clone();
-        shared.expect_end(info_hash);
         let is_stopped = Arc::new(AtomicBool::new(false));
         let is_over = is_stopped.clone();
         let job = off_ring(move || {
@@ -504,7 +519,10 @@ impl Fleet {
         if !is_still_to_run {
             return Outcome::Stopped;
         }
-        run_contained(shared.clone(), job).await.1
+        let (_, outcome) = run_contained(shared.clone(), job).await;
+        // Its files are closed: another may open its own.
+        drop(place);
+        outcome
     }
 
     fn fail(&self, shared: &Shared, info_hash: InfoHash, error: &SessionError) {

@@ -9,6 +9,11 @@ pub const OPERATIONS_MAX: usize = 64;
 /// Inbound connections in handshake at once; further ones are closed at once (HOSTILE.md H4).
 const PENDING_MAX: u64 = 512;
 
+/// What a running torrent has open beside its files: its folder, and what locks its root.
+const OF_A_RUN: u64 = 3;
+/// Torrents that may run at once, however few handles there are.
+const RUNS_MIN: u64 = 8;
+
 /// Connections to web seeds at once: a few torrents' worth.
 const WEB_MAX: u64 = 64;
 
@@ -25,11 +30,13 @@ pub struct Handles {
     pub web: usize,
     /// Inbound connections whose handshake is not done.
     pub pending: u32,
+    /// Torrents of a daemon that run at once; others wait, and seeds sleep.
+    pub runs: usize,
 }
 
 impl Handles {
-    /// Shares out a limit (`RLIMIT_NOFILE`): a quarter to files, an eighth each to operations and handshakes as far as
-    /// they can use it, and the rest to connections, which is half of it or more.
+    /// Shares out a limit (`RLIMIT_NOFILE`): a quarter to files, a sixth to what runs, an eighth each to operations and
+    /// handshakes as far as they can use it, and the rest to connections, which is nearly a third of it or more.
     pub fn divide(limit: u64) -> Handles {
         let free = limit.saturating_sub(RESERVED).max(8);
         let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
@@ -37,13 +44,16 @@ impl Handles {
         let operations = (free / 16).clamp(2, OPERATIONS_MAX as u64);
         let pending = (free / 8).clamp(1, PENDING_MAX);
         let web = (free / 32).clamp(1, WEB_MAX);
-        let connections = free.saturating_sub(files + 2 * operations + pending + web);
+        let runs = free / 6 / OF_A_RUN;
+        let connections =
+            free.saturating_sub(files + 2 * operations + pending + web + OF_A_RUN * runs);
         Handles {
             files: usize::try_from(files).unwrap_or(usize::MAX),
             operations: operations as usize,
             connections: narrow(connections.max(2)),
             web: web as usize,
             pending: narrow(pending),
+            runs: usize::try_from(runs.max(RUNS_MIN)).unwrap_or(usize::MAX),
         }
     }
 }
@@ -60,15 +70,22 @@ mod tests {
                 + 2 * shares.operations as u64
                 + u64::from(shares.connections)
                 + shares.web as u64
-                + u64::from(shares.pending);
+                + u64::from(shares.pending)
+                + OF_A_RUN
+                    * if shares.runs as u64 > RUNS_MIN {
+                        shares.runs as u64
+                    } else {
+                        0
+                    };
             assert!(open + RESERVED <= limit, "{limit}: {shares:?}");
         }
     }
 
     #[test]
     fn what_files_and_handshakes_cannot_use_is_for_connections() {
-        assert_eq!(Handles::divide(1_024).connections, 465);
-        assert!(Handles::divide(20_000).connections > 14_000);
+        assert_eq!(Handles::divide(1_024).connections, 300);
+        assert!(Handles::divide(20_000).connections > 10_000);
+        assert_eq!(Handles::divide(20_000).runs, 1_109);
     }
 
     #[test]

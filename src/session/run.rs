@@ -450,6 +450,7 @@ fn open(
         families,
         socket_options,
         pending_max: handles.pending,
+        runs_max: handles.runs,
         web_connections_max: handles.web,
         seed: seed(),
     };

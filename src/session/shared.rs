@@ -93,6 +93,9 @@ pub struct Shared {
     pub socket_options: SocketOptions,
     /// Inbound connections that may be in handshake at once.
     pub pending_max: u32,
+    /// Torrents of a daemon that may run at once, and the places of those that do not.
+    pub runs_max: usize,
+    pub runs: Semaphore,
     pub port: Cell<u16>,
     /// What the session knows of its own delays.
     pub lab: Lab,
@@ -129,6 +132,7 @@ pub struct Opened {
     pub families: Vec<Family>,
     pub socket_options: SocketOptions,
     pub pending_max: u32,
+    pub runs_max: usize,
     /// Connections to web seeds at once.
     pub web_connections_max: usize,
     pub seed: u64,
@@ -162,6 +166,8 @@ impl Shared {
             families: opened.families,
             socket_options: opened.socket_options,
             pending_max: opened.pending_max,
+            runs_max: opened.runs_max,
+            runs: Semaphore::new(opened.runs_max),
             credits: RefCell::new(Credits {
                 assembly_bytes,
                 connections,

@@ -84,7 +84,8 @@ impl Fleet {
         let now = shared.now();
         let table = &mut *self.table.borrow_mut();
         let mut sleepy = Vec::new();
-        let after_max = match table.session.running > AWAKE_MAX {
+        let awake_max = AWAKE_MAX.min(shared.runs_max / 2);
+        let after_max = match table.session.running > awake_max {
             true => AWAKE_FOR,
             false => Duration::MAX,
         };
