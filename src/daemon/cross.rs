@@ -126,15 +126,20 @@ impl Torrents {
 
     /// Torrents that may have files of this one.
     fn others(&self, row: &TorrentRow, metainfo: &Metainfo) -> Vec<TorrentConfig> {
-        let others = {
-            let index = self.cross.index(self);
-            index.most(&index::lengths(metainfo), row.info_hash)
-        };
+        let own = row.info_hash;
         let rows: Vec<Arc<TorrentRow>> = {
+            let index = self.cross.index(self);
             let rows = self.rows();
-            let there = others.iter().filter_map(|info_hash| rows.get(info_hash));
-            let still = there.filter(|row| row.leaving.is_none() && !row.is_on_its_way());
-            still.cloned().collect()
+            let there = |info_hash: &InfoHash, number: u64| {
+                let row = rows.get(info_hash).filter(|row| row.number == number);
+                row.is_some_and(|other| {
+                    let is_other = other.info_hash != own;
+                    is_other && other.leaving.is_none() && !other.is_on_its_way()
+                })
+            };
+            let others = index.most(&index::lengths(metainfo), there);
+            let found = others.iter().filter_map(|info_hash| rows.get(info_hash));
+            found.cloned().collect()
         };
         let configs = rows.iter();
         configs

@@ -213,19 +213,21 @@ impl Control {
         }
         for (info_hash, one) in reached {
             if torrents.policies.note_reached(info_hash, one.id) {
-                self.on_goal(info_hash, &one.policy, hooks).await;
+                if !self.on_goal(info_hash, &one.policy, hooks).await {
+                    torrents.policies.forget_reached(info_hash, one.id);
+                }
             }
         }
         now
     }
 
-    fn has_goals_by_time(&self) -> bool {
-        let policies = self.inner.torrents.policies.policies();
-        let mut goals = policies.iter().filter_map(|one| one.policy.goal.as_ref());
-        goals.any(|goal| goal.time.is_some())
-    }
-
-    async fn on_goal(&self, info_hash: InfoHash, policy: &Policy, hooks: &mpsc::Sender<Due>) {
+    /// False when it is to be done at a later look.
+    async fn on_goal(
+        &self,
+        info_hash: InfoHash,
+        policy: &Policy,
+        hooks: &mpsc::Sender<Due>,
+    ) -> bool {
         let name = &policy.name;
         match policy.goal.as_ref().map(|goal| &goal.then) {
             Some(Then::Throttle { up_bytes_per_s }) => {
@@ -239,20 +241,25 @@ impl Control {
                     warn!(%info_hash, policy = name, %error, "it is not removed");
                 }
             }
-            Some(Then::Run(hook)) => self.run_hook(info_hash, name, hook, hooks).await,
+            Some(Then::Run(hook)) => return self.run_hook(info_hash, name, hook, hooks).await,
             // The session ends it by itself.
             Some(Then::Stop) | None => {}
         }
+        true
     }
 
-    /// Has the program run that a policy names, if it was not before: that it was is on disk first.
+    /// Has the program run that a policy names, if it was not before: that it was is on disk first. False when it is to be tried
+    /// again.
     async fn run_hook(
         &self,
         info_hash: InfoHash,
         policy: &str,
         hook: &Hook,
         hooks: &mpsc::Sender<Due>,
-    ) {
+    ) -> bool {
+        let Ok(turn) = hooks.try_reserve() else {
+            return false;
+        };
         let policies = self.inner.torrents.policies.policies();
         let mut is_news = false;
         let noted = self.change_row(info_hash, |row| {
@@ -263,21 +270,19 @@ impl Control {
             is_news = row.hooks_run.insert(policy.to_owned());
         });
         if let Err(error) = noted.await {
-            warn!(%info_hash, policy, %error, "its program is not run");
-            return;
+            warn!(%info_hash, policy, %error, "its program is not run yet");
+            return false;
         }
         if !is_news {
-            return;
+            return true;
         }
         info!(%info_hash, policy, "goal reached: a program is run");
-        let due = Due {
+        turn.send(Due {
             info_hash,
             hook: hook.clone(),
             policy: Some(policy.to_owned()),
-        };
-        if hooks.try_send(due).is_err() {
-            warn!(%info_hash, policy, "too many programs are to be run at once: this one is not");
-        }
+        });
+        true
     }
 }
 
@@ -297,9 +302,10 @@ pub async fn watch(control: Control, hooks: mpsc::Sender<Due>) {
     loop {
         look.tick().await;
         control.keep_time().await;
-        // Time passes for torrents whose figures rest too.
+        // Time passes for torrents whose figures rest too, other policies come to be for them, and a program that could not
+        // be run may be by now.
         looks += 1;
-        if looks.is_multiple_of(LOOKS_AT_ALL) && control.has_goals_by_time() {
+        if looks.is_multiple_of(LOOKS_AT_ALL) {
             seen = 0;
         }
         seen = control.look_at_goals(seen, &hooks).await;

@@ -316,12 +316,10 @@ impl Book {
         self.inner().policies.clone()
     }
 
-    /// Those by which torrents may have to wait.
+    /// Those by which torrents may have to wait now.
     pub fn with_places(&self) -> Vec<Arc<InBook>> {
         let policies = self.policies();
-        let limited = policies
-            .iter()
-            .filter(|one| one.policy.places.are_limited());
+        let limited = policies.iter().filter(|one| one.has_places());
         limited.cloned().collect()
     }
 
@@ -364,6 +362,11 @@ impl Book {
     /// Notes a goal as reached; false when it was so already.
     pub fn note_reached(&self, info_hash: InfoHash, rule: RuleId) -> bool {
         self.inner().reached.insert((info_hash, rule))
+    }
+
+    /// What was to be done then could not be: it counts as not reached yet.
+    pub fn forget_reached(&self, info_hash: InfoHash, rule: RuleId) {
+        self.inner().reached.remove(&(info_hash, rule));
     }
 
     /// The torrent is gone.

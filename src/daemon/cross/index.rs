@@ -101,8 +101,12 @@ impl Index {
         self.gone = 0;
     }
 
-    /// The torrents with most of these lengths, but for one.
-    pub fn most(&self, lengths: &BTreeSet<u64>, but: InfoHash) -> Vec<InfoHash> {
+    /// The torrents with most of these lengths, of those that `is_there` says so of.
+    pub fn most(
+        &self,
+        lengths: &BTreeSet<u64>,
+        is_there: impl Fn(&InfoHash, u64) -> bool,
+    ) -> Vec<InfoHash> {
         // Hits of lengths that few have, then of the others.
         let mut hits: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
         let mut counted = 0;
@@ -125,11 +129,11 @@ impl Index {
         }
         let mut most: Vec<(u32, (usize, usize))> = hits.into_iter().collect();
         most.sort_by_key(|(number, hits)| (std::cmp::Reverse(*hits), *number));
-        let known = most
-            .iter()
-            .filter_map(|(number, _)| self.torrents.get(number));
-        let others = known.filter(|info_hash| **info_hash != but);
-        others.take(SOURCES_MAX).copied().collect()
+        let known = most.into_iter().filter_map(|(number, _)| {
+            let info_hash = self.torrents.get(&number)?;
+            is_there(info_hash, number.into()).then_some(*info_hash)
+        });
+        known.take(SOURCES_MAX).collect()
     }
 
     /// Torrents whose roots may have that name.
@@ -174,17 +178,17 @@ mod tests {
     #[test]
     fn torrents_with_most_of_the_lengths_come_first_and_not_too_many() {
         let index = index((1..=40).map(|number| (7, number)).chain([(8, 30)]));
-        let most = index.most(&BTreeSet::from([7, 8]), hash(1));
+        let most = index.most(&BTreeSet::from([7, 8]), |other, _| *other != hash(1));
         assert_eq!(most.len(), SOURCES_MAX);
         assert_eq!(most[..3], [hash(30), hash(2), hash(3)]);
-        assert!(index.most(&BTreeSet::from([9]), hash(1)).is_empty());
+        assert!(index.most(&BTreeSet::from([9]), |_, _| true).is_empty());
     }
 
     #[test]
     fn a_length_that_very_many_have_is_not_counted_to_the_end() {
         let last = u32::try_from(SAME_LENGTH_MAX).unwrap() + 9;
         let index = index((1..=last).map(|number| (7, number)).chain([(8, last)]));
-        let most = index.most(&BTreeSet::from([7, 8]), hash(0));
+        let most = index.most(&BTreeSet::from([7, 8]), |_, _| true);
         let found = (most[0], most.len());
         assert_eq!(found, (hash(last), SOURCES_MAX), "the other length tells");
     }

@@ -127,11 +127,12 @@ fn limits_count_in_their_times_alone() {
     let changed = book.keep_time(TUESDAY);
     assert_eq!(changed.len(), 1);
     assert!(changed[0].is_on && changed[0].policy.name == "tuesdays");
-    assert!(book.have_places());
+    assert!(book.have_places() && book.with_places().len() == 1);
     assert_eq!(book.rules().slots.values().collect::<Vec<_>>(), [&3]);
     assert_eq!(caps(), [Some(5), Some(7)]);
     assert_eq!(book.of(&row(&[], &[])).len(), 2, "it is for them always");
     assert_eq!(book.keep_time(MONDAY).len(), 1);
+    assert!(book.with_places().is_empty(), "nobody waits by it any more");
     assert_eq!(caps(), [None, Some(7)]);
 }
 

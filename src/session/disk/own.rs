@@ -144,7 +144,7 @@ fn own(
     }
     let temporary = temporary(path);
     let to = match copy::create_new_beneath(base, &temporary) {
-        // Of a copy that was cut off by a kill: the torrent's root is locked, so nobody else is at it.
+        // Of a copy that was cut off by a kill, or of a run that did not end in time and will find it gone.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             files::unlink_beneath(base, &temporary)?;
             copy::create_new_beneath(base, &temporary)?
@@ -171,14 +171,24 @@ fn own(
         {
             return Err(io::Error::other("it was changed meanwhile"));
         }
+        if !is_ours(base, &temporary, &to) {
+            return Err(io::Error::other("another copy took its place"));
+        }
         files::rename_beneath(base, &temporary, path)?;
         Ok((files::stamp(&to)?, root))
     };
     let done = put();
-    if done.is_err() {
+    if done.is_err() && is_ours(base, &temporary, &to) {
         let _ = files::unlink_beneath(base, &temporary);
     }
     done.map(Some)
+}
+
+/// Whether the name is still that of this file: a later run may have begun a copy of its own there.
+fn is_ours(base: &OwnedFd, path: &Path, file: &OwnedFd) -> bool {
+    let named = files::file_stamp_beneath(base, path).map(|stamp| stamp.inode);
+    let ours = files::stamp(file).map(|stamp| stamp.inode);
+    matches!((named, ours), (Ok(named), Ok(ours)) if named == ours)
 }
 
 /// Beside the file, so that it can take its name; the same each time, so that what a kill leaves there is found.
