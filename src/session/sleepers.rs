@@ -12,9 +12,10 @@ use crate::base::InfoHash;
 /// Who sleeps, and who is to be woken.
 #[derive(Default)]
 pub struct Sleepers {
-    /// Those that may be woken; one that runs stays among them as long as it may sleep again.
-    all: RefCell<BTreeSet<InfoHash>>,
-    /// Those among them that a hybrid's other name stands for.
+    /// Those that may be woken, each with its second name if it has one. One that runs stays among them as long as it may
+    /// sleep again.
+    all: RefCell<BTreeMap<InfoHash, Option<InfoHash>>>,
+    /// From the second names of hybrids to those they stand for.
     seconds: RefCell<BTreeMap<InfoHash, InfoHash>>,
     wanted: RefCell<BTreeSet<InfoHash>>,
     /// Woken when somebody is wanted, or was found peers of.
@@ -26,7 +27,7 @@ pub struct Sleepers {
 impl Sleepers {
     /// It may be woken from now on, by its second name too if it has one.
     pub fn insert(&self, info_hash: InfoHash, second: Option<InfoHash>) {
-        self.all.borrow_mut().insert(info_hash);
+        self.all.borrow_mut().insert(info_hash, second);
         if let Some(second) = second {
             self.seconds.borrow_mut().insert(second, info_hash);
         }
@@ -34,17 +35,14 @@ impl Sleepers {
 
     /// It may not be woken any more; its second name, if it had one.
     pub fn remove(&self, info_hash: &InfoHash) -> Option<InfoHash> {
-        self.all.borrow_mut().remove(info_hash);
+        let second = self.all.borrow_mut().remove(info_hash).flatten();
         self.wanted.borrow_mut().remove(info_hash);
         self.settled.notify_waiters();
-        // Few are hybrids.
-        let mut second = None;
-        self.seconds.borrow_mut().retain(|name, first| {
-            let is_its = first == info_hash;
-            second = if is_its { Some(*name) } else { second };
-            !is_its
-        });
-        second
+        let mut seconds = self.seconds.borrow_mut();
+        // By now it may stand for another that has the same v2 part.
+        let second = second.filter(|second| seconds.get(second) == Some(info_hash))?;
+        seconds.remove(&second);
+        Some(second)
     }
 
     /// Whether this is a name of one that may be woken.
@@ -53,7 +51,7 @@ impl Sleepers {
     }
 
     fn first(&self, name: &InfoHash) -> Option<InfoHash> {
-        let is_first = self.all.borrow().contains(name);
+        let is_first = self.all.borrow().contains_key(name);
         let second = || self.seconds.borrow().get(name).copied();
         is_first.then_some(*name).or_else(second)
     }
@@ -92,5 +90,32 @@ impl Shared {
             }
             settled.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_name_goes_with_the_one_it_stands_for() {
+        let [a, b, c, second, shared] = [1, 2, 3, 4, 5].map(|name| InfoHash::new([name; 20]));
+        let sleepers = Sleepers::default();
+        sleepers.insert(a, Some(second));
+        sleepers.insert(b, Some(shared));
+        sleepers.insert(c, Some(shared));
+        assert!(
+            [a, b, c, second, shared]
+                .iter()
+                .all(|name| sleepers.has(name))
+        );
+        assert_eq!(sleepers.remove(&a), Some(second));
+        assert!(!sleepers.has(&a) && !sleepers.has(&second));
+        assert_eq!(sleepers.remove(&a), None);
+        assert_eq!(sleepers.remove(&b), None, "it is another's by now");
+        assert!(sleepers.want(&shared));
+        assert_eq!(sleepers.next_wanted(), Some(c));
+        assert_eq!(sleepers.remove(&c), Some(shared));
+        assert!(!sleepers.has(&shared));
     }
 }
