@@ -156,6 +156,21 @@ impl Sift {
         let bad = pairs.filter(|(_, (ours, theirs))| ours != theirs);
         Some(bad.map(|(number, _)| number).collect())
     }
+
+    /// # Panics
+    /// When an invariant is broken.
+    pub fn check(&self) {
+        for peer in &self.tried {
+            assert_eq!(
+                self.owed_count(*peer),
+                0,
+                "asked again after it was in vain"
+            );
+        }
+        let blocks = self.tree.block_count() as usize;
+        let is_one_each = self.ours.as_ref().is_none_or(|ours| ours.len() == blocks);
+        assert!(is_one_each, "a leaf a block");
+    }
 }
 
 impl Part {

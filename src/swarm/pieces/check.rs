@@ -1,6 +1,6 @@
 //! The invariants of all pieces, and counts taken the slow way for `Torrent::check`. Layer 2.
 
-use super::active::Phase;
+use super::active::{Active, Phase};
 use super::{PieceState, Pieces};
 
 impl Pieces {
@@ -43,5 +43,11 @@ impl Pieces {
     /// Payloads under way, counted the slow way for `Torrent::check`.
     pub fn receiving_count(&self) -> u32 {
         self.active.iter().map(|(_, active)| active.receiving).sum()
+    }
+
+    /// Pieces whose bad blocks are being found out, counted the slow way for `Torrent::check`.
+    pub fn sifting_count(&self) -> usize {
+        let is_so = |active: &Active| active.phase == Phase::Sifting;
+        self.active.iter().filter(|(_, a)| is_so(a)).count()
     }
 }

@@ -173,12 +173,6 @@ impl Torrent {
 
     fn on_bad_piece(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
         self.bad_pieces += 1;
-        if self.can_sift(piece, cx.now)
-            && let &[party] = self.pieces.sources(piece)
-        {
-            // It need not be found, only what it did.
-            self.ban(party, cx);
-        }
         if !self.begin_sift(piece, cx) {
             self.on_bad_copy(piece, cx);
         }

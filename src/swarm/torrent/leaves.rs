@@ -121,6 +121,12 @@ impl Torrent {
         true
     }
 
+    /// True as long as anybody waits for what [`Effect::ReadLeaves`] is to bring of the piece.
+    pub fn awaits_leaves(&self, piece: PieceIndex) -> bool {
+        let mut reads = self.leaf_reads.0.iter();
+        reads.any(|read| read.tree.piece == piece && !read.waiting.is_empty())
+    }
+
     /// Answers [`Effect::ReadLeaves`] with a leaf a block; `None` when the piece could not be read.
     pub fn on_leaves_read(&mut self, piece: PieceIndex, leaves: Option<&[Node]>, cx: &mut Cx<'_>) {
         let Some(read) = self.leaf_reads.end(piece) else {

@@ -1,4 +1,4 @@
-//! Bad pieces of torrents with hash trees: the leaves are asked of a peer, the bad blocks are dropped and their senders
+//! Bad pieces that are verified by hash trees: the leaves are asked of a peer, the bad blocks are dropped and their senders
 //! banned, and the good ones stay (BEP 52, "hash request" of base layer 0).
 //!
 //! Where nobody can be asked or nobody answers, a bad piece ends as in v1 (`on_bad_copy`).
@@ -220,31 +220,51 @@ impl Torrent {
         }
     }
 
-    /// Drops the bad blocks and bans their senders, once all leaves are here.
+    /// Drops the bad blocks and bans their senders, once all leaves are here. A piece that nobody wants any more, or with
+    /// blocks that are all right, is given up.
     fn judge_blocks(&mut self, piece: PieceIndex, cx: &mut Cx<'_>) {
         let verdict = self.sifts.get(&piece).and_then(Sift::verdict);
         let Some(blocks) = verdict else {
             // Perhaps nobody was left to ask while the blocks were hashed.
             return self.review_sifts(cx);
         };
-        if blocks.is_empty() {
-            // Each is right, and the piece is not: memory or disk erred.
-            return self.end_sift(piece, cx);
-        }
         self.sifts.remove(&piece);
         let (parties, sources) = (self.pieces.sources(piece), self.pieces.block_sources(piece));
         let sender = |block: &u32| parties.get(usize::from(*sources.get(*block as usize)?));
         let mut liars: Vec<Party> = blocks.iter().filter_map(sender).copied().collect();
-        self.waste_blocks(piece, &blocks);
         liars.sort_unstable();
         liars.dedup();
+        // Where each block is right and the piece is not, memory or disk erred: nobody is to blame.
+        let goes_on = !blocks.is_empty() && self.pieces.wanted().has(piece);
+        match goes_on {
+            true => self.waste_blocks(piece, &blocks),
+            false => self.waste(piece),
+        }
         for liar in liars {
             self.ban(liar, cx);
         }
-        self.pieces.take_back(piece, &blocks, cx.now);
-        cx.fx.push(Effect::DropBlocks { piece, blocks });
-        self.fill_all(cx);
+        if goes_on {
+            self.pieces.take_back(piece, &blocks, cx.now);
+            cx.fx.push(Effect::DropBlocks { piece, blocks });
+            self.fill_all(cx);
+        } else {
+            self.give_up(piece, false, cx);
+        }
         self.release_held(cx);
+    }
+
+    /// # Panics
+    /// When an invariant is broken.
+    pub(super) fn check_sifts(&self) {
+        assert!(self.sifts.len() <= SIFTS_MAX, "pieces being sifted");
+        assert_eq!(self.sifts.len(), self.pieces.sifting_count());
+        for (piece, sift) in &self.sifts {
+            assert_eq!(self.pieces.phase(*piece), Some(Phase::Sifting));
+            sift.check();
+        }
+        for key in self.peers.keys() {
+            assert!(self.leaves_owed(PeerKey(key)) <= OWED_MAX, "leaves owed");
+        }
     }
 
     fn waste_blocks(&mut self, piece: PieceIndex, blocks: &[u32]) {

@@ -167,6 +167,7 @@ impl Torrent {
             );
         }
         self.leaf_reads.check();
+        self.check_sifts();
         let (mut requests, mut receiving, mut starved) = (0, 0, 0);
         for (key, peer) in self.peers.iter() {
             peer.uploads.check();

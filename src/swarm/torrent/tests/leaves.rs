@@ -67,6 +67,7 @@ fn a_piece_is_read_once_for_all_who_ask_meanwhile() {
     }
     w.gone(gone);
     assert_eq!(w.effects(), ["read leaves 2 65536"]);
+    assert!(w.torrent.awaits_leaves(piece(2)) && !w.torrent.awaits_leaves(piece(1)));
     assert!(w.hear(a).is_empty());
     read(&mut w, 2, Some(&leaves_of(2, 4)));
     for peer in [a, b] {
@@ -74,6 +75,8 @@ fn a_piece_is_read_once_for_all_who_ask_meanwhile() {
     }
     ask(&mut w, a, range);
     assert_eq!(w.effects(), ["read leaves 2 65536"], "they are not kept");
+    w.gone(a);
+    assert!(!w.torrent.awaits_leaves(piece(2)), "nobody waits any more");
 }
 
 #[test]

@@ -116,11 +116,11 @@ fn of_a_piece_from_one_peer_the_good_blocks_stay() {
     mixed(&mut w, [a, a, a, a]);
     effects(&mut w);
     is_bad(&mut w);
-    let seen = effects(&mut w);
-    assert_eq!(seen[..2], ["ban 1.0.0.1", "close 1 Banned"]);
+    assert_eq!(effects(&mut w), ["hash leaves 0"]);
     hashed(&mut w, with_bad(&[2]));
     tell_truly(&mut w, b);
-    assert_eq!(effects(&mut w), ["drop 0 [2]"]);
+    let seen = effects(&mut w);
+    assert_eq!(seen, ["ban 1.0.0.1", "close 1 Banned", "drop 0 [2]"]);
     assert_eq!(w.torrent.stats(w.now).wasted_bytes, BLOCK);
     w.is_disk_slow = false;
     w.pass_secs(1);
@@ -264,16 +264,70 @@ fn pieces_of_a_hybrid_are_not_judged_by_trees() {
 }
 
 #[test]
-fn a_disk_error_blames_nobody_and_neither_do_leaves_that_are_all_right() {
-    for leaves in [None, Some(leaves_of(0, 4))] {
-        let (mut w, [.., d]) = shared(".");
-        is_bad(&mut w);
-        tell_truly(&mut w, d);
-        effects(&mut w);
-        w.call(|torrent, cx| torrent.on_leaves_hashed(piece(0), leaves, cx));
-        assert_eq!(effects(&mut w), ["digest 0"]);
-        assert!(w.torrent.banned().is_empty());
+fn a_disk_error_in_the_middle_ends_as_without_trees() {
+    let (mut w, [.., d]) = shared(".");
+    is_bad(&mut w);
+    tell_truly(&mut w, d);
+    effects(&mut w);
+    w.call(|torrent, cx| torrent.on_leaves_hashed(piece(0), None, cx));
+    assert_eq!(effects(&mut w), ["digest 0"]);
+    assert!(w.torrent.banned().is_empty());
+}
+
+#[test]
+fn nobody_is_blamed_where_all_blocks_prove_right() {
+    let (mut shared, [.., d]) = shared(".");
+    let mut alone = v2_world(".", 4);
+    let [a, b] = [1, 2].map(|name| alone.unchoking(come(name, "x")));
+    mixed(&mut alone, [a; 4]);
+    effects(&mut alone);
+    for (w, tells) in [(&mut shared, d), (&mut alone, b)] {
+        is_bad(w);
+        hashed(w, leaves_of(0, 4));
+        tell_truly(w, tells);
+        let seen = effects(w);
+        assert_eq!(seen, ["hash leaves 0", "discard 0"]);
+        assert!(w.torrent.peers.iter().all(|(_, peer)| !peer.is_suspect));
+        assert_eq!(w.torrent.stats(w.now).wasted_bytes, 4 * BLOCK);
     }
+    shared.is_disk_slow = false;
+    shared.pass_secs(1);
+    shared.serve_all(d);
+    assert_eq!(shared.drawing(), "x", "it is fetched again");
+}
+
+#[test]
+fn a_sole_source_is_banned_where_nobody_tells_the_leaves() {
+    let mut w = v2_world(".", 4);
+    let a = w.unchoking(come(1, "x"));
+    mixed(&mut w, [a; 4]);
+    effects(&mut w);
+    is_bad(&mut w);
+    hashed(&mut w, with_bad(&[1]));
+    assert_eq!(effects(&mut w), ["hash leaves 0"]);
+    reject(&mut w, a);
+    let seen = effects(&mut w);
+    assert_eq!(seen, ["discard 0", "ban 1.0.0.1", "close 1 Banned"]);
+}
+
+#[test]
+fn what_was_deselected_meanwhile_is_not_fetched_again() {
+    let (mut w, [a, _, c, d]) = shared(".");
+    is_bad(&mut w);
+    hashed(&mut w, with_bad(&[1]));
+    effects(&mut w);
+    w.call(|torrent, cx| torrent.select(crate::base::Bitfield::new(1), cx));
+    tell_truly(&mut w, d);
+    let seen = effects(&mut w);
+    for wanted in ["ban 1.0.0.2", "discard 0"] {
+        assert!(seen.iter().any(|effect| effect == wanted), "{seen:?}");
+    }
+    w.pass_secs(1);
+    let served = [a, c, d].map(|peer| w.serve_all(peer)).concat();
+    assert!(served.is_empty(), "{served:?}");
+    assert_eq!(w.torrent.pieces.phase(piece(0)), None);
+    assert_eq!(w.torrent.stats(w.now).wasted_bytes, 4 * BLOCK);
+    assert_eq!(w.credits.assembly_bytes, w.budget_bytes);
 }
 
 #[test]
