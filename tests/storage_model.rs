@@ -145,7 +145,7 @@ impl Life<'_> {
         torrent.write_piece(piece).await.unwrap();
         let bytes = self.world.layout.geometry().piece_bytes(piece);
         let written = torrent
-            .read_leaves(piece, bytes, std::future::pending())
+            .read_leaves(piece, bytes, || true, std::future::pending())
             .await;
         let good: Vec<_> = blocks.iter().map(leaf).collect();
         assert_eq!(written, Some(good));

@@ -575,8 +575,11 @@ impl Driver {
     fn read_leaves(self: &Rc<Self>, piece: PieceIndex, bytes: u32) {
         let driver = self.clone();
         self.spawn(async move {
-            let ended = driver.ending();
-            let leaves = driver.disk.read_leaves(piece, bytes, ended).await;
+            let is_awaited = || driver.read(|core| core.awaits_leaves(piece));
+            let reading = driver
+                .disk
+                .read_leaves(piece, bytes, is_awaited, driver.ending());
+            let leaves = reading.await;
             driver.call(|core, cx| core.on_leaves_read(piece, leaves.as_deref(), cx));
         });
     }

@@ -28,6 +28,8 @@ pub(super) struct Lane {
     calls: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     reads_max: usize,
+    /// Whose piece is read for its leaves.
+    pub leaf_turn: Semaphore,
     /// When those under way began, in order; of a file system that may hang.
     began: RefCell<BTreeMap<u64, Instant>>,
     next: Cell<u64>,
@@ -71,6 +73,7 @@ impl Lane {
             calls: Arc::new(Semaphore::new(calls)),
             reads,
             reads_max,
+            leaf_turn: Semaphore::new(1),
             began: RefCell::default(),
             next: Cell::new(0),
         })

@@ -85,7 +85,7 @@ pub struct DiskHub {
     resident: serve::Residency,
     /// Bytes that runs read for sending may hold.
     reads: Arc<Semaphore>,
-    leaf_turns: leaves::LeafTurns,
+    leaf_pace: leaves::LeafPace,
     next_id: Cell<u64>,
 }
 
@@ -139,7 +139,7 @@ impl DiskHub {
             recent: serve::Recent::new(),
             resident: serve::Residency::new(),
             reads: Arc::new(Semaphore::new(READ_BYTES_MAX)),
-            leaf_turns: leaves::LeafTurns::new(),
+            leaf_pace: leaves::LeafPace::new(),
             next_id: Cell::new(0),
         })
     }
