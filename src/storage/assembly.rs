@@ -320,12 +320,13 @@ impl<B, H> Assembly<B, H> {
     }
 
     /// Ends a loan without a write. A buffer that arrived meanwhile stays; `copy(from, into, range)` then moves the
-    /// blocks of the loan into it, and the loan's buffer comes back to be freed, as it does after a discard.
+    /// blocks of the loan into it, and the loan's buffer comes back to be freed, as it does after a discard. Blocks that
+    /// cannot be moved are in memory no more.
     pub fn give_back(
         &mut self,
         ticket: Ticket,
         buffer: B,
-        mut copy: impl FnMut(&B, &mut B, Range<usize>),
+        mut copy: impl FnMut(&B, &mut B, Range<usize>) -> bool,
     ) -> Option<B> {
         let bytes = self.segment_bytes(ticket.piece, ticket.segment);
         let Some(slot) = self.slot_of(ticket) else {
@@ -340,7 +341,10 @@ impl<B, H> Assembly<B, H> {
             }
             Some(newer) => {
                 for run in runs(ticket.blocks, bytes) {
-                    copy(&buffer, newer, run);
+                    let blocks = blocks_in(&run);
+                    if !copy(&buffer, newer, run) {
+                        slot.held &= !blocks;
+                    }
                 }
                 Some(buffer)
             }
@@ -521,6 +525,15 @@ pub fn runs(blocks: u16, segment_bytes: u32) -> impl Iterator<Item = Range<usize
     })
 }
 
+/// The blocks that a run of [`runs`] is of.
+fn blocks_in(run: &Range<usize>) -> u16 {
+    let numbers = 0..SEGMENT_BLOCKS;
+    let is_in = |number: &u32| run.contains(&((number * BLOCK_BYTES) as usize));
+    numbers
+        .filter(is_in)
+        .fold(0, |set, number| set | 1 << number)
+}
+
 /// The block's segment, and its bit there.
 fn locate(block: BlockRef) -> (u32, u16) {
     let bit = 1_u16 << (block.begin() % SEGMENT_BYTES / BLOCK_BYTES);
@@ -649,9 +662,31 @@ mod tests {
         assembly.place(second);
         assembly.insert_buffer(PIECE, 0, 8);
         let mut moved = Vec::new();
-        let freed = assembly.give_back(taken.ticket, taken.buffer, |_, _, run| moved.push(run));
+        let freed = assembly.give_back(taken.ticket, taken.buffer, |_, _, run| {
+            moved.push(run);
+            true
+        });
         assert_eq!(freed, Some(7));
         assert!(moved.len() == 1 && moved[0] == (0..16_384));
+        assert_eq!(assembly.blocks_in_memory(PIECE, 0), 1);
+        assembly.check();
+    }
+
+    #[test]
+    fn what_cannot_be_merged_is_in_memory_no_more() {
+        let (geometry, mut assembly) = world();
+        let [first, second, third] = [0, 1, 2].map(|at| geometry.block(PIECE, at).unwrap());
+        for block in [first, third] {
+            assembly.place(block);
+        }
+        assembly.insert_buffer(PIECE, 0, 7);
+        for block in [first, third] {
+            assembly.block_done(block);
+        }
+        let taken = assembly.take_segment(PIECE, 0).unwrap();
+        assembly.place(second);
+        assembly.insert_buffer(PIECE, 0, 8);
+        assembly.give_back(taken.ticket, taken.buffer, |_, _, run| run.start == 0);
         assert_eq!(assembly.blocks_in_memory(PIECE, 0), 1);
         assembly.check();
     }

@@ -203,6 +203,7 @@ impl Store {
                 let end = range.end.div_ceil(BLOCK_BYTES as usize);
                 let slots = range.start / BLOCK_BYTES as usize..end;
                 to[slots.clone()].copy_from_slice(&from[slots]);
+                true
             });
             return;
         }

@@ -135,8 +135,9 @@ impl DiskTorrent {
                 let held = assembly.blocks_in_memory(piece, segment);
                 if on_disk | held == full {
                     if let Some(from) = assembly.buffer_mut(piece, segment) {
-                        for run in runs(held, bytes) {
-                            copy_run(from, &mut buffer, run);
+                        let mut held = runs(held, bytes);
+                        if !held.all(|run| copy_run(from, &mut buffer, run)) {
+                            return Err(self.not_whole(piece));
                         }
                     }
                     break on_disk;

@@ -77,6 +77,7 @@ impl DiskTorrent {
         let ticket = taken.ticket;
         let mut fresh = self.hub.pool.alloc_or_heap(taken.buffer.len());
         for run in runs(taken.keep, segment_bytes(&taken.buffer)) {
+            // What lands there is copied by whoever receives it.
             copy_run(&taken.buffer, &mut fresh, run);
         }
         let mut assembly = self.assembly.borrow_mut();
@@ -236,8 +237,8 @@ impl DiskTorrent {
         }
         let length = cut.middle.len();
         let mut copy = self.hub.pool.alloc_or_heap(length);
-        if let Some(from) = buffer.bytes(cut.middle.clone()) {
-            copy.as_mut_slice().copy_from_slice(from);
+        if let Err(error) = copy_out(&buffer, cut.middle.clone(), &mut copy) {
+            return (Err(error), buffer);
         }
         let (written, _copy) = file.write_at(copy, 0..length, offset).await;
         (written, buffer)
@@ -291,12 +292,42 @@ impl DiskTorrent {
     }
 }
 
-/// Copies one range from one buffer into the same range of another.
-pub(super) fn copy_run(from: &Segment, into: &mut Segment, run: Range<usize>) {
-    into.put_from(from, run);
+/// Copies one range from one buffer into the same range of another. False when a receive has a part of it.
+pub(super) fn copy_run(from: &Segment, into: &mut Segment, run: Range<usize>) -> bool {
+    into.put_from(from, run)
+}
+
+/// Copies a range to the beginning of another buffer.
+///
+/// # Errors
+/// A receive has a part of it: what is written is whole, and nothing is received there any more.
+fn copy_out(from: &Segment, range: Range<usize>, into: &mut Segment) -> io::Result<()> {
+    match from.bytes(range) {
+        Some(bytes) if into.put(0, bytes) => Ok(()),
+        _ => Err(io::Error::other("bytes to be written are being received")),
+    }
 }
 
 /// A segment's buffer is as long as the segment, at most 256 KiB.
 pub(super) fn segment_bytes(buffer: &Segment) -> u32 {
     u32::try_from(buffer.len()).unwrap_or(crate::base::SEGMENT_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uring::buffers::Pool;
+
+    #[test]
+    fn what_is_being_received_is_not_written() {
+        let pool = Pool::plain(1 << 20).unwrap();
+        let [mut segment, mut copy] = [(); 2].map(|()| pool.alloc(65_536).unwrap());
+        segment.as_mut_slice().fill(7);
+        let landing = segment.land(16_384..32_768).unwrap();
+        assert!(copy_out(&segment, 4_096..20_480, &mut copy).is_err());
+        assert!(!copy_run(&segment, &mut copy, 0..32_768));
+        drop(landing);
+        copy_out(&segment, 4_096..20_480, &mut copy).unwrap();
+        assert_eq!(copy.as_slice()[..16_384], [7; 16_384]);
+    }
 }

@@ -192,9 +192,10 @@ impl Segment {
         true
     }
 
-    /// Puts what the other segment has in the range into the same range here, where nothing lands in either of them.
-    pub fn put_from(&mut self, from: &Segment, range: Range<usize>) {
-        let mut at = range.start;
+    /// Puts what the other segment has in the range into the same range here, where nothing lands in either of them. True
+    /// when that is all of it.
+    pub fn put_from(&mut self, from: &Segment, range: Range<usize>) -> bool {
+        let (mut at, mut is_all) = (range.start, true);
         while at < range.end {
             let landings = from.memory.landings.borrow();
             let next = landings.iter().filter(|other| other.end > at);
@@ -202,11 +203,12 @@ impl Segment {
             drop(landings);
             let next = next.unwrap_or(range.end..range.end);
             let end = next.start.clamp(at, range.end);
-            if let Some(bytes) = from.bytes(at..end) {
-                self.put(at, bytes);
-            }
+            let bytes = from.bytes(at..end);
+            let is_put = bytes.is_some_and(|bytes| self.put(at, bytes));
+            is_all &= is_put && next.start >= range.end;
             at = next.end;
         }
+        is_all
     }
 
     /// First byte, for a ring entry or a hash worker.

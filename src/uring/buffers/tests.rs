@@ -201,7 +201,9 @@ fn a_landing_has_its_range_alone_and_keeps_the_memory() {
     assert!(segment.put(40_000, &landing.as_slice()[..100]), "elsewhere");
     let mut other = pool.alloc(65_536).unwrap();
     other.as_mut_slice().fill(7);
-    other.put_from(&segment, 0..65_536);
+    assert!(!other.put_from(&segment, 0..65_536), "but what lands");
+    assert!(other.put_from(&segment, 32_768..65_536));
+    assert!(!other.put_from(&segment, 0..65_537), "past the end");
     let copied = other.as_slice();
     assert_eq!(copied[16_380..16_385], [9, 9, 9, 9, 7]);
     assert_eq!((copied[32_767], copied[32_768]), (7, 1));
