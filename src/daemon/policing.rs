@@ -212,10 +212,10 @@ impl Control {
             tokio::task::yield_now().await;
         }
         for (info_hash, one) in reached {
-            if torrents.policies.note_reached(info_hash, one.id) {
-                if !self.on_goal(info_hash, &one.policy, hooks).await {
-                    torrents.policies.forget_reached(info_hash, one.id);
-                }
+            if torrents.policies.note_reached(info_hash, one.id)
+                && !self.on_goal(info_hash, &one.policy, hooks).await
+            {
+                torrents.policies.forget_reached(info_hash, one.id);
             }
         }
         now
