@@ -22,7 +22,7 @@ use crate::session::tune::{Tuned, Tuning};
 /// Schedules and goals are looked at this often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Every so many looks all torrents are looked at, where there are goals of time.
+/// Every so many looks all torrents are looked at, also those whose figures rest.
 const LOOKS_AT_ALL: u64 = 60;
 /// Torrents that are looked at in one go: nobody is to wait for thousands.
 const ROWS_AT_A_TIME: usize = 128;

@@ -17,7 +17,7 @@ use crate::base::{PieceIndex, SEGMENT_BYTES};
 use crate::uring::ring;
 use crate::wire::merkle::Node;
 
-/// What is read for leaves a second, in bytes: about a percent of one core.
+/// What is read for leaves a second, in bytes: strangers must not have a disk kept busy.
 const BYTES_PER_S: u32 = 16 << 20;
 
 /// Holds readings back to the rate of the session.

@@ -1,8 +1,8 @@
 //! One torrent's bytes on the ring thread: from arriving blocks to synced files, and from files to runs for sending.
 //! Layer 5.
 //!
-//! Blocks are copied into segments ([`DiskTorrent::copy_in`]) or received there ([`DiskTorrent::land`]); what the core asks for with its effects are futures
-//! that borrow the segments when they are made, not when they are first polled: an effect that follows sees the
+//! Blocks are copied into segments ([`DiskTorrent::copy_in`]) or received there ([`DiskTorrent::land`]); what the core asks
+//! for with its effects are futures that borrow the segments when they are made, not when they are first polled: an effect that follows sees the
 //! state the one before left. All of them are `'static` and may run as tasks of their own; they give up their memory
 //! only when the ring is done with it, so none is ever to be dropped half-way.
 //! Opening, creating and looking at files by name happens on blocking threads.
@@ -312,8 +312,8 @@ impl DiskTorrent {
         self.lane.stuck_for()
     }
 
-    /// Copies payload into its place, unless it lies there already: `bytes` are those of `block` from `offset_in_block` on. Bytes past the block's
-    /// end are not copied.
+    /// Copies payload into its place, unless it lies there already: `bytes` are those of `block` from `offset_in_block` on.
+    /// Bytes past the block's end are not copied.
     ///
     /// Only for a block that the core placed (`Placement::Store`), by its one owner.
     pub fn copy_in(&self, block: BlockRef, offset_in_block: u32, bytes: &[u8]) {
