@@ -249,28 +249,33 @@ fn they_meet_through_libtorrent_too() {
     they_meet("they_meet_through_libtorrent_too", &Relay::Libtorrent);
 }
 
-#[test]
-fn without_hole_punching_they_do_not_meet() {
-    let test = "without_hole_punching_they_do_not_meet";
-    for (of_relay, of_leech) in [
-        (&[][..], &["--no-holepunch"][..]),
-        (&["--no-holepunch"], &[]),
-    ] {
-        let Some(mut swarm) = swarm(test, &Relay::Gyre(of_relay), of_leech) else {
-            return;
-        };
-        let told = |event: &serde_json::Value| event["peers_known"].as_u64() >= Some(2);
-        swarm.leech.wait_for("the seed's address", told);
-        // Longer than a dial and a rendezvous take, shorter than the minute after which the seed is told of the leecher.
-        let end = Instant::now() + Duration::from_secs(25);
-        while Instant::now() < end {
-            let progress = swarm.leech.event("progress");
-            assert!(progress["peers"].as_u64() <= Some(1), "{progress}");
-        }
-        let stderr = swarm.leech.stderr();
-        assert!(
-            stderr.contains("dial failed addr=11.0.1.2:7001"),
-            "{stderr}"
-        );
+fn they_do_not_meet(test: &str, of_relay: &[&str], of_leech: &[&str]) {
+    let Some(mut swarm) = swarm(test, &Relay::Gyre(of_relay), of_leech) else {
+        return;
+    };
+    let told = |event: &serde_json::Value| event["peers_known"].as_u64() >= Some(2);
+    swarm.leech.wait_for("the seed's address", told);
+    // Longer than a dial and a rendezvous take, shorter than the minute after which the seed is told of the leecher.
+    let end = Instant::now() + Duration::from_secs(25);
+    while Instant::now() < end {
+        let progress = swarm.leech.event("progress");
+        assert!(progress["peers"].as_u64() <= Some(1), "{progress}");
     }
+    let stderr = swarm.leech.stderr();
+    assert!(
+        stderr.contains("dial failed addr=11.0.1.2:7001"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn they_do_not_meet_when_one_wants_no_help() {
+    let test = "they_do_not_meet_when_one_wants_no_help";
+    they_do_not_meet(test, &[], &["--no-holepunch"]);
+}
+
+#[test]
+fn they_do_not_meet_when_the_third_gives_no_help() {
+    let test = "they_do_not_meet_when_the_third_gives_no_help";
+    they_do_not_meet(test, &["--no-holepunch"], &[]);
 }
