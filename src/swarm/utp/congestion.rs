@@ -10,6 +10,13 @@ const TARGET_US: f64 = 100_000.0;
 const GAIN_BYTES: f64 = 3_000.0;
 /// The largest part of the window that is given up in one round trip to a queue.
 const YIELD_MAX: f64 = 0.5;
+/// What a loss leaves of the window where packets queue, or may do so (BEP 29).
+const LEFT_QUEUED: f64 = 0.5;
+/// What it leaves where none does: then it is the line that loses, as radio does, and what the window is made smaller by helps
+/// nobody. It still counts for something, as not every queue is seen: TCP gives up as much for any loss (RFC 9438).
+const LEFT_UNQUEUED: f64 = 0.7;
+/// Packets that wait no longer than this wait in no queue that could overflow.
+const UNQUEUED_US: u32 = 5_000;
 /// Packets that may be on their way at first.
 const WINDOW_START_PACKETS: f64 = 4.0;
 /// Beyond this no line is kept busier, and losses of a whole window cost too much.
@@ -24,6 +31,9 @@ const DRIFT_MAX_US: u32 = 10_000;
 /// A timeout is never shorter (BEP 29), nor longer than this.
 const TIMEOUT_MIN: Duration = Duration::from_millis(500);
 pub(super) const TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// What an answer may be late by, beyond what round trips differ by, before it is asked for: acks that wait for more, and
+/// clocks that are looked at late.
+const LATE_SLACK: Duration = Duration::from_millis(50);
 /// Before anything is known of the line.
 const TIMEOUT_START: Duration = Duration::from_secs(1);
 
@@ -107,6 +117,11 @@ impl Delays {
         let known = self.samples.get(..self.count.min(SAMPLES))?;
         known.iter().copied().min()
     }
+
+    /// Whether all of the last packets found the line free.
+    pub fn is_unqueued(&self) -> bool {
+        self.count >= SAMPLES && self.samples.iter().all(|above| *above <= UNQUEUED_US)
+    }
 }
 
 /// Round-trip time, smoothed.
@@ -143,6 +158,12 @@ impl RoundTrip {
         };
         base.saturating_mul(1 << timeouts.min(10)).min(TIMEOUT_MAX)
     }
+
+    /// When an answer is late enough to ask for it; `None` where nothing is known of the line.
+    pub fn late_after(&self) -> Option<Duration> {
+        let smoothed = self.smoothed?;
+        Some(smoothed + self.deviation * 4 + LATE_SLACK)
+    }
 }
 
 /// The congestion window.
@@ -171,11 +192,11 @@ impl Congestion {
         self.window as u64
     }
 
-    /// So many bytes came across. A window that was not full does not grow: that says nothing about the line. It yields
+    /// So many bytes came across, of so many that were on their way. A window that was not full does not grow: that says nothing about the line. It yields
     /// to a queue all the same, by as large a part as the queue is too long, half of it in a round trip at the most.
     pub fn on_acked(
         &mut self,
-        acked_bytes: u64,
+        (acked_bytes, of_bytes): (u64, u64),
         filled_window: bool,
         queueing_us: u32,
         packet_bytes: u32,
@@ -194,7 +215,8 @@ impl Congestion {
         if !filled_window {
             return;
         }
-        let steady = GAIN_BYTES * off_target * acked / self.window;
+        // After a loss more is on its way than the window is wide: it is still one round trip's.
+        let steady = GAIN_BYTES * off_target * acked / self.window.max(of_bytes as f64);
         let gain = if self.is_slow_start {
             match self.threshold {
                 Some(threshold) if self.window + acked > threshold => {
@@ -210,12 +232,17 @@ impl Congestion {
     }
 
     /// A packet was lost whose last transmission had that number; `next` is the number of the next one.
-    pub fn on_lost(&mut self, transmission: u64, next: u64, packet_bytes: u32) {
+    pub fn on_lost(&mut self, transmission: u64, next: u64, is_unqueued: bool, packet_bytes: u32) {
         if transmission < self.counts_from {
             return;
         }
         self.counts_from = next;
-        self.window = (self.window / 2.0).max(f64::from(packet_bytes));
+        // A window that doubles is twice as wide as it was when this was sent.
+        let left = match is_unqueued && !self.is_slow_start {
+            true => LEFT_UNQUEUED,
+            false => LEFT_QUEUED,
+        };
+        self.window = (self.window * left).max(f64::from(packet_bytes));
         self.threshold = Some(self.window);
         self.is_slow_start = false;
     }
@@ -237,23 +264,58 @@ mod tests {
     fn the_window_doubles_to_the_first_loss_and_then_grows_by_the_gain() {
         let mut congestion = Congestion::new(1_000);
         assert_eq!(congestion.window_bytes(), 4_000);
-        congestion.on_acked(4_000, true, 0, 1_000);
+        congestion.on_acked((4_000, 4_000), true, 0, 1_000);
         assert_eq!(congestion.window_bytes(), 8_000);
-        congestion.on_lost(7, 8, 1_000);
-        congestion.on_lost(6, 9, 1_000);
+        congestion.on_lost(7, 8, false, 1_000);
+        congestion.on_lost(6, 9, false, 1_000);
         assert_eq!(congestion.window_bytes(), 4_000, "one loss a round trip");
-        congestion.on_acked(4_000, true, 0, 1_000);
+        congestion.on_acked((4_000, 4_000), true, 0, 1_000);
         assert_eq!(congestion.window_bytes(), 7_000);
-        congestion.on_acked(7_000, true, 50_000, 1_000);
+        congestion.on_acked((7_000, 7_000), true, 50_000, 1_000);
         assert_eq!(congestion.window_bytes(), 8_500, "half way to the target");
-        congestion.on_acked(8_500, false, 120_000, 1_000);
+        congestion.on_acked((8_500, 8_500), false, 120_000, 1_000);
         assert_eq!(congestion.window_bytes(), 6_800, "it yields to a queue");
-        congestion.on_acked(6_800, true, 400_000, 1_000);
+        congestion.on_acked((6_800, 6_800), true, 400_000, 1_000);
         assert_eq!(congestion.window_bytes(), 3_400, "by half at the most");
-        congestion.on_acked(3_400, false, 0, 1_000);
+        congestion.on_acked((3_400, 3_400), false, 0, 1_000);
         assert_eq!(congestion.window_bytes(), 3_400, "it was not filled");
         congestion.on_timeout(20, 1_000);
         assert_eq!(congestion.window_bytes(), 1_000);
+    }
+
+    #[test]
+    fn a_loss_halves_the_window_where_packets_queue_or_it_doubles_and_cuts_it_less_elsewhere() {
+        let mut congestion = Congestion::new(1_000);
+        congestion.on_acked((6_000, 6_000), true, 0, 1_000);
+        congestion.on_lost(7, 8, true, 1_000);
+        assert_eq!(congestion.window_bytes(), 5_000, "it doubled");
+        congestion.on_lost(8, 9, true, 1_000);
+        assert_eq!(congestion.window_bytes(), 3_500, "nothing queues");
+        congestion.on_lost(9, 10, false, 1_000);
+        assert_eq!(congestion.window_bytes(), 1_750);
+
+        let mut delays = Delays::default();
+        for delay_us in [20_000, 21_000] {
+            delays.on_ours(delay_us, Now::ZERO);
+        }
+        assert!(!delays.is_unqueued(), "too little is known");
+        delays.on_ours(24_000, Now::ZERO);
+        assert!(delays.is_unqueued());
+        delays.on_ours(26_000, Now::ZERO);
+        assert!(!delays.is_unqueued(), "the last one waited");
+        delays.on_ours(20_000, Now::ZERO);
+        assert!(!delays.is_unqueued());
+    }
+
+    #[test]
+    fn a_round_trip_grows_by_the_gain_although_its_window_was_cut_meanwhile() {
+        let mut congestion = Congestion::new(1_000);
+        congestion.on_acked((20_000, 20_000), true, 0, 1_000);
+        congestion.on_lost(7, 8, false, 1_000);
+        assert_eq!(congestion.window_bytes(), 12_000);
+        congestion.on_acked((12_000, 24_000), true, 0, 1_000);
+        congestion.on_acked((12_000, 12_000), true, 0, 1_000);
+        assert_eq!(congestion.window_bytes(), 12_000 + 1_500 + 2_666);
     }
 
     #[test]

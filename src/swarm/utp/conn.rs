@@ -96,6 +96,8 @@ pub(super) struct Conn {
     unacked: u32,
     timeout_at: Option<Now>,
     timeouts: u32,
+    /// When an answer is late enough to ask for it, once until one comes.
+    late_at: Option<Now>,
     /// One packet may go past a window that is shut.
     may_ask: bool,
     /// Nobody reads or writes it any more; it is forgotten then at the latest.
@@ -137,6 +139,7 @@ impl Conn {
             unacked: 0,
             timeout_at: None,
             timeouts: 0,
+            late_at: None,
             may_ask: false,
             closed_until: None,
             wants_read: false,
@@ -300,8 +303,9 @@ impl Conn {
             self.peer_window = header.window_bytes;
         }
         let is_bare = header.kind == Kind::State;
+        let in_flight = self.sender.in_flight_bytes();
         let news = self.sender.on_ack(acked, packet.sack, is_bare, now);
-        self.on_news(&news, now);
+        self.on_news(&news, in_flight, now);
         self.take(header.kind, seq, packet.payload, now);
     }
 
@@ -315,7 +319,7 @@ impl Conn {
         }
     }
 
-    fn on_news(&mut self, news: &Acked, now: Now) {
+    fn on_news(&mut self, news: &Acked, in_flight_bytes: u64, now: Now) {
         if let Some(length) = news.probe_acked {
             self.mtu.on_acked(length);
         }
@@ -328,18 +332,23 @@ impl Conn {
         let packet_bytes = self.mtu.datagram_bytes();
         if let Some(transmission) = news.lost {
             let next = self.sender.next_transmission();
-            self.congestion.on_lost(transmission, next, packet_bytes);
-        } else if news.bytes > 0 {
+            let is_unqueued = self.delays.is_unqueued();
+            self.congestion
+                .on_lost(transmission, next, is_unqueued, packet_bytes);
+        }
+        if news.bytes > 0 {
             // A packet queues no longer than it takes there and back.
             let round_trip = news.round_trip.map_or(u32::MAX, |it| it.as_micros() as u32);
             let queueing = self.delays.queueing_us().unwrap_or(0).min(round_trip);
+            let acked = (news.bytes, in_flight_bytes);
             self.congestion
-                .on_acked(news.bytes, news.filled_window, queueing, packet_bytes);
+                .on_acked(acked, news.filled_window, queueing, packet_bytes);
         }
         if news.packets > 0 {
             self.timeouts = 0;
             self.may_ask = false;
             self.timeout_at = None;
+            self.late_at = None;
         }
         self.set_timeout(now);
     }
@@ -348,8 +357,12 @@ impl Conn {
     fn set_timeout(&mut self, now: Now) {
         if !self.sender.awaits_acks() && !self.sender.has_news() {
             self.timeout_at = None;
+            self.late_at = None;
         } else if self.timeout_at.is_none() {
             self.timeout_at = Some(now + self.round_trip.timeout(self.timeouts));
+            if self.timeouts == 0 && self.is_open() {
+                self.late_at = self.round_trip.late_after().map(|after| now + after);
+            }
         }
     }
 
@@ -384,7 +397,7 @@ impl Conn {
             AckDue::At(at) => Some(at),
             _ => None,
         };
-        let all = [self.timeout_at, ack, self.closed_until];
+        let all = [self.timeout_at, self.late_at, ack, self.closed_until];
         all.into_iter().flatten().min()
     }
 
@@ -396,9 +409,22 @@ impl Conn {
             self.ack = AckDue::AtOnce;
         }
         if self.timeout_at.is_some_and(|at| now >= at) {
-            self.timeout_at = None;
+            (self.timeout_at, self.late_at) = (None, None);
             self.on_timeout(now);
         }
+        if self.late_at.is_some_and(|at| now >= at) {
+            self.late_at = None;
+            self.on_late(now);
+        }
+    }
+
+    /// One packet asks what became of the others before they count as lost: an ack of all of them is lost as easily as one packet.
+    fn on_late(&mut self, now: Now) {
+        if let Some(length) = self.sender.ask_again() {
+            self.mtu.on_lost(length, now);
+        }
+        let answer_at = self.round_trip.late_after().map(|after| now + after);
+        self.timeout_at = self.timeout_at.max(answer_at);
     }
 
     fn on_timeout(&mut self, now: Now) {
@@ -490,12 +516,16 @@ impl Conn {
             false => header.write_with_sack(&sack, out),
         }
         self.sack = sack;
-        self.on_ack_sent();
+        self.on_ack_sent(now);
         out.len() - start
     }
 
-    fn on_ack_sent(&mut self) {
-        self.ack = AckDue::No;
+    fn on_ack_sent(&mut self, now: Now) {
+        // The other side waits for it alone: should it be lost, another one follows.
+        self.ack = match self.unacked > UNACKED_MAX {
+            true => AckDue::At(now + ACK_DELAY),
+            false => AckDue::No,
+        };
         self.unacked = 0;
         self.told_window = self.receiver.window_bytes();
     }
@@ -525,7 +555,7 @@ impl Conn {
         if segment.is_some() {
             // What goes along with data names no gap: that needs an ack of its own.
             if !self.receiver.has_gap() {
-                self.on_ack_sent();
+                self.on_ack_sent(now);
             }
             self.set_timeout(now);
         }
@@ -597,6 +627,12 @@ impl Conn {
     #[cfg(test)]
     pub fn next_header(&self) -> Header {
         self.header(Kind::State, self.sender.next(), Now::ZERO)
+    }
+
+    /// The congestion window.
+    #[cfg(test)]
+    pub fn window_bytes(&self) -> u64 {
+        self.congestion.window_bytes()
     }
 
     /// Asserts what must hold.

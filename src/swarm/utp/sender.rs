@@ -94,6 +94,10 @@ pub(super) struct Sender {
     next_transmission: u64,
     last_acked_transmission: u64,
     repeated_acks: u32,
+    /// One lost packet may go past the window: it is what all others wait for.
+    is_urgent: bool,
+    /// The packet that was sent again for what is heard of it, and the number of the transmission before.
+    asked: Option<(u64, u64)>,
     /// Transmissions before this one filled the window.
     filled_before: u64,
 }
@@ -113,6 +117,8 @@ impl Sender {
             next_transmission: 0,
             last_acked_transmission: 0,
             repeated_acks: 0,
+            is_urgent: false,
+            asked: None,
             filled_before: 0,
         }
     }
@@ -258,9 +264,11 @@ impl Sender {
                 start += length;
                 continue;
             }
-            if self.in_flight > 0 && self.in_flight_bytes + length as u64 > window {
+            let is_within = self.in_flight_bytes + length as u64 <= window;
+            if !is_within && self.in_flight > 0 && !self.is_urgent {
                 return None;
             }
+            self.is_urgent = false;
             packet.at = Whereabouts::InFlight;
             packet.sent_at = now;
             packet.transmission = self.next_transmission;
@@ -314,7 +322,25 @@ impl Sender {
             }
             None => {}
         }
+        self.is_urgent |= news.lost.is_some();
+        self.note_answer(&mut news);
         news
+    }
+
+    /// What was sent again for an answer has one. When that is all that came with it, the first one of it was lost; when there
+    /// is more, its acks were (RFC 8985, "Detecting Losses Using the Loss Probe").
+    fn note_answer(&mut self, news: &mut Acked) {
+        let Some((seq, transmission)) = self.asked else {
+            return;
+        };
+        let index = seq.checked_sub(self.oldest);
+        let packet = index.and_then(|index| self.packets.get(index as usize));
+        if packet.is_none_or(|packet| packet.at == Whereabouts::Acked) {
+            self.asked = None;
+            if news.packets == 1 {
+                news.lost = Some(transmission.max(news.lost.unwrap_or(0)));
+            }
+        }
     }
 
     fn note_acked(&mut self, packet: &Sent, news: &mut Acked, now: Now) {
@@ -402,6 +428,21 @@ impl Sender {
         }
     }
 
+    /// An answer is late: the newest packet on its way is to be sent again, for what is heard of it. Returns the length of a
+    /// probe that it was.
+    pub fn ask_again(&mut self) -> Option<u32> {
+        let is_in_flight = |packet: &Sent| packet.at == Whereabouts::InFlight;
+        let index = self.packets.iter().rposition(is_in_flight)?;
+        let transmission = self.packets.get(index)?.transmission;
+        let mut news = Acked::default();
+        self.lose(index, &mut news);
+        self.is_urgent = true;
+        if news.lost.is_some() {
+            self.asked = Some((self.oldest + index as u64, transmission));
+        }
+        news.probe_lost
+    }
+
     /// Nothing came back in time: all that is on its way is to be sent again. Returns the length of a probe among it.
     pub fn on_timeout(&mut self) -> Option<u32> {
         let mut news = Acked::default();
@@ -409,6 +450,7 @@ impl Sender {
             self.lose(index, &mut news);
         }
         self.repeated_acks = 0;
+        self.asked = None;
         news.probe_lost
     }
 
@@ -427,123 +469,4 @@ impl Sender {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WINDOW: u64 = 1 << 20;
-
-    fn sender(packets: usize) -> Sender {
-        let mut sender = Sender::new(100);
-        assert_eq!(sender.write(&vec![1; packets * 10], 1 << 20), packets * 10);
-        for _ in 0..packets {
-            sender.next_packet(WINDOW, 10, None, Now::ZERO).unwrap();
-        }
-        sender.check();
-        sender
-    }
-
-    fn sack(sender: &mut Sender, acked: u64, bits: u32) -> Acked {
-        let bits = bits.to_le_bytes();
-        let mut datagram = vec![0x21, 1];
-        datagram.resize(20, 0);
-        datagram.extend([0, 4]);
-        datagram.extend(bits);
-        let packet = crate::wire::utp::Packet::parse(&datagram).unwrap();
-        let news = sender.on_ack(acked, packet.sack, true, Now::from_millis(30));
-        sender.check();
-        news
-    }
-
-    #[test]
-    fn what_three_later_ones_overtook_is_sent_again_once() {
-        let mut sender = sender(6);
-        let news = sack(&mut sender, 99, 0b011);
-        assert_eq!((news.packets, news.lost), (2, None), "two may overtake");
-        let news = sack(&mut sender, 99, 0b111);
-        assert_eq!((news.packets, news.bytes, news.lost), (1, 10, Some(0)));
-        assert_eq!(news.round_trip, Some(Duration::from_millis(30)));
-        let again = sender.next_packet(WINDOW, 10, None, Now::ZERO).unwrap();
-        assert_eq!((again.seq, again.start, again.length), (100, 0, 10));
-        assert_eq!(sender.next_packet(WINDOW, 10, None, Now::ZERO), None);
-        let news = sack(&mut sender, 99, 0b1111);
-        assert_eq!(
-            (news.packets, news.lost),
-            (1, None),
-            "it is on its way anew"
-        );
-        let news = sender.on_ack(105, None, true, Now::ZERO);
-        assert_eq!(news.packets, 2);
-        assert!(!sender.awaits_acks() && sender.kept_bytes() == 0);
-    }
-
-    #[test]
-    fn three_acks_without_news_are_a_loss_where_nothing_else_is_told() {
-        let mut sender = sender(3);
-        let lost = |sender: &mut Sender| sender.on_ack(99, None, true, Now::ZERO).lost;
-        assert_eq!(lost(&mut sender), None);
-        assert_eq!(sender.on_ack(99, None, false, Now::ZERO).lost, None, "data");
-        assert_eq!(lost(&mut sender), None);
-        assert_eq!(lost(&mut sender), Some(0));
-        assert_eq!(lost(&mut sender), None);
-        sender.check();
-    }
-
-    #[test]
-    fn the_window_bounds_what_is_on_its_way_and_a_timeout_empties_it() {
-        let mut sender = Sender::new(7);
-        sender.write(&[5; 100], 60);
-        assert_eq!(sender.kept_bytes(), 60);
-        let next = |sender: &mut Sender| sender.next_packet(25, 10, None, Now::ZERO);
-        assert!(next(&mut sender).is_some() && next(&mut sender).is_some());
-        assert_eq!(next(&mut sender), None);
-        assert_eq!(sender.on_timeout(), None);
-        sender.check();
-        assert_eq!(sender.in_flight_bytes(), 0);
-        assert_eq!(next(&mut sender).unwrap().seq, 7);
-        assert_eq!(next(&mut sender).unwrap().seq, 8);
-        sender.on_ack(8, None, true, Now::ZERO);
-        assert_eq!(next(&mut sender).unwrap().start, 0);
-        sender.check();
-    }
-
-    #[test]
-    fn a_lost_probe_is_sent_again_unfilled_and_is_no_congestion() {
-        let mut sender = Sender::new(0);
-        sender.write(&[5; 100], 100);
-        let probe = sender.next_packet(WINDOW, 10, Some(1_400), Now::ZERO);
-        assert_eq!(probe.unwrap().fill_bytes, Some(1_400));
-        for _ in 0..3 {
-            sender.next_packet(WINDOW, 10, None, Now::ZERO).unwrap();
-        }
-        let acked = sender.on_ack(0, None, true, Now::ZERO);
-        assert_eq!(acked.probe_acked, Some(1_400));
-        let mut sender = Sender::new(100);
-        sender.write(&[5; 100], 100);
-        sender.next_packet(WINDOW, 10, Some(1_400), Now::ZERO);
-        for _ in 0..3 {
-            sender.next_packet(WINDOW, 10, None, Now::ZERO).unwrap();
-        }
-        let news = sack(&mut sender, 99, 0b111);
-        assert_eq!((news.lost, news.probe_lost), (None, Some(1_400)));
-        let again = sender.next_packet(WINDOW, 10, None, Now::ZERO).unwrap();
-        assert_eq!((again.seq, again.fill_bytes), (100, None));
-    }
-
-    #[test]
-    fn the_end_is_the_last_packet() {
-        let mut sender = Sender::new(0);
-        sender.write(b"abc", 100);
-        sender.finish();
-        assert_eq!(sender.write(b"more", 100), 0);
-        let next = |sender: &mut Sender| sender.next_packet(WINDOW, 10, None, Now::ZERO);
-        assert!(!next(&mut sender).unwrap().is_end);
-        let end = next(&mut sender).unwrap();
-        assert!(end.is_end && end.length == 0);
-        assert_eq!(next(&mut sender), None);
-        sender.on_timeout();
-        assert!(!next(&mut sender).unwrap().is_end && next(&mut sender).unwrap().is_end);
-        sender.on_ack(1, None, true, Now::ZERO);
-        assert!(sender.is_done());
-        sender.check();
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! Two ports in virtual time over a line that loses, turns round, doubles, delays and cuts off. One seed repeats a run.
 
+mod long_line;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
