@@ -71,6 +71,7 @@ impl Bitfield {
     }
 
     /// The payload of a `bitfield` message.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -96,6 +97,7 @@ impl Bitfield {
     }
 
     /// True when the piece is set; false past the end.
+    #[inline]
     pub fn has(&self, piece: PieceIndex) -> bool {
         piece.get() < self.len && self.bytes[piece.as_usize() / 8] & mask(piece) != 0
     }
@@ -118,6 +120,15 @@ impl Bitfield {
         self.bytes[piece.as_usize() / 8] &= !mask(piece);
         self.ones -= 1;
         true
+    }
+
+    /// How many pieces are set here and in `other` and not in `without`, all of the same torrent.
+    pub fn count_common(&self, other: &Bitfield, without: &Bitfield) -> u32 {
+        let pairs = words(&self.bytes).zip(words(&other.bytes));
+        let common = pairs.map(|(own, other)| own & other);
+        let left = common.zip(words(&without.bytes));
+        left.map(|(common, without)| (common & !without).count_ones())
+            .sum()
     }
 
     /// The pieces set, in order.
@@ -145,6 +156,15 @@ impl std::fmt::Debug for Bitfield {
     }
 }
 
+/// Eight bytes at a time, zeros behind the last.
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let (whole, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let whole = whole.iter().copied();
+    whole.chain([last]).map(u64::from_ne_bytes)
+}
+
 /// The positions of the bits that are set.
 fn ones(bytes: impl Iterator<Item = u8>) -> impl Iterator<Item = PieceIndex> {
     bytes
@@ -161,6 +181,7 @@ fn byte_count(len: u32) -> usize {
     len.div_ceil(8) as usize
 }
 
+#[inline]
 fn mask(piece: PieceIndex) -> u8 {
     0x80 >> (piece.get() % 8)
 }
@@ -187,6 +208,22 @@ mod tests {
         let other = Bitfield::from_wire(&[0b1100_0000, 0], 9).unwrap();
         let only_here: Vec<u32> = field.iter_without(&other).map(PieceIndex::get).collect();
         assert_eq!(only_here, [2, 8]);
+    }
+
+    #[test]
+    fn what_two_have_and_a_third_has_not_is_counted() {
+        let mut rng = crate::base::Rng::new(5);
+        for len in [1, 7, 8, 63, 64, 65, 700] {
+            let mut some = || {
+                let mut field = Bitfield::new(len);
+                (0..len).for_each(|piece| _ = rng.chance(50) && field.set(PieceIndex::new(piece)));
+                field
+            };
+            let (own, other, without) = (some(), some(), some());
+            let is_common = |piece: &PieceIndex| other.has(*piece) && !without.has(*piece);
+            let one_by_one = own.iter().filter(is_common).count() as u32;
+            assert_eq!(own.count_common(&other, &without), one_by_one, "of {len}");
+        }
     }
 
     #[test]

@@ -18,16 +18,19 @@ pub struct PieceIndex(u32);
 
 impl PieceIndex {
     /// Wraps a number that the caller knows to be a piece.
+    #[inline]
     pub const fn new(index: u32) -> Self {
         PieceIndex(index)
     }
 
     /// The number.
+    #[inline]
     pub const fn get(self) -> u32 {
         self.0
     }
 
     /// The number, for indexing.
+    #[inline]
     pub const fn as_usize(self) -> usize {
         self.0 as usize
     }

@@ -115,6 +115,7 @@ impl PeerHave {
     }
 
     /// True when the peer has this piece, which lies inside the torrent.
+    #[inline]
     pub fn has(&self, piece: PieceIndex) -> bool {
         match self {
             PeerHave::None => false,
@@ -480,16 +481,18 @@ impl Peer {
         }
     }
 
-    /// Moves the cursor past pieces of the log that need not be told: it has them, or we lost them again. True when
-    /// something is left to tell.
+    /// How many pieces of the log, from the cursor on, need not be told: it has them, or we lost them again. `None` when
+    /// nothing is left to tell.
+    pub fn old_news(&self, log: &[PieceIndex], ours: &Bitfield) -> Option<usize> {
+        let mut left = log.get(self.have_cursor..)?.iter();
+        left.position(|piece| !self.have.has(*piece) && ours.has(*piece))
+    }
+
+    /// Moves the cursor past what need not be told; true when something is left to tell.
     pub fn skip_old_news(&mut self, log: &[PieceIndex], ours: &Bitfield) -> bool {
-        while let Some(piece) = log.get(self.have_cursor) {
-            if !self.have.has(*piece) && ours.has(*piece) {
-                return true;
-            }
-            self.have_cursor += 1;
-        }
-        false
+        let old = self.old_news(log, ours);
+        self.have_cursor = old.map_or(log.len(), |old| self.have_cursor + old);
+        old.is_some()
     }
 
     /// Blocks are on their way to it.

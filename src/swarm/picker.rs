@@ -132,6 +132,12 @@ impl Picker {
         self.shelves[self.shelf_of(piece)].openable.has(piece)
     }
 
+    /// Eight of the pieces that may be opened, as a bitfield has them, for `Pieces::check`.
+    pub fn openable_byte(&self, at: usize) -> u8 {
+        let bytes = self.shelves.iter().map(|s| s.openable.as_bytes()[at]);
+        bytes.fold(0, |all, byte| all | byte)
+    }
+
     /// True when no piece of an earlier level may be opened.
     pub fn is_of_first_level(&self, piece: PieceIndex) -> bool {
         let earlier = &self.shelves[..self.shelf_of(piece)];
@@ -263,6 +269,7 @@ impl Picker {
         }
     }
 
+    #[inline]
     fn shelf_of(&self, piece: PieceIndex) -> usize {
         match self.levels.get(piece.as_usize()) {
             None | Some(Level::First) => 0,

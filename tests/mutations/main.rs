@@ -14,6 +14,7 @@ mod foreign;
 mod form;
 #[path = "../fuzz/gateway.rs"]
 mod gateway;
+mod heap;
 #[path = "../fuzz/layout.rs"]
 mod layout;
 mod mutate;
@@ -44,7 +45,9 @@ use nix::time::ClockId;
 const RUNS: u64 = 100_000;
 /// No input may take longer.
 const INPUT_TIME_MAX: Duration = Duration::from_millis(100);
-/// A slow input is tried so often before it counts: another program may have had the processor.
+/// Nor take more of the heap at once.
+const INPUT_BYTES_MAX: u64 = 64 << 20;
+/// What took longest so far is tried so often again: another program may have had the processor.
 const SLOW_TRIES: usize = 4;
 
 fn runs() -> u64 {
@@ -56,43 +59,40 @@ fn runs() -> u64 {
 
 fn hammer(name: &str, runs: u64, corpus: &[Vec<u8>], words: &[&[u8]], target: fn(&[u8])) {
     let started = Instant::now();
-    let mut slowest = Duration::ZERO;
+    let (mut slowest, mut peak_bytes) = (Duration::ZERO, 0);
     corpus.iter().for_each(|input| target(input));
     for number in 0..runs {
         let mut rng = Rng::new(number);
         let input = mutate::mutate(corpus, words, &mut rng);
-        let begun = cpu_time();
-        let outcome = catch_unwind(AssertUnwindSafe(|| target(&input)));
-        let took = cpu_time() - begun;
-        assert!(
-            outcome.is_ok(),
-            "{name}: input {number} panics: {}",
-            hex(&input)
-        );
-        slowest = slowest.max(took);
-        if took > INPUT_TIME_MAX {
-            let again = || {
-                let begun = cpu_time();
-                target(&input);
-                cpu_time() - begun
-            };
-            let best = (0..SLOW_TRIES).map(|_| again()).min().unwrap_or(took);
-            assert!(
-                best <= INPUT_TIME_MAX,
-                "{name}: input {number} takes {best:?}: {}",
-                hex(&input)
-            );
+        let begun = Instant::now();
+        let attempt = || catch_unwind(AssertUnwindSafe(|| target(&input)));
+        let (outcome, bytes) = heap::peak_bytes_of(attempt);
+        let took = begun.elapsed();
+        let what = || format!("{name}: input {number}: {}", hex(&input));
+        assert!(outcome.is_ok(), "a panic at {}", what());
+        assert!(bytes <= INPUT_BYTES_MAX, "{bytes} bytes for {}", what());
+        peak_bytes = peak_bytes.max(bytes);
+        if took > slowest {
+            let tries = (0..SLOW_TRIES).map(|_| cpu_time_of(|| target(&input)));
+            let took = tries.min().map_or(took, |used| used.min(took));
+            assert!(took <= INPUT_TIME_MAX, "{took:?} for {}", what());
+            slowest = slowest.max(took);
         }
     }
     println!(
-        "{name}: {runs} inputs in {:.1?}, the slowest took {slowest:.1?}",
-        started.elapsed()
+        "{name}: {runs} inputs in {:.1} s, the slowest took {:.3} ms, the largest {} KiB of the heap",
+        started.elapsed().as_secs_f64(),
+        slowest.as_secs_f64() * 1e3,
+        peak_bytes.div_ceil(1024)
     );
 }
 
-/// What this thread has used: a busy machine makes no input slow.
-fn cpu_time() -> Duration {
-    ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap().into()
+/// What this thread uses for it: a busy machine makes no input slow.
+fn cpu_time_of(what: impl FnOnce()) -> Duration {
+    let now = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap());
+    let begun = now();
+    what();
+    now() - begun
 }
 
 fn hex(bytes: &[u8]) -> String {

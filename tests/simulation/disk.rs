@@ -42,6 +42,8 @@ pub struct Disk {
     geometry: Geometry,
     written: Vec<Blocks>,
     memory: BTreeMap<PieceIndex, Blocks>,
+    /// Bytes of the blocks in `memory`.
+    memory_bytes: u64,
     /// Pieces that the core called had.
     pub checkpoint: Bitfield,
 }
@@ -58,6 +60,7 @@ impl Disk {
             written: geometry.pieces().map(|p| blocks(p).collect()).collect(),
             geometry,
             memory: BTreeMap::new(),
+            memory_bytes: 0,
             checkpoint: match has_all {
                 true => Bitfield::full(pieces),
                 false => Bitfield::new(pieces),
@@ -68,6 +71,7 @@ impl Disk {
     /// The process died: memory is gone, and so is what was written of pieces not yet had.
     pub fn crash(&mut self) {
         self.memory.clear();
+        self.memory_bytes = 0;
         for piece in self.geometry.pieces() {
             if !self.checkpoint.has(piece) {
                 self.written[piece.as_usize()].fill(None);
@@ -86,11 +90,14 @@ impl Disk {
         let slot = &mut blocks[index(block)];
         assert_eq!(*slot, None, "{block:?} is stored twice");
         *slot = Some(tag);
+        self.memory_bytes += u64::from(block.length());
     }
 
     /// True when the block is in memory or on disk.
     pub fn has_block(&self, block: BlockRef) -> bool {
-        self.blocks(block.piece())[index(block)].is_some()
+        let memory = self.memory.get(&block.piece());
+        let in_memory = memory.and_then(|blocks| blocks[index(block)]);
+        in_memory.or(self.read(block)).is_some()
     }
 
     /// What an upload reads.
@@ -131,9 +138,7 @@ impl Disk {
     pub fn commit_write(&mut self, piece: PieceIndex, plan: &[(usize, Tag)]) {
         for (at, tag) in plan {
             self.written[piece.as_usize()][*at] = Some(*tag);
-            if let Some(blocks) = self.memory.get_mut(&piece) {
-                blocks[*at] = None;
-            }
+            self.forget(piece, *at);
         }
         if let Some(blocks) = self.memory.get(&piece)
             && blocks.iter().all(Option::is_none)
@@ -144,6 +149,8 @@ impl Disk {
 
     /// Forgets what memory holds of the piece, and what was spilled of it.
     pub fn discard(&mut self, piece: PieceIndex) {
+        let blocks = self.memory.get(&piece).map_or(0, Vec::len);
+        (0..blocks).for_each(|at| self.forget(piece, at));
         self.memory.remove(&piece);
         if !self.checkpoint.has(piece) {
             self.written[piece.as_usize()].fill(None);
@@ -154,9 +161,19 @@ impl Disk {
     pub fn drop_blocks(&mut self, piece: PieceIndex, blocks: &[u32]) {
         for block in blocks {
             self.written[piece.as_usize()][*block as usize] = None;
-            if let Some(blocks) = self.memory.get_mut(&piece) {
-                blocks[*block as usize] = None;
-            }
+            self.forget(piece, *block as usize);
+        }
+    }
+
+    /// Takes a block out of memory.
+    fn forget(&mut self, piece: PieceIndex, at: usize) {
+        let blocks = self.memory.get_mut(&piece);
+        if blocks.is_some_and(|blocks| blocks[at].take().is_some()) {
+            let block = self
+                .geometry
+                .block(piece, at as u32)
+                .expect("a block of it");
+            self.memory_bytes -= u64::from(block.length());
         }
     }
 
@@ -173,13 +190,8 @@ impl Disk {
     }
 
     /// Bytes of blocks in memory.
-    pub fn memory_bytes(&self) -> u64 {
-        let pieces = self.memory.iter();
-        let held = pieces.flat_map(|(piece, blocks)| {
-            let present = (0u32..).zip(blocks).filter(|(_, tag)| tag.is_some());
-            present.filter_map(|(at, _)| self.geometry.block(*piece, at))
-        });
-        held.map(|block| u64::from(block.length())).sum()
+    pub const fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
     }
 }
 

@@ -1,6 +1,9 @@
 //! The swarms that are tried, and the figures each must keep.
 
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 
 use gyre::base::{Bitfield, Now, PieceIndex, Rng};
 use gyre::swarm::{SeedChoker, UploadSlots};
@@ -33,38 +36,95 @@ pub fn run_with(quick_count: u64, rare: &[u64], build: fn(&mut Rng) -> Spec, jud
     };
     let is_one = number("GYRE_SIM_SEED").is_some();
     let rare = rare.iter().copied().filter(|_| !is_one);
-    let (mut name, mut slowest, mut event_count) = ("", 0, 0);
-    let (mut wasted, mut bad_pieces) = (0, 0);
-    for seed in seeds.chain(rare) {
-        let mut rng = Rng::new(seed);
-        let spec = build(&mut rng);
-        name = spec.name;
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let mut world = World::new(spec, rng.next_u64());
-            world.run();
-            judge(&world);
-            world
-        }));
-        match result {
-            Ok(world) => {
-                slowest = slowest.max(world.finished_at().as_micros() / 1_000_000);
-                event_count += world.event_count;
-                wasted = wasted.max(world.waste_percent());
-                bad_pieces = bad_pieces.max(world.bad_pieces_max());
-            }
-            Err(panic) => {
-                eprintln!("repeat with: GYRE_SIM_SEED={seed} cargo test --test simulation {name}");
-                resume_unwind(panic);
-            }
+    let seeds: Vec<u64> = seeds.chain(rare).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut figures = Figures::default();
+        while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            figures = figures.and(run_one(seed, build, judge));
         }
-    }
+        figures
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = threads.min(seeds.len());
+    let all = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let ended: Vec<_> = workers.into_iter().map(ScopedJoinHandle::join).collect();
+        ended.into_iter().fold(Figures::default(), |all, ended| {
+            all.and(ended.unwrap_or_else(|panic| resume_unwind(panic)))
+        })
+    });
     eprintln!(
-        "{name}: slowest swarm done at {slowest} s, at most {wasted} % wasted, {bad_pieces} bad pieces of one peer, \
-         {event_count} events"
+        "{}: {} seeds, slowest swarm done at {} s, at most {} % wasted, {} bad pieces of one peer, {} events, digest {:016x}",
+        all.name,
+        seeds.len(),
+        all.slowest_secs,
+        all.waste_percent,
+        all.bad_pieces,
+        all.event_count,
+        all.digest
     );
 }
 
+fn run_one(seed: u64, build: fn(&mut Rng) -> Spec, judge: fn(&World)) -> Figures {
+    let mut rng = Rng::new(seed);
+    let spec = build(&mut rng);
+    let name = spec.name;
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(spec, rng.next_u64());
+        world.run();
+        judge(&world);
+        world
+    }));
+    match result {
+        Ok(world) => world.figures(),
+        Err(panic) => {
+            eprintln!("repeat with: GYRE_SIM_SEED={seed} cargo test --test simulation {name}");
+            resume_unwind(panic);
+        }
+    }
+}
+
+/// What is told of one run, or of many: the worst of each, and sums.
+#[derive(Default)]
+struct Figures {
+    name: &'static str,
+    slowest_secs: u64,
+    waste_percent: u64,
+    bad_pieces: u32,
+    event_count: u64,
+    /// The same when every run of two builds went the same way.
+    digest: u64,
+}
+
+impl Figures {
+    fn and(self, other: Figures) -> Figures {
+        Figures {
+            name: self.name.max(other.name),
+            slowest_secs: self.slowest_secs.max(other.slowest_secs),
+            waste_percent: self.waste_percent.max(other.waste_percent),
+            bad_pieces: self.bad_pieces.max(other.bad_pieces),
+            event_count: self.event_count + other.event_count,
+            digest: self.digest.wrapping_add(other.digest),
+        }
+    }
+}
+
 impl World {
+    fn figures(&self) -> Figures {
+        let sent = self.nodes.iter().map(|n| n.sent_bytes_ever);
+        // The lot that would be drawn next depends on all that were drawn before.
+        let next_lot = self.rng.clone().next_u64();
+        Figures {
+            name: self.spec.name,
+            slowest_secs: self.finished_at().as_micros() / 1_000_000,
+            waste_percent: self.waste_percent(),
+            bad_pieces: self.bad_pieces_max(),
+            event_count: self.event_count,
+            digest: sent.fold(next_lot, |digest, bytes| digest.rotate_left(7) ^ bytes),
+        }
+    }
+
     /// When the last honest node was done.
     pub fn finished_at(&self) -> Now {
         let times = self.nodes.iter().filter_map(|n| n.completed_at);

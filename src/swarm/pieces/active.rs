@@ -345,15 +345,16 @@ impl Active {
     /// # Panics
     /// When an invariant is broken.
     pub fn check(&self) {
-        let count = |state| self.blocks.iter().filter(|b| b.state == state).count() as u32;
-        assert_eq!(count(BlockState::Free), self.free);
-        assert_eq!(count(BlockState::Receiving), self.receiving);
-        let here = count(BlockState::InMemory) + count(BlockState::OnDisk);
-        assert_eq!(here, self.here);
+        let (mut free, mut receiving, mut here, mut blocks) = (0, 0, 0, 0);
         for (index, segment) in self.segments.iter().enumerate() {
             let first = index * SEGMENT_BLOCKS as usize;
-            let blocks = &self.blocks[first..][..usize::from(segment.blocks)];
-            let count = |state| blocks.iter().filter(|b| b.state == state).count() as u8;
+            let mut counts = [0; 5];
+            for block in &self.blocks[first..][..usize::from(segment.blocks)] {
+                counts[block.state as usize] += 1;
+                assert!(block.state != BlockState::Requested || block.requests > 0);
+                assert!(block.state != BlockState::Free || block.requests == 0);
+            }
+            let count = |state| counts[state as usize];
             assert_eq!(count(BlockState::Free), segment.free);
             assert_eq!(count(BlockState::Receiving), segment.receiving);
             assert_eq!(count(BlockState::InMemory), segment.in_memory);
@@ -362,11 +363,15 @@ impl Active {
             assert!(!holds || segment.is_reserved, "bytes without memory");
             assert!(!segment.is_flushing || segment.is_reserved);
             assert!(segment.free == 0 || index as u32 >= self.first_free_segment);
+            free += u32::from(segment.free);
+            receiving += u32::from(segment.receiving);
+            here += u32::from(segment.in_memory) + u32::from(segment.on_disk);
+            blocks += usize::from(segment.blocks);
         }
-        for block in &self.blocks {
-            assert!(block.state != BlockState::Requested || block.requests > 0);
-            assert!(block.state != BlockState::Free || block.requests == 0);
-        }
+        assert_eq!(blocks, self.blocks.len());
+        assert_eq!(free, self.free);
+        assert_eq!(receiving, self.receiving);
+        assert_eq!(here, self.here);
         let flushing = self.segments.iter().filter(|s| s.is_flushing).count();
         assert_eq!(flushing as u32, self.flushing);
         let is_fetching = matches!(self.phase, Phase::Fetching | Phase::Dropping);

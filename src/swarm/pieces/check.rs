@@ -24,14 +24,20 @@ impl Pieces {
         }
         assert_eq!(reserved_bytes, self.reserved_bytes, "the memory account");
         assert!(self.open.len() <= self.active.len() && self.orphans.len() <= self.open.len());
-        for piece in self.geometry.pieces() {
-            let state = self.states[piece.as_usize()];
-            assert_eq!(self.have.has(piece), state == PieceState::Have);
-            let is_openable = state == PieceState::Missing && self.wanted.has(piece);
-            assert_eq!(self.picker.is_openable(piece), is_openable);
+        for (at, states) in self.states.chunks(8).enumerate() {
+            let (mut had, mut missing) = (0, 0);
+            for (bit, state) in states.iter().enumerate() {
+                had |= u8::from(*state == PieceState::Have) << (7 - bit);
+                missing |= u8::from(*state == PieceState::Missing) << (7 - bit);
+            }
+            let pieces = at * 8..at * 8 + 8;
+            assert_eq!(self.have.as_bytes()[at], had, "had of {pieces:?}");
+            let openable = missing & self.wanted.as_bytes()[at];
+            let are_in = self.picker.openable_byte(at);
+            assert_eq!(are_in, openable, "openable of {pieces:?}");
         }
-        let wanted_have = self.wanted.iter().filter(|p| self.have.has(*p)).count();
-        assert_eq!(wanted_have as u32, self.wanted_have_count);
+        let left = self.wanted.count_common(&self.wanted, &self.have);
+        assert_eq!(self.wanted.count() - left, self.wanted_have_count);
     }
 
     /// Requests outstanding in all active pieces, counted the slow way for `Torrent::check`.

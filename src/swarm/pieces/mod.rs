@@ -14,6 +14,7 @@ use slab::Slab;
 
 use crate::base::{BLOCK_BYTES, Bitfield, BlockRef, Geometry, Now, PieceIndex};
 use crate::swarm::effects::{Credits, PeerKey};
+use crate::swarm::peer::PeerHave;
 use crate::swarm::picker::Picker;
 use crate::swarm::poison::Party;
 
@@ -128,6 +129,15 @@ impl Pieces {
     /// True when the piece is wanted and not had.
     pub fn is_needed(&self, piece: PieceIndex) -> bool {
         self.wanted.has(piece) && !self.have.has(piece)
+    }
+
+    /// How many of these pieces are wanted and not had.
+    pub fn needed_count(&self, of: &PeerHave) -> u32 {
+        match of {
+            PeerHave::None => 0,
+            PeerHave::Some(bits) => bits.count_common(&self.wanted, &self.have),
+            PeerHave::All => self.wanted.count() - self.wanted_have_count,
+        }
     }
 
     /// The order of openable pieces, and how many copies of each there are.

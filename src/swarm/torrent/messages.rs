@@ -160,13 +160,7 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(key.0) else {
             return;
         };
-        let pieces = &self.pieces;
-        let needed = |piece: &PieceIndex| pieces.is_needed(*piece);
-        peer.needed_count = match &peer.have {
-            PeerHave::None => 0,
-            PeerHave::All => pieces.wanted().count() - pieces.wanted_have_count(),
-            PeerHave::Some(bits) => bits.iter().filter(needed).count() as u32,
-        };
+        peer.needed_count = self.pieces.needed_count(&peer.have);
     }
 
     /// The peer no longer has this piece (BEP 54).

@@ -486,9 +486,7 @@ impl Torrent {
     pub fn has_output(&self, key: PeerKey) -> bool {
         self.peers.get(key.0).is_some_and(|peer| {
             let has_news = self.news_at.is_none()
-                && peer
-                    .clone()
-                    .skip_old_news(&self.have_log, self.pieces.have());
+                && peer.old_news(&self.have_log, self.pieces.have()).is_some();
             let has_messages = !peer.outbox.is_empty()
                 || peer.pipeline.has_unsent()
                 || !peer.metadata.is_empty()

@@ -192,13 +192,8 @@ impl Torrent {
                 "withheld pieces"
             );
             assert!(peer.have_cursor <= self.have_log.len());
-            let needed = self
-                .cfg
-                .geometry
-                .pieces()
-                .filter(|piece| peer.have.has(*piece) && self.pieces.is_needed(*piece));
             assert_eq!(
-                needed.count() as u32,
+                self.pieces.needed_count(&peer.have),
                 peer.needed_count,
                 "pieces needed of a peer"
             );
