@@ -18,7 +18,7 @@ const OUTSTANDING_MAX: usize = gyre::swarm::torrent::REQQ_DEFAULT as usize;
 const CLOSE_LOOK_PEERS_MAX: usize = 12;
 
 impl World {
-    /// Everything that must hold of one node after each of its calls.
+    /// Everything that must hold of one node after each step in which it was called.
     pub fn check_node(&mut self, node: usize) {
         let now = self.clock(node);
         let is_close_look = self.nodes[node].peers.len() <= CLOSE_LOOK_PEERS_MAX

@@ -135,6 +135,8 @@ pub struct World {
     pub event_count: u64,
     pub is_traced: bool,
     is_stopping: bool,
+    /// Nodes that were called in this step.
+    called: Vec<usize>,
 }
 
 impl World {
@@ -154,6 +156,7 @@ impl World {
             event_count: 0,
             is_traced: std::env::var_os("GYRE_SIM_TRACE").is_some(),
             is_stopping: false,
+            called: Vec::new(),
             spec,
         };
         for node in 0..world.nodes.len() {
@@ -241,6 +244,7 @@ impl World {
                 self.call(node, |torrent, cx| torrent.stop(cx));
             }
         }
+        self.check_called();
         let end = self.now + Duration::from_secs(120);
         while self.next_at().is_some_and(|at| at < end) {
             self.step();
@@ -273,7 +277,16 @@ impl World {
             eprintln!("{at} {event:?}");
         }
         self.dispatch(event);
+        self.check_called();
         true
+    }
+
+    fn check_called(&mut self) {
+        while let Some(node) = self.called.pop() {
+            if self.nodes[node].torrent.is_some() {
+                self.check_node(node);
+            }
+        }
     }
 
     fn dispatch(&mut self, event: Event) {
@@ -348,7 +361,7 @@ impl World {
         f(n.torrent.as_mut().expect("the node is up"), &mut cx)
     }
 
-    /// Executes the effects in order, checks the node and looks after its timer.
+    /// Executes the effects in order and looks after its timer.
     pub fn settle(&mut self, node: usize) {
         let effects = std::mem::take(&mut self.nodes[node].effects);
         for effect in effects {
@@ -357,7 +370,9 @@ impl World {
             }
             self.execute(node, effect);
         }
-        self.check_node(node);
+        if !self.called.contains(&node) {
+            self.called.push(node);
+        }
         let deadline = self.nodes[node].torrent().next_deadline();
         let n = &mut self.nodes[node];
         if deadline != n.timer {
