@@ -52,6 +52,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the kernel holds for a peer beyond what is on the wire: a reader that takes nothing costs no more, and a seeder
 /// is not slower for it (measured from 128 KiB to 1 MiB).
 const NOTSENT_BYTES_MAX: u32 = 512 * 1024;
+/// Between two looks for buffers that a burst needed and nothing since.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
 
 /// How each torrent ended, in the order they were given.
 #[derive(Clone, Debug, Default)]
@@ -254,6 +256,8 @@ fn start_background(
     tasks.push(keep_up(shared, "sharing memory out", Transfers, |shared| {
         shared.credit_loop()
     }));
+    let what = "giving memory back";
+    tasks.push(keep_up(shared, what, Transfers, give_back));
     for is_up in [true, false] {
         tasks.push(keep_up(
             shared,
@@ -349,6 +353,14 @@ async fn run_job(shared: Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
         have: Bitfield::new(0),
     });
     (info_hash, outcome)
+}
+
+/// Buffers that a burst needed go back to the system when they were not needed for as long.
+async fn give_back(shared: Rc<Shared>) {
+    loop {
+        tokio::time::sleep(GIVE_BACK_EVERY).await;
+        shared.pool.trim();
+    }
 }
 
 async fn pace(shared: Rc<Shared>, is_up: bool) {

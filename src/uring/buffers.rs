@@ -4,7 +4,7 @@
 //! bounds who may take how much).
 //!
 //! Where locked memory is not limited the pool grows: one region is registered at first, each further one when those
-//! before it are full. A box at rest then holds 4 MiB. Where it is limited all is registered at once: what is left for
+//! before it are full, and given back when it was not needed for a while ([`Pool::trim`]). A box at rest then holds 4 MiB. Where it is limited all is registered at once: what is left for
 //! later, somebody else of the same user takes.
 
 use std::cell::{Cell, RefCell};
@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use tokio::sync::Notify;
 use tokio_uring::buf::fixed::FixedBufRegistry;
 use tokio_uring::buf::{IoBuf, IoBufMut};
@@ -46,6 +46,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// Alignment of segments, for O_DIRECT.
 pub(crate) const PAGE_BYTES: usize = 4096;
+/// A huge page where pages are 4 KiB.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// What the pool turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,9 +69,23 @@ struct Mapping {
 }
 
 impl Mapping {
+    /// Memory that a huge page fits into begins at one, and asks for them: every byte of payload goes through it more
+    /// than once, and the kernel pins and writes few large pages for less than many small ones.
     fn new(bytes: usize) -> io::Result<Mapping> {
-        let length = NonZeroUsize::new(bytes.max(1).next_multiple_of(PAGE_BYTES))
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let bytes = bytes.max(1).next_multiple_of(PAGE_BYTES);
+        if bytes < HUGE_PAGE_BYTES {
+            return Mapping::anywhere(bytes);
+        }
+        let mut mapping = Mapping::anywhere(bytes + HUGE_PAGE_BYTES - PAGE_BYTES)?;
+        mapping.keep_aligned(bytes);
+        // SAFETY: the advice concerns this mapping and changes nothing of what it holds. A kernel without huge pages
+        // refuses it, and that is well.
+        let _ = unsafe { madvise(mapping.start.cast(), bytes, MmapAdvise::MADV_HUGEPAGE) };
+        Ok(mapping)
+    }
+
+    fn anywhere(bytes: usize) -> io::Result<Mapping> {
+        let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: a new private mapping at an address of the kernel's choice touches no other memory.
@@ -78,6 +94,32 @@ impl Mapping {
             start: start.cast(),
             bytes: length.get(),
         })
+    }
+
+    /// Gives the pages back to the system. What was in them is gone; the next bytes there are zeros.
+    fn discard(&self) {
+        // SAFETY: the mapping is anonymous and stays as it is; its callers have nothing in it that they still need.
+        let _ = unsafe { madvise(self.start.cast(), self.bytes, MmapAdvise::MADV_DONTNEED) };
+    }
+
+    /// Gives back what is before the first huge page and behind `bytes` from there.
+    fn keep_aligned(&mut self, bytes: usize) {
+        let before = self.start.align_offset(HUGE_PAGE_BYTES);
+        let Some(behind) = self.bytes.checked_sub(before + bytes) else {
+            return;
+        };
+        // SAFETY: `before + bytes + behind` is the length of the mapping, all ranges are whole pages of it, and nothing
+        // refers to any of it yet.
+        unsafe {
+            if before > 0 {
+                let _ = munmap(self.start.cast(), before);
+            }
+            self.start = self.start.add(before);
+            if behind > 0 {
+                let _ = munmap(self.start.add(bytes).cast(), behind);
+            }
+        }
+        self.bytes = bytes;
     }
 }
 
@@ -150,6 +192,8 @@ struct Region {
     memory: Rc<Mapping>,
     buddy: Buddy,
     buf_index: Option<u16>,
+    /// Something was taken from it at the last [`Pool::trim`] or since.
+    is_wanted: bool,
 }
 
 impl Region {
@@ -160,7 +204,13 @@ impl Region {
             memory,
             buddy: Buddy::new(units),
             buf_index,
+            is_wanted: false,
         })
+    }
+
+    /// Nothing is taken from it.
+    fn is_free(&self) -> bool {
+        self.buddy.units_free() as usize * UNIT_BYTES == self.memory.bytes
     }
 }
 
@@ -214,16 +264,17 @@ impl Bounds {
 
 struct Shared {
     regions: RefCell<Vec<Region>>,
-    /// How many of them, from the first, are in use. The others are not registered yet.
+    /// How many of them, from the first, are in use, at least so many. The others are not registered.
     open: Cell<usize>,
-    register_more: RefCell<RegisterMore>,
+    open_min: usize,
+    register: RefCell<Register>,
     bytes_free: Cell<usize>,
     heap_bytes: Cell<usize>,
     freed: Notify,
 }
 
-/// Has the ring know one more region by its number.
-type RegisterMore = Box<dyn FnMut(u16, NonNull<u8>, usize) -> io::Result<()>>;
+/// Has the ring know one more region by its number, or forget it.
+type Register = Box<dyn FnMut(u16, Option<(NonNull<u8>, usize)>) -> io::Result<()>>;
 
 /// Handle of the pool; clones share it.
 #[derive(Clone)]
@@ -314,9 +365,11 @@ impl Pool {
         let note = error
             .filter(|_| numbered_bytes < bytes)
             .map(|e| note(bytes, numbered_bytes, &e));
+        let open = if grows { registered } else { regions.len() };
         let shared = Shared {
-            open: Cell::new(if grows { registered } else { regions.len() }),
-            register_more: RefCell::new(Box::new(registration::add)),
+            open: Cell::new(open),
+            open_min: open,
+            register: RefCell::new(Box::new(registration::set)),
             regions: RefCell::new(regions),
             bytes_free: Cell::new(bytes),
             heap_bytes: Cell::new(0),
@@ -347,7 +400,8 @@ impl Pool {
             }
             self.open_next(regions.get_mut(open)?);
         };
-        let region = &regions[index];
+        let region = &mut regions[index];
+        region.is_wanted = true;
         let capacity = UNIT_BYTES << order;
         self.shared
             .bytes_free
@@ -371,10 +425,33 @@ impl Pool {
             return;
         };
         let memory = &region.memory;
-        let mut register_more = self.shared.register_more.borrow_mut();
-        if let Err(error) = register_more(number, memory.start, memory.bytes) {
+        let mut register = self.shared.register.borrow_mut();
+        if let Err(error) = register(number, Some((memory.start, memory.bytes))) {
             region.buf_index = None;
             debug!(%error, bytes = memory.bytes, "buffers stay unregistered");
+        }
+    }
+
+    /// Gives the memory of regions back to the system, from the last, that were not needed since the call before.
+    pub fn trim(&self) {
+        let mut regions = self.shared.regions.borrow_mut();
+        while let Some(last) = self.shared.open.get().checked_sub(1)
+            && last >= self.shared.open_min
+            && let Some(region) = regions
+                .get(last)
+                .filter(|region| region.is_free() && !region.is_wanted)
+        {
+            if let Some(number) = region.buf_index
+                && let Err(error) = (self.shared.register.borrow_mut())(number, None)
+            {
+                debug!(%error, bytes = region.memory.bytes, "buffers stay registered");
+                break;
+            }
+            region.memory.discard();
+            self.shared.open.set(last);
+        }
+        for region in regions.iter_mut() {
+            region.is_wanted = !region.is_free();
         }
     }
 

@@ -69,22 +69,22 @@ fn rings() -> BTreeSet<RawFd> {
         .collect()
 }
 
-/// Whether [`add`] can work on this thread.
+/// Whether [`set`] can work on this thread.
 pub(super) fn is_possible() -> bool {
     RING.get().is_some()
 }
 
-/// Registers `bytes` from `start` under a number that was left free when the others were registered. The memory is the
-/// caller's to keep as long as operations name it; the kernel holds its pages to the ring's end.
+/// Registers memory under a number that is free, or gives the number free again. The memory is the caller's to keep as
+/// long as operations name it; the kernel holds its pages until the number is free and no operation names them.
 ///
 /// # Errors
 ///
 /// Of the system call: ENOMEM when no more memory may be locked.
-pub(super) fn add(number: u16, start: NonNull<u8>, bytes: usize) -> io::Result<()> {
+pub(super) fn set(number: u16, memory: Option<(NonNull<u8>, usize)>) -> io::Result<()> {
     let ring = RING.get().ok_or(io::ErrorKind::Unsupported)?;
     let buffer = libc::iovec {
-        iov_base: start.as_ptr().cast(),
-        iov_len: bytes,
+        iov_base: memory.map_or(std::ptr::null_mut(), |(start, _)| start.as_ptr().cast()),
+        iov_len: memory.map_or(0, |(_, bytes)| bytes),
     };
     let update = Update {
         offset: number.into(),

@@ -4,16 +4,19 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Gyre;
-use super::program::{PATIENCE, command};
+use super::program::{PATIENCE, clean, command};
 use super::sample::text;
 
 /// Words of `status`.
+pub const STOPPED: u64 = 0;
+pub const CHECKS: u64 = 2;
 pub const DOWNLOAD_WAITS: u64 = 3;
 pub const DOWNLOADS: u64 = 4;
 pub const SEED_WAITS: u64 = 5;
@@ -61,7 +64,18 @@ pub struct RpcDaemon {
 
 impl RpcDaemon {
     pub fn start(state: &Path, more: &[&str]) -> RpcDaemon {
-        let mut program = command();
+        RpcDaemon::start_with(command(), state, more)
+    }
+
+    /// One that may have so many files open.
+    pub fn start_limited(handles: u32, state: &Path, more: &[&str]) -> RpcDaemon {
+        let mut program = clean(Command::new("prlimit"));
+        program.arg(format!("--nofile={handles}"));
+        program.arg(command().get_program());
+        RpcDaemon::start_with(program, state, more)
+    }
+
+    fn start_with(mut program: Command, state: &Path, more: &[&str]) -> RpcDaemon {
         program.args(["daemon", "--lines", "--port", "0", "--bind", "127.0.0.1"]);
         program.args(["--port-map", "false", "--dht", "false", "--lsd", "false"]);
         program.args(["--api", "off", "--buffers", "4MiB"]);

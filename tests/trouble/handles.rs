@@ -4,13 +4,18 @@ use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::start;
 use super::support::fake_peer::{Answer, BLOCK, Behaviour, Content, FakeLeecher, FakeSeeder};
 use super::support::raw_peer::dial_from;
+use super::support::rpc::{CHECKS, DOWNLOADS, RpcDaemon, STOPPED};
 use super::support::{Gyre, Sample, machine, program, sample::text};
 
 /// Few, and enough for the program itself, some connections and some files.
 const HANDLES: u32 = 64;
+/// Torrents that run at once, however few handles there are.
+const RUNS: usize = 8;
 /// What accepting may take of a core while every accept fails.
 const ACCEPT_SHARE_MAX: f64 = 0.05;
 /// When newcomers must be served again once there are handles.
@@ -161,4 +166,30 @@ fn a_torrent_of_more_files_than_handles_is_fetched_and_seeded() {
     assert!(sample.is_same_in(&out));
     let errors = gyre.seen().iter().filter(|event| event["event"] == "error");
     assert_eq!(errors.count(), 0);
+}
+
+#[test]
+fn more_torrents_than_handles_allow_wait_for_a_place_and_get_it() {
+    let samples: Vec<Sample> = (0..RUNS + 4)
+        .map(|n| Sample::file(100_000 + n, 16_384, &[]))
+        .collect();
+    let daemon = RpcDaemon::start_limited(128, &samples[0].dir("state"), &[]);
+    // Without data and without peers each runs for ever.
+    let add = |sample: &Sample| daemon.add(&sample.torrent, &sample.dir("empty"), false);
+    let ids: Vec<u64> = samples.iter().map(add).collect();
+    let (first, last) = ids.split_at(RUNS);
+    for id in first {
+        daemon.wait_status(*id, DOWNLOADS);
+    }
+    let waiting = |id: &u64| daemon.get(*id, "status") == CHECKS;
+    assert!(last.iter().all(waiting), "more than {RUNS} run");
+    // What waits can be stopped, and takes no place afterwards.
+    daemon.call("torrent-stop", json!({ "ids": [last[0]] }));
+    daemon.wait_status(last[0], STOPPED);
+    daemon.call("torrent-stop", json!({ "ids": first }));
+    for id in &last[1..] {
+        daemon.wait_status(*id, DOWNLOADS);
+    }
+    assert_eq!(daemon.get(last[0], "status"), STOPPED);
+    daemon.terminate();
 }

@@ -95,8 +95,9 @@ fn a_pool_that_grows_registers_what_is_needed_and_goes_on_without() {
     assert!(report.grows && report.note.is_none());
     let asked = Rc::new(RefCell::new(Vec::new()));
     let told = Rc::clone(&asked);
-    *pool.shared.register_more.borrow_mut() = Box::new(move |number, _, bytes| {
-        told.borrow_mut().push((number, bytes));
+    *pool.shared.register.borrow_mut() = Box::new(move |number, memory| {
+        told.borrow_mut()
+            .push((number, memory.map_or(0, |(_, bytes)| bytes)));
         if number == 2 {
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
@@ -112,6 +113,33 @@ fn a_pool_that_grows_registers_what_is_needed_and_goes_on_without() {
         [Some(0), Some(1), None]
     );
     assert!(pool.alloc(1).is_none());
+    drop(all);
+    pool.check();
+    assert_eq!(pool.free_bytes(), 12 * MIB);
+
+    // What was needed a moment ago is kept, and then given back, but for what is there from the start.
+    asked.borrow_mut().clear();
+    pool.trim();
+    assert!(asked.borrow().is_empty());
+    pool.trim();
+    pool.trim();
+    assert_eq!(
+        *asked.borrow(),
+        [(1, 0)],
+        "the last has no number with the ring"
+    );
+    let mut all: Vec<_> = (0..5).map(|_| pool.alloc(MIB).unwrap()).collect();
+    assert_eq!(*asked.borrow(), [(1, 0), (1, 4 * MIB)]);
+    // Neither does what is in use go, nor what was since the last time.
+    pool.trim();
+    pool.trim();
+    drop(all.pop());
+    pool.trim();
+    drop(pool.alloc(MIB).unwrap());
+    pool.trim();
+    assert_eq!(asked.borrow().len(), 2);
+    pool.trim();
+    assert_eq!(*asked.borrow().last().unwrap(), (1, 0));
     drop(all);
     pool.check();
     assert_eq!(pool.free_bytes(), 12 * MIB);
@@ -138,18 +166,26 @@ fn what_is_registered_later_is_read_and_written_by_its_number() {
         let (pool, report) = Pool::with_registrar(9 * MIB, bounds, register).unwrap();
         assert_eq!(report.registered_bytes, 4 * MIB);
         let file = File::from_fd(file.into());
-        let mut held = Vec::new();
-        for i in 0..9u8 {
-            let mut segment = pool.alloc(MIB).unwrap();
-            assert_eq!(segment.buf_index(), Some(u16::from(i) / 4));
-            segment.as_mut_slice().fill(i + 1);
-            let (written, mut segment) = file.write_at(segment, 0..MIB, 0).await;
-            written.unwrap();
-            segment.as_mut_slice().fill(0);
-            let (read, segment) = file.read_at(segment, 0..MIB, 0).await;
-            assert_eq!(read.unwrap(), MIB);
-            assert!(segment.as_slice().iter().all(|&b| b == i + 1));
-            held.push(segment);
+        // And again after it was given back.
+        for _ in 0..2 {
+            let mut held = Vec::new();
+            for i in 0..9u8 {
+                let mut segment = pool.alloc(MIB).unwrap();
+                assert_eq!(segment.buf_index(), Some(u16::from(i) / 4));
+                segment.as_mut_slice().fill(i + 1);
+                let (written, mut segment) = file.write_at(segment, 0..MIB, 0).await;
+                written.unwrap();
+                segment.as_mut_slice().fill(0);
+                let (read, segment) = file.read_at(segment, 0..MIB, 0).await;
+                assert_eq!(read.unwrap(), MIB);
+                assert!(segment.as_slice().iter().all(|&b| b == i + 1));
+                held.push(segment);
+            }
+            drop(held);
+            assert_eq!(pool.shared.open.get(), 3);
+            pool.trim();
+            pool.trim();
+            assert_eq!(pool.shared.open.get(), 1);
         }
     });
 }
