@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::NEVER;
+use super::{NEVER, TURN_BYTES_MAX};
 use crate::base::Now;
 
 /// Unused rate is kept for a twentieth of a second when nobody asked for it.
@@ -11,6 +11,9 @@ const BURST_PER_S: u64 = 20;
 const BUSY_BURST_PER_S: u64 = 4;
 /// In use is what was drawn from so lately.
 const BUSY_FOR: Duration = Duration::from_millis(250);
+/// A limit that is high enough for several turns in this time is waited for this long, and then serves several at once: to
+/// wake up for each of them would cost more than to send it.
+const WAITS_PER_S: u64 = 100;
 /// Tokens are counted in millionths of a byte, so no rate is lost to rounding.
 const MICRO: i128 = 1_000_000;
 
@@ -21,6 +24,8 @@ pub(super) struct Bucket {
     tokens_micro: i128,
     refilled_at: Now,
     taken_at: Option<Now>,
+    /// Somebody waits for it.
+    is_blocked: bool,
 }
 
 impl Bucket {
@@ -30,6 +35,7 @@ impl Bucket {
             tokens_micro: 0,
             refilled_at: Now::ZERO,
             taken_at: None,
+            is_blocked: false,
         }
     }
 
@@ -49,18 +55,23 @@ impl Bucket {
         true
     }
 
-    /// Until when nobody may draw from it; `None` is now. The same for whoever asks meanwhile, so that nobody is looked at
+    /// Until when nobody may draw from it; `None` is now. Of a high limit several turns come together first. The same for whoever asks meanwhile, so that nobody is looked at
     /// before another for having asked earlier.
     pub(super) fn blocked_until(&mut self, now: Now) -> Option<Now> {
         let rate = self.bytes_per_s?;
         self.refill(now);
-        if self.tokens_micro > 0 {
+        let least = match self.is_blocked {
+            true => i128::from((rate / WAITS_PER_S).saturating_sub(TURN_BYTES_MAX)) * MICRO,
+            false => 0,
+        };
+        self.is_blocked = self.tokens_micro <= least;
+        if !self.is_blocked {
             return None;
         }
         if rate == 0 {
             return Some(NEVER);
         }
-        let short = self.tokens_micro.unsigned_abs() + 1;
+        let short = self.tokens_micro.abs_diff(least) + 1;
         let micros = u64::try_from(short.div_ceil(u128::from(rate))).unwrap_or(u64::MAX);
         Some(now + Duration::from_micros(micros))
     }

@@ -19,6 +19,8 @@ struct World {
     late: Duration,
     clients: Vec<Wanting>,
     rng: Rng,
+    /// How often something was granted to those who waited.
+    wakes: u64,
 }
 
 impl World {
@@ -29,6 +31,7 @@ impl World {
             late: Duration::from_millis(1),
             clients: Vec::new(),
             rng: Rng::new(7),
+            wakes: 0,
         }
     }
 
@@ -80,7 +83,9 @@ impl World {
                     }
                 }
             }
-            for (client, bytes) in self.tree.poll(self.now) {
+            let granted = self.tree.poll(self.now);
+            self.wakes += u64::from(!granted.is_empty());
+            for (client, bytes) in granted {
                 self.granted(client as usize, bytes);
             }
             let asks = self.clients.iter().filter_map(|one| one.asks_at).min();
@@ -119,6 +124,18 @@ fn near(got: u64, wanted: u64, percent: u64) {
 }
 
 const MB: u64 = 1_000_000;
+
+#[test]
+fn a_high_limit_wakes_up_for_several_turns_at_a_time() {
+    for rate in [100 * MB, 1_250 * MB] {
+        let mut world = World::new(Some(rate));
+        world.late = Duration::ZERO;
+        let one = world.torrent(&[], None, 8, 0);
+        let got = world.rates(&[one], 8)[0];
+        near(got, rate, 1);
+        assert!(world.wakes <= 10 * 150, "{} times at {rate}", world.wakes);
+    }
+}
 
 #[test]
 fn the_rate_holds_within_three_percent() {
