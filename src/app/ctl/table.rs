@@ -123,7 +123,12 @@ fn peers(torrent: &Value) -> String {
     let utp = listed.iter().filter(|peer| peer["isUTP"] == true).count();
     match listed.len() {
         0 => all.to_string(),
-        listed => format!("{all} ({} TCP, {utp} uTP)", listed - utp),
+        // The number is a moment older than the list.
+        listed => format!(
+            "{} ({} TCP, {utp} uTP)",
+            all.max(listed as u64),
+            listed - utp
+        ),
     }
 }
 
