@@ -4,8 +4,8 @@
 //! bounds who may take how much).
 //!
 //! Where locked memory is not limited the pool grows: one region is registered at first, each further one when those
-//! before it are full, and given back when it was not needed for a while ([`Pool::trim`]). A box at rest then holds 4 MiB. Where it is limited all is registered at once: what is left for
-//! later, somebody else of the same user takes.
+//! before it are full, and given back when it was not needed for a while ([`Pool::trim`]). A box at rest then holds
+//! 4 MiB. Where it is limited all is registered at once: what is left for later, somebody else of the same user takes.
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -193,8 +193,8 @@ impl Congestion {
     }
 
     /// So many bytes came across, of so many that were on their way. A window that was not full does not grow: that says
-    /// nothing about the line. It yields
-    /// to a queue all the same, by as large a part as the queue is too long, half of it in a round trip at the most.
+    /// nothing about the line. It yields to a queue all the same, by as large a part as the queue is too long, half of it
+    /// in a round trip at the most.
     pub fn on_acked(
         &mut self,
         (acked_bytes, of_bytes): (u64, u64),
