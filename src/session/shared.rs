@@ -1,7 +1,7 @@
 //! What all torrents of a session share: clock, buffers, credits, limits, and the way to tell the user. Layer 5.
 
 use std::cell::{Cell, OnceCell, RefCell, RefMut};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -29,6 +29,7 @@ use super::tune::Tuned;
 use super::utp::UtpService;
 use super::way::Way;
 use crate::base::{InfoHash, Now, PeerId, Rng};
+use crate::swarm::bans::Bans;
 use crate::swarm::{Credits, Cx, Effect};
 use crate::uring::buffers::Pool;
 use crate::uring::resolve::Resolver;
@@ -77,8 +78,8 @@ pub struct Shared {
     pub down: Pacer,
     /// Upload slots that torrents have in common.
     pub slots: Slots,
-    /// Addresses that sent corrupt data to any torrent; bounded by what the cores ban.
-    pub banned: RefCell<BTreeSet<IpAddr>>,
+    /// Addresses that sent corrupt data to any torrent.
+    pub banned: RefCell<Bans>,
     /// Keeps addresses out that the user listed.
     pub gate: Gate,
     pub half_open: Cell<u32>,
@@ -398,7 +399,7 @@ impl Shared {
 
     /// True when the address sent corrupt data before.
     pub fn is_banned(&self, ip: IpAddr) -> bool {
-        self.banned.borrow().contains(&ip)
+        self.banned.borrow().contains(ip)
     }
 
     /// The families to announce over. A proxy leads to trackers over whichever it likes: once is enough.

@@ -3,12 +3,13 @@
 //! Bounded in every direction. Does not know connections beyond "dialing" and "connected", nor any credit: the caller
 //! asks for the next address when it may dial.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Now, Rng, is_local};
+use crate::swarm::bans::Bans;
 use crate::swarm::priority::priority;
 use crate::wire::ip_filter::IpFilter;
 
@@ -16,8 +17,6 @@ use crate::wire::ip_filter::IpFilter;
 pub const CANDIDATES_MAX: usize = 4_000;
 /// Addresses given by the user; more than this are a mistake.
 pub const USER_CANDIDATES_MAX: usize = 1_000;
-/// Banned addresses kept, oldest dropped: a ban costs a piece of bad data each, so thousands are not reached.
-pub const BANNED_MAX: usize = 4_096;
 /// Filtered addresses that are counted; whoever names more of them wastes its breath.
 const FILTERED_MAX: usize = 16_384;
 /// Addresses of our own that are kept.
@@ -148,8 +147,7 @@ pub struct Candidates {
     filter: Option<Arc<IpFilter>>,
     /// Different addresses that it refused, at most [`FILTERED_MAX`].
     filtered: BTreeSet<IpAddr>,
-    banned: BTreeSet<IpAddr>,
-    banned_order: VecDeque<IpAddr>,
+    banned: Bans,
 }
 
 impl Candidates {
@@ -168,8 +166,7 @@ impl Candidates {
             seen_at: [None; 2],
             filter: None,
             filtered: BTreeSet::new(),
-            banned: BTreeSet::new(),
-            banned_order: VecDeque::new(),
+            banned: Bans::new(),
         }
     }
 
@@ -321,12 +318,6 @@ impl Candidates {
         if !self.banned.insert(ip) {
             return false;
         }
-        self.banned_order.push_back(ip);
-        if self.banned_order.len() > BANNED_MAX
-            && let Some(oldest) = self.banned_order.pop_front()
-        {
-            self.banned.remove(&oldest);
-        }
         let ports: Vec<SocketAddr> = self
             .entries
             .range(SocketAddr::new(ip, 0)..)
@@ -368,12 +359,12 @@ impl Candidates {
 
     /// True after [`Candidates::ban`].
     pub fn is_banned(&self, ip: IpAddr) -> bool {
-        self.banned.contains(&ip.to_canonical())
+        self.banned.contains(ip)
     }
 
-    /// The banned addresses in order.
-    pub fn banned(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.banned.iter().copied()
+    /// Who is banned.
+    pub const fn banned(&self) -> &Bans {
+        &self.banned
     }
 
     /// Addresses in the book, those dialed and connected included.

@@ -6,6 +6,7 @@
 pub mod allowed_fast;
 pub mod announce;
 pub mod bandwidth;
+pub mod bans;
 pub mod candidates;
 pub mod choker;
 pub mod claims;

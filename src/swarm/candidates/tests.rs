@@ -201,17 +201,6 @@ fn a_ban_forgets_every_port_and_holds() {
 }
 
 #[test]
-fn bans_are_bounded_and_the_oldest_go() {
-    let mut b = book();
-    for n in 0..=BANNED_MAX as u32 {
-        b.ban(numbered(n).ip());
-    }
-    assert_eq!(b.banned().count(), BANNED_MAX);
-    assert!(!b.is_banned(numbered(0).ip()));
-    assert!(b.is_banned(numbered(1).ip()));
-}
-
-#[test]
 fn a_flood_of_addresses_is_bounded_and_washes_nothing_better_out() {
     let mut b = book();
     let flood: Vec<SocketAddr> = (0..100_000).map(numbered).collect();

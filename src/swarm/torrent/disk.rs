@@ -139,7 +139,6 @@ impl Torrent {
         match party {
             Party::Ip(ip) => {
                 if self.candidates.ban(ip) {
-                    self.banned.push(ip);
                     cx.fx.push(Effect::Ban { ip });
                 }
             }

@@ -95,7 +95,6 @@ pub struct Torrent {
     sifts: BTreeMap<PieceIndex, Sift>,
     /// When somebody is late with leaves, or others must be asked for them.
     sift_at: Option<Now>,
-    banned: Vec<IpAddr>,
     banned_local: Vec<Party>,
     banned_web: BTreeSet<WebSeedId>,
     dialing: BTreeSet<SocketAddr>,
@@ -188,7 +187,6 @@ impl Torrent {
             suspects: Suspects::new(),
             sifts: BTreeMap::new(),
             sift_at: None,
-            banned: Vec::new(),
             banned_local: Vec::new(),
             banned_web: BTreeSet::new(),
             dialing: BTreeSet::new(),
@@ -556,9 +554,9 @@ impl Torrent {
         peer.map(|peer| peer.conn.addr)
     }
 
-    /// The IP addresses banned so far, in order of their ban.
-    pub fn banned(&self) -> &[IpAddr] {
-        &self.banned
+    /// The IP addresses that are banned.
+    pub fn banned(&self) -> Vec<IpAddr> {
+        self.candidates.banned().iter().collect()
     }
 
     /// Closes a connection; its requests are anybody's at once.
