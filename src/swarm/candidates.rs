@@ -418,7 +418,6 @@ impl Candidates {
     /// When they do not.
     pub fn check(&self) {
         assert!(self.entries.len() <= CANDIDATES_MAX + USER_CANDIDATES_MAX);
-        assert_eq!(self.banned.len(), self.banned_order.len());
         let users = self.entries.values().filter(|e| e.source == Source::User);
         assert_eq!(users.count(), self.user_count, "user addresses");
         let mut listed_count = 0;

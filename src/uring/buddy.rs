@@ -1,11 +1,11 @@
-//! Buddy allocation of one memory region in units of 16 KiB (layer 4). Pure: numbers only.
+//! Buddy allocation of one memory region in units of 4 KiB (layer 4). Pure: numbers only.
 
 use std::collections::BTreeSet;
 
-/// Smallest allocation: one block of the peer protocol.
-pub const UNIT_BYTES: usize = 16 * 1024;
-/// Largest order: 2^6 units = 1 MiB, the longest single disk write.
-pub const ORDER_MAX: u8 = 6;
+/// Smallest allocation: what a peer that only asks sends at a time, and the least of a direct read or write.
+pub const UNIT_BYTES: usize = 4 * 1024;
+/// Largest order: 2^8 units = 1 MiB, the longest single disk write.
+pub const ORDER_MAX: u8 = 8;
 
 /// Free lists of a region; allocations are `2^order` units, aligned to their size.
 #[derive(Debug)]

@@ -387,6 +387,11 @@ impl Pool {
         Ok((pool, report))
     }
 
+    /// What a segment of `len` bytes takes of a pool, in bytes.
+    pub fn capacity_of(len: usize) -> usize {
+        Buddy::order_of(len).map_or(len, |order| UNIT_BYTES << order)
+    }
+
     /// A segment of `len` bytes, or nothing when the pool is full, too fragmented, or `len` is
     /// beyond [`SEGMENT_BYTES_MAX`]. Never blocks. Its bytes are whatever was there before.
     pub fn alloc(&self, len: usize) -> Option<Segment> {

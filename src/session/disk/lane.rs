@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-use super::READ_BYTES_MAX;
+use super::{COPY_BYTES_MAX, READ_BYTES_MAX};
 use crate::session::contain::off_ring;
 use crate::uring::files::FsKind;
 use crate::uring::ring::HUNG_OPERATIONS_MAX;
@@ -28,6 +28,7 @@ pub(super) struct Lane {
     calls: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     reads_max: usize,
+    copies: Arc<Semaphore>,
     /// Whose piece is read for its leaves.
     pub leaf_turn: Semaphore,
     /// When those under way began, in order; of a file system that may hang.
@@ -51,8 +52,14 @@ impl Drop for Operation<'_> {
 }
 
 impl Lane {
-    /// `reads` is the memory that all local file systems share.
-    pub fn new(kind: FsKind, operations_max: usize, reads: &Arc<Semaphore>) -> Rc<Lane> {
+    /// `reads` and `copies` are the memory that all local file systems share: for what the disk brings, and for what lay
+    /// in the page cache.
+    pub fn new(
+        kind: FsKind,
+        operations_max: usize,
+        reads: &Arc<Semaphore>,
+        copies: &Arc<Semaphore>,
+    ) -> Rc<Lane> {
         let (operations, calls, reads, reads_max) = match kind {
             FsKind::Local => (
                 operations_max,
@@ -73,6 +80,7 @@ impl Lane {
             calls: Arc::new(Semaphore::new(calls)),
             reads,
             reads_max,
+            copies: Arc::clone(copies),
             leaf_turn: Semaphore::new(1),
             began: RefCell::default(),
             next: Cell::new(0),
@@ -121,9 +129,12 @@ impl Lane {
 
     /// Waits, in order of asking, until a run may hold `bytes` of memory.
     pub async fn read_memory(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let permits = u32::try_from(bytes.min(self.reads_max)).unwrap_or(0);
-        let permit = Arc::clone(&self.reads).acquire_many_owned(permits).await;
-        permit.expect("the semaphore is never closed")
+        share(&self.reads, bytes, self.reads_max).await
+    }
+
+    /// The same for a run that lies in the page cache.
+    pub async fn copy_memory(&self, bytes: usize) -> OwnedSemaphorePermit {
+        share(&self.copies, bytes, COPY_BYTES_MAX).await
     }
 
     /// Whether a read of that many bytes would get its memory at once.
@@ -137,4 +148,11 @@ impl Lane {
         let oldest = began.first_key_value();
         oldest.map_or(Duration::ZERO, |(_, began)| began.elapsed())
     }
+}
+
+/// A share of a memory of `bytes_max` bytes.
+async fn share(memory: &Arc<Semaphore>, bytes: usize, bytes_max: usize) -> OwnedSemaphorePermit {
+    let permits = u32::try_from(bytes.min(bytes_max)).unwrap_or(0);
+    let permit = Arc::clone(memory).acquire_many_owned(permits).await;
+    permit.expect("the semaphore is never closed")
 }

@@ -56,6 +56,8 @@ pub use serve::{ReadRun, Via};
 /// Memory of all runs read from disk and not yet sent: 32 runs of 256 KiB keep a fast drive busy, and a socket that
 /// takes nothing holds none of it.
 const READ_BYTES_MAX: usize = 8 << 20;
+/// Memory of all runs copied out of the page cache and not yet sent. They come at once, so a few at a time are enough.
+const COPY_BYTES_MAX: usize = 2 << 20;
 /// Bytes of a `piece` message before its payload: length, id, index, begin (BEP 3).
 const PIECE_HEADER_BYTES: usize = 13;
 
@@ -85,6 +87,8 @@ pub struct DiskHub {
     resident: serve::Residency,
     /// Bytes that runs read for sending may hold.
     reads: Arc<Semaphore>,
+    /// Bytes that runs copied for sending may hold.
+    copies: Arc<Semaphore>,
     leaf_pace: leaves::LeafPace,
     next_id: Cell<u64>,
 }
@@ -139,6 +143,7 @@ impl DiskHub {
             recent: serve::Recent::new(),
             resident: serve::Residency::new(),
             reads: Arc::new(Semaphore::new(READ_BYTES_MAX)),
+            copies: Arc::new(Semaphore::new(COPY_BYTES_MAX)),
             leaf_pace: leaves::LeafPace::new(),
             next_id: Cell::new(0),
         })
@@ -156,7 +161,8 @@ impl DiskHub {
 
     fn lane_of(&self, device: u64, kind: FsKind) -> Rc<Lane> {
         let mut lanes = self.lanes.borrow_mut();
-        let new = || Lane::new(kind, self.budget.operations_max(), &self.reads);
+        let operations_max = self.budget.operations_max();
+        let new = || Lane::new(kind, operations_max, &self.reads, &self.copies);
         Rc::clone(lanes.entry(device).or_insert_with(new))
     }
 }

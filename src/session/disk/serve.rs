@@ -19,6 +19,7 @@ use crate::session::peer_stream::PeerStream;
 use crate::storage::direct::PAGE_BYTES;
 use crate::storage::layout::Span;
 use crate::swarm::effects::UploadRun;
+use crate::uring::buffers::Pool;
 use crate::uring::files::{File, FsKind};
 use crate::uring::map::{self, FileMap};
 use crate::uring::stream::{Outgoing, SendData};
@@ -33,16 +34,18 @@ pub enum Via {
     Memory,
 }
 
-/// A run ready to be sent, and its share of the memory for reads if it has one.
+/// A run ready to be sent, and its share of the memory for runs if it has one.
 #[derive(Debug, Default)]
 pub struct ReadRun {
     /// Headers, slices, memory.
     pub out: Outgoing,
+    /// The disk had to be waited for: reads ahead pay.
+    pub is_from_disk: bool,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
 impl ReadRun {
-    /// True when the run was read into memory of ours.
+    /// The run lies in memory of ours.
     pub fn is_copy(&self) -> bool {
         !self.out.segments.is_empty()
     }
@@ -128,16 +131,24 @@ impl DiskTorrent {
         let may_map = via == Via::Engine && self.hub.engines.send != SendEngine::Copy;
         if is_resident && may_map {
             let out = map_run(run, stretches);
-            return Ok(ReadRun { out, _memory: None });
+            return Ok(ReadRun {
+                out,
+                ..ReadRun::default()
+            });
         }
-        let memory = self.lane.read_memory(place.length).await;
         let is_direct = !is_resident && self.kind == FsKind::Local;
+        let bytes = memory_bytes(&stretches, is_direct);
+        let memory = match is_resident {
+            true => self.lane.copy_memory(bytes).await,
+            false => self.lane.read_memory(bytes).await,
+        };
         let sources = self.copy_run(place, &stretches, via, is_direct).await;
         let sources = sources.map_err(|error| {
             self.read_failed(place.piece, place.start, place.length as u64, error)
         })?;
         Ok(ReadRun {
             out: sources.shape(run),
+            is_from_disk: !is_resident,
             _memory: Some(memory),
         })
     }
@@ -263,6 +274,16 @@ impl DiskTorrent {
         self.hub.budget.close(self.id, file);
         Err(self.error(DiskOp::Read, file, &failed))
     }
+}
+
+/// What the stretches take when they are read, pages around them included.
+fn memory_bytes(stretches: &[Stretch], may_be_direct: bool) -> usize {
+    let bytes = stretches.iter().map(|Stretch { span, target, .. }| {
+        let length = usize::try_from(span.length).unwrap_or(usize::MAX);
+        let into = target.map_or(0, |(_, offset)| offset % PAGE_BYTES as u64) as usize;
+        Pool::capacity_of(if may_be_direct { into + length } else { length })
+    });
+    bytes.sum()
 }
 
 fn map_run(run: &UploadRun, stretches: Vec<Stretch>) -> Outgoing {

@@ -24,8 +24,10 @@ use crate::wire::mse::Rc4;
 
 /// One receive takes at most this much; large receives cost the least a byte.
 pub(in crate::session) const RECV_BYTES_MAX: usize = 256 * 1024;
+/// Under a rate limit at most this much: each turn is short.
+const RECV_BYTES_LIMITED: usize = 16 * 1024;
 /// And at least this much: a peer that only asks needs no more.
-const RECV_BYTES_MIN: usize = 16 * 1024;
+const RECV_BYTES_MIN: usize = 4 * 1024;
 /// Receives of at least this much go straight into their places; shorter ones are of slow peers, whose few blocks are
 /// cheaper to copy than to foresee.
 const IN_PLACE_BYTES_MIN: usize = 64 * 1024;
@@ -114,8 +116,12 @@ impl Reader {
                 return Ok(segment.len());
             };
             let is_full = bytes == room;
-            if is_full && !is_limited && segment.len() < RECV_BYTES_MAX {
-                return Ok(RECV_BYTES_MAX.min(4 * segment.len()));
+            let most = match is_limited {
+                true => RECV_BYTES_LIMITED,
+                false => RECV_BYTES_MAX,
+            };
+            if is_full && room >= segment.len() && segment.len() < most {
+                return Ok(most.min(4 * segment.len()));
             }
             if !is_full || self.allowance_bytes == 0 || handle.is_closing() {
                 let is_oversized = bytes < segment.len() / 8;

@@ -50,6 +50,7 @@ pub(super) async fn run(
         handle: handle.clone(),
         run_bytes: RUN_BYTES_START,
         cipher,
+        was_copied: false,
         was_read: false,
         ahead: VecDeque::new(),
     };
@@ -75,6 +76,8 @@ struct Writer {
     run_bytes: u32,
     /// Encrypts what is sent.
     cipher: Option<Box<Rc4>>,
+    /// The last run went through memory of ours.
+    was_copied: bool,
     /// The last run had to be read from disk.
     was_read: bool,
     /// Runs that come next, in sending order, with the reads under way for them.
@@ -108,7 +111,7 @@ impl Writer {
 
     /// Sends the next run of blocks; false when none is asked for.
     async fn send_next_run(&mut self) -> io::Result<bool> {
-        if self.was_read {
+        if self.was_copied {
             // Memory is taken only for a socket that has room.
             self.handle.stream.writable().await?;
             if self.handle.is_closing() {
@@ -197,9 +200,10 @@ impl Writer {
 
     async fn send(&mut self, run: &UploadRun, read: ReadRun) -> io::Result<()> {
         let key = self.key;
-        self.was_read = read.is_copy();
+        self.was_copied = read.is_copy();
+        self.was_read = read.is_from_disk;
         let started = Instant::now();
-        let result = if self.was_read {
+        let result = if self.was_copied {
             self.send_copy(run, read).await
         } else {
             let (result, read) = read.send(&self.handle.stream).await;
