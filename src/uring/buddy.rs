@@ -106,9 +106,9 @@ mod tests {
     #[test]
     fn orders_hold_what_they_are_asked_for() {
         assert_eq!(Buddy::order_of(0), Some(0));
-        assert_eq!(Buddy::order_of(16 << 10), Some(0));
-        assert_eq!(Buddy::order_of((16 << 10) + 1), Some(1));
-        assert_eq!(Buddy::order_of(1 << 20), Some(6));
+        assert_eq!(Buddy::order_of(4 << 10), Some(0));
+        assert_eq!(Buddy::order_of((4 << 10) + 1), Some(1));
+        assert_eq!(Buddy::order_of(1 << 20), Some(8));
         assert_eq!(Buddy::order_of((1 << 20) + 1), None);
     }
 

@@ -156,3 +156,28 @@ async fn share(memory: &Arc<Semaphore>, bytes: usize, bytes_max: usize) -> Owned
     let permit = Arc::clone(memory).acquire_many_owned(permits).await;
     permit.expect("the semaphore is never closed")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_disk_brings_and_what_lay_in_the_page_cache_do_not_wait_for_each_other() {
+        let reads = Arc::new(Semaphore::new(READ_BYTES_MAX));
+        let copies = Arc::new(Semaphore::new(COPY_BYTES_MAX));
+        let lane = Lane::new(FsKind::Local, 4, &reads, &copies);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        runtime.unwrap().block_on(async {
+            let all = lane.copy_memory(2 * COPY_BYTES_MAX).await;
+            assert_eq!(copies.available_permits(), 0, "and not more than all");
+            let _read = lane.read_memory(READ_BYTES_MAX - 1).await;
+            assert!(lane.may_read(1) && !lane.may_read(2));
+            let next = tokio::time::timeout(Duration::ZERO, lane.copy_memory(1));
+            assert!(next.await.is_err(), "copies are bounded");
+            drop(all);
+            lane.copy_memory(1).await;
+        });
+    }
+}
