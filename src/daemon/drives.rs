@@ -116,7 +116,7 @@ fn residents(listed: &[Listed]) -> BTreeMap<PathBuf, Residents> {
             None => folders.entry(row.folder.clone()).or_default(),
         };
         match shown.activity {
-            Activity::Running | Activity::Asleep => {
+            activity if activity.is_up() => {
                 residents.alive.push(row.info_hash);
                 // What is only seeded may lie in a folder of any name.
                 if row.fetches {

@@ -192,7 +192,7 @@ impl Control {
             // One that ran before there was a queue has its place already.
             if let Some(shown) = &shown
                 && !queue.places.contains_key(&row.info_hash)
-                && matches!(shown.activity, Activity::Running | Activity::Asleep)
+                && shown.activity.is_up()
             {
                 let kind = kind(row, Some(shown), None);
                 queue.places.insert(row.info_hash, Some(kind));
@@ -235,9 +235,7 @@ impl Control {
         }
         if self.has_queue() {
             let shown = self.inner.session.torrent(&info_hash);
-            let runs = shown.is_some_and(|shown| {
-                matches!(shown.activity, Activity::Running | Activity::Asleep)
-            });
+            let runs = shown.is_some_and(|shown| shown.activity.is_up());
             if !runs {
                 self.inner.queue().places.insert(info_hash, None);
             }

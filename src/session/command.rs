@@ -213,6 +213,8 @@ pub enum CommandError {
 pub enum Activity {
     /// It does not run and is not to.
     Stopped,
+    /// It is to run, and does as soon as others of the session end or sleep.
+    Waiting,
     /// It runs; `progress.state` tells what it does.
     Running,
     /// It has everything, is announced, and is loaded when somebody asks for it.
@@ -246,6 +248,16 @@ pub struct TorrentSnapshot {
     /// Number of the change that made it this: later ones are larger, in the whole session. What has changed since a
     /// look is what has a larger number than [`SessionSnapshot::revision`] had.
     pub revision: u64,
+}
+
+impl Activity {
+    /// Nothing but its turn keeps it from its work, if anything does.
+    pub const fn is_up(self) -> bool {
+        matches!(
+            self,
+            Activity::Waiting | Activity::Running | Activity::Asleep
+        )
+    }
 }
 
 impl TorrentSnapshot {

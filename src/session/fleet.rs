@@ -296,6 +296,7 @@ impl Fleet {
                 suspects: Vec::new(),
                 checks_all: false,
                 rests_after_check: false,
+                is_waiting: false,
                 is_counted_asleep: false,
             };
             table.rows.insert(info_hash, Box::new(row));
@@ -424,6 +425,7 @@ impl Fleet {
                 return;
             };
             row.run = Run::Under;
+            row.is_waiting = shared.runs.available_permits() == 0;
             row.trouble = None;
             row.outcome = None;
             row.progress.state = TorrentState::Checking;
@@ -460,6 +462,7 @@ impl Fleet {
             place = shared.runs.acquire() => place,
             () = shared.torrent_stopping(info_hash) => return Outcome::Stopped,
         };
+        self.table.borrow_mut().on_place(info_hash);
         let turn = self.sourced.acquire().await;
         let source = self.source.clone();
         let is_stopped = Arc::new(AtomicBool::new(false));

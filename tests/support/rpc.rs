@@ -16,6 +16,7 @@ use super::sample::text;
 
 /// Words of `status`.
 pub const STOPPED: u64 = 0;
+pub const WAITS_FOR_CHECK: u64 = 1;
 pub const CHECKS: u64 = 2;
 pub const DOWNLOAD_WAITS: u64 = 3;
 pub const DOWNLOADS: u64 = 4;

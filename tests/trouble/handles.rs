@@ -9,7 +9,7 @@ use serde_json::json;
 use super::start;
 use super::support::fake_peer::{Answer, BLOCK, Behaviour, Content, FakeLeecher, FakeSeeder};
 use super::support::raw_peer::dial_from;
-use super::support::rpc::{CHECKS, DOWNLOADS, RpcDaemon, STOPPED};
+use super::support::rpc::{DOWNLOADS, RpcDaemon, STOPPED, WAITS_FOR_CHECK};
 use super::support::{Gyre, Sample, machine, program, sample::text};
 
 /// Few, and enough for the program itself, some connections and some files.
@@ -181,7 +181,7 @@ fn more_torrents_than_handles_allow_wait_for_a_place_and_get_it() {
     for id in first {
         daemon.wait_status(*id, DOWNLOADS);
     }
-    let waiting = |id: &u64| daemon.get(*id, "status") == CHECKS;
+    let waiting = |id: &u64| daemon.get(*id, "status") == WAITS_FOR_CHECK;
     assert!(last.iter().all(waiting), "more than {RUNS} run");
     // What waits can be stopped, and takes no place afterwards.
     daemon.call("torrent-stop", json!({ "ids": [last[0]] }));

@@ -211,6 +211,7 @@ fn show(torrent: &mut Torrent, listed: &Listed) {
     let is_complete = torrent.left_bytes() == 0 && torrent.wanted_bytes > 0;
     torrent.status = match (shown.activity, progress.state) {
         (Activity::Asleep, _) => Status::Seeding,
+        (Activity::Waiting, _) => Status::CheckWaiting,
         (Activity::Running, TorrentState::Checking) => Status::Checking,
         (Activity::Running, _) if is_complete => Status::Seeding,
         (Activity::Running, _) => Status::Downloading,
@@ -327,7 +328,7 @@ impl Backend for Live {
         let runs = listed
             .shown
             .as_ref()
-            .is_some_and(|shown| matches!(shown.activity, Activity::Running | Activity::Asleep));
+            .is_some_and(|shown| shown.activity.is_up());
         let told = match runs {
             true => self.control.details(info_hash).await.ok(),
             false => None,

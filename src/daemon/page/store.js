@@ -28,8 +28,8 @@ export function stateOf(torrent) {
   if (torrent.error) return 'error';
   switch (torrent.status) {
     case 0: return 'stopped';
-    case 1: case 2: return 'checking';
-    case 3: case 5: return 'queued';
+    case 2: return 'checking';
+    case 1: case 3: case 5: return 'queued';
     case 4: return 'downloading';
     default: return 'seeding';
   }

@@ -31,6 +31,8 @@ pub(super) struct Row {
     /// It is to run.
     pub(super) is_wanted: bool,
     pub(super) run: Run,
+    /// Its run waits for a place.
+    pub(super) is_waiting: bool,
     /// Somebody waits for it to be gone.
     pub(super) leaving: Option<Leaving>,
     /// Who waits for the end of this run.
@@ -89,6 +91,14 @@ impl Table {
         if let Some(row) = self.rows.get_mut(&info_hash) {
             change(row);
             self.touch(info_hash);
+        }
+    }
+
+    /// Its run has a place.
+    pub(super) fn on_place(&mut self, info_hash: InfoHash) {
+        let row = self.rows.get(&info_hash);
+        if row.is_some_and(|row| row.is_waiting) {
+            self.change(info_hash, |row| row.is_waiting = false);
         }
     }
 
@@ -227,6 +237,7 @@ impl Row {
 
     pub(super) const fn activity(&self) -> Activity {
         match self.run {
+            Run::Under if self.is_waiting => Activity::Waiting,
             Run::Under => Activity::Running,
             Run::Ending(_) => Activity::Stopping,
             Run::Asleep => Activity::Asleep,

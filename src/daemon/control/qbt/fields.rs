@@ -237,7 +237,8 @@ pub fn state(torrent: &Torrent) -> &'static str {
         _ if torrent.moved_share.is_some() => "moving",
         Status::Stopped if is_broken => "error",
         Status::Stopped => either("stoppedUP", "stoppedDL"),
-        Status::CheckWaiting | Status::Checking => either("checkingUP", "checkingDL"),
+        Status::Checking => either("checkingUP", "checkingDL"),
+        Status::CheckWaiting => either("queuedUP", "queuedDL"),
         Status::DownloadWaiting => "queuedDL",
         Status::SeedWaiting => "queuedUP",
         Status::Downloading if !has_metadata(torrent) => "metaDL",
@@ -348,7 +349,7 @@ mod tests {
             (Status::Stopped, 10, "stoppedUP"),
             (Status::Stopped, 9, "stoppedDL"),
             (Status::Checking, 10, "checkingUP"),
-            (Status::CheckWaiting, 9, "checkingDL"),
+            (Status::CheckWaiting, 9, "queuedDL"),
             (Status::DownloadWaiting, 0, "queuedDL"),
             (Status::SeedWaiting, 10, "queuedUP"),
         ] {
