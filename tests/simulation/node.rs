@@ -62,6 +62,8 @@ pub struct Node {
     pub bad_bytes_of: BTreeMap<usize, u64>,
     /// Bytes of blocks that came for nothing because others had sent them, over all lives.
     pub duplicate_bytes: u64,
+    /// Of those, the ones of blocks that were there or on their way already.
+    pub twice_bytes: u64,
     /// How far its clock is ahead of the world's.
     pub ahead: Duration,
     /// Writes begun, over all lives.
@@ -108,6 +110,7 @@ impl Node {
             bad_pieces_of: BTreeMap::new(),
             bad_bytes_of: BTreeMap::new(),
             duplicate_bytes: 0,
+            twice_bytes: 0,
             ahead: Duration::ZERO,
             writes: 0,
             refusing: None,

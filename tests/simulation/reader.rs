@@ -1,7 +1,9 @@
 //! What a runtime does with what it receives: one batch of core calls a read, their effects behind it.
 
+use gyre::base::{BLOCK_BYTES, PieceIndex};
 use gyre::swarm::Placement;
 use gyre::wire::decoder::Event as WireEvent;
+use gyre::wire::message::RawBlock;
 
 use crate::disk;
 use crate::net::{Incoming, Payload, Unit};
@@ -93,6 +95,18 @@ impl World {
         self.conns[conn].ends[side].decoder = Some(decoder);
     }
 
+    fn is_twice(&self, node: usize, header: RawBlock) -> bool {
+        let n = &self.nodes[node];
+        let piece = PieceIndex::new(header.piece);
+        let number = header.begin / BLOCK_BYTES;
+        let block = self
+            .spec
+            .geometry
+            .block(piece, number)
+            .expect("checked by the core");
+        n.disk.has_block(block) || n.owned.contains_key(&block)
+    }
+
     fn read_payload(&mut self, conn: usize, side: usize, payload: Payload) {
         let end = &mut self.conns[conn].ends[side];
         let (node, peer) = (end.node, end.peer.expect("readable"));
@@ -126,6 +140,9 @@ impl World {
             }
             Placement::Scratch => {
                 self.nodes[node].duplicate_bytes += u64::from(header.length);
+                if self.is_twice(node, header) {
+                    self.nodes[node].twice_bytes += u64::from(header.length);
+                }
                 self.call_raw(node, |torrent, cx| {
                     torrent.on_block_discarded(peer, header, cx);
                 });

@@ -8,6 +8,7 @@ use std::thread::ScopedJoinHandle;
 use gyre::base::{Bitfield, Now, PieceIndex, Rng};
 use gyre::swarm::{SeedChoker, UploadSlots};
 
+use crate::node::Node;
 use crate::spec::{Faults, NodeSpec, Role, Spec};
 use crate::world::World;
 
@@ -133,14 +134,23 @@ impl World {
 
     /// Wasted bytes of all honest leechers for each hundred bytes they wanted.
     pub fn waste_percent(&self) -> u64 {
-        let mut wasted = 0;
-        let mut wanted = 0;
-        for n in self.nodes.iter().filter(|n| n.spec.role == Role::Leech) {
+        self.percent_of_leechers(|_, wasted_bytes| wasted_bytes)
+    }
+
+    /// The same without blocks that came twice: at the end of a small torrent on fast lines these are many, and no lie.
+    fn loss_percent(&self) -> u64 {
+        self.percent_of_leechers(|n, wasted_bytes| wasted_bytes.saturating_sub(n.twice_bytes))
+    }
+
+    fn percent_of_leechers(&self, lost_bytes: impl Fn(&Node, u64) -> u64) -> u64 {
+        let leechers = self.nodes.iter().filter(|n| n.spec.role == Role::Leech);
+        let (mut lost, mut wanted) = (0, 0);
+        for n in leechers {
             let stats = n.torrent().stats(self.now + n.ahead);
-            wasted += stats.wasted_bytes;
+            lost += lost_bytes(n, stats.wasted_bytes);
             wanted += self.spec.geometry.total_bytes();
         }
-        (wasted * 100).checked_div(wanted).unwrap_or(0)
+        (lost * 100).checked_div(wanted).unwrap_or(0)
     }
 
     /// Bad pieces that one node had of one poisoner at most before the ban.
@@ -260,11 +270,8 @@ fn churn_and_cut_connections_lose_nothing() {
 }
 
 pub fn judge_poison(world: &World) {
-    assert!(
-        world.waste_percent() <= 25,
-        "{} % wasted",
-        world.waste_percent()
-    );
+    let percent = world.loss_percent();
+    assert!(percent <= 25, "{percent} % lost to poisoners");
     let (mut total, mut pairs) = (0, 0);
     for (node, n) in world.nodes.iter().enumerate() {
         for (poisoner, count) in &n.bad_pieces_of {
@@ -290,7 +297,7 @@ fn one_poisoner_is_found_and_banned() {
         spec.with(2 + rng.below(3) as usize, leech())
     }
     // In these most is wasted.
-    run_with(16, &[20, 88, 310], build, |world| {
+    run_with(16, &[20, 88, 224, 310], build, |world| {
         judge_poison(world);
         for (node, n) in world.nodes.iter().enumerate() {
             let was_hit = n.bad_pieces_of.values().sum::<u32>() > 0;
