@@ -4,7 +4,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
@@ -36,9 +36,9 @@ use crate::base::{Bitfield, InfoHash};
 use crate::swarm::metadata::MetadataStats;
 use crate::uring::buffers::Pool;
 use crate::uring::hasher::Hasher;
-use crate::uring::limits;
 use crate::uring::resolve::Resolver;
 use crate::uring::socket::SocketOptions;
+use crate::uring::{limits, memory};
 use crate::wire::tracker::Family;
 
 /// Buffers unless `--buffers` says otherwise.
@@ -355,11 +355,15 @@ async fn run_job(shared: Rc<Shared>, job: Job) -> (InfoHash, Outcome) {
     (info_hash, outcome)
 }
 
-/// Buffers that a burst needed go back to the system when they were not needed for as long.
+/// Buffers that a burst needed go back to the system when they were not needed for as long, and so does what many
+/// connections have left of the heap: in its holes the next ones find less room than these had.
 async fn give_back(shared: Rc<Shared>) {
     loop {
         tokio::time::sleep(GIVE_BACK_EVERY).await;
         shared.pool.trim();
+        let begun = Instant::now();
+        memory::give_back();
+        debug!(took = ?begun.elapsed(), "memory given back");
     }
 }
 
