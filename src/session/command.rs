@@ -251,7 +251,7 @@ pub struct TorrentSnapshot {
 }
 
 impl Activity {
-    /// Nothing but its turn keeps it from its work, if anything does.
+    /// It works, or will without being told.
     pub const fn is_up(self) -> bool {
         matches!(
             self,

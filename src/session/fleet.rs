@@ -450,19 +450,22 @@ impl Fleet {
 
     /// One run from its settings to its end.
     async fn live(&self, shared: &Rc<Shared>, info_hash: InfoHash, checks_all: bool) -> Outcome {
-        if shared.runs.available_permits() == 0 && !self.has_waited.replace(true) {
-            let runs = shared.runs_max;
-            warn!(
-                runs,
-                "further torrents wait until others end or sleep; hint: raise the limit of open files"
-            );
+        if shared.runs.available_permits() == 0 {
+            self.table.borrow_mut().set_waiting(info_hash, true);
+            if !self.has_waited.replace(true) {
+                let runs = shared.runs_max;
+                warn!(
+                    runs,
+                    "further torrents wait until others end or sleep; hint: raise the limit of open files"
+                );
+            }
         }
         let place = tokio::select! {
             biased;
             place = shared.runs.acquire() => place,
             () = shared.torrent_stopping(info_hash) => return Outcome::Stopped,
         };
-        self.table.borrow_mut().on_place(info_hash);
+        self.table.borrow_mut().set_waiting(info_hash, false);
         let turn = self.sourced.acquire().await;
         let source = self.source.clone();
         let is_stopped = Arc::new(AtomicBool::new(false));

@@ -94,11 +94,11 @@ impl Table {
         }
     }
 
-    /// Its run has a place.
-    pub(super) fn on_place(&mut self, info_hash: InfoHash) {
+    /// Whether its run waits for a place.
+    pub(super) fn set_waiting(&mut self, info_hash: InfoHash, is_waiting: bool) {
         let row = self.rows.get(&info_hash);
-        if row.is_some_and(|row| row.is_waiting) {
-            self.change(info_hash, |row| row.is_waiting = false);
+        if row.is_some_and(|row| row.is_waiting != is_waiting) {
+            self.change(info_hash, |row| row.is_waiting = is_waiting);
         }
     }
 
