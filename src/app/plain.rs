@@ -31,11 +31,17 @@ const fn done_of_all(p: &TorrentProgress) -> (u64, u64) {
 }
 
 /// The word for what it is doing.
-const fn state(p: &TorrentProgress) -> &'static str {
+fn state(p: &TorrentProgress) -> &'static str {
     match p.is_preparing() {
         true => "preparing",
+        false if is_saving(p) => "saving",
         false => p.state.as_str(),
     }
+}
+
+/// True when all is here and not yet known to be on disk.
+pub fn is_saving(p: &TorrentProgress) -> bool {
+    p.state == TorrentState::Downloading && p.have_bytes >= p.total_bytes
 }
 
 /// What the bar stands at: hashed bytes while checking, verified ones after.
@@ -86,7 +92,7 @@ pub fn figures(p: &TorrentProgress) -> String {
     if let Some(eta) = eta(p) {
         line += &format!(" ETA {eta}");
     }
-    line + " " + p.state.as_str()
+    line + " " + state(p)
 }
 
 /// The line printed every few seconds where there is no terminal.
@@ -163,7 +169,7 @@ fn bar(p: &TorrentProgress, columns: usize) -> String {
 }
 
 fn eta(p: &TorrentProgress) -> Option<String> {
-    if p.state != TorrentState::Downloading {
+    if p.state != TorrentState::Downloading || is_saving(p) {
         return None;
     }
     size::eta(
@@ -319,6 +325,15 @@ mod tests {
         let line = line(&made);
         assert_eq!(line, "x\\u{1b}[31m: 25% 50000 of 200000 files preparing");
         assert!(bar_line(&made, 77).ends_with(" preparing"));
+    }
+
+    #[test]
+    fn what_is_all_here_is_saved_until_it_counts() {
+        let whole = figures_of(TorrentState::Downloading, 1000 << 20);
+        assert!(line(&whole).ends_with(" saving"), "{}", line(&whole));
+        assert!(bar_line(&whole, 77).ends_with(" saving"));
+        let almost = figures_of(TorrentState::Downloading, (1000 << 20) - 1);
+        assert!(line(&almost).ends_with(" downloading"));
     }
 
     #[test]

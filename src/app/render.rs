@@ -12,7 +12,7 @@ use super::exit::complain;
 use super::{json, output, plain};
 use crate::base::InfoHash;
 use crate::base::in_sentence;
-use crate::session::{SessionEvent, TorrentProgress, TorrentState};
+use crate::session::{SessionEvent, TorrentProgress};
 
 /// Time between two lines of one torrent where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -57,6 +57,8 @@ struct Shown {
     bar: Option<ProgressBar>,
     last: Option<TorrentProgress>,
     next_line: Instant,
+    /// Only the last line was left to say.
+    is_last: bool,
     since: Instant,
     /// Seconds until complete, as the session said.
     seconds: Option<f64>,
@@ -130,6 +132,7 @@ impl Renderer {
             bar: (mode == Mode::Bars).then(|| bars.add(bar())),
             last: None,
             next_line: Instant::now(),
+            is_last: false,
             since: Instant::now(),
             seconds: None,
         })
@@ -145,14 +148,18 @@ impl Renderer {
         if let Some(bar) = &shown.bar {
             show(bar, progress);
         }
-        // Without seeding on, what comes next is the last line; of a failed start nothing is left to say.
-        let is_whole = progress.state == TorrentState::Downloading
-            && progress.have_bytes >= progress.total_bytes;
-        let is_last = is_whole && !is_seeding_on;
-        if is_last || plain::is_failed_start(progress) {
+        if plain::is_failed_start(progress) {
+            // Nothing is left to say.
             return;
         }
-        if mode == Mode::Lines && (is_new_state || now >= shown.next_line) {
+        // Without seeding on, what comes next is the last line, unless the disk takes long.
+        let is_last = plain::is_saving(progress) && !is_seeding_on;
+        if is_last && !shown.is_last {
+            shown.next_line = now + LINE_EVERY;
+        }
+        shown.is_last = is_last;
+        let is_news = is_new_state && !is_last;
+        if mode == Mode::Lines && (is_news || now >= shown.next_line) {
             shown.next_line = now + LINE_EVERY;
             output::stdout_line(&plain::line(progress));
         }

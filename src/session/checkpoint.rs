@@ -71,7 +71,7 @@ impl Checkpointer {
 
     /// True when too much, or anything for too long, is unrecorded.
     pub fn is_due(&self, driver: &Driver) -> bool {
-        if self.is_saving.get() {
+        if self.is_saving() {
             return false;
         }
         if driver.unrecorded_bytes() >= BYTES_MAX {
@@ -88,6 +88,11 @@ impl Checkpointer {
             record.counters.uploaded_bytes,
         );
         (is_changed && age >= INTERVAL) || (counted != (down, up) && age >= TOTALS_INTERVAL)
+    }
+
+    /// True while a save in the background is under way.
+    pub fn is_saving(&self) -> bool {
+        self.is_saving.get()
     }
 
     /// Saves in the background.

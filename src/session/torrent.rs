@@ -1,6 +1,7 @@
 //! The life of one torrent in a session: load, check, run, and end it in order. Layer 5.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -555,6 +556,16 @@ impl<'c> Running<'c> {
         }
     }
 
+    /// Tells figures until dropped: a disk may take long.
+    async fn tell_saving(&self) -> Infallible {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            self.driver.state.set(self.state(self.was_complete));
+            self.shared.emit(SessionEvent::Progress(self.progress()));
+        }
+    }
+
     /// Says goodbye to trackers and peers, syncs, and records the end, which is a failure after all when what was
     /// fetched is not on disk.
     async fn end(&mut self, outcome: Outcome) -> Outcome {
@@ -564,16 +575,21 @@ impl<'c> Running<'c> {
             if self.driver.try_call(|core, cx| core.stop(cx)).is_err() {
                 self.driver.close_all();
             }
-            if tokio::time::timeout(DRAIN_TIMEOUT, self.driver.drained())
-                .await
-                .is_err()
-            {
+            let drained = tokio::time::timeout(DRAIN_TIMEOUT, self.driver.drained()).await;
+            // A save that is under way is waited for below.
+            if drained.is_err() && !self.checkpointer.is_saving() {
                 warn!("some connections or disk operations did not end in time");
             }
             self.driver.disk().end_copies();
             self.checkpointer
                 .close(&self.driver, outcome != Outcome::Done)
                 .await
+        };
+        let saved = async {
+            tokio::select! {
+                saved = saved => saved,
+                never = self.tell_saving(), if outcome == Outcome::Done => match never {},
+            }
         };
         let ((), saved) = tokio::join!(announced, saved);
         // A sync that failed beside the end, or a check that followed it, took back what was called complete.

@@ -1,5 +1,6 @@
 //! Durability: what was written becomes what a resume record may claim. Layer 5.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
@@ -74,18 +75,27 @@ impl DiskTorrent {
     }
 
     async fn sync_files(self: &Rc<Self>, files: &BTreeSet<usize>) -> Result<(), DiskError> {
-        let files: Vec<usize> = files.iter().copied().collect();
-        let mut result = Ok(());
-        for some in files.chunks(SYNCS_MAX) {
-            let sync = |file: &usize| ring::spawn(Rc::clone(self).sync_file(*file));
-            let tasks: Vec<_> = some.iter().map(sync).collect();
-            for task in tasks {
-                let synced = task.await.unwrap_or_else(|_| {
-                    let error = io::Error::other("the task that synced it ended early");
-                    Err(self.error(DiskOp::Sync, PARTS, &error))
-                });
+        let left: Vec<usize> = files.iter().rev().copied().collect();
+        let left = Rc::new(RefCell::new(left));
+        let sync_rest = |disk: Rc<Self>, left: Rc<RefCell<Vec<usize>>>| async move {
+            let mut result = Ok(());
+            loop {
+                let next = left.borrow_mut().pop();
+                let Some(file) = next else { return result };
+                let synced = Rc::clone(&disk).sync_file(file).await;
                 result = result.and(synced);
             }
+        };
+        let at_once = files.len().min(SYNCS_MAX);
+        let sync = |_| ring::spawn(sync_rest(Rc::clone(self), Rc::clone(&left)));
+        let tasks: Vec<_> = (0..at_once).map(sync).collect();
+        let mut result = Ok(());
+        for task in tasks {
+            let synced = task.await.unwrap_or_else(|_| {
+                let error = io::Error::other("the task that synced it ended early");
+                Err(self.error(DiskOp::Sync, PARTS, &error))
+            });
+            result = result.and(synced);
         }
         result
     }
