@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::check::{self, CheckJob, CheckResult};
 use super::config::{CheckMode, SessionEvent, TorrentConfig, TorrentProgress, TorrentState};
 use super::contain::off_ring;
-use super::disk::{DiskConfig, DiskError, DiskOp, DiskTorrent};
+use super::disk::{DiskConfig, DiskError, DiskTorrent};
 use super::error::SessionError;
 use super::resume_store::{self, ResumeStore, SetAside};
 use super::root_lock::{RootLock, RootLockError, Share};
@@ -23,6 +23,10 @@ use crate::storage::parts::PartsMap;
 use crate::storage::resume::{Counters, Observed, Reason, Record, RootKey, Verdict, judge};
 use crate::storage::retry;
 use crate::uring::files;
+
+mod refuse;
+
+use refuse::{refuse, refuse_absent, refuse_missing, too_long};
 
 /// Files named in warnings of one kind; a torrent may have a million.
 const FILES_NAMED_MAX: usize = 16;
@@ -329,24 +333,6 @@ pub(super) fn layout_of(config: &TorrentConfig) -> Result<FileLayout, SessionErr
     })
 }
 
-/// Where data was and is not, its disk is missing: nothing is made in the mount point's place (HOSTILE.md L15).
-fn refuse_absent(config: &TorrentConfig, folder: &Path, root: &Path) -> Result<(), SessionError> {
-    let root = folder.join(root);
-    // Whoever has all of it checked takes it as it is.
-    let is_asked = config.place.is_expected && config.check != CheckMode::Full;
-    if !is_asked || std::fs::symlink_metadata(&root).is_ok() {
-        return Ok(());
-    }
-    let what = match folder.is_dir() {
-        true => root,
-        false => folder.to_owned(),
-    };
-    Err(SessionError::no_data(
-        format!("missing files: {} is not there", what.display()),
-        "mount the disk or restore the files: the torrent goes on by itself then",
-    ))
-}
-
 fn lock_root(
     config: &TorrentConfig,
     folder: &Path,
@@ -543,35 +529,6 @@ fn what_is_there(layout: &FileLayout, observed: &Observed) -> Verdict {
     verdict
 }
 
-/// Recorded data that is gone is never fetched again silently (HOSTILE.md L4).
-fn refuse_missing(
-    config: &TorrentConfig,
-    layout: &FileLayout,
-    verdict: Verdict,
-) -> Result<Verdict, SessionError> {
-    let Some(first) = verdict
-        .missing
-        .first()
-        .and_then(|file| layout.files().get(*file))
-    else {
-        return Ok(verdict);
-    };
-    if !config.fetches {
-        return Ok(verdict);
-    }
-    let (first, folder) = (first.path.display(), config.folder.display());
-    let what = match verdict.missing.len() {
-        1 => format!("a file that was fetched is missing: {first} in {folder}"),
-        count => {
-            format!("{count} files that were fetched are missing, the first is {first} in {folder}")
-        }
-    };
-    Err(SessionError::new(
-        what,
-        "mount or restore them, or fetch what is missing again with --check full",
-    ))
-}
-
 /// The output folder. Data to seed may also be named by its own folder or file.
 pub(super) fn locate(
     config: &TorrentConfig,
@@ -587,50 +544,6 @@ pub(super) fn locate(
             "give the folder that holds the data with --data",
         )
     })
-}
-
-/// Files that cannot be used: a download needs the selected ones, a seed does without.
-fn refuse(
-    config: &TorrentConfig,
-    folder: &Path,
-    layout: &FileLayout,
-    selected: &[bool],
-    refused: &[(usize, std::io::Error)],
-) -> Result<Vec<DiskError>, SessionError> {
-    let mut errors = Vec::new();
-    for (file, error) in refused {
-        let path = layout.files().get(*file).map(|file| file.path.as_path());
-        let path = folder.join(path.unwrap_or(Path::new("")));
-        let error = DiskError::new(DiskOp::Open, path, error);
-        if config.fetches && selected.get(*file).copied().unwrap_or(true) {
-            return Err(SessionError::new(error.to_string(), error.hint()));
-        }
-        errors.push(error);
-    }
-    Ok(errors)
-}
-
-/// Selected files whose bytes behind the torrent's end will be cut off: never without a word (they may be somebody's).
-fn too_long(
-    config: &TorrentConfig,
-    folder: &Path,
-    layout: &FileLayout,
-    selected: &[bool],
-    observed: &Observed,
-) -> Vec<String> {
-    let files = layout.files().iter().zip(&observed.files).zip(selected);
-    files
-        .filter(|(_, is_selected)| config.fetches && **is_selected)
-        .filter_map(|((file, stamp), _)| Some((file, (*stamp)?.size_bytes)))
-        .filter(|(file, got_bytes)| *got_bytes > file.length_bytes)
-        .map(|(file, got_bytes)| {
-            format!(
-                "{} has {got_bytes} bytes where the torrent has {}: it is cut to that length when all is there",
-                folder.join(&file.path).display(),
-                file.length_bytes,
-            )
-        })
-        .collect()
 }
 
 fn first_of<T>(all: &[T]) -> impl Iterator<Item = &T> {
