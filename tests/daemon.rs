@@ -3,13 +3,15 @@
 #[path = "support/mod.rs"]
 mod support;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::program::{PATIENCE, command};
 use support::sample::text;
-use support::{Daemon, Gyre, Sample};
+use support::{Daemon, Gyre, Sample, machine};
 
 fn list(daemon: &mut Daemon) -> Vec<Value> {
     let answer = daemon.ask(json!({ "do": "list" }));
@@ -126,4 +128,94 @@ fn settings_that_are_none_are_named_with_their_line() {
         "{}",
         bad.stderr()
     );
+}
+
+/// A paused magnet: its row is all that is written.
+fn add_magnet(daemon: &mut Daemon, number: usize) -> Value {
+    let labels: Vec<String> = (0..60)
+        .map(|n| format!("{n} {}", "room ".repeat(40)))
+        .collect();
+    daemon.ask(json!({
+        "do": "add", "magnet": format!("magnet:?xt=urn:btih:{number:040x}"), "starts": false, "labels": labels,
+    }))
+}
+
+#[test]
+fn a_state_file_without_room_is_written_again_once_there_is_some() {
+    let Some(small) = machine::Mounted::small("a_state_file_without_room", 6 << 20) else {
+        return;
+    };
+    let state = small.path().join("state");
+    let mut daemon = Daemon::start(&state);
+    assert_eq!(add_magnet(&mut daemon, 1)["error"], Value::Null);
+    let filler = small.path().join("filler");
+    while std::fs::write(&filler, vec![0; 8 << 20]).is_ok() {}
+    let mut kept = vec![1];
+    let refused = (2..).find_map(|number| {
+        let answer = add_magnet(&mut daemon, number);
+        match answer["error"].as_str() {
+            Some(error) => Some(error.to_owned()),
+            None => {
+                kept.push(number);
+                None
+            }
+        }
+    });
+    let refused = refused.unwrap();
+    assert!(refused.contains("no space left"), "{refused}");
+    assert!(
+        refused.ends_with("; hint: make room in the state folder"),
+        "{refused}"
+    );
+    // And again: the file takes nothing more until it is opened anew, which takes room.
+    assert!(add_magnet(&mut daemon, 100_000)["error"].is_string());
+
+    std::fs::remove_file(&filler).unwrap();
+    let number = kept.len() + 1;
+    assert_eq!(add_magnet(&mut daemon, number)["error"], Value::Null);
+    kept.push(number);
+    daemon.terminate();
+    let mut daemon = Daemon::start(&state);
+    assert_eq!(list(&mut daemon).len(), kept.len());
+    daemon.terminate();
+    assert!(!state.join("daemon.redb.bad-1").exists());
+}
+
+#[test]
+fn a_state_file_of_somebody_else_is_left_alone_and_the_daemon_does_not_start() {
+    if !machine::has_root("a_state_file_of_somebody_else") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let mut daemon = Daemon::start(&state);
+    assert_eq!(add_magnet(&mut daemon, 1)["error"], Value::Null);
+    daemon.terminate();
+    machine::open_to_all(folder.path());
+    let file = state.join("daemon.redb");
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let mut program = machine::as_ordinary_user(&[]);
+    program.args([
+        "daemon",
+        "--api",
+        "off",
+        "--port",
+        "0",
+        "--bind",
+        "127.0.0.1",
+        "--dht",
+        "false",
+        "--lsd",
+        "false",
+    ]);
+    program.arg("--state").arg(&state);
+    let ended = program.output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("daemon.redb") && told.contains("permission denied"),
+        "{told}"
+    );
+    assert!(told.contains("hint: give the state folder"), "{told}");
+    assert!(!state.join("daemon.redb.bad-1").exists());
 }

@@ -1,5 +1,6 @@
 //! What the session shows of torrents, taken over into their rows, in memory and on disk. Layer 6.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,16 @@ const ROWS_AT_A_TIME: usize = 128;
 /// Figures that are on their way to the disk.
 pub struct Taken {
     /// Number of the board's last change when they were taken.
-    pub number: u64,
-    commits: Vec<Pending>,
+    number: u64,
+    commits: Vec<(Vec<InfoHash>, Pending)>,
+}
+
+/// Up to where figures were kept.
+#[derive(Default)]
+pub struct Seen {
+    number: u64,
+    /// Changed in memory, and not on disk for a disk that refused.
+    missing: BTreeSet<InfoHash>,
 }
 
 impl Taken {
@@ -29,31 +38,45 @@ impl Taken {
     ///
     /// # Errors
     /// What went wrong, in words.
-    pub async fn done(self) -> Result<(), String> {
+    pub async fn done(self, seen: &mut Seen) -> Result<(), String> {
         let mut result = Ok(());
-        for commit in self.commits {
-            result = result.and(commit.done().await);
+        seen.number = self.number;
+        seen.missing.clear();
+        for (some, commit) in self.commits {
+            let done = commit.done().await;
+            if done.is_err() {
+                seen.missing.extend(some);
+            }
+            result = result.and(done);
         }
         result
     }
 }
 
 impl Control {
-    /// Brings the figures of rows up to what the session shows, of those that changed behind that number.
-    pub(super) async fn take_figures(&self, since: u64) -> Taken {
+    /// Brings the figures of rows up to what the session shows, of those that changed since, and those that are missing.
+    pub(super) async fn take_figures(&self, since: &Seen) -> Taken {
         let uptime = self.session().uptime;
-        let (number, changed) = self.inner.session.changed(since);
-        let changed: Vec<InfoHash> = changed.iter().map(|shown| shown.info_hash()).collect();
+        let (number, changed) = self.inner.session.changed(since.number);
+        let mut changed: BTreeSet<InfoHash> =
+            changed.iter().map(|shown| shown.info_hash()).collect();
+        changed.extend(&since.missing);
+        let changed: Vec<InfoHash> = changed.into_iter().collect();
         let mut commits = Vec::new();
         for some in changed.chunks(ROWS_AT_A_TIME) {
-            commits.extend(self.take_some(some, uptime));
+            commits.extend(self.take_some(some, &since.missing, uptime));
             tokio::task::yield_now().await;
         }
         Taken { number, commits }
     }
 
     /// Of so few that they are done in one go. Any of them may have been removed, and even added again, meanwhile.
-    fn take_some(&self, some: &[InfoHash], uptime: Duration) -> Option<Pending> {
+    fn take_some(
+        &self,
+        some: &[InfoHash],
+        missing: &BTreeSet<InfoHash>,
+        uptime: Duration,
+    ) -> Option<(Vec<InfoHash>, Pending)> {
         let date = unix_now_s();
         let lived_s = self.lived().seconds(Instant::now());
         let waits = {
@@ -63,21 +86,23 @@ impl Control {
                 .collect::<Vec<_>>()
         };
         let mut rows = self.inner.torrents.rows();
-        let writes: Vec<_> = self.inner.session.with_torrents(|board| {
+        let (written, writes): (Vec<_>, Vec<_>) = self.inner.session.with_torrents(|board| {
             let seen = some.iter().zip(waits).filter_map(|(info_hash, waits)| {
-                let (row, shown) = (rows.get(info_hash)?, board.get(info_hash)?);
+                let row = rows.get(info_hash)?;
                 let mut changed = TorrentRow::clone(row);
-                changed.take_announce(shown.announced.as_ref(), date, uptime);
-                changed.take_figures(shown, date, lived_s, waits);
-                (changed != **row).then(|| {
+                if let Some(shown) = board.get(info_hash) {
+                    changed.take_announce(shown.announced.as_ref(), date, uptime);
+                    changed.take_figures(shown, date, lived_s, waits);
+                }
+                (changed != **row || missing.contains(info_hash)).then(|| {
                     rows.insert(*info_hash, Arc::new(changed.clone()));
-                    Write::Put(Box::new(changed))
+                    (*info_hash, Write::Put(Box::new(changed)))
                 })
             });
-            seen.collect()
+            seen.unzip()
         });
         // Under the lock of the rows: what is asked for first is written first.
-        (!writes.is_empty()).then(|| self.inner.torrents.writer.begin(writes))
+        (!writes.is_empty()).then(|| (written, self.inner.torrents.writer.begin(writes)))
     }
 }
 

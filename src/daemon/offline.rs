@@ -39,10 +39,8 @@ impl Offline {
         })?;
         let file = folder.store();
         let opened = Store::open(&file).map_err(|error| {
-            cannot(format!(
-                "cannot use the state file {}: {error}",
-                file.display()
-            ))
+            let message = format!("cannot use the state file {}: {error}", file.display());
+            SessionError::new(message, error.hint())
         })?;
         let Opened {
             store,
@@ -153,7 +151,12 @@ impl Offline {
             return Ok(());
         }
         let done = self.store.commit(&waiting);
-        done.map_err(|error| cannot(format!("the state cannot be written: {error}")))
+        done.map_err(|error| {
+            SessionError::new(
+                format!("the state cannot be written: {error}"),
+                error.hint(),
+            )
+        })
     }
 }
 

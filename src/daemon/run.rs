@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::cross::Cross;
 use super::date::local_now;
+use super::figures::Seen;
 use super::folder::StateFolder;
 use super::handle::Control;
 use super::hooks::{self, Due, Hook};
@@ -96,10 +97,8 @@ impl Daemon {
             kept,
             set_aside,
         } = opened.map_err(|error| {
-            cannot(format!(
-                "cannot use the state file {}: {error}",
-                path.display()
-            ))
+            let message = format!("cannot use the state file {}: {error}", path.display());
+            SessionError::new(message, error.hint())
         })?;
         if let Some((why, aside)) = set_aside {
             warn!(
@@ -199,13 +198,23 @@ impl Daemon {
         );
         let summary = ring.block_on(serve);
         let _ = ended.send(());
-        if thread.join().is_err() {
+        let kept = thread.join().unwrap_or_else(|_| {
             warn!("the control thread ended by an error in the program");
-        }
+            Ok(())
+        });
         self.torrents.writer.end();
         let _ = self.writer_thread.join();
-        summary
+        let summary = summary?;
+        match kept {
+            Ok(()) => Ok(summary),
+            Err(error) => Err(not_kept(&error)),
+        }
     }
+}
+
+fn not_kept(error: &str) -> SessionError {
+    let (why, hint) = error.split_once("; hint: ").unwrap_or((error, "try again"));
+    SessionError::new(format!("the last figures are not kept: {why}"), hint)
 }
 
 fn remembered(
@@ -233,7 +242,14 @@ fn remembered(
 }
 
 /// The control thread: its own runtime, because a session that is busy must not make an API wait, nor the other way round.
-fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Receiver<()>) {
+///
+/// # Errors
+/// The last figures are not on disk.
+fn run_control(
+    control: &Control,
+    services: Vec<Service>,
+    on_end: oneshot::Receiver<()>,
+) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -241,9 +257,11 @@ fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Recei
         Ok(runtime) => runtime,
         Err(error) => {
             warn!(%error, "there is no control thread");
-            return control.shut_down();
+            control.shut_down();
+            return Ok(());
         }
     };
+    let mut kept = Ok(());
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let notifier = Notifier::from_env();
@@ -251,7 +269,7 @@ fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Recei
             .into_iter()
             .map(|service| tokio::task::spawn_local(service(control.clone())))
             .collect();
-        let mut seen = 0;
+        let mut seen = Seen::default();
         tokio::select! {
             () = keep(control, &notifier, &mut seen) => {}
             _ = on_end => {}
@@ -260,18 +278,17 @@ fn run_control(control: &Control, services: Vec<Service>, on_end: oneshot::Recei
         for service in running {
             service.abort();
         }
-        let taken = control.take_figures(seen).await;
+        let taken = control.take_figures(&seen).await;
         let lived = control.keep_lived().done().await;
-        if let Err(error) = taken.done().await.and(lived) {
-            warn!("the last figures are not kept: {error}");
-        }
+        kept = taken.done(&mut seen).await.and(lived);
     });
     // A service may have left work behind that waits for a disk: nobody waits for that.
     runtime.shutdown_background();
+    kept
 }
 
 /// Brings the torrents back, then keeps their figures.
-async fn keep(control: &Control, notifier: &Notifier, seen: &mut u64) {
+async fn keep(control: &Control, notifier: &Notifier, seen: &mut Seen) {
     control.know_devices(None).await;
     control.restore().await;
     // Reading the state took as much again as it left.
@@ -286,7 +303,7 @@ async fn keep(control: &Control, notifier: &Notifier, seen: &mut u64) {
     );
 }
 
-async fn keep_figures(control: &Control, seen: &mut u64) {
+async fn keep_figures(control: &Control, seen: &mut Seen) {
     let mut figures = tokio::time::interval(FIGURES_INTERVAL);
     figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for tick in 0_u32.. {
@@ -294,12 +311,8 @@ async fn keep_figures(control: &Control, seen: &mut u64) {
         if tick % LIVED_TICKS == 0 {
             let _ = control.keep_lived().done().await;
         }
-        let taken = control.take_figures(*seen).await;
-        let now = taken.number;
         // What went wrong was said by the writer; it is tried again.
-        if taken.done().await.is_ok() {
-            *seen = now;
-        }
+        let _ = control.take_figures(seen).await.done(seen).await;
     }
 }
 

@@ -1,9 +1,13 @@
 //! The state file: one row a torrent, in a redb file. Layer 6. Blocks.
 //!
 //! What cannot be trusted is set aside under a new name and said, never half used: a damaged file, one of a newer version,
-//! one with a row too few or too many. The .torrent files beside it are left where they are.
+//! one with a row too few or too many. The .torrent files beside it are left where they are. What only cannot be reached,
+//! on a disk that is full or in a folder of somebody else, is no reason for that: it is tried again.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind::{
+    InvalidData, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull, UnexpectedEof,
+};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +16,7 @@ use sha1::{Digest, Sha1};
 
 use super::kept::Kept;
 use super::row::{RowError, TorrentRow};
-use crate::base::InfoHash;
+use crate::base::{InfoHash, io_cause};
 
 const TORRENTS: TableDefinition<&[u8; 20], &[u8]> = TableDefinition::new("torrents");
 const ABOUT: TableDefinition<&str, &[u8]> = TableDefinition::new("about");
@@ -29,6 +33,11 @@ const ASIDE_NAMES_MAX: u32 = 1_000;
 pub enum StoreError {
     #[error("{0}")]
     File(String),
+    /// The disk or the system refuses; what is in the file is not in question.
+    #[error("{}", io_cause(.0))]
+    Io(std::io::Error),
+    #[error("it is in use")]
+    InUse,
     #[error("it is of version {got}, this program knows version {VERSION}")]
     Newer { got: u32 },
     #[error("{0}")]
@@ -40,14 +49,47 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn file(error: impl std::fmt::Display) -> StoreError {
-        StoreError::File(error.to_string())
+    fn file(error: impl Into<redb::Error>) -> StoreError {
+        match error.into() {
+            // So the library tells of files that end too early or are none of its own.
+            redb::Error::Io(error) if matches!(error.kind(), InvalidData | UnexpectedEof) => {
+                StoreError::File(error.to_string())
+            }
+            redb::Error::Io(error) => StoreError::Io(error),
+            redb::Error::PreviousIo => StoreError::Io(std::io::Error::other("it failed before")),
+            redb::Error::DatabaseAlreadyOpen => StoreError::InUse,
+            error => StoreError::File(error.to_string()),
+        }
+    }
+
+    /// False when what is in the file is the reason.
+    fn is_out_of_reach(&self) -> bool {
+        matches!(self, StoreError::Io(_) | StoreError::InUse)
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            StoreError::Io(error) => match error.kind() {
+                StorageFull | QuotaExceeded => "make room in the state folder",
+                PermissionDenied | ReadOnlyFilesystem => {
+                    "give the state folder and all in it to the user who runs this, or name another with --state"
+                }
+                _ => "look after the disk of the state folder, or name another folder with --state",
+            },
+            StoreError::InUse => {
+                "end the other program that uses it, or name another folder with --state"
+            }
+            _ => "name another folder with --state",
+        }
     }
 }
 
 /// The open file.
 pub struct Store {
-    database: Database,
+    path: PathBuf,
+    /// None behind an error of the disk: the library takes nothing more before the file is opened anew.
+    database: Option<Database>,
     /// What the file holds, to be told from one that lost something.
     sum: Sum,
 }
@@ -114,7 +156,7 @@ impl Store {
     /// Opens the file, or makes it. One that cannot be used is set aside first.
     ///
     /// # Errors
-    /// Nothing can be made there, or what is there cannot be moved.
+    /// Nothing can be made or reached there, or what is there cannot be moved.
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
         let why = match guarded(|| open_or_make(path)) {
             Ok((store, rows, kept)) => {
@@ -125,6 +167,7 @@ impl Store {
                     set_aside: None,
                 });
             }
+            Err(why) if why.is_out_of_reach() => return Err(why),
             Err(why) => why,
         };
         let aside = set_aside(path).ok_or_else(|| {
@@ -142,43 +185,70 @@ impl Store {
     /// Does all of it, or nothing; on disk when it returns.
     ///
     /// # Errors
-    /// Those of the file; what was there before still is.
+    /// Those of the file; what was there before still is. The next commit opens it anew.
     pub fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        let mut sum = self.sum;
-        guarded(|| {
-            let transaction = self.database.begin_write().map_err(StoreError::file)?;
-            {
-                let mut table = transaction.open_table(TORRENTS).map_err(StoreError::file)?;
-                let mut about = transaction.open_table(ABOUT).map_err(StoreError::file)?;
-                for write in writes {
-                    let (key, row) = match write {
-                        Write::Put(row) => (row.info_hash, Some(row.encode())),
-                        Write::Remove(info_hash) => (*info_hash, None),
-                        Write::Keep(kept) => {
-                            let put = about.insert("settings", kept.encode().as_slice());
-                            put.map_err(StoreError::file)?;
-                            continue;
-                        }
-                    };
-                    if let Some(row) = &row {
-                        sum.add(row);
-                    }
-                    let old = match row {
-                        Some(row) => table.insert(key.as_bytes(), row.as_slice()),
-                        None => table.remove(key.as_bytes()),
-                    };
-                    if let Some(old) = old.map_err(StoreError::file)? {
-                        sum.take(old.value());
-                    }
-                }
-                let put = about.insert("sum", sum.encode().as_slice());
-                put.map_err(StoreError::file)?;
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => self.open_again()?,
+        };
+        let sum = guarded(|| commit(&database, self.sum, writes));
+        match sum {
+            Ok(sum) => {
+                self.sum = sum;
+                self.database = Some(database);
+                Ok(())
             }
-            transaction.commit().map_err(StoreError::file)
-        })?;
-        self.sum = sum;
-        Ok(())
+            Err(error) => {
+                // It may try to write once more and fail as well.
+                let _ = guarded(|| {
+                    drop(database);
+                    Ok(())
+                });
+                Err(error)
+            }
+        }
     }
+
+    /// A commit that failed may be in the file all the same, when only the last word of the disk was an error.
+    fn open_again(&mut self) -> Result<Database, StoreError> {
+        let (database, _, sum, _) = guarded(|| open_there(&self.path))?;
+        self.sum = sum;
+        Ok(database)
+    }
+}
+
+/// Returns the sum of what is in the file then.
+fn commit(database: &Database, mut sum: Sum, writes: &[Write]) -> Result<Sum, StoreError> {
+    let transaction = database.begin_write().map_err(StoreError::file)?;
+    {
+        let mut table = transaction.open_table(TORRENTS).map_err(StoreError::file)?;
+        let mut about = transaction.open_table(ABOUT).map_err(StoreError::file)?;
+        for write in writes {
+            let (key, row) = match write {
+                Write::Put(row) => (row.info_hash, Some(row.encode())),
+                Write::Remove(info_hash) => (*info_hash, None),
+                Write::Keep(kept) => {
+                    let put = about.insert("settings", kept.encode().as_slice());
+                    put.map_err(StoreError::file)?;
+                    continue;
+                }
+            };
+            if let Some(row) = &row {
+                sum.add(row);
+            }
+            let old = match row {
+                Some(row) => table.insert(key.as_bytes(), row.as_slice()),
+                None => table.remove(key.as_bytes()),
+            };
+            if let Some(old) = old.map_err(StoreError::file)? {
+                sum.take(old.value());
+            }
+        }
+        let put = about.insert("sum", sum.encode().as_slice());
+        put.map_err(StoreError::file)?;
+    }
+    transaction.commit().map_err(StoreError::file)?;
+    Ok(sum)
 }
 
 /// A damaged file may break the library that reads it: that is one more way of being damaged.
@@ -189,33 +259,59 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreEr
 type Rows = BTreeMap<InfoHash, TorrentRow>;
 
 fn open_or_make(path: &Path) -> Result<(Store, Rows, Option<Kept>), StoreError> {
-    let is_new = !path.exists();
-    let mut builder = Database::builder();
-    let mut database = builder
-        .set_cache_size(CACHE_BYTES)
-        .create(path)
-        .map_err(StoreError::file)?;
-    if is_new {
-        let transaction = database.begin_write().map_err(StoreError::file)?;
-        {
-            transaction.open_table(TORRENTS).map_err(StoreError::file)?;
-            let mut about = transaction.open_table(ABOUT).map_err(StoreError::file)?;
-            let version = VERSION.to_le_bytes();
-            let put = about.insert("version", version.as_slice());
-            put.map_err(StoreError::file)?;
-            let put = about.insert("sum", Sum::default().encode().as_slice());
-            put.map_err(StoreError::file)?;
-        }
-        transaction.commit().map_err(StoreError::file)?;
-        return Ok((
-            Store {
-                database,
-                sum: Sum::default(),
-            },
-            Rows::new(),
-            None,
-        ));
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make(path)?,
+        Err(error) => return Err(StoreError::Io(error)),
+        Ok(_) => {}
     }
+    let (database, rows, sum, kept) = open_there(path)?;
+    let store = Store {
+        path: path.to_owned(),
+        database: Some(database),
+        sum,
+    };
+    Ok((store, rows, kept))
+}
+
+/// An empty one, under its name only when it is whole: whoever is killed meanwhile leaves none that is half made.
+fn make(path: &Path) -> Result<(), StoreError> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::Io(error));
+        }
+        _ => {}
+    }
+    let database = builder().create(&new).map_err(StoreError::file)?;
+    let transaction = database.begin_write().map_err(StoreError::file)?;
+    {
+        transaction.open_table(TORRENTS).map_err(StoreError::file)?;
+        let mut about = transaction.open_table(ABOUT).map_err(StoreError::file)?;
+        let version = VERSION.to_le_bytes();
+        let put = about.insert("version", version.as_slice());
+        put.map_err(StoreError::file)?;
+        let put = about.insert("sum", Sum::default().encode().as_slice());
+        put.map_err(StoreError::file)?;
+    }
+    transaction.commit().map_err(StoreError::file)?;
+    drop(database);
+    std::fs::rename(&new, path).map_err(StoreError::Io)?;
+    let folder = path.parent().map_or(Ok(()), |folder| {
+        std::fs::File::open(folder).and_then(|folder| folder.sync_all())
+    });
+    folder.map_err(StoreError::Io)
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+fn open_there(path: &Path) -> Result<(Database, Rows, Sum, Option<Kept>), StoreError> {
+    let mut database = builder().open(path).map_err(StoreError::file)?;
     let before = said(&database)?;
     let is_sound = database.check_integrity().map_err(StoreError::file)?;
     let (rows, sum, kept) = read(&database)?;
@@ -224,7 +320,7 @@ fn open_or_make(path: &Path) -> Result<(Store, Rows, Option<Kept>), StoreError> 
     if !is_sound && before != said(&database)? {
         return Err(StoreError::Damaged);
     }
-    Ok((Store { database, sum }, rows, kept))
+    Ok((database, rows, sum, kept))
 }
 
 /// Everything that the file says of itself; the sum of the rows is another with every commit that changes one.
@@ -358,6 +454,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_reached_is_not_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let held = Store::open(&path).unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::InUse)));
+        drop(held);
+        std::fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let Err(StoreError::Io(error)) = Store::open(&path) else {
+            panic!("a link to itself was opened");
+        };
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink());
+    }
+
+    #[test]
     fn settings_are_kept_beside_the_rows() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
@@ -382,7 +494,8 @@ mod tests {
         filled(&path);
         {
             let store = Store::open(&path).unwrap().store;
-            let transaction = store.database.begin_write().unwrap();
+            let database = store.database.as_ref().unwrap();
+            let transaction = database.begin_write().unwrap();
             let version = 2_u32.to_le_bytes();
             let mut about = transaction.open_table(ABOUT).unwrap();
             about.insert("version", version.as_slice()).unwrap();

@@ -99,11 +99,13 @@ fn write(mut store: Store, requests: &Receiver<Request>) {
         }
         let result = match writes.is_empty() {
             true => Ok(()),
-            false => store.commit(&writes).map_err(|error| error.to_string()),
+            false => store.commit(&writes),
         };
-        if let Err(message) = &result {
-            error!("the state cannot be written: {message}; hint: make room in the state folder");
-        }
+        let result = result.map_err(|error| {
+            let hint = error.hint();
+            error!("the state cannot be written: {error}; hint: {hint}, then it goes on by itself");
+            format!("the state cannot be written: {error}; hint: {hint}")
+        });
         for waiting in done {
             let _ = waiting.send(result.clone());
         }

@@ -187,6 +187,10 @@ fn connections_over_the_limit_are_closed_and_those_that_were_there_go_on() {
         matches!(stream.read(&mut [0; 1]), Ok(0))
     };
     assert!(is_closed(held.last().unwrap()), "over the limit");
+    assert!(
+        server.ask_as_owner().contains("torrentCount"),
+        "strangers keep the owner out"
+    );
     first
         .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .unwrap();

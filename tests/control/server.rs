@@ -84,6 +84,21 @@ impl Server {
         stream
     }
 
+    /// The answer to a request over the unix socket.
+    pub fn ask_as_owner(&self) -> String {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let body = json!({ "method": "session-stats" }).to_string();
+        let request = format!(
+            "POST /transmission/rpc HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// Sends it on a connection of its own and reads until the end.
     pub fn raw(&self, request: &[u8]) -> String {
         let mut stream = self.connect();
@@ -167,16 +182,7 @@ fn one_connection_carries_many_requests_in_any_framing() {
 #[test]
 fn the_owner_asks_without_a_password_over_the_unix_socket() {
     let server = Server::start(3);
-    let mut stream = UnixStream::connect(&server.socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let body = json!({ "method": "session-stats" }).to_string();
-    let request = format!(
-        "POST /transmission/rpc HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    let answer = server.ask_as_owner();
     assert!(answer.contains("\"torrentCount\":3"), "{answer}");
 }
 

@@ -33,7 +33,11 @@ pub fn call(socket: &Path, method: &str, arguments: &Value) -> Result<Value, Fai
     let mut answer: Value = serde_json::from_slice(&bytes).map_err(|_| strange())?;
     match answer["result"].as_str() {
         Some("success") => Ok(answer["arguments"].take()),
-        Some(words) => Err(Failure::new(words, "gyre ctl list shows what is there")),
+        Some(words) => {
+            let usual = "gyre ctl list shows what is there";
+            let (what, hint) = words.split_once("; hint: ").unwrap_or((words, usual));
+            Err(Failure::new(what, hint))
+        }
         None => Err(strange()),
     }
 }

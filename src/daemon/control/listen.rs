@@ -264,14 +264,24 @@ fn read_password(path: &Path) -> Secret {
 /// The token that was made once, or a new one.
 fn token(path: &Path) -> Secret {
     let failed = |error: io::Error| (path.to_owned(), error);
-    if path.exists() {
+    // An empty one is what is left where there was no room for it.
+    if fs::metadata(path).is_ok_and(|found| found.len() > 0) {
         return read_password(path);
     }
     let token = random_text().map_err(failed)?;
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
+    let _ = fs::remove_file(new);
     let mut options = fs::OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(path);
-    let written = file.and_then(|mut file| writeln!(file, "{token}"));
-    written.map_err(failed)?;
+    let file = options.write(true).create_new(true).mode(0o600).open(new);
+    let written = file.and_then(|mut file| {
+        writeln!(file, "{token}")?;
+        file.sync_all()
+    });
+    // Under its name only when it is whole.
+    let placed = written.and_then(|()| fs::rename(new, path));
+    placed.map_err(failed)?;
     info!(path = %path.display(), "a token for the control server was made");
     Ok(token)
 }
@@ -297,6 +307,12 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(token(&path).is_err(), "others may have read it");
+        // Where there was no room for the first.
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let second = token(&path).unwrap();
+        assert!(second.len() == 48 && second != first);
+        assert_eq!(token(&path).unwrap(), second);
     }
 
     #[test]

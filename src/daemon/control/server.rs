@@ -23,6 +23,8 @@ use crate::wire::http::{HttpError, Unframer};
 
 /// Connections at a time: browsers and programs have a few each.
 const CONNECTIONS_MAX: usize = 256;
+/// The same of the unix socket: strangers who fill the others must not keep the owner out.
+const OWN_CONNECTIONS_MAX: usize = 64;
 /// From the first byte of a head to its last.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// A connection with nothing to say.
@@ -64,6 +66,7 @@ pub struct Shared<B> {
     pub web_ui: Option<WebUi>,
     pub failures: RefCell<Failures>,
     connections: Cell<usize>,
+    own_connections: Cell<usize>,
     streams: Cell<usize>,
     large_bodies: Semaphore,
 }
@@ -78,6 +81,7 @@ impl<B: Backend> Shared<B> {
             web_ui,
             failures: RefCell::default(),
             connections: Cell::new(0),
+            own_connections: Cell::new(0),
             streams: Cell::new(0),
             large_bodies: Semaphore::new(LARGE_BODIES_MAX),
         })
@@ -85,7 +89,7 @@ impl<B: Backend> Shared<B> {
 
     /// Connections now.
     pub fn connections(&self) -> usize {
-        self.connections.get()
+        self.connections.get() + self.own_connections.get()
     }
 }
 
@@ -168,7 +172,11 @@ where
     let shared = shared.clone();
     tokio::task::spawn_local(async move {
         // Over the limit, the newest is closed at once: those that are there go on.
-        let Some(_counted) = Count::one(&shared.connections, CONNECTIONS_MAX) else {
+        let (those_like_it, max) = match client {
+            Client::Remote(_) => (&shared.connections, CONNECTIONS_MAX),
+            Client::Owner => (&shared.own_connections, OWN_CONNECTIONS_MAX),
+        };
+        let Some(_counted) = Count::one(those_like_it, max) else {
             return;
         };
         let mut connection = Connection {
