@@ -27,9 +27,10 @@ impl Running<'_> {
         }
     }
 
-    /// Tells figures until dropped: a disk may take long.
+    /// Tells figures until dropped, where the disk takes longer than between two of them.
     async fn tell_saving(&self) -> Infallible {
-        let mut tick = tokio::time::interval(TICK);
+        let first = tokio::time::Instant::now() + TICK;
+        let mut tick = tokio::time::interval_at(first, TICK);
         loop {
             tick.tick().await;
             self.driver.state.set(self.state(self.was_complete));
