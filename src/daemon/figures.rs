@@ -29,7 +29,7 @@ pub struct Taken {
 #[derive(Default)]
 pub struct Seen {
     number: u64,
-    /// Changed in memory, and not on disk for a disk that refused.
+    /// Changed in memory, and not known to be on disk.
     missing: BTreeSet<InfoHash>,
 }
 
@@ -41,11 +41,19 @@ impl Taken {
     pub async fn done(self, seen: &mut Seen) -> Result<(), String> {
         let mut result = Ok(());
         seen.number = self.number;
-        seen.missing.clear();
+        // Whoever gives up waiting does not know of any of them.
+        seen.missing = self
+            .commits
+            .iter()
+            .flat_map(|(some, _)| some)
+            .copied()
+            .collect();
         for (some, commit) in self.commits {
             let done = commit.done().await;
-            if done.is_err() {
-                seen.missing.extend(some);
+            if done.is_ok() {
+                for info_hash in &some {
+                    seen.missing.remove(info_hash);
+                }
             }
             result = result.and(done);
         }
