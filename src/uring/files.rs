@@ -1,7 +1,7 @@
 //! Files over the ring, and the synchronous calls around them (layer 4).
 //!
-//! Holds: reads and writes continued after short results, and paths that cannot leave their root folder. Functions
-//! marked "blocks" belong on a blocking thread: a dead file system holds them for ever.
+//! Holds: reads and writes continued after short results; `beneath` has the paths that cannot leave their root folder.
+//! Functions marked "blocks" belong on a blocking thread: a dead file system holds them for ever.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -12,7 +12,6 @@ use std::rc::Rc;
 
 use io_uring::{opcode, squeue, types};
 use nix::errno::Errno;
-
 use nix::sys::stat::{Mode, fstat};
 
 use super::buffers::Segment;
