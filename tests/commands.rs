@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -438,6 +439,35 @@ fn a_seed_sleeps_until_a_peer_asks_for_it_hidden_or_in_the_open_and_again_behind
     let stopped = session.handle.torrent(&info_hash).unwrap();
     assert_eq!(stopped.activity, Activity::Stopped);
     assert_eq!(stopped.progress.state, TorrentState::Paused);
+    session.end();
+}
+
+#[test]
+fn a_peer_that_connects_before_the_torrents_are_known_is_heard_then() {
+    let sample = Sample::file(300_000, 65_536, &[]);
+    let session = Session::start(&sample.dir("state"));
+    let addr = SocketAddr::from(([127, 0, 0, 1], session.port()));
+    let metainfo = Metainfo::parse(&std::fs::read(&sample.torrent).unwrap()).unwrap();
+    let mut stream = std::net::TcpStream::connect(addr).unwrap();
+    let hello = Hello::new(*metainfo.info_hash.as_bytes());
+    stream.write_all(&hello.encode()).unwrap();
+    // Each is answered behind what the ring had to do before it.
+    for _ in 0..50 {
+        let limits = Limits::default();
+        session.ask(|reply| Command::SetLimits { limits, reply });
+    }
+    let sleeps = Some(Sleep {
+        is_whole: true,
+        tiers: Arc::default(),
+        after: Duration::from_secs(60),
+        announced: None,
+        second: None,
+    });
+    session.add_sleeping(&sample, &sample.data, false, true, sleeps);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = [0; 68];
+    stream.read_exact(&mut answer).expect("it was sent away");
+    assert_eq!(&answer[28..48], metainfo.info_hash.as_bytes());
     session.end();
 }
 

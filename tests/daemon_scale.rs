@@ -92,7 +92,7 @@ fn any_of_many_seeds_is_served_and_those_asleep_cost_little() {
     let tracker = "http://127.0.0.1:9/announce";
     let none = samples[0].dir("none");
     {
-        let mut store = Store::open(&state.join("daemon.redb")).unwrap().store;
+        let mut store = Store::open(&state.join("daemon.redb")).unwrap().0;
         let fillers: Vec<Write> = (FETCHED..count)
             .map(|number| keep(&state, number, &torrent(number, tracker), &none))
             .collect();

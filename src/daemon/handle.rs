@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::date::unix_now_s;
@@ -51,6 +52,8 @@ pub(super) struct Inner {
     number: AtomicU64,
     /// Being added: not on disk yet.
     adding: Mutex<BTreeSet<InfoHash>>,
+    /// The torrents of the state are in the rows and in the session.
+    known: watch::Sender<bool>,
     pub(super) moves: Moves,
 }
 
@@ -152,27 +155,26 @@ pub(super) struct Mark {
 }
 
 impl Control {
-    /// Ties what is remembered to the session that runs it.
+    /// Ties what is remembered to the session that runs it. The torrents come with [`Control::restore`].
     pub(super) fn new(
         torrents: Arc<Torrents>,
         session: SessionHandle,
         stopper: Stopper,
         kept: Kept,
     ) -> Control {
-        let last = torrents.rows().values().map(|row| row.settings.queue).max();
-        let highest = torrents.rows().values().map(|row| row.number).max();
         let lived = Lived::new(kept.lived_s, Instant::now());
         Control {
             inner: Arc::new(Inner {
                 lived,
-                number: AtomicU64::new(highest.unwrap_or(0)),
+                number: AtomicU64::new(0),
                 torrents,
                 session,
                 stopper,
                 kept: Mutex::new(kept),
                 queue: Mutex::default(),
-                last_in_queue: AtomicI64::new(last.unwrap_or(0)),
+                last_in_queue: AtomicI64::new(0),
                 adding: Mutex::default(),
+                known: watch::Sender::new(false),
                 moves: Moves::default(),
             }),
         }
@@ -548,8 +550,27 @@ impl Control {
         }
     }
 
-    /// Hands the rows of the state to the session, and finishes removals that were begun.
-    pub(super) async fn restore(&self) {
+    /// Completes once the torrents of the state are known. Whatever is asked about torrents waits for it: an empty list
+    /// would look as if all had been removed.
+    pub async fn known(&self) {
+        let mut known = self.inner.known.subscribe();
+        // It outlives this handle's wait.
+        let _ = known.wait_for(|is_known| *is_known).await;
+    }
+
+    /// Takes the rows of the state, hands them to the session, and finishes removals that were begun.
+    pub(super) async fn restore(&self, rows: BTreeMap<InfoHash, TorrentRow>) {
+        let last = rows.values().map(|row| row.settings.queue).max();
+        let highest = rows.values().map(|row| row.number).max();
+        self.inner
+            .last_in_queue
+            .store(last.unwrap_or(0), Ordering::Relaxed);
+        self.inner
+            .number
+            .store(highest.unwrap_or(0), Ordering::Relaxed);
+        let rows = rows.into_iter().map(|(key, row)| (key, Arc::new(row)));
+        *self.inner.torrents.rows() = rows.collect();
+        self.know_devices(None).await;
         let (mut torrents, mut leaving) = (Vec::new(), Vec::new());
         let waiting = self.begin_queue();
         let mut moving = Vec::new();
@@ -575,6 +596,7 @@ impl Control {
         for error in added.unwrap_or_default() {
             warn!(%error, "a torrent of the state is left out");
         }
+        self.inner.known.send_replace(true);
         for info_hash in moving {
             self.resume_move(info_hash).await;
         }

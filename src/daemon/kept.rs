@@ -242,6 +242,13 @@ impl Control {
         Ok(())
     }
 
+    /// Those that were read from the state turned out to be nothing that may be used: the settings file alone counts.
+    pub(super) async fn forget_settings(&self) {
+        let file = self.inner.kept().file.clone();
+        // What went wrong was said by the writer, and a session that has ended needs no settings.
+        let _ = self.change_settings(|now| *now = file).await;
+    }
+
     /// Takes what the settings file says now. Blocks until the session has it: not for its runtimes.
     pub fn apply(&self, file: LiveSettings) {
         let (before, now, written) = {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::folder::StateFolder;
 use super::row::TorrentRow;
-use super::store::{Opened, Store, Write};
+use super::store::{State, Store, Write};
 use crate::base::InfoHash;
 use crate::session::SessionError;
 use crate::session::resume_store::ResumeStore;
@@ -38,16 +38,12 @@ impl Offline {
             SessionError::new(error.to_string(), hint)
         })?;
         let file = folder.store();
-        let opened = Store::open(&file).map_err(|error| {
-            let message = format!("cannot use the state file {}: {error}", file.display());
-            SessionError::new(message, error.hint())
-        })?;
-        let Opened {
-            store,
+        let (store, state) = Store::open(&file).map_err(|error| error.of(&file))?;
+        let State {
             rows,
             kept,
             set_aside,
-        } = opened;
+        } = state;
         let records = ResumeStore::open(path)
             .map_err(|error| cannot(format!("cannot use {}: {error}", path.display())))?;
         let number = rows.values().map(|row| row.number).max().unwrap_or(0);

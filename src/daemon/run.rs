@@ -1,7 +1,9 @@
-//! A daemon from its start to its end: the ring thread with all torrents, the control thread beside it, and the thread that
-//! writes the state. Layer 6.
+//! A daemon from its start to its end: the ring thread with all torrents, the control thread beside it, and the thread of
+//! the state. Layer 6.
+//!
+//! A start opens every socket and answers what is asked of the daemon itself while the state is still being read: what is
+//! about torrents, the API's requests and peers alike, waits until they are known.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -23,13 +25,11 @@ use super::kept::{Kept, LiveSettings};
 use super::notify::{Notifier, Pulse};
 use super::policy::{Book, Policy};
 use super::queue::QueueLimits;
-use super::row::TorrentRow;
 use super::scrub::{self, Scrubbed, Scrubbing};
-use super::store::{Opened, Store};
+use super::store::State;
 use super::torrents::Torrents;
 use super::watch::WatchFolder;
-use super::writer::Writer;
-use crate::base::InfoHash;
+use super::writer::{Reading, Writer};
 use crate::session::command::{self, CommandSource};
 use crate::session::{
     self, SeedAfter, SessionConfig, SessionError, SessionEvent, SessionSummary, Stopper,
@@ -69,10 +69,11 @@ pub struct Settings {
 /// Something that controls the daemon from outside: an API, a page. Runs on the control thread until the daemon ends.
 pub type Service = Box<dyn FnOnce(Control) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-/// A daemon whose state is open.
+/// A daemon whose state is being read.
 pub struct Daemon {
     settings: Settings,
     torrents: Arc<Torrents>,
+    reading: Reading,
     writer_thread: JoinHandle<()>,
     control: Control,
     commands: CommandSource,
@@ -80,38 +81,20 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Takes the state folder and reads the state.
+    /// Takes the state folder and begins to read the state.
     ///
     /// # Errors
-    /// Another daemon has it, or it cannot be used.
+    /// Another daemon has it, or it cannot be used, as far as is known by then.
     pub fn open(mut settings: Settings) -> Result<Daemon, SessionError> {
         let hint = "name another folder with --state";
         let cannot = |error: String| SessionError::new(error, hint);
         let folder = StateFolder::take(&settings.session.state_dir);
         let folder = folder.map_err(|error| cannot(error.to_string()))?;
         let path = folder.store();
-        let opened = Store::open(&path);
-        let Opened {
-            store,
-            rows,
-            kept,
-            set_aside,
-        } = opened.map_err(|error| {
-            let message = format!("cannot use the state file {}: {error}", path.display());
-            SessionError::new(message, error.hint())
-        })?;
-        if let Some((why, aside)) = set_aside {
-            warn!(
-                "the state file {} cannot be used: {why}; it is kept as {}; hint: add the torrents again, their .torrent \
-                 files are in {}",
-                path.display(),
-                aside.display(),
-                folder.path().join("torrents").display()
-            );
-        }
         let no_thread = |error: io::Error| cannot(format!("cannot start a thread: {error}"));
-        let (writer, writer_thread) = Writer::start(store).map_err(no_thread)?;
-        info!(torrents = rows.len(), "state");
+        let started = Writer::start(path.clone()).map_err(no_thread)?;
+        let (writer, mut reading, writer_thread) = started;
+        let kept = reading.kept_blocking().map_err(|error| error.of(&path))?;
         let file = LiveSettings::of(&settings);
         let mut kept = kept.unwrap_or_else(|| Kept::from_file(file.clone()));
         kept.on_file(file);
@@ -119,13 +102,14 @@ impl Daemon {
         settings.session.limit_up_bytes_per_s = limits.up_bytes_per_s;
         settings.session.limit_down_bytes_per_s = limits.down_bytes_per_s;
         let book = Book::new(settings.policies.clone(), local_now());
-        let torrents = remembered(folder, writer, rows, seed_after, settings.cross_seed, book);
+        let torrents = none_yet(folder, writer, seed_after, settings.cross_seed, book);
         let (session, commands) = command::channel();
         let stopper = Stopper::default();
         let control = Control::new(torrents.clone(), session, stopper.clone(), kept);
         Ok(Daemon {
             settings,
             torrents,
+            reading,
             writer_thread,
             control,
             commands,
@@ -141,7 +125,7 @@ impl Daemon {
     /// Runs it until [`Control::shut_down`]. Everything is saved when it returns.
     ///
     /// # Errors
-    /// As [`session::run`].
+    /// As [`session::run`], and the state cannot be used.
     pub fn run(
         self,
         ring: &Ring,
@@ -163,9 +147,11 @@ impl Daemon {
             Box::new(|control| Box::pin(super::watch::watch(control, watched))),
             Box::new(|control| Box::pin(hooks::run(control, dues))),
         ];
+        let own = own.into_iter().map(once_known);
         let services = services.into_iter().chain(own).collect();
         let thread = std::thread::Builder::new().name("gyre-control".into());
-        let thread = thread.spawn(move || run_control(&control, services, on_end));
+        let reading = self.reading;
+        let thread = thread.spawn(move || run_control(&control, reading, services, on_end));
         let thread = thread.map_err(|error| {
             SessionError::new(format!("cannot start a thread: {error}"), "try again")
         })?;
@@ -205,11 +191,18 @@ impl Daemon {
         self.torrents.writer.end();
         let _ = self.writer_thread.join();
         let summary = summary?;
-        match kept {
-            Ok(()) => Ok(summary),
-            Err(error) => Err(not_kept(&error)),
-        }
+        kept.map(|()| summary)
     }
+}
+
+/// One that has nothing to do before the torrents are known.
+fn once_known(service: Service) -> Service {
+    Box::new(|control| {
+        Box::pin(async {
+            control.known().await;
+            service(control).await;
+        })
+    })
 }
 
 fn not_kept(error: &str) -> SessionError {
@@ -217,22 +210,17 @@ fn not_kept(error: &str) -> SessionError {
     SessionError::new(format!("the last figures are not kept: {why}"), hint)
 }
 
-fn remembered(
+fn none_yet(
     folder: StateFolder,
     writer: Writer,
-    rows: BTreeMap<InfoHash, TorrentRow>,
     seed_after: SeedAfter,
     cross_seed: bool,
     policies: Book,
 ) -> Arc<Torrents> {
-    let rows = rows
-        .into_iter()
-        .map(|(key, row)| (key, Arc::new(row)))
-        .collect();
     Arc::new_cyclic(|own| Torrents {
         folder,
         writer,
-        rows: Mutex::new(rows),
+        rows: Mutex::default(),
         seed_after: Mutex::new(seed_after),
         policies,
         cross: Cross::new(cross_seed),
@@ -244,12 +232,13 @@ fn remembered(
 /// The control thread: its own runtime, because a session that is busy must not make an API wait, nor the other way round.
 ///
 /// # Errors
-/// The last figures are not on disk.
+/// The state cannot be used, or the last figures are not on disk.
 fn run_control(
     control: &Control,
+    reading: Reading,
     services: Vec<Service>,
     on_end: oneshot::Receiver<()>,
-) -> Result<(), String> {
+) -> Result<(), SessionError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -270,27 +259,56 @@ fn run_control(
             .map(|service| tokio::task::spawn_local(service(control.clone())))
             .collect();
         let mut seen = Seen::default();
-        tokio::select! {
-            () = keep(control, &notifier, &mut seen) => {}
-            _ = on_end => {}
-        }
+        let is_read = tokio::select! {
+            is_read = keep(control, reading, &notifier, &mut seen) => is_read,
+            _ = on_end => Ok(()),
+        };
         notifier.tell("STOPPING=1");
         for service in running {
             service.abort();
         }
+        if is_read.is_err() {
+            control.shut_down();
+            kept = is_read;
+            return;
+        }
         let taken = control.take_figures(&seen).await;
         let lived = control.keep_lived().done().await;
-        kept = taken.done(&mut seen).await.and(lived);
+        let taken = taken.done(&mut seen).await.and(lived);
+        kept = taken.map_err(|error| not_kept(&error));
     });
     // A service may have left work behind that waits for a disk: nobody waits for that.
     runtime.shutdown_background();
     kept
 }
 
-/// Brings the torrents back, then keeps their figures.
-async fn keep(control: &Control, notifier: &Notifier, seen: &mut Seen) {
-    control.know_devices(None).await;
-    control.restore().await;
+/// Brings the torrents back, then keeps their figures for ever.
+///
+/// # Errors
+/// The state cannot be used.
+async fn keep(
+    control: &Control,
+    reading: Reading,
+    notifier: &Notifier,
+    seen: &mut Seen,
+) -> Result<(), SessionError> {
+    let folder = &control.inner.torrents.folder;
+    let state = reading.state().await;
+    let State {
+        rows, set_aside, ..
+    } = state.map_err(|error| error.of(&folder.store()))?;
+    if let Some((why, aside)) = set_aside {
+        warn!(
+            "the state file {} cannot be used: {why}; it is kept as {}; hint: add the torrents again, their .torrent \
+             files are in {}",
+            folder.store().display(),
+            aside.display(),
+            folder.path().join("torrents").display()
+        );
+        control.forget_settings().await;
+    }
+    info!(torrents = rows.len(), "state");
+    control.restore(rows).await;
     // Reading the state took as much again as it left.
     memory::give_back();
     info!("ready");
@@ -301,6 +319,7 @@ async fn keep(control: &Control, notifier: &Notifier, seen: &mut Seen) {
         keep_queue(control),
         feed(control, notifier)
     );
+    Ok(())
 }
 
 async fn keep_figures(control: &Control, seen: &mut Seen) {

@@ -17,6 +17,7 @@ use sha1::{Digest, Sha1};
 use super::kept::Kept;
 use super::row::{RowError, TorrentRow};
 use crate::base::{InfoHash, io_cause};
+use crate::session::SessionError;
 
 const TORRENTS: TableDefinition<&[u8; 20], &[u8]> = TableDefinition::new("torrents");
 const ABOUT: TableDefinition<&str, &[u8]> = TableDefinition::new("about");
@@ -67,6 +68,12 @@ impl StoreError {
         matches!(self, StoreError::Io(_) | StoreError::InUse)
     }
 
+    /// For the user, of the file at `path`.
+    pub(super) fn of(&self, path: &Path) -> SessionError {
+        let message = format!("cannot use the state file {}: {self}", path.display());
+        SessionError::new(message, self.hint())
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -103,9 +110,8 @@ pub enum Write {
     Keep(Box<Kept>),
 }
 
-/// An open store and what it held.
-pub struct Opened {
-    pub store: Store,
+/// What the file held.
+pub struct State {
     pub rows: BTreeMap<InfoHash, TorrentRow>,
     /// Settings that were changed while it ran.
     pub kept: Option<Kept>,
@@ -157,15 +163,30 @@ impl Store {
     ///
     /// # Errors
     /// Nothing can be made or reached there, or what is there cannot be moved.
-    pub fn open(path: &Path) -> Result<Opened, StoreError> {
-        let why = match guarded(|| open_or_make(path)) {
+    pub fn open(path: &Path) -> Result<(Store, State), StoreError> {
+        Store::open_telling(path, &mut |_| {})
+    }
+
+    /// The same, and tells the settings in it as soon as they are read, long before the torrents. Not called where they
+    /// cannot be read; what was told is void when the file is set aside after all.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_telling(
+        path: &Path,
+        tell: &mut dyn FnMut(Option<Kept>),
+    ) -> Result<(Store, State), StoreError> {
+        let why = match guarded(|| open_or_make(path, tell)) {
             Ok((store, rows, kept)) => {
-                return Ok(Opened {
+                let set_aside = None;
+                return Ok((
                     store,
-                    rows,
-                    kept,
-                    set_aside: None,
-                });
+                    State {
+                        rows,
+                        kept,
+                        set_aside,
+                    },
+                ));
             }
             Err(why) if why.is_out_of_reach() => return Err(why),
             Err(why) => why,
@@ -173,13 +194,16 @@ impl Store {
         let aside = set_aside(path).ok_or_else(|| {
             StoreError::File(format!("{why}, and it cannot be moved out of the way"))
         })?;
-        let (store, rows, kept) = guarded(|| open_or_make(path))?;
-        Ok(Opened {
+        let (store, rows, kept) = guarded(|| open_or_make(path, &mut |_| {}))?;
+        let set_aside = Some((why.to_string(), aside));
+        Ok((
             store,
-            rows,
-            kept,
-            set_aside: Some((why.to_string(), aside)),
-        })
+            State {
+                rows,
+                kept,
+                set_aside,
+            },
+        ))
     }
 
     /// Does all of it, or nothing; on disk when it returns.
@@ -211,7 +235,7 @@ impl Store {
 
     /// A commit that failed may be in the file all the same, when only the last word of the disk was an error.
     fn open_again(&mut self) -> Result<Database, StoreError> {
-        let (database, _, sum, _) = guarded(|| open_there(&self.path))?;
+        let (database, _, sum, _) = guarded(|| open_there(&self.path, &mut |_| {}))?;
         self.sum = sum;
         Ok(database)
     }
@@ -258,13 +282,16 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreEr
 
 type Rows = BTreeMap<InfoHash, TorrentRow>;
 
-fn open_or_make(path: &Path) -> Result<(Store, Rows, Option<Kept>), StoreError> {
+fn open_or_make(
+    path: &Path,
+    tell: &mut dyn FnMut(Option<Kept>),
+) -> Result<(Store, Rows, Option<Kept>), StoreError> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => make(path)?,
         Err(error) => return Err(StoreError::Io(error)),
         Ok(_) => {}
     }
-    let (database, rows, sum, kept) = open_there(path)?;
+    let (database, rows, sum, kept) = open_there(path, tell)?;
     let store = Store {
         path: path.to_owned(),
         database: Some(database),
@@ -310,9 +337,15 @@ fn builder() -> redb::Builder {
     builder
 }
 
-fn open_there(path: &Path) -> Result<(Database, Rows, Sum, Option<Kept>), StoreError> {
+fn open_there(
+    path: &Path,
+    tell: &mut dyn FnMut(Option<Kept>),
+) -> Result<(Database, Rows, Sum, Option<Kept>), StoreError> {
     let mut database = builder().open(path).map_err(StoreError::file)?;
     let before = said(&database)?;
+    check_version(before.get("version"))?;
+    let kept = before.get("settings").map(|value| Kept::decode(value));
+    tell(kept.transpose()?);
     let is_sound = database.check_integrity().map_err(StoreError::file)?;
     let (rows, sum, kept) = read(&database)?;
     // Files that were closed well may fail the check by their list of free pages alone, which is made anew then. What
@@ -343,11 +376,7 @@ fn read(database: &Database) -> Result<(Rows, Sum, Option<Kept>), StoreError> {
         let value = value.ok_or(StoreError::Damaged)?;
         Ok::<_, StoreError>(value.value().to_vec())
     };
-    let version = of("version")?.try_into().map_err(|_| StoreError::Damaged)?;
-    let got = u32::from_le_bytes(version);
-    if got > VERSION {
-        return Err(StoreError::Newer { got });
-    }
+    check_version(Some(&of("version")?))?;
     let expected = Sum::decode(&of("sum")?).ok_or(StoreError::Damaged)?;
     let kept = about.get("settings").map_err(StoreError::file)?;
     let kept = kept.map(|value| Kept::decode(value.value())).transpose()?;
@@ -370,6 +399,15 @@ fn read(database: &Database) -> Result<(Rows, Sum, Option<Kept>), StoreError> {
         return Err(StoreError::Damaged);
     }
     Ok((rows, sum, kept))
+}
+
+fn check_version(said: Option<&Vec<u8>>) -> Result<(), StoreError> {
+    let bytes = said.and_then(|bytes| bytes.as_slice().try_into().ok());
+    let got = u32::from_le_bytes(bytes.ok_or(StoreError::Damaged)?);
+    match got > VERSION {
+        true => Err(StoreError::Newer { got }),
+        false => Ok(()),
+    }
 }
 
 /// Gives it a name that nothing has.
@@ -404,7 +442,7 @@ mod tests {
     }
 
     fn filled(path: &Path) -> Rows {
-        let mut store = Store::open(path).unwrap().store;
+        let mut store = Store::open(path).unwrap().0;
         for batch in 0..5 {
             let writes: Vec<Write> = (0..40)
                 .map(|n| Write::Put(Box::new(row(batch * 40 + n))))
@@ -413,7 +451,7 @@ mod tests {
         }
         store.commit(&[Write::Remove(row(17).info_hash)]).unwrap();
         drop(store);
-        let opened = Store::open(path).unwrap();
+        let (_, opened) = Store::open(path).unwrap();
         assert!(opened.set_aside.is_none());
         opened.rows
     }
@@ -433,7 +471,7 @@ mod tests {
         for seed in 0..64 {
             let mut rng = Rng::new(seed);
             let path = folder.path().join(format!("state-{seed}"));
-            let mut store = Store::open(&path).unwrap().store;
+            let mut store = Store::open(&path).unwrap().0;
             let mut rows = BTreeSet::new();
             for _ in 0..rng.below(8) {
                 if rng.below(3) == 0 {
@@ -447,7 +485,7 @@ mod tests {
                 store.commit(&writes).unwrap();
             }
             drop(store);
-            let opened = Store::open(&path).unwrap();
+            let (_, opened) = Store::open(&path).unwrap();
             assert!(opened.set_aside.is_none(), "seed {seed}");
             assert_eq!(opened.rows.len(), rows.len(), "seed {seed}");
         }
@@ -473,7 +511,7 @@ mod tests {
     fn settings_are_kept_beside_the_rows() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
-        let mut store = Store::open(&path).unwrap().store;
+        let mut store = Store::open(&path).unwrap().0;
         let mut kept = Kept::default();
         kept.now.seed_ratio = Some(1.25);
         let writes = [
@@ -482,7 +520,10 @@ mod tests {
         ];
         store.commit(&writes).unwrap();
         drop(store);
-        let opened = Store::open(&path).unwrap();
+        let mut told = Vec::new();
+        let opened = Store::open_telling(&path, &mut |kept| told.push(kept));
+        let (_, opened) = opened.unwrap();
+        assert_eq!(told, [Some(kept.clone())]);
         assert_eq!(opened.kept, Some(kept));
         assert_eq!(opened.rows.len(), 1);
     }
@@ -493,7 +534,7 @@ mod tests {
         let path = folder.path().join("state");
         filled(&path);
         {
-            let store = Store::open(&path).unwrap().store;
+            let store = Store::open(&path).unwrap().0;
             let database = store.database.as_ref().unwrap();
             let transaction = database.begin_write().unwrap();
             let version = 2_u32.to_le_bytes();
@@ -502,10 +543,10 @@ mod tests {
             drop(about);
             transaction.commit().unwrap();
         }
-        let (why, first) = Store::open(&path).unwrap().set_aside.unwrap();
+        let (why, first) = Store::open(&path).unwrap().1.set_aside.unwrap();
         assert_eq!(why, "it is of version 2, this program knows version 1");
         std::fs::write(&path, "no state").unwrap();
-        let opened = Store::open(&path).unwrap();
+        let (_store, opened) = Store::open(&path).unwrap();
         let (_, second) = opened.set_aside.unwrap();
         assert!(opened.rows.is_empty());
         assert!(first.exists() && second.exists() && first != second);
@@ -537,7 +578,7 @@ mod tests {
                 }
             }
             std::fs::write(&path, &bytes).unwrap();
-            let opened = Store::open(&path).unwrap();
+            let (store, opened) = Store::open(&path).unwrap();
             match opened.set_aside {
                 Some((_, moved)) => {
                     assert!(opened.rows.is_empty());
@@ -553,7 +594,7 @@ mod tests {
                     kept += 1;
                 }
             }
-            drop(opened.store);
+            drop(store);
             std::fs::remove_file(&path).unwrap();
         }
         std::panic::set_hook(hook);

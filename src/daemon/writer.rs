@@ -1,13 +1,16 @@
-//! The thread that writes the state file: what is asked for meanwhile goes into the next commit together. Layer 6.
+//! The thread of the state file: it reads it, then writes it, and what is asked for meanwhile goes into the next commit
+//! together. Layer 6.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 use tracing::error;
 
-use super::store::{Store, Write};
+use super::kept::Kept;
+use super::store::{State, Store, StoreError, Write};
 
 /// Requests that wait; whoever has another waits itself.
 const QUEUE_MAX: usize = 4_096;
@@ -26,16 +29,69 @@ enum Request {
 #[derive(Clone)]
 pub struct Writer(SyncSender<Request>);
 
+/// The state that is being read.
+pub struct Reading {
+    kept: oneshot::Receiver<Option<Kept>>,
+    state: oneshot::Receiver<Result<State, StoreError>>,
+}
+
+impl Reading {
+    /// The settings, which are read long before the torrents (blocks).
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    pub fn kept_blocking(&mut self) -> Result<Option<Kept>, StoreError> {
+        let (sender, now_read) = oneshot::channel();
+        let told = std::mem::replace(&mut self.kept, oneshot::channel().1);
+        if let Ok(kept) = told.blocking_recv() {
+            return Ok(kept);
+        }
+        // They could not be told: it is over already.
+        let state = std::mem::replace(&mut self.state, now_read);
+        let state = state.blocking_recv().unwrap_or(Err(StoreError::Damaged))?;
+        let kept = state.kept.clone();
+        let _ = sender.send(Ok(state));
+        Ok(kept)
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    pub async fn state(self) -> Result<State, StoreError> {
+        self.state.await.unwrap_or(Err(StoreError::Damaged))
+    }
+}
+
 impl Writer {
-    /// Starts the thread.
+    /// Starts the thread, which begins to read the file.
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub fn start(store: Store) -> io::Result<(Writer, JoinHandle<()>)> {
+    pub fn start(path: PathBuf) -> io::Result<(Writer, Reading, JoinHandle<()>)> {
         let (sender, receiver) = sync_channel(QUEUE_MAX);
+        let (tell_kept, kept) = oneshot::channel();
+        let (tell_state, state) = oneshot::channel();
         let thread = std::thread::Builder::new().name("gyre-state".into());
-        let thread = thread.spawn(move || write(store, &receiver))?;
-        Ok((Writer(sender), thread))
+        let thread = thread.spawn(move || {
+            let mut tell_kept = Some(tell_kept);
+            let opened = Store::open_telling(&path, &mut |kept| {
+                if let Some(tell) = tell_kept.take() {
+                    let _ = tell.send(kept);
+                }
+            });
+            drop(tell_kept);
+            match opened {
+                Ok((store, state)) => {
+                    let _ = tell_state.send(Ok(state));
+                    write(store, &receiver);
+                }
+                Err(error) => {
+                    let _ = tell_state.send(Err(error));
+                }
+            }
+        })?;
+        Ok((Writer(sender), Reading { kept, state }, thread))
     }
 
     /// Writes all of it or nothing. What is asked for first is written first: ask under the lock of what is written.

@@ -55,7 +55,8 @@ pub enum Command {
         torrent: Box<NewTorrent>,
         reply: Reply<()>,
     },
-    /// Takes many in at once, as from a state. The answer names those that were not taken, and why.
+    /// Takes many in at once, as from a state, or none. The answer names those that were not taken, and why. Peers that
+    /// connect are heard from the first of these, or of [`Command::Add`], on.
     AddAll {
         torrents: Vec<NewTorrent>,
         reply: Reply<Vec<CommandError>>,

@@ -173,12 +173,17 @@ impl Fleet {
 
     fn on_command(self: &Rc<Self>, shared: &Rc<Shared>, command: Command) -> Answer {
         match command {
-            Command::Add { torrent, reply } => Some((reply, self.add(shared, *torrent))),
+            Command::Add { torrent, reply } => {
+                let added = self.add(shared, *torrent);
+                shared.admit();
+                Some((reply, added))
+            }
             Command::AddAll { torrents, reply } => {
                 let results = torrents
                     .into_iter()
                     .map(|torrent| self.add(shared, torrent));
                 let refused = results.filter_map(Result::err).collect();
+                shared.admit();
                 let _ = reply.send(Ok(refused));
                 None
             }

@@ -219,14 +219,22 @@ impl Reach {
             let (listener, pending) = (listener.clone(), Rc::default());
             let what = "taking connections";
             tasks.push(keep_up(shared, what, Strangers, move |shared| {
-                connect::accept_loop(shared, listener.clone(), Rc::clone(&pending))
+                let (listener, pending) = (listener.clone(), Rc::clone(&pending));
+                async move {
+                    shared.admitting().await;
+                    connect::accept_loop(shared, listener, pending).await;
+                }
             }));
         }
         for udp in self.udp_port.sockets() {
             let port = self.udp_port.clone();
             let what = "hearing the UDP port";
             tasks.push(keep_up(shared, what, Strangers, move |shared| {
-                udp_port::receive(shared, port.clone(), udp.clone())
+                let (port, udp) = (port.clone(), udp.clone());
+                async move {
+                    shared.admitting().await;
+                    udp_port::receive(shared, port, udp).await;
+                }
             }));
         }
         let lsd = shared.config.lsd.then(|| Lsd::open(shared)).flatten();

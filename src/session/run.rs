@@ -75,6 +75,7 @@ pub async fn run(
     events: impl FnMut(SessionEvent) + 'static,
 ) -> Result<SessionSummary, SessionError> {
     let session = Session::open(config, stopper, Box::new(events))?;
+    session.shared.admit();
     let running: Vec<_> = jobs
         .into_iter()
         .map(|job| {
@@ -92,7 +93,7 @@ pub async fn run(
     session.close(outcomes).await
 }
 
-/// Runs the torrents that commands name until [`Command::Shutdown`](super::Command::Shutdown), or until `stopper` is
+/// Runs the torrents that commands name, and hears peers once it was told of any, until [`Command::Shutdown`](super::Command::Shutdown), or until `stopper` is
 /// used; with none at all too. Call it inside the ring's runtime.
 ///
 /// # Errors

@@ -106,6 +106,8 @@ pub struct Shared {
     utp: OnceCell<Rc<UtpService>>,
     is_stopping: Cell<bool>,
     stopping: Notify,
+    admits: Cell<bool>,
+    admitting: Notify,
     /// Torrents that can be ended alone, each while it runs.
     ends: RefCell<BTreeMap<InfoHash, Rc<End>>>,
     /// What those that are being loaded take over.
@@ -195,6 +197,8 @@ impl Shared {
             utp: OnceCell::new(),
             is_stopping: Cell::new(false),
             stopping: Notify::new(),
+            admits: Cell::new(false),
+            admitting: Notify::new(),
             ends: RefCell::default(),
             tuned: RefCell::default(),
             failure: RefCell::default(),
@@ -244,6 +248,21 @@ impl Shared {
     pub async fn stopping(&self) {
         let notified = self.stopping.notified();
         if !self.is_stopping.get() {
+            notified.await;
+        }
+    }
+
+    /// Its torrents are known: from now on peers that connect are heard.
+    pub fn admit(&self) {
+        self.admits.set(true);
+        self.admitting.notify_waiters();
+    }
+
+    /// Completes once peers that connect are heard. Before, they wait in the sockets: one who was told that nobody knows
+    /// the torrent would not come again soon.
+    pub async fn admitting(&self) {
+        let notified = self.admitting.notified();
+        if !self.admits.get() {
             notified.await;
         }
     }

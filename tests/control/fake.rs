@@ -15,6 +15,8 @@ pub struct Fake {
     pub files: RefCell<Vec<File>>,
     pub session: RefCell<Session>,
     pub groups: RefCell<Vec<Group>>,
+    /// Given back once the torrents are known.
+    pub unknown: tokio::sync::Mutex<()>,
     /// What was done, in words.
     pub log: RefCell<Vec<String>>,
 }
@@ -94,6 +96,10 @@ impl Fake {
 }
 
 impl Backend for Fake {
+    async fn known(&self) {
+        let _ = self.unknown.lock().await;
+    }
+
     fn torrents(&self) -> Vec<Arc<Torrent>> {
         self.torrents
             .borrow()

@@ -117,6 +117,34 @@ pub fn multipart(boundary: &str, parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u
 }
 
 #[test]
+fn the_program_answers_before_the_torrents_are_known_and_nothing_else_does() {
+    let world = World::new(2);
+    let asks = |target: &str| {
+        let head = format!("GET /api/v2/{target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        Request::parse(head.as_bytes()).unwrap().unwrap().0
+    };
+    world.runtime.block_on(async {
+        let _reading = world.fake.unknown.lock().await;
+        for (target, is_answered) in [
+            ("app/version", true),
+            ("app/webapiVersion", true),
+            ("torrents/info", false),
+            ("sync/maindata", false),
+            ("torrents/count", false),
+        ] {
+            let request = asks(target);
+            let method = qbt::find(&request.path).flatten().unwrap();
+            let answer = world.qbt.answer(&world.rpc, method, &request, b"");
+            tokio::select! {
+                biased;
+                _ = answer => assert!(is_answered, "{target} was answered"),
+                () = std::future::ready(()) => assert!(!is_answered, "{target} waits"),
+            }
+        }
+    });
+}
+
+#[test]
 fn sonarr_and_radarr_test_the_connection_add_watch_and_remove() {
     let world = World::new(2);
     let version = world.ask("GET /api/v2/app/webapiVersion", "", b"");

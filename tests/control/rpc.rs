@@ -74,6 +74,36 @@ fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
+#[test]
+fn the_session_answers_before_the_torrents_are_known_and_nothing_else_does() {
+    let world = World::new(2);
+    world.runtime.block_on(async {
+        let reading = world.fake.unknown.lock().await;
+        let asks = |method: &str| json!({ "method": method }).to_string();
+        let early = asks("session-get");
+        assert_ne!(world.rpc.answer(early.as_bytes()).await, Answer::Nothing);
+        for method in ["torrent-get", "session-stats", "torrent-start", "group-get"] {
+            let asked = asks(method);
+            let answer = world.rpc.answer(asked.as_bytes());
+            tokio::select! {
+                biased;
+                _ = answer => panic!("{method} was answered"),
+                () = std::future::ready(()) => {}
+            }
+        }
+        let asked = json!({ "method": "torrent-get", "arguments": { "fields": ["id"] } });
+        let asked = asked.to_string();
+        let answer = world.rpc.answer(asked.as_bytes());
+        let (answer, ()) = tokio::join!(biased; answer, async { drop(reading) });
+        let Answer::Json(answer) = answer else {
+            panic!("{answer:?}");
+        };
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        let torrents = answer["arguments"]["torrents"].as_array();
+        assert_eq!(torrents.map(Vec::len), Some(2));
+    });
+}
+
 const SONARR: [&str; 21] = [
     "id",
     "hashString",

@@ -24,6 +24,7 @@ pub async fn serve(control: Control) {
             }
         }
     });
+    control.known().await;
     while let Some(line) = lines.recv().await {
         let asked: Value = serde_json::from_str(&line).unwrap_or_default();
         let mut answer = match answer(&control, &asked).await {

@@ -635,6 +635,8 @@ pub struct Changes {
 // No bound on the futures: they run where they were made.
 #[allow(async_fn_in_trait)]
 pub trait Backend: 'static {
+    /// Completes once the torrents are known, a moment after the start. Whatever is about them waits for it.
+    async fn known(&self) {}
     /// Every torrent as it is, by id.
     fn torrents(&self) -> Vec<Arc<Torrent>>;
     /// What is other than at the last call of this or of [`Backend::torrents`]; `None` when only a look at all of them tells.

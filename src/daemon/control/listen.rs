@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use tracing::{info, warn};
 
+use super::backend::Backend;
 use super::guard::Credentials;
 use super::live::Live;
 use super::qbt::Qbt;
@@ -161,7 +162,10 @@ impl Listeners {
         let live = Rc::new(Live::new(control, &self.session));
         let facts = live.clone();
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn_local(async move { facts.read_facts().await });
+        tasks.spawn_local(async move {
+            facts.known().await;
+            facts.read_facts().await;
+        });
         let rpc = Rpc::new(live, self.roots, self.session_id);
         let qbt = Qbt::open(&self.session.state_dir);
         let shared = Shared::new(rpc, qbt, self.access, self.web_ui);

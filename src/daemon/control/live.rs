@@ -267,6 +267,10 @@ fn expected_status(torrent: &Torrent, listed: &Listed) -> Status {
 }
 
 impl Backend for Live {
+    async fn known(&self) {
+        self.control.known().await;
+    }
+
     fn torrents(&self) -> Vec<Arc<Torrent>> {
         self.list()
     }

@@ -225,12 +225,15 @@ pub async fn answer<B: Backend>(
             },
             Answer::TooLarge => Response::plain(413, "the body is too large for this method"),
         },
-        Route::Metrics => Response {
-            status: 200,
-            content_type: "text/plain; version=0.0.4; charset=utf-8",
-            headers: Vec::new(),
-            body: metrics::text(shared).into_bytes(),
-        },
+        Route::Metrics => {
+            shared.rpc.backend().known().await;
+            Response {
+                status: 200,
+                content_type: "text/plain; version=0.0.4; charset=utf-8",
+                headers: Vec::new(),
+                body: metrics::text(shared).into_bytes(),
+            }
+        }
         Route::File => match &shared.web_ui {
             Some(folder) => {
                 let held = request.if_none_match.as_deref();

@@ -231,6 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Err(None) => return None,
             };
             if matches!(route, Route::Events) {
+                shared.rpc.backend().known().await;
                 return self.stream_events(shared).await;
             }
             let response = routes::answer(shared, &request, self.client, &route, &body).await;

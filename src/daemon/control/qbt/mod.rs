@@ -143,6 +143,10 @@ impl Qbt {
         request: &Request,
         body: &[u8],
     ) -> Response {
+        // Of the program itself it is known at once.
+        if !method.name.starts_with("app/") {
+            rpc.backend().known().await;
+        }
         let done = match self.call(rpc, request, body) {
             Ok(_) if method.name == "auth/logout" => return self.log_out(request),
             Ok(call) => call.run(method.name).await,

@@ -22,6 +22,10 @@ impl<B: Backend> Rpc<B> {
         out: &mut Json,
     ) -> Result<(), Fault> {
         let method = snake(method);
+        // The session itself is known at once.
+        if !matches!(method.as_str(), "session_get" | "session_close") {
+            self.backend.known().await;
+        }
         match method.as_str() {
             "torrent_get" => return self.torrent_get(args, out).await,
             "torrent_add" => return self.torrent_add(args, out).await,
