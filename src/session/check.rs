@@ -152,7 +152,9 @@ pub fn check(job: &CheckJob, progress: &AtomicU64, stop: &AtomicBool) -> CheckRe
         hash_ahead::run(&mut worker);
         (worker.good, worker.errors, worker.read_count)
     };
-    for (good, errors, read_count) in on_threads(job.threads, work) {
+    // A thread has rings and memory: none for nothing, as when a seed wakes whose record covers all.
+    let threads_max = pieces.len().div_ceil(grab);
+    for (good, errors, read_count) in on_threads(job.threads, threads_max, work) {
         result.read_count += read_count;
         good.iter().for_each(|piece| {
             result.good.set(*piece);
@@ -191,12 +193,13 @@ pub fn drop_cached(job: &CheckJob) {
     }
 }
 
-/// Runs `work` on that many threads (0: one a core) and collects what they return.
-fn on_threads<T: Send>(threads: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
+/// Runs `work` on that many threads (0: one a core), at most `threads_max`, and collects what they return.
+fn on_threads<T: Send>(threads: usize, threads_max: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
     let count = match threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         given => given,
     };
+    let count = count.min(threads_max);
     std::thread::scope(|scope| {
         let spawn = |_| scope.spawn(&work);
         let handles: Vec<_> = (0..count).map(spawn).collect();

@@ -108,7 +108,15 @@ impl Planned {
 /// Hashes pieces until there are no more or the work is stopped, several side by side.
 pub fn run<W: Work>(work: &mut W) {
     let lanes = lanes();
-    let mut strands: Vec<Strand<W::Failure>> = (0..lanes).map(|_| Strand::new(lanes)).collect();
+    let mut strands: Vec<Strand<W::Failure>> = Vec::new();
+    // Each has a ring and memory of its own: only as many as there is work for.
+    for _ in 0..lanes {
+        let mut strand = Strand::new(lanes);
+        if !strand.prepare(work) {
+            break;
+        }
+        strands.push(strand);
+    }
     while !work.is_stopped() {
         strands.retain_mut(|strand| strand.prepare(work));
         let Some(bytes) = strands.iter().map(Strand::at_hand).min() else {
