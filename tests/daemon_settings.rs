@@ -296,6 +296,42 @@ fn seeding_ends_by_ratio_and_idleness_but_not_of_torrents_that_never_end() {
 }
 
 #[test]
+fn settings_of_a_state_file_that_turns_out_to_be_damaged_are_forgotten() {
+    let sample = Sample::file(1_000, 16_384, &[]);
+    let (state, config) = (sample.dir("state"), sample.dir("").join("gyre.toml"));
+    std::fs::write(&config, "limit-up = \"1000000\"\n").unwrap();
+    let path = text(&config);
+    let daemon = Daemon::start(&state, &["--config", &path]);
+    daemon.add(&sample.torrent, &sample.data, false);
+    daemon.call("session-set", json!({ "speed-limit-up": 500 }));
+    daemon.terminate();
+    // What is damaged is the torrent's row: the settings, which are read before it, are as they were.
+    let file = state.join("daemon.redb");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let name = b"\"name\":\"sample.bin\"";
+    let rows = bytes.windows(name.len()).enumerate();
+    let rows: Vec<usize> = rows
+        .filter(|(_, at)| at == name)
+        .map(|(at, _)| at)
+        .collect();
+    assert!(!rows.is_empty());
+    for at in rows {
+        bytes[at + 9] ^= 1;
+    }
+    std::fs::write(&file, bytes).unwrap();
+
+    for _ in 0..2 {
+        let daemon = Daemon::start(&state, &["--config", &path]);
+        let known = daemon.call("torrent-get", json!({ "fields": ["id"] }));
+        assert_eq!(known["torrents"], json!([]));
+        assert_eq!(daemon.session("speed-limit-up"), 1_000);
+        daemon.terminate();
+    }
+    assert!(state.join("daemon.redb.bad-1").exists());
+    assert!(!state.join("daemon.redb.bad-2").exists());
+}
+
+#[test]
 fn what_is_set_survives_a_restart_until_the_settings_file_says_something_else() {
     let sample = Sample::file(1_000, 16_384, &[]);
     let (state, file) = (sample.dir("state"), sample.dir("").join("gyre.toml"));
