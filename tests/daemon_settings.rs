@@ -320,6 +320,19 @@ fn settings_of_a_state_file_that_turns_out_to_be_damaged_are_forgotten() {
     }
     std::fs::write(&file, bytes).unwrap();
 
+    // The first to read it ends beside the reading, for a reason of its own.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let mut program = command();
+    program.args(["daemon", "--port", &port, "--bind", "127.0.0.1"]);
+    program.args(["--config", &path, "--api", "off"]);
+    program.args(["--dht", "false", "--lsd", "false", "--port-map", "false"]);
+    program.args(["--downloads", &text(&sample.data), "--state", &text(&state)]);
+    let mut first = Gyre::spawn(program);
+    assert_eq!(first.wait_exit(PATIENCE), 1);
+    let told = first.stderr();
+    let aside = state.join("daemon.redb.bad-1");
+    assert!(told.contains(&text(&aside)), "{told}");
     for _ in 0..2 {
         let daemon = Daemon::start(&state, &["--config", &path]);
         let known = daemon.call("torrent-get", json!({ "fields": ["id"] }));
@@ -327,7 +340,7 @@ fn settings_of_a_state_file_that_turns_out_to_be_damaged_are_forgotten() {
         assert_eq!(daemon.session("speed-limit-up"), 1_000);
         daemon.terminate();
     }
-    assert!(state.join("daemon.redb.bad-1").exists());
+    assert!(aside.exists());
     assert!(!state.join("daemon.redb.bad-2").exists());
 }
 

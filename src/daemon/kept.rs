@@ -244,23 +244,37 @@ impl Control {
 
     /// Those that were read from the state turned out to be nothing that may be used: the settings file alone counts.
     pub(super) async fn forget_settings(&self) {
-        let file = self.inner.kept().file.clone();
-        // What went wrong was said by the writer, and a session that has ended needs no settings.
-        let _ = self.change_settings(|now| *now = file).await;
-    }
-
-    /// Takes what the settings file says now. Blocks until the session has it: not for its runtimes.
-    pub fn apply(&self, file: LiveSettings) {
         let (before, now, written) = {
             let mut kept = self.inner.kept();
-            let before = kept.now.clone();
-            kept.on_file(file);
+            let file = kept.file.clone();
+            let before = std::mem::replace(&mut kept.now, file);
             let write = Write::Keep(Box::new(kept.clone()));
             let written = self.inner.torrents.writer.begin(vec![write]);
             (before, kept.now.clone(), written)
         };
-        // What went wrong was said by the writer; the file is read again at the next start.
-        let _ = written.done_blocking();
+        // No torrent is there yet to hear of it.
+        self.take_settings(&before, &now);
+        let (session, limits) = (&self.inner.session, now.limits());
+        // A session that has ended needs no settings.
+        let _ = session
+            .ask(|reply| Command::SetLimits { limits, reply })
+            .await;
+        // What went wrong was said by the writer, and they are written again with whatever comes next of them.
+        let _ = written.done().await;
+    }
+
+    /// Takes what the settings file says now. Blocks until the session has it: not for its runtimes.
+    pub fn apply(&self, file: LiveSettings) {
+        let (before, now) = {
+            let mut kept = self.inner.kept();
+            let before = kept.now.clone();
+            kept.on_file(file);
+            let write = Write::Keep(Box::new(kept.clone()));
+            // Nobody waits for a disk that may hang: what goes wrong is said by the writer, and the settings file is read
+            // again at the next start.
+            drop(self.inner.torrents.writer.begin(vec![write]));
+            (before, kept.now.clone())
+        };
         let (session, limits) = (&self.inner.session, now.limits());
         // A session that has ended needs no settings.
         let _ = session.ask_blocking(|reply| Command::SetLimits { limits, reply });

@@ -4,6 +4,7 @@
 //! A start opens every socket and answers what is asked of the daemon itself while the state is still being read: what is
 //! about torrents, the API's requests and peers alike, waits until they are known.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -25,11 +26,12 @@ use super::kept::{Kept, LiveSettings};
 use super::notify::{Notifier, Pulse};
 use super::policy::{Book, Policy};
 use super::queue::QueueLimits;
+use super::row::TorrentRow;
 use super::scrub::{self, Scrubbed, Scrubbing};
-use super::store::State;
 use super::torrents::Torrents;
 use super::watch::WatchFolder;
 use super::writer::{Reading, Writer};
+use crate::base::InfoHash;
 use crate::session::command::{self, CommandSource};
 use crate::session::{
     self, SeedAfter, SessionConfig, SessionError, SessionEvent, SessionSummary, Stopper,
@@ -235,7 +237,7 @@ fn none_yet(
 /// The state cannot be used, or the last figures are not on disk.
 fn run_control(
     control: &Control,
-    reading: Reading,
+    mut reading: Reading,
     services: Vec<Service>,
     on_end: oneshot::Receiver<()>,
 ) -> Result<(), SessionError> {
@@ -260,8 +262,9 @@ fn run_control(
             .collect();
         let mut seen = Seen::default();
         let is_read = tokio::select! {
-            is_read = keep(control, reading, &notifier, &mut seen) => is_read,
-            _ = on_end => Ok(()),
+            is_read = keep(control, &mut reading, &notifier, &mut seen) => is_read,
+            // What is wrong with the state has its consequences all the same.
+            _ = on_end => read(control, &mut reading).await.map(drop),
         };
         notifier.tell("STOPPING=1");
         for service in running {
@@ -282,31 +285,36 @@ fn run_control(
     kept
 }
 
+/// Waits for the state; settings that were told of a file that was set aside are forgotten. No rows when it was taken before.
+///
+/// # Errors
+/// The state cannot be used.
+async fn read(
+    control: &Control,
+    reading: &mut Reading,
+) -> Result<BTreeMap<InfoHash, TorrentRow>, SessionError> {
+    let state = reading.state().await;
+    let state = state.map_err(|error| error.of(&control.inner.torrents.folder.store()))?;
+    let Some(state) = state else {
+        return Ok(BTreeMap::new());
+    };
+    if state.set_aside.is_some() {
+        control.forget_settings().await;
+    }
+    Ok(state.rows)
+}
+
 /// Brings the torrents back, then keeps their figures for ever.
 ///
 /// # Errors
 /// The state cannot be used.
 async fn keep(
     control: &Control,
-    reading: Reading,
+    reading: &mut Reading,
     notifier: &Notifier,
     seen: &mut Seen,
 ) -> Result<(), SessionError> {
-    let folder = &control.inner.torrents.folder;
-    let state = reading.state().await;
-    let State {
-        rows, set_aside, ..
-    } = state.map_err(|error| error.of(&folder.store()))?;
-    if let Some((why, aside)) = set_aside {
-        warn!(
-            "the state file {} cannot be used: {why}; it is kept as {}; hint: add the torrents again, their .torrent \
-             files are in {}",
-            folder.store().display(),
-            aside.display(),
-            folder.path().join("torrents").display()
-        );
-        control.forget_settings().await;
-    }
+    let rows = read(control, reading).await?;
     info!(torrents = rows.len(), "state");
     control.restore(rows).await;
     // Reading the state took as much again as it left.

@@ -119,6 +119,14 @@ pub struct State {
     pub set_aside: Option<(String, PathBuf)>,
 }
 
+/// What is known of the file before it is open.
+pub enum Told<'a> {
+    /// Its settings, long before the torrents, where they can be read. Void when the file is set aside after all.
+    Kept(Option<Kept>),
+    /// It could not be used for that reason, and is there now.
+    SetAside(&'a StoreError, &'a Path),
+}
+
 /// The number of rows, and the sum of their checksums in whatever order they were written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sum {
@@ -167,16 +175,16 @@ impl Store {
         Store::open_telling(path, &mut |_| {})
     }
 
-    /// The same, and tells the settings in it as soon as they are read, long before the torrents. Not called where they
-    /// cannot be read; what was told is void when the file is set aside after all.
+    /// The same, and tells what is known on the way.
     ///
     /// # Errors
     /// As [`Store::open`].
     pub fn open_telling(
         path: &Path,
-        tell: &mut dyn FnMut(Option<Kept>),
+        tell: &mut dyn FnMut(Told<'_>),
     ) -> Result<(Store, State), StoreError> {
-        let why = match guarded(|| open_or_make(path, tell)) {
+        let mut tell_kept = |kept| tell(Told::Kept(kept));
+        let why = match guarded(|| open_or_make(path, &mut tell_kept)) {
             Ok((store, rows, kept)) => {
                 let set_aside = None;
                 return Ok((
@@ -194,6 +202,7 @@ impl Store {
         let aside = set_aside(path).ok_or_else(|| {
             StoreError::File(format!("{why}, and it cannot be moved out of the way"))
         })?;
+        tell(Told::SetAside(&why, &aside));
         let (store, rows, kept) = guarded(|| open_or_make(path, &mut |_| {}))?;
         let set_aside = Some((why.to_string(), aside));
         Ok((
@@ -521,7 +530,10 @@ mod tests {
         store.commit(&writes).unwrap();
         drop(store);
         let mut told = Vec::new();
-        let opened = Store::open_telling(&path, &mut |kept| told.push(kept));
+        let opened = Store::open_telling(&path, &mut |one| match one {
+            Told::Kept(kept) => told.push(kept),
+            Told::SetAside(why, _) => panic!("{why}"),
+        });
         let (_, opened) = opened.unwrap();
         assert_eq!(told, [Some(kept.clone())]);
         assert_eq!(opened.kept, Some(kept));

@@ -2,15 +2,15 @@
 //! together. Layer 6.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::kept::Kept;
-use super::store::{State, Store, StoreError, Write};
+use super::store::{State, Store, StoreError, Told, Write};
 
 /// Requests that wait; whoever has another waits itself.
 const QUEUE_MAX: usize = 4_096;
@@ -32,7 +32,8 @@ pub struct Writer(SyncSender<Request>);
 /// The state that is being read.
 pub struct Reading {
     kept: oneshot::Receiver<Option<Kept>>,
-    state: oneshot::Receiver<Result<State, StoreError>>,
+    /// None once it was taken.
+    state: Option<oneshot::Receiver<Result<State, StoreError>>>,
 }
 
 impl Reading {
@@ -41,26 +42,46 @@ impl Reading {
     /// # Errors
     /// The file cannot be used.
     pub fn kept_blocking(&mut self) -> Result<Option<Kept>, StoreError> {
-        let (sender, now_read) = oneshot::channel();
         let told = std::mem::replace(&mut self.kept, oneshot::channel().1);
         if let Ok(kept) = told.blocking_recv() {
             return Ok(kept);
         }
         // They could not be told: it is over already.
-        let state = std::mem::replace(&mut self.state, now_read);
+        let Some(state) = self.state.take() else {
+            return Ok(None);
+        };
         let state = state.blocking_recv().unwrap_or(Err(StoreError::Damaged))?;
         let kept = state.kept.clone();
+        let (sender, read) = oneshot::channel();
         let _ = sender.send(Ok(state));
+        self.state = Some(read);
         Ok(kept)
     }
 
-    /// All of it.
+    /// All of it; `None` when it was taken before. The future may be dropped.
     ///
     /// # Errors
     /// The file cannot be used.
-    pub async fn state(self) -> Result<State, StoreError> {
-        self.state.await.unwrap_or(Err(StoreError::Damaged))
+    pub async fn state(&mut self) -> Result<Option<State>, StoreError> {
+        let Some(state) = &mut self.state else {
+            return Ok(None);
+        };
+        let read = state.await;
+        self.state = None;
+        read.unwrap_or(Err(StoreError::Damaged)).map(Some)
     }
+}
+
+/// Said where it happens: nobody may wait for the state any more.
+fn warn_set_aside(path: &Path, why: &StoreError, aside: &Path) {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    warn!(
+        "the state file {} cannot be used: {why}; it is kept as {}; hint: add the torrents again, their .torrent files \
+         are in {}",
+        path.display(),
+        aside.display(),
+        folder.join("torrents").display()
+    );
 }
 
 impl Writer {
@@ -75,10 +96,13 @@ impl Writer {
         let thread = std::thread::Builder::new().name("gyre-state".into());
         let thread = thread.spawn(move || {
             let mut tell_kept = Some(tell_kept);
-            let opened = Store::open_telling(&path, &mut |kept| {
-                if let Some(tell) = tell_kept.take() {
-                    let _ = tell.send(kept);
+            let opened = Store::open_telling(&path, &mut |told| match told {
+                Told::Kept(kept) => {
+                    if let Some(tell) = tell_kept.take() {
+                        let _ = tell.send(kept);
+                    }
                 }
+                Told::SetAside(why, aside) => warn_set_aside(&path, why, aside),
             });
             drop(tell_kept);
             match opened {
@@ -91,6 +115,7 @@ impl Writer {
                 }
             }
         })?;
+        let state = Some(state);
         Ok((Writer(sender), Reading { kept, state }, thread))
     }
 

@@ -340,6 +340,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(body);
             }
             if body.len() > BODY_BYTES_MAX && large.is_none() {
+                // It would be held until then, beside others.
+                shared.rpc.backend().known().await;
                 large = shared.large_bodies.acquire().await.ok();
             }
             if self.read_some().await.ok_or(None)? == 0 {

@@ -143,8 +143,9 @@ impl Qbt {
         request: &Request,
         body: &[u8],
     ) -> Response {
-        // Of the program itself it is known at once.
-        if !method.name.starts_with("app/") {
+        // What the program itself is, is known at once.
+        let is_about_program = method.name.starts_with("app/") && method.kind == Kind::Reads;
+        if !is_about_program && method.name != "app/shutdown" {
             rpc.backend().known().await;
         }
         let done = match self.call(rpc, request, body) {
