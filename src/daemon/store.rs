@@ -122,7 +122,7 @@ pub struct State {
 /// What is known of the file before it is open.
 pub enum Told<'a> {
     /// Its settings, long before the torrents, where they can be read. Void when the file is set aside after all.
-    Kept(Option<Kept>),
+    Kept(Option<&'a Kept>),
     /// It could not be used for that reason, and is there now.
     SetAside(&'a StoreError, &'a Path),
 }
@@ -183,7 +183,7 @@ impl Store {
         path: &Path,
         tell: &mut dyn FnMut(Told<'_>),
     ) -> Result<(Store, State), StoreError> {
-        let mut tell_kept = |kept| tell(Told::Kept(kept));
+        let mut tell_kept = |kept: Option<Kept>| tell(Told::Kept(kept.as_ref()));
         let why = match guarded(|| open_or_make(path, &mut tell_kept)) {
             Ok((store, rows, kept)) => {
                 let set_aside = None;
@@ -531,7 +531,7 @@ mod tests {
         drop(store);
         let mut told = Vec::new();
         let opened = Store::open_telling(&path, &mut |one| match one {
-            Told::Kept(kept) => told.push(kept),
+            Told::Kept(kept) => told.push(kept.cloned()),
             Told::SetAside(why, _) => panic!("{why}"),
         });
         let (_, opened) = opened.unwrap();

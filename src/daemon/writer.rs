@@ -99,7 +99,7 @@ impl Writer {
             let opened = Store::open_telling(&path, &mut |told| match told {
                 Told::Kept(kept) => {
                     if let Some(tell) = tell_kept.take() {
-                        let _ = tell.send(kept);
+                        let _ = tell.send(kept.cloned());
                     }
                 }
                 Told::SetAside(why, aside) => warn_set_aside(&path, why, aside),
