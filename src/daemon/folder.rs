@@ -91,10 +91,16 @@ impl StateFolder {
     pub fn save_torrent(&self, info_hash: InfoHash, bytes: &[u8]) -> io::Result<()> {
         let path = self.torrent(info_hash);
         let temporary = path.with_extension("tmp");
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
+        let written = File::create(&temporary).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        let named = written.and_then(|()| fs::rename(&temporary, &path));
+        if named.is_err() {
+            // A part of it would take the last room of a disk that is full.
+            let _ = fs::remove_file(&temporary);
+        }
+        named?;
         File::open(self.path.join("torrents"))?.sync_all()
     }
 

@@ -32,6 +32,8 @@ const SLEEPS_AFTER: Duration = Duration::from_secs(300);
 /// Labels of one torrent, and characters of one: operators use a handful of words.
 const LABELS_MAX: usize = 64;
 const LABEL_CHARS_MAX: usize = 256;
+/// Between two tries to forget a torrent that was removed, on a disk that refuses.
+const FORGET_RETRY: Duration = Duration::from_secs(2);
 
 /// Controls one daemon, from any thread of its runtime; clones share it.
 #[derive(Clone)]
@@ -345,7 +347,13 @@ impl Control {
                 .begin(vec![Write::Put(Box::new(row))])
         };
         if let Err(error) = kept.done().await {
-            self.inner.torrents.rows().remove(&info_hash);
+            let torrents = &self.inner.torrents;
+            {
+                let mut rows = torrents.rows();
+                rows.remove(&info_hash);
+                drop(torrents.writer.begin(vec![Write::Remove(info_hash)]));
+            }
+            torrents.folder.remove_torrent(info_hash);
             return Err(ControlError::NotKept(error));
         }
         let added = self.inner.session.ask(|reply| Command::Add {
@@ -405,17 +413,32 @@ impl Control {
             Err(CommandError::Unknown(_)) => Removed::default(),
             removed => removed?,
         };
-        let kept = self
-            .inner
-            .torrents
-            .writer
-            .begin(vec![Write::Remove(info_hash)]);
-        kept.done().await.map_err(ControlError::NotKept)?;
-        self.inner.torrents.folder.remove_torrent(info_hash);
-        self.inner.torrents.rows().remove(&info_hash);
-        self.inner.torrents.policies.forget(info_hash);
-        self.settle_queue(false).await;
+        // Its row says that it leaves, so it does not come back, whatever the disk says now.
+        if let Err(error) = self.forget(info_hash).await {
+            warn!(%info_hash, %error, "a removed torrent is forgotten later");
+            let control = self.clone();
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(FORGET_RETRY).await;
+                    if control.forget(info_hash).await.is_ok() {
+                        break;
+                    }
+                }
+            });
+        }
         Ok(removed)
+    }
+
+    /// Takes the last of a torrent that was removed.
+    async fn forget(&self, info_hash: InfoHash) -> Result<(), ControlError> {
+        let torrents = &self.inner.torrents;
+        let kept = torrents.writer.begin(vec![Write::Remove(info_hash)]);
+        kept.done().await.map_err(ControlError::NotKept)?;
+        torrents.folder.remove_torrent(info_hash);
+        torrents.rows().remove(&info_hash);
+        torrents.policies.forget(info_hash);
+        self.settle_queue(false).await;
+        Ok(())
     }
 
     /// Lets a torrent run.
@@ -534,7 +557,11 @@ impl Control {
             (self.inner.torrents.writer.begin(writes), before)
         };
         kept.done().await.map_err(|error| {
-            self.inner.torrents.rows().insert(info_hash, before);
+            // What was refused is not to come true later: whoever wrote the row meanwhile took it for granted.
+            let mut rows = self.inner.torrents.rows();
+            let writes = vec![Write::Put(Box::new((*before).clone()))];
+            drop(self.inner.torrents.writer.begin(writes));
+            rows.insert(info_hash, before);
             ControlError::NotKept(error)
         })
     }

@@ -11,7 +11,7 @@ use std::io::ErrorKind::{
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use sha1::{Digest, Sha1};
 
 use super::kept::Kept;
@@ -99,6 +99,14 @@ pub struct Store {
     database: Option<Database>,
     /// What the file holds, to be told from one that lost something.
     sum: Sum,
+    /// What the commit that failed was to change, as it was before, in the order of its writes.
+    undo: Vec<Old>,
+}
+
+/// An entry before a write.
+enum Old {
+    Row(InfoHash, Option<Vec<u8>>),
+    Kept(Option<Vec<u8>>),
 }
 
 /// What is written into it at once.
@@ -218,13 +226,14 @@ impl Store {
     /// Does all of it, or nothing; on disk when it returns.
     ///
     /// # Errors
-    /// Those of the file; what was there before still is. The next commit opens it anew.
+    /// Those of the file; what was there before still is, or is again with [`Store::recover`] or the next commit.
     pub fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
         let database = match self.database.take() {
             Some(database) => database,
             None => self.open_again()?,
         };
-        let sum = guarded(|| commit(&database, self.sum, writes));
+        let mut undo = Vec::new();
+        let sum = guarded(|| commit(&database, self.sum, writes, &mut undo));
         match sum {
             Ok(sum) => {
                 self.sum = sum;
@@ -232,6 +241,7 @@ impl Store {
                 Ok(())
             }
             Err(error) => {
+                self.undo = undo;
                 // It may try to write once more and fail as well.
                 let _ = guarded(|| {
                     drop(database);
@@ -242,46 +252,124 @@ impl Store {
         }
     }
 
-    /// A commit that failed may be in the file all the same, when only the last word of the disk was an error.
+    /// Makes sure of the file behind a commit that failed; does nothing else.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]: the disk refuses still.
+    pub fn recover(&mut self) -> Result<(), StoreError> {
+        if self.database.is_none() {
+            self.database = Some(self.open_again()?);
+        }
+        Ok(())
+    }
+
+    /// Whether there was no answer yet to what a commit that failed has left.
+    pub const fn is_unsure(&self) -> bool {
+        self.database.is_none()
+    }
+
+    /// A commit that failed may be in the file all the same, when only the last word of the disk was an error: whoever
+    /// was told that it failed relies on that, so it is undone.
     fn open_again(&mut self) -> Result<Database, StoreError> {
-        let (database, _, sum, _) = guarded(|| open_there(&self.path, &mut |_| {}))?;
+        let (database, sum) = guarded(|| {
+            let (database, _, sum, _) = open_there(&self.path, &mut |_| {})?;
+            let are_rows = self.undo.iter().all(|old| matches!(old, Old::Row(..)));
+            let sum = match are_rows && sum == self.sum {
+                // It is not in the file: a disk that is full need not take anything.
+                true => sum,
+                false => undo(&database, sum, &self.undo)?,
+            };
+            Ok((database, sum))
+        })?;
+        self.undo.clear();
         self.sum = sum;
         Ok(database)
     }
 }
 
-/// Returns the sum of what is in the file then.
-fn commit(database: &Database, mut sum: Sum, writes: &[Write]) -> Result<Sum, StoreError> {
+/// Returns the sum of what is in the file then; `undo` gets what was in the place of what is written.
+fn commit(
+    database: &Database,
+    mut sum: Sum,
+    writes: &[Write],
+    undo: &mut Vec<Old>,
+) -> Result<Sum, StoreError> {
     let transaction = database.begin_write().map_err(StoreError::file)?;
     {
-        let mut table = transaction.open_table(TORRENTS).map_err(StoreError::file)?;
-        let mut about = transaction.open_table(ABOUT).map_err(StoreError::file)?;
+        let mut tables = Tables::open(&transaction)?;
         for write in writes {
-            let (key, row) = match write {
-                Write::Put(row) => (row.info_hash, Some(row.encode())),
-                Write::Remove(info_hash) => (*info_hash, None),
-                Write::Keep(kept) => {
-                    let put = about.insert("settings", kept.encode().as_slice());
-                    put.map_err(StoreError::file)?;
-                    continue;
-                }
-            };
-            if let Some(row) = &row {
-                sum.add(row);
-            }
-            let old = match row {
-                Some(row) => table.insert(key.as_bytes(), row.as_slice()),
-                None => table.remove(key.as_bytes()),
-            };
-            if let Some(old) = old.map_err(StoreError::file)? {
-                sum.take(old.value());
-            }
+            undo.push(match write {
+                Write::Put(row) => tables.row(row.info_hash, Some(&row.encode()), &mut sum)?,
+                Write::Remove(info_hash) => tables.row(*info_hash, None, &mut sum)?,
+                Write::Keep(kept) => tables.kept(Some(&kept.encode()))?,
+            });
         }
-        let put = about.insert("sum", sum.encode().as_slice());
-        put.map_err(StoreError::file)?;
+        tables.sum(sum)?;
     }
     transaction.commit().map_err(StoreError::file)?;
     Ok(sum)
+}
+
+/// Puts everything back, and returns the sum of what is in the file then.
+fn undo(database: &Database, mut sum: Sum, undo: &[Old]) -> Result<Sum, StoreError> {
+    let transaction = database.begin_write().map_err(StoreError::file)?;
+    {
+        let mut tables = Tables::open(&transaction)?;
+        for old in undo.iter().rev() {
+            match old {
+                Old::Row(key, row) => tables.row(*key, row.as_deref(), &mut sum)?,
+                Old::Kept(kept) => tables.kept(kept.as_deref())?,
+            };
+        }
+        tables.sum(sum)?;
+    }
+    transaction.commit().map_err(StoreError::file)?;
+    Ok(sum)
+}
+
+/// What a commit writes into; each write gives what was there.
+struct Tables<'txn> {
+    torrents: Table<'txn, &'static [u8; 20], &'static [u8]>,
+    about: Table<'txn, &'static str, &'static [u8]>,
+}
+
+impl<'txn> Tables<'txn> {
+    fn open(transaction: &'txn WriteTransaction) -> Result<Tables<'txn>, StoreError> {
+        Ok(Tables {
+            torrents: transaction.open_table(TORRENTS).map_err(StoreError::file)?,
+            about: transaction.open_table(ABOUT).map_err(StoreError::file)?,
+        })
+    }
+
+    fn row(&mut self, key: InfoHash, row: Option<&[u8]>, sum: &mut Sum) -> Result<Old, StoreError> {
+        let old = match row {
+            Some(row) => self.torrents.insert(key.as_bytes(), row),
+            None => self.torrents.remove(key.as_bytes()),
+        };
+        let old = old.map_err(StoreError::file)?;
+        let old = old.map(|old| old.value().to_vec());
+        if let Some(row) = row {
+            sum.add(row);
+        }
+        if let Some(old) = &old {
+            sum.take(old);
+        }
+        Ok(Old::Row(key, old))
+    }
+
+    fn kept(&mut self, kept: Option<&[u8]>) -> Result<Old, StoreError> {
+        let old = match kept {
+            Some(kept) => self.about.insert("settings", kept),
+            None => self.about.remove("settings"),
+        };
+        let old = old.map_err(StoreError::file)?;
+        Ok(Old::Kept(old.map(|old| old.value().to_vec())))
+    }
+
+    fn sum(&mut self, sum: Sum) -> Result<(), StoreError> {
+        let put = self.about.insert("sum", sum.encode().as_slice());
+        put.map(|_| ()).map_err(StoreError::file)
+    }
 }
 
 /// A damaged file may break the library that reads it: that is one more way of being damaged.
@@ -305,6 +393,7 @@ fn open_or_make(
         path: path.to_owned(),
         database: Some(database),
         sum,
+        undo: Vec::new(),
     };
     Ok((store, rows, kept))
 }
@@ -472,6 +561,38 @@ mod tests {
         assert_eq!(rows.len(), 199);
         assert!(!rows.contains_key(&row(17).info_hash));
         assert_eq!(rows[&row(18).info_hash], row(18));
+    }
+
+    #[test]
+    fn a_commit_that_failed_is_not_in_the_file_although_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let rows = filled(&path);
+        let mut store = Store::open(&path).unwrap().0;
+        let before = store.sum;
+        let mut renamed = row(18);
+        renamed.name = "another".to_owned();
+        let writes = [
+            Write::Remove(row(3).info_hash),
+            Write::Put(Box::new(renamed.clone())),
+            Write::Put(Box::new(row(500))),
+            Write::Remove(renamed.info_hash),
+            Write::Keep(Box::new(Kept::default())),
+        ];
+        // As when the disk took it and then said that it did not.
+        let database = store.database.take().unwrap();
+        let mut undo = Vec::new();
+        let after = commit(&database, before, &writes, &mut undo).unwrap();
+        drop(database);
+        store.undo = undo;
+        assert!(after != before && store.is_unsure());
+        store.recover().unwrap();
+        assert!(store.sum == before && !store.is_unsure());
+        drop(store);
+        let (mut store, opened) = Store::open(&path).unwrap();
+        assert!(opened.set_aside.is_none() && opened.kept.is_none());
+        assert!(opened.rows == rows);
+        store.commit(&[Write::Put(Box::new(row(501)))]).unwrap();
     }
 
     #[test]

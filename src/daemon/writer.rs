@@ -3,8 +3,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing::{error, warn};
@@ -16,6 +17,8 @@ use super::store::{State, Store, StoreError, Told, Write};
 const QUEUE_MAX: usize = 4_096;
 /// Requests in one commit: a commit of so many rows takes some tens of milliseconds.
 const BATCH_MAX: usize = 4_096;
+/// Between two tries to undo what a commit that failed may have left in the file.
+const RECOVER_RETRY: Duration = Duration::from_secs(1);
 
 /// Answered when it is on disk, with what went wrong if it is not.
 type Done = oneshot::Sender<Result<(), String>>;
@@ -163,7 +166,18 @@ fn gone() -> String {
 fn write(mut store: Store, requests: &Receiver<Request>) {
     let mut is_over = false;
     while !is_over {
-        let Ok(first) = requests.recv() else { return };
+        let first = match store.is_unsure() {
+            true => requests.recv_timeout(RECOVER_RETRY),
+            false => requests.recv().map_err(RecvTimeoutError::from),
+        };
+        let first = match first {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                let _ = store.recover();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let (mut writes, mut done) = (Vec::new(), Vec::new());
         let more = std::iter::from_fn(|| requests.try_recv().ok());
         for request in std::iter::once(first).chain(more).take(BATCH_MAX) {
@@ -183,6 +197,8 @@ fn write(mut store: Store, requests: &Receiver<Request>) {
             false => store.commit(&writes),
         };
         let result = result.map_err(|error| {
+            // Before anybody hears of it: what was refused is not to be there after a kill.
+            let _ = store.recover();
             let hint = error.hint();
             error!("the state cannot be written: {error}; hint: {hint}, then it goes on by itself");
             format!("the state cannot be written: {error}; hint: {hint}")
