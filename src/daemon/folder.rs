@@ -116,6 +116,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_torrent_that_cannot_be_kept_leaves_nothing_behind() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = StateFolder::take(root.path()).unwrap();
+        let info_hash = InfoHash::new([5; 20]);
+        fs::create_dir(folder.torrent(info_hash)).unwrap();
+        folder.save_torrent(info_hash, b"d4:infodee").unwrap_err();
+        let left = fs::read_dir(root.path().join("torrents")).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [folder.torrent(info_hash)]);
+    }
+
+    #[test]
     fn the_second_daemon_hears_who_has_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let first = StateFolder::take(folder.path()).unwrap();

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
@@ -97,6 +98,9 @@ pub struct TorrentRow {
     pub hooks_run: BTreeSet<String>,
     /// How long it has downloaded and seeded.
     pub times: Times,
+    /// Addresses of peers that the link named which it was added by, for as long as something is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<SocketAddr>,
     /// What else its .torrent says of it; `None` of one that has none yet, and in states of earlier versions.
     pub facts: Option<Box<Facts>>,
 }
@@ -186,6 +190,7 @@ impl Default for TorrentRow {
             scrubbed_unix_s: None,
             hooks_run: BTreeSet::new(),
             times: Times::default(),
+            peers: Vec::new(),
             facts: None,
         }
     }
@@ -341,6 +346,26 @@ mod tests {
             }),
             ..TorrentRow::default()
         }
+    }
+
+    #[test]
+    fn the_peers_of_a_link_stay_with_the_torrent_it_led_to() {
+        let torrent =
+            b"d4:infod6:lengthi1e4:name1:a12:piece lengthi16384e6:pieces20:aaaaaaaaaaaaaaaaaaaaee";
+        let metainfo = Metainfo::parse(torrent).unwrap();
+        let link = format!(
+            "magnet:?xt=urn:btih:{}&x.pe=192.0.2.1:7&x.pe=[2001:db8::1]:8&x.pe=host.example:9",
+            metainfo.info_hash
+        );
+        let mut row = TorrentRow {
+            origin: Origin::Magnet(link),
+            ..row()
+        };
+        row.describe(&metainfo);
+        let read = TorrentRow::decode(&row.encode()).unwrap();
+        assert_eq!(read.origin, Origin::Torrent);
+        let peers: Vec<String> = read.peers.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(peers, ["192.0.2.1:7", "[2001:db8::1]:8"]);
     }
 
     #[test]

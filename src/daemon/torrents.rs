@@ -143,7 +143,10 @@ impl Torrents {
             preallocate: Preallocate::default(),
             is_sequential: row.is_sequential,
             selected_files: row.selected_files.clone(),
-            peers: Vec::new(),
+            peers: match row.have_bytes < row.wanted_bytes {
+                true => row.peers.clone(),
+                false => Vec::new(),
+            },
             trackers: true,
             seed_after: self.seeds_until(row, self.seed_after()),
             tuning: self.tuning(row),
@@ -227,6 +230,13 @@ impl TorrentRow {
         let files = info.files.iter().enumerate();
         let wanted = files.filter(|(index, _)| is_selected(*index));
         self.wanted_bytes = wanted.map(|(_, file)| file.length_bytes).sum();
+        if let Origin::Magnet(link) = &self.origin
+            && let Ok(link) = link.parse::<Magnet>()
+            && !info.is_private
+        {
+            // Their numbers: names are looked up once, on the way to the metadata.
+            self.peers = link.peers.iter().flat_map(|peer| peer.parse()).collect();
+        }
         self.origin = Origin::Torrent;
         self.name = info.name.clone();
         self.name_by_root();
