@@ -12,6 +12,7 @@ pub mod escape;
 pub mod exit;
 pub mod fetch;
 pub mod hashing;
+mod ignored;
 pub mod import;
 pub mod info;
 pub mod json;

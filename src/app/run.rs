@@ -16,7 +16,7 @@ use super::fetch::{self, Route};
 use super::metadata::{self, Asking};
 use super::render::{Mode, Renderer};
 use super::source::Given;
-use super::{escape, info, json, output, plain, select, signals, size, source, verify};
+use super::{escape, ignored, info, json, output, plain, select, signals, size, source, verify};
 use crate::session::ip_filter::{self, IpFilterSettings, Reloader};
 use crate::session::tune::Tuning;
 use crate::session::{
@@ -39,6 +39,7 @@ const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// A source cannot be loaded, or the session cannot run.
 pub fn download(args: &DownloadArgs) -> Result<Exit, Failure> {
+    ignored::by_one_shot(&args.session)?;
     check_buffers(args.session.buffers)?;
     let mut asking = asking(&args.session)?;
     let given = load_all(&args.sources, &args.session)?;
@@ -185,6 +186,7 @@ fn select_known(given: &[Given], texts: &[String]) -> Result<Vec<Option<Vec<usiz
 /// # Errors
 /// A torrent cannot be loaded, or the session cannot run.
 pub fn seed(args: &SeedArgs) -> Result<Exit, Failure> {
+    ignored::by_one_shot(&args.session)?;
     check_buffers(args.session.buffers)?;
     let route = route(&args.session)?;
     let mut torrents = Vec::new();
@@ -434,6 +436,17 @@ fn ip_filter(args: &SessionArgs) -> Result<Option<IpFilterSettings>, Failure> {
     let Some(path) = args.ip_filter.clone() else {
         return Ok(None);
     };
+    let filter = load_ip_filter(path)?;
+    let on_hangup = filter.reloader.clone();
+    signals::on_hangup(move || on_hangup.reload());
+    Ok(Some(filter))
+}
+
+/// Reads the list at `path`. Blocks.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn load_ip_filter(path: PathBuf) -> Result<IpFilterSettings, Failure> {
     let list = ip_filter::load(&path).map_err(|error| {
         let shown = escape::terminal_path(&path);
         Failure::new(
@@ -441,14 +454,11 @@ fn ip_filter(args: &SessionArgs) -> Result<Option<IpFilterSettings>, Failure> {
             error.hint(),
         )
     })?;
-    let reloader = Reloader::default();
-    let on_hangup = reloader.clone();
-    signals::on_hangup(move || on_hangup.reload());
-    Ok(Some(IpFilterSettings {
+    Ok(IpFilterSettings {
         path,
         list,
-        reloader,
-    }))
+        reloader: Reloader::default(),
+    })
 }
 
 const fn encryption(asked: cli::Encryption) -> Encryption {

@@ -25,12 +25,23 @@ pub struct DaemonArgs {
     /// Folder for torrents that are added without one [default: the current folder]
     #[arg(long, value_name = "DIR")]
     pub downloads: Option<String>,
-    /// Port to listen on, 0 for any [default: 6881 or one of the next nine]
+    /// Port to listen on, 0 for any [default: 6881 or one of the next nine; none with --proxy]
     #[arg(long, value_name = "PORT")]
     pub port: Option<String>,
     /// Send and receive only through this local address or network interface
     #[arg(long, value_name = "ADDR|IFACE")]
     pub bind: Option<String>,
+    /// Let everything go through this SOCKS 5 proxy: peers, trackers, web seeds, the DHT, names
+    ///
+    /// socks5://HOST:PORT, or socks5://USER:PASSWORD@HOST:PORT. Nothing goes out around it, and nobody can connect unless a port
+    /// is given. GYRE_PROXY or the settings file hide a password from other users of the machine.
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<String>,
+    /// Have nothing to do with the addresses in this list
+    ///
+    /// A file as for gyre download. SIGHUP has it read anew.
+    #[arg(long, value_name = "FILE")]
+    pub ip_filter: Option<String>,
     /// Trust the authorities in this file (PEM) too where https is spoken
     #[arg(long, value_name = "FILE")]
     pub tracker_ca: Option<String>,
@@ -169,6 +180,8 @@ impl DaemonArgs {
             ("downloads", &self.downloads),
             ("port", &self.port),
             ("bind", &self.bind),
+            ("proxy", &self.proxy),
+            ("ip-filter", &self.ip_filter),
             ("tracker-ca", &self.tracker_ca),
             ("port-map", &self.port_map),
             ("ipv6", &self.ipv6),

@@ -11,14 +11,17 @@ use toml::de::{DeTable, DeValue};
 use super::args::DaemonArgs;
 use super::policies;
 use crate::app::exit::{Failure, io_cause};
+use crate::app::ignored::{self, SWITCHES};
 use crate::app::size::{parse_duration, parse_rate, parse_size};
 use crate::app::values::{
-    self, parse_bind, parse_host_port, parse_peers_max, parse_port, parse_ratio, parse_slots,
+    self, parse_bind, parse_host_port, parse_peers_max, parse_port, parse_proxy, parse_ratio,
+    parse_slots,
 };
 use crate::app::{escape, fetch, run};
 use crate::daemon::control::ControlSettings;
 use crate::daemon::control::backend::Count;
 use crate::daemon::{Hook, Policy, QueueLimits, Scrubbing, Settings, WATCHED_MAX, WatchFolder};
+use crate::session::ip_filter::IpFilterSettings;
 use crate::session::{
     DhtSettings, Encryption, PortChoice, PortMapSettings, SeedAfter, SendEngine, SessionConfig,
     WriteEngine,
@@ -39,6 +42,8 @@ const API_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST),
 /// Keys that no option is for: what is run is the file's owner's matter alone.
 const ON_COMPLETE: &str = "on-complete";
 const ON_COMPLETE_TIME: &str = "on-complete-time";
+/// Its value may hold a password.
+const PROXY: &str = "proxy";
 /// Between the parts of a list that was read from the file, where commas may be parts of them.
 pub(super) const PART: char = '\0';
 
@@ -68,7 +73,7 @@ const fn live(name: &'static str, default: &'static str, about: &'static str) ->
     }
 }
 
-const KEYS: [Key; 42] = [
+const KEYS: [Key; 44] = [
     key(
         "state",
         "",
@@ -82,12 +87,22 @@ const KEYS: [Key; 42] = [
     key(
         "port",
         "",
-        "Port to listen on, 0 for any. Left out: 6881 or one of the next nine.",
+        "Port to listen on, 0 for any. Left out: 6881 or one of the next nine, none with proxy.",
     ),
     key(
         "bind",
         "",
         "Send and receive only through this local address or network interface.",
+    ),
+    key(
+        PROXY,
+        "",
+        "Everything goes through this SOCKS 5 proxy or not at all: \"socks5://HOST:PORT\" or \"socks5://USER:PASSWORD@HOST:PORT\".",
+    ),
+    key(
+        "ip-filter",
+        "",
+        "File of addresses to have nothing to do with. The list in it is read anew on SIGHUP.",
     ),
     key(
         "tracker-ca",
@@ -301,13 +316,41 @@ struct Given {
 
 /// What was given, by key, and the policies.
 #[derive(Default)]
-struct Values(BTreeMap<&'static str, Given>, Vec<Policy>);
+pub struct Values(BTreeMap<&'static str, Given>, Vec<Policy>);
+
+impl Values {
+    /// The list of addresses to have nothing to do with, read. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none.
+    pub fn ip_filter(&self) -> Result<Option<IpFilterSettings>, Failure> {
+        let path = self.get("ip-filter", |text| Ok(PathBuf::from(text)))?;
+        path.map(run::load_ip_filter).transpose()
+    }
+
+    /// The keys of another value than there that a restart alone puts in force.
+    pub fn changed_for_a_restart(&self, before: &Values) -> Vec<&'static str> {
+        let text = |values: &Values, key: &Key| match values.0.get(key.name) {
+            Some(given) => given.text.clone(),
+            None => key.default.trim_matches(['"', '[', ']']).to_owned(),
+        };
+        let changed = KEYS.iter().filter(|key| !key.is_live);
+        let changed = changed.filter(|key| text(self, key) != text(before, key));
+        changed.map(|key| key.name).collect()
+    }
+}
+
+/// What was given, and what it comes to. The settings are without the list of `ip-filter`, which is long.
+pub struct Loaded {
+    pub settings: Settings,
+    pub values: Values,
+}
 
 /// Reads the file, if one is named, and lays the options over it.
 ///
 /// # Errors
-/// The file cannot be read; an unknown key or a bad value, with its line.
-pub fn load(args: &DaemonArgs) -> Result<Settings, Failure> {
+/// The file cannot be read; an unknown key or a bad value, with its line; a variable that would be ignored.
+pub fn load(args: &DaemonArgs) -> Result<Loaded, Failure> {
     let mut values = match &args.config {
         Some(path) => read(path)?,
         None => Values::default(),
@@ -319,7 +362,12 @@ pub fn load(args: &DaemonArgs) -> Result<Settings, Failure> {
         };
         values.0.insert(key, given);
     }
-    values.settings()
+    let settings = values.settings()?;
+    let off = SWITCHES
+        .into_iter()
+        .filter(|key| values.is_on(key) == Ok(false));
+    ignored::by_daemon(&off.collect::<Vec<_>>())?;
+    Ok(Loaded { settings, values })
 }
 
 fn read(path: &Path) -> Result<Values, Failure> {
@@ -410,8 +458,15 @@ impl Values {
             return Ok(None);
         };
         parse(&given.text).map(Some).map_err(|hint| {
-            let (text, place) = (&given.text, &given.place);
-            Failure::usage(format!("{place}: \"{text}\" is no value of {key}"), hint)
+            let shown = match key {
+                // Terminals are recorded, and logs kept.
+                PROXY => "what is written".to_owned(),
+                _ => format!("\"{}\"", given.text),
+            };
+            Failure::usage(
+                format!("{}: {shown} is no value of {key}", given.place),
+                hint,
+            )
         })
     }
 
@@ -437,6 +492,11 @@ impl Values {
         let path = |text: &str| Ok(PathBuf::from(text));
         let bind = self.get("bind", parse_bind)?;
         let ipv6 = self.is_on("ipv6")?;
+        let proxy = self.get(PROXY, parse_proxy)?;
+        if proxy.is_some() && !self.is_on("tcp")? {
+            let hint = "leave one of the two out: uTP does not go through a proxy";
+            return Err(Failure::usage("there is a proxy, and tcp is off", hint));
+        }
         let slots = |text: &str| parse_slots(text);
         let rate = |key| Ok::<_, Failure>(self.get(key, parse_rate)?.filter(|rate| *rate > 0));
         let bootstrap = |text: &str| {
@@ -452,6 +512,8 @@ impl Values {
             state_dir: run::state_dir(self.get("state", path)?.as_deref())?,
             port: match self.get("port", parse_port)? {
                 Some(port) => PortChoice::Exactly(port),
+                // Where we can be reached is what a proxy is to hide.
+                None if proxy.is_some() => PortChoice::Nowhere,
                 None => PortChoice::Default,
             },
             bind,
@@ -487,7 +549,7 @@ impl Values {
             give_up: None,
             http_proxy: run::variable(&["http_proxy"]),
             no_proxy: run::no_proxy(),
-            proxy: None,
+            proxy,
             tracker_ca: fetch::tracker_ca(self.get("tracker-ca", path)?.as_deref())?,
             ip_filter: None,
             port_map: self.is_on("port-map")?.then(PortMapSettings::default),

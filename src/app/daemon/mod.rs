@@ -14,8 +14,10 @@ use super::{escape, json, output, run, signals};
 use crate::daemon::control::Listeners;
 use crate::daemon::{Control, Daemon, LiveSettings, Service};
 use crate::session::SessionEvent;
+use crate::session::ip_filter::Reloader;
 use crate::uring::{limits, ring};
 use args::DaemonArgs;
+use config::{Loaded, Values};
 
 /// Runs `gyre daemon`.
 ///
@@ -28,7 +30,13 @@ pub fn run(args: &DaemonArgs) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Done);
     }
-    let settings = config::load(args)?;
+    let Loaded {
+        mut settings,
+        values,
+    } = config::load(args)?;
+    settings.session.ip_filter = values.ip_filter()?;
+    let reloader = settings.session.ip_filter.as_ref();
+    let reloader = reloader.map(|filter| filter.reloader.clone());
     run::make_folder(&settings.session.state_dir, "--state")?;
     limits::raise_nofile();
     let ring = run::start_ring()?;
@@ -43,7 +51,7 @@ pub fn run(args: &DaemonArgs) -> Result<Exit, Failure> {
         }
     }
     let control = daemon.control();
-    on_signals(args, &control);
+    on_signals(args, &control, values, reloader);
     let mut services: Vec<Service> = vec![listeners.service()];
     if args.lines {
         services.push(Box::new(|control| Box::pin(lines::serve(control))));
@@ -57,7 +65,9 @@ pub fn run(args: &DaemonArgs) -> Result<Exit, Failure> {
 }
 
 /// SIGINT and SIGTERM end it in order, SIGHUP has the settings read anew.
-fn on_signals(args: &DaemonArgs, control: &Control) {
+///
+/// `values` are those in force, as far as a restart alone changes them.
+fn on_signals(args: &DaemonArgs, control: &Control, values: Values, ip_filter: Option<Reloader>) {
     let stopped = control.clone();
     signals::on_first(move || {
         info!("stopping");
@@ -65,11 +75,22 @@ fn on_signals(args: &DaemonArgs, control: &Control) {
     });
     let (args, control) = (args.clone(), Arc::new(Mutex::new(control.clone())));
     signals::on_hangup(move || match config::load(&args) {
-        Ok(settings) => {
+        Ok(new) => {
+            let settings = new.settings;
             let control = control.lock().unwrap_or_else(PoisonError::into_inner);
             control.apply(LiveSettings::of(&settings));
             control.apply_policies(settings.policies);
+            if let Some(list) = &ip_filter {
+                list.reload();
+            }
             info!("settings read anew");
+            let waiting = new.values.changed_for_a_restart(&values);
+            if !waiting.is_empty() {
+                warn!(
+                    "what was changed of these is in force after a restart: {}",
+                    waiting.join(", ")
+                );
+            }
         }
         Err(failure) => warn!(
             "the settings are left as they were: {}; hint: {}",

@@ -99,7 +99,24 @@ fn options_override_the_file() {
         port: Some("2".into()),
         ..DaemonArgs::default()
     };
-    let settings = load(&args).unwrap();
+    let settings = load(&args).unwrap().settings;
     assert_eq!(settings.session.port, PortChoice::Exactly(2));
     assert_eq!(settings.session.limit_up_bytes_per_s, Some(1 << 20));
+}
+
+#[test]
+fn behind_a_proxy_nobody_connects_unless_a_port_is_given_and_its_password_is_not_told() {
+    let proxy = "proxy = \"socks5://u:secret@[::1]:1080\"\n";
+    let read = settings(proxy).unwrap().session;
+    assert_eq!(read.proxy.unwrap().port, 1_080);
+    assert_eq!(read.port, PortChoice::Nowhere);
+    let read = settings(&format!("{proxy}port = 7")).unwrap().session;
+    assert_eq!(read.port, PortChoice::Exactly(7));
+    assert!(settings(&format!("{proxy}tcp = false")).is_err());
+    let wrong = settings("proxy = \"http://u:secret@h:1\"").unwrap_err();
+    assert!(!wrong.message().contains("secret"), "{wrong:?}");
+    assert!(
+        wrong.message().ends_with("is no value of proxy"),
+        "{wrong:?}"
+    );
 }
