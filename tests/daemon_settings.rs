@@ -429,6 +429,33 @@ fn limits_of_torrents_are_set_from_the_command_line() {
 }
 
 #[test]
+fn of_several_torrents_those_that_cannot_be_added_are_named_and_the_others_added() {
+    let sample = Sample::file(1_000, 16_384, &[]);
+    let state = sample.dir("state");
+    let daemon = Daemon::start(&state, &[]);
+    let (missing, noise) = (
+        sample.folder.path().join("none"),
+        sample.folder.path().join("noise"),
+    );
+    std::fs::write(&noise, "noise").unwrap();
+    let mut ctl = command();
+    ctl.args(["ctl", "--state"]).arg(&state).args(["add", "-o"]);
+    ctl.arg(&sample.data)
+        .args([&missing, &noise, &sample.torrent]);
+    let output = ctl.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    for source in [&missing, &noise] {
+        assert!(told.contains(&text(source)), "{told}");
+    }
+    let hint = "hint: name a .torrent file or a magnet link";
+    assert_eq!(told.matches(hint).count(), 2, "{told}");
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.ends_with(" added\n"), "{told}");
+    daemon.terminate();
+}
+
+#[test]
 fn priorities_of_files_are_remembered_and_shown() {
     let sample = Sample::tree(&[("a", 40_000), ("b", 40_000)], 16_384, &[]);
     let state = sample.dir("state");

@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The longest answer: a list of 100,000 torrents takes some tens of megabytes.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
+/// Where the daemon says nothing of what to do.
+pub const USUAL_HINT: &str = "gyre ctl list shows what is there";
+
 /// Calls one method of the RPC and returns its arguments.
 ///
 /// # Errors
@@ -34,8 +37,7 @@ pub fn call(socket: &Path, method: &str, arguments: &Value) -> Result<Value, Fai
     match answer["result"].as_str() {
         Some("success") => Ok(answer["arguments"].take()),
         Some(words) => {
-            let usual = "gyre ctl list shows what is there";
-            let (what, hint) = words.split_once("; hint: ").unwrap_or((words, usual));
+            let (what, hint) = words.split_once("; hint: ").unwrap_or((words, USUAL_HINT));
             Err(Failure::new(what, hint))
         }
         None => Err(strange()),

@@ -55,6 +55,8 @@ const SHOW_FIELDS: [&str; 16] = [
 /// The largest .torrent file that the daemon takes.
 const TORRENT_BYTES_MAX: u64 = 64 << 20;
 
+const WHAT_TO_ADD: &str = "name a .torrent file or a magnet link";
+
 /// Runs `gyre ctl`.
 ///
 /// # Errors
@@ -150,16 +152,25 @@ impl Ctl {
     }
 
     fn add(&self, args: &AddArgs) -> Result<Exit, Failure> {
+        let folder = args.output.as_deref();
+        let folder = folder.map(|folder| absolute(folder, "name another with -o"));
+        let folder = folder.transpose()?;
+        // Without a daemon each of them would fail for that.
+        self.call("session-get", &json!({ "fields": ["version"] }))?;
+        let mut exit = Exit::Done;
         for source in &args.sources {
             let mut asked = json!({ "paused": args.paused, "labels": args.labels });
-            if let Some(folder) = &args.output {
-                asked["download-dir"] = json!(absolute(folder, "name another with -o")?);
+            if let Some(folder) = &folder {
+                asked["download-dir"] = json!(folder);
             }
-            match source.starts_with("magnet:") {
-                true => asked["filename"] = json!(source),
-                false => asked["metainfo"] = json!(read(Path::new(source))?),
-            }
-            let answer = self.call("torrent-add", &asked)?;
+            let answer = match self.add_one(source, asked) {
+                Ok(answer) => answer,
+                Err(failure) => {
+                    super::report(&failure, self.as_json);
+                    exit = Exit::Failed;
+                    continue;
+                }
+            };
             let is_new = !answer["torrent-added"].is_null();
             let torrent = match is_new {
                 true => &answer["torrent-added"],
@@ -174,7 +185,22 @@ impl Ctl {
             let word = if is_new { "added" } else { "is there already" };
             output::stdout_line(&format!("{} {name} {hash} {word}", torrent["id"]));
         }
-        Ok(Exit::Done)
+        Ok(exit)
+    }
+
+    /// The daemon's answer; a failure names the source.
+    fn add_one(&self, source: &str, mut asked: Value) -> Result<Value, Failure> {
+        match source.starts_with("magnet:") {
+            true => asked["filename"] = json!(source),
+            false => asked["metainfo"] = json!(read(Path::new(source))?),
+        }
+        self.call("torrent-add", &asked).map_err(|failure| {
+            let hint = match failure.hint() {
+                ask::USUAL_HINT => WHAT_TO_ADD,
+                hint => hint,
+            };
+            Failure::new(format!("cannot add {source}: {}", failure.message()), hint)
+        })
     }
 
     fn policies(&self) -> Result<Exit, Failure> {
@@ -307,7 +333,7 @@ fn read(path: &Path) -> Result<String, Failure> {
     let shown = escape::terminal_path(path);
     let failed = |cause: &dyn std::fmt::Display| {
         let message = format!("cannot read {shown}: {cause}");
-        Failure::new(message, "name a .torrent file or a magnet link")
+        Failure::new(message, WHAT_TO_ADD)
     };
     let length = std::fs::metadata(path).map_err(|error| failed(&io_cause(&error)))?;
     if length.len() > TORRENT_BYTES_MAX {
