@@ -447,6 +447,22 @@ print(read.info_hashes().v1, made.info_hashes().v1)
 ";
 
 #[test]
+fn a_torrent_file_that_may_not_grow_is_an_error_and_not_the_end_of_the_process() {
+    let folder = folder(&[("x", 100_000)]);
+    let mut program = program::clean(Command::new("prlimit"));
+    program.args([
+        "--fsize=64",
+        program::command().get_program().to_str().unwrap(),
+    ]);
+    program.args(["create", "x"]).current_dir(folder.path());
+    let output = program.output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("error: cannot write"), "{told}");
+    assert!(told.contains("file too large"), "{told}");
+}
+
+#[test]
 fn libtorrent_makes_the_same_info_of_the_same_data() {
     for (folder, torrent, made) in shapes() {
         let length = made["piece_length_bytes"].to_string();

@@ -36,7 +36,10 @@ pub fn install() {
     if !is_ignored(Signal::SIGHUP) {
         signals.add(Signal::SIGHUP);
     }
-    if signals.thread_block().is_err() {
+    let mut blocked = signals;
+    // A file that may not grow any more is an error of the write then, and told as one.
+    blocked.add(Signal::SIGXFSZ);
+    if blocked.thread_block().is_err() {
         return; // the default action then ends the process, which is clean enough
     }
     let _ = std::thread::Builder::new()
