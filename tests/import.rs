@@ -409,6 +409,66 @@ fn a_state_with_a_daemon_is_left_alone() {
 }
 
 #[test]
+fn who_only_reads_a_damaged_state_leaves_it_and_fails_each_time() {
+    let sample = tree();
+    let state = sample.dir("state");
+    let backup = qbittorrent(&sample, &text(&sample.data), []);
+    taken("qbittorrent", &backup, &state);
+    let archive = text(&sample.folder.path().join("state.jsonl"));
+    let at = text(&state);
+    let export = ["export", "-f", &archive, "--state", &at];
+    assert_eq!(run(&export).1, 0);
+    let good = std::fs::read(&archive).unwrap();
+
+    let file = state.join("daemon.redb");
+    let whole = std::fs::read(&file).unwrap();
+    // Among them such that break the library that reads the file.
+    for begin in (0..whole.len()).step_by(4_096).take(24) {
+        let mut damaged = whole.clone();
+        damaged[begin..begin + 64].fill(0xa5);
+        std::fs::write(&file, &damaged).unwrap();
+        for verb in [
+            &export[..],
+            &[
+                "import",
+                "qbittorrent",
+                &text(&backup),
+                "--dry-run",
+                "--state",
+                &at,
+            ],
+        ] {
+            let output = command().args(verb).output().unwrap();
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!told.contains("internal fault"), "{begin}: {told}");
+            assert_eq!(std::fs::read(&file).unwrap(), damaged, "{begin}");
+            match output.status.code() {
+                Some(0) => assert!(begin > 0, "the header is damaged"),
+                code => assert_eq!(code, Some(1), "{begin}: {told}"),
+            }
+        }
+    }
+    std::fs::write(&file, "no state").unwrap();
+    for _ in 0..2 {
+        std::fs::write(&archive, &good).unwrap();
+        let (lines, code) = run(&export);
+        let told = lines[0]["message"].as_str().unwrap();
+        assert!(code == 1 && told.contains("cannot use the state file"));
+        assert_eq!(std::fs::read(&archive).unwrap(), good);
+    }
+    assert!(!state.join("daemon.redb.bad-1").exists());
+
+    // Who writes has it set aside and begins with an empty one: that is no state to put over a good archive.
+    let (_, code) = import("qbittorrent", &backup, &state, &[]);
+    assert_eq!(code, 1);
+    assert!(state.join("daemon.redb.bad-1").exists());
+    let (lines, code) = run(&export);
+    let told = lines[0]["message"].as_str().unwrap();
+    assert!(code == 1 && told.contains("daemon.redb.bad-1"), "{told}");
+    assert_eq!(std::fs::read(&archive).unwrap(), good);
+}
+
+#[test]
 fn an_exported_state_is_seeded_elsewhere_without_being_hashed() {
     let sample = tree();
     let (first, second) = (sample.dir("first"), sample.dir("second"));

@@ -140,6 +140,11 @@ fn open(args: &ImportArgs) -> Result<Option<Offline>, Failure> {
     if args.dry_run && !Offline::is_there(&path) {
         return Ok(None);
     }
+    if args.dry_run {
+        return Offline::read(&path)
+            .map(Some)
+            .map_err(|error| failure(&error));
+    }
     run::make_folder(&path, "--state")?;
     opened(&path).map(Some)
 }
@@ -337,7 +342,15 @@ pub fn export(args: &ExportArgs) -> Result<Exit, Failure> {
     if !args.force && args.file.symlink_metadata().is_ok() {
         return Err(unwritable(std::io::ErrorKind::AlreadyExists.into()));
     }
-    let state = opened(&path)?;
+    let state = Offline::read(&path).map_err(|error| failure(&error))?;
+    // An archive without a torrent over a good one would be the end of both.
+    if let (true, Some(aside)) = (state.rows().is_empty(), state.set_aside_before().first()) {
+        let aside = terminal_path(aside);
+        let message =
+            format!("the state is empty, and one that could not be used was kept as {aside}");
+        let hint = "bring the torrents back with gyre import gyre FILE, or move that file away to export none";
+        return Err(Failure::new(message, hint));
+    }
     // Links to private trackers are secrets: for its owner only.
     let mut name = args.file.as_os_str().to_owned();
     name.push(format!(".tmp-{}", std::process::id()));

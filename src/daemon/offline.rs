@@ -17,7 +17,8 @@ const BATCH_ROWS_MAX: usize = 256;
 /// The state, locked: no daemon begins meanwhile.
 pub struct Offline {
     folder: StateFolder,
-    store: Store,
+    /// None where it is only read.
+    store: Option<Store>,
     rows: BTreeMap<InfoHash, TorrentRow>,
     records: ResumeStore,
     waiting: Vec<Write>,
@@ -28,17 +29,34 @@ pub struct Offline {
 }
 
 impl Offline {
-    /// Takes the state folder, or makes it, and reads the state.
+    /// Takes the state folder, or makes it, and reads the state. A file that cannot be used is set aside.
     ///
     /// # Errors
     /// A daemon has it, or it cannot be used.
     pub fn open(path: &Path) -> Result<Offline, SessionError> {
-        let folder = StateFolder::take(path).map_err(|error| {
-            let hint = "stop the daemon first, or name another folder with --state";
-            SessionError::new(error.to_string(), hint)
-        })?;
+        let folder = take(path)?;
         let file = folder.store();
         let (store, state) = Store::open(&file).map_err(|error| error.of(&file))?;
+        Offline::of(folder, Some(store), state)
+    }
+
+    /// The same for who only reads: the state file is left as it is, whatever that is.
+    ///
+    /// # Errors
+    /// A daemon has it, or it cannot be used.
+    pub fn read(path: &Path) -> Result<Offline, SessionError> {
+        let folder = take(path)?;
+        let file = folder.store();
+        let state = Store::read(&file).map_err(|error| error.of(&file))?;
+        Offline::of(folder, None, state)
+    }
+
+    fn of(
+        folder: StateFolder,
+        store: Option<Store>,
+        state: State,
+    ) -> Result<Offline, SessionError> {
+        let path = folder.path();
         let State {
             rows,
             kept,
@@ -67,6 +85,17 @@ impl Offline {
     /// A state file that could not be used, why, and its name now.
     pub const fn set_aside(&self) -> Option<&(String, PathBuf)> {
         self.set_aside.as_ref()
+    }
+
+    /// State files that could not be used and were set aside some time.
+    pub fn set_aside_before(&self) -> Vec<PathBuf> {
+        let is_one = |path: &PathBuf| {
+            let name = path.file_name().map(|name| name.to_string_lossy());
+            name.is_some_and(|name| name.starts_with("daemon.redb.bad-"))
+        };
+        let entries = std::fs::read_dir(self.folder.path()).into_iter().flatten();
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.filter(is_one).collect()
     }
 
     /// Seconds that its daemon had lived.
@@ -146,14 +175,23 @@ impl Offline {
         if waiting.is_empty() {
             return Ok(());
         }
-        let done = self.store.commit(&waiting);
-        done.map_err(|error| {
+        let Some(store) = &mut self.store else {
+            return Err(cannot("the state was opened to be read".to_owned()));
+        };
+        store.commit(&waiting).map_err(|error| {
             SessionError::new(
                 format!("the state cannot be written: {error}"),
                 error.hint(),
             )
         })
     }
+}
+
+fn take(path: &Path) -> Result<StateFolder, SessionError> {
+    StateFolder::take(path).map_err(|error| {
+        let hint = "stop the daemon first, or name another folder with --state";
+        SessionError::new(error.to_string(), hint)
+    })
 }
 
 fn cannot(message: String) -> SessionError {

@@ -4,6 +4,7 @@
 //! one with a row too few or too many. The .torrent files beside it are left where they are. What only cannot be reached,
 //! on a disk that is full or in a folder of somebody else, is no reason for that: it is tried again.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::ErrorKind::{
     InvalidData, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull, UnexpectedEof,
@@ -11,7 +12,11 @@ use std::io::ErrorKind::{
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::backends::InMemoryBackend;
+use redb::{
+    Database, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition,
+    WriteTransaction,
+};
 use sha1::{Digest, Sha1};
 
 use super::kept::Kept;
@@ -285,6 +290,29 @@ impl Store {
         self.sum = sum;
         Ok(database)
     }
+
+    /// What the file holds. It is left as it is, whatever that is: repairs are made to a copy in memory.
+    ///
+    /// # Errors
+    /// It cannot be reached, or not be used.
+    pub fn read(path: &Path) -> Result<State, StoreError> {
+        let bytes = std::fs::read(path).map_err(StoreError::Io)?;
+        let (rows, kept) = guarded(|| {
+            let copy = InMemoryBackend::new();
+            copy.set_len(bytes.len() as u64).map_err(StoreError::Io)?;
+            copy.write(0, &bytes).map_err(StoreError::Io)?;
+            let database = builder()
+                .create_with_backend(copy)
+                .map_err(StoreError::file)?;
+            let (_, rows, _, kept) = checked(database, &mut |_| {})?;
+            Ok((rows, kept))
+        })?;
+        Ok(State {
+            rows,
+            kept,
+            set_aside: None,
+        })
+    }
 }
 
 /// Returns the sum of what is in the file then; `undo` gets what was in the place of what is written.
@@ -374,7 +402,19 @@ impl<'txn> Tables<'txn> {
 
 /// A damaged file may break the library that reads it: that is one more way of being damaged.
 fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(StoreError::Damaged))
+    let was = GUARDED.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(StoreError::Damaged));
+    GUARDED.set(was);
+    done
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread is a way of being damaged, and told so.
+pub fn is_guarded() -> bool {
+    GUARDED.get()
 }
 
 type Rows = BTreeMap<InfoHash, TorrentRow>;
@@ -439,7 +479,13 @@ fn open_there(
     path: &Path,
     tell: &mut dyn FnMut(Option<Kept>),
 ) -> Result<(Database, Rows, Sum, Option<Kept>), StoreError> {
-    let mut database = builder().open(path).map_err(StoreError::file)?;
+    checked(builder().open(path).map_err(StoreError::file)?, tell)
+}
+
+fn checked(
+    mut database: Database,
+    tell: &mut dyn FnMut(Option<Kept>),
+) -> Result<(Database, Rows, Sum, Option<Kept>), StoreError> {
     let before = said(&database)?;
     check_version(before.get("version"))?;
     let kept = before.get("settings").map(|value| Kept::decode(value));
