@@ -141,6 +141,18 @@ fn add_magnet(daemon: &mut Daemon, number: usize) -> Value {
 }
 
 #[test]
+fn a_label_that_is_given_twice_is_there_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path());
+    let added = daemon.ask(json!({
+        "do": "add", "magnet": format!("magnet:?xt=urn:btih:{:040x}", 1), "starts": false,
+        "labels": ["b", "a", "b"],
+    }));
+    assert_eq!(added["error"], Value::Null);
+    assert_eq!(list(&mut daemon)[0]["labels"], json!(["b", "a"]));
+}
+
+#[test]
 fn a_state_file_without_room_is_written_again_once_there_is_some() {
     let Some(small) = machine::Mounted::small("a_state_file_without_room", 6 << 20) else {
         return;

@@ -518,6 +518,9 @@ fn files_folders_and_the_root_are_renamed_and_stay_so() {
         ("sample/folder 1", "x"),
         ("other root/first", "folder 1"),
         ("other root", "../out"),
+        ("", "z"),
+        ("/", "z"),
+        ("./", "z"),
     ] {
         assert!(rename(&mut daemon, path, name).is_some(), "{path}");
     }

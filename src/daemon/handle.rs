@@ -16,7 +16,7 @@ use super::kept::Kept;
 use super::lived::Lived;
 use super::queueing::Queue;
 use super::relocate::Moves;
-use super::row::{Facts, Origin, TorrentRow};
+use super::row::{Facts, Origin, TorrentRow, distinct};
 use super::store::Write;
 use super::torrents::{Rows, Torrents};
 use crate::base::InfoHash;
@@ -287,7 +287,7 @@ impl Control {
             folder: torrent.folder.unwrap_or_else(|| self.downloads()),
             is_wanted: torrent.starts,
             fetches: torrent.fetches,
-            labels: torrent.labels,
+            labels: distinct(torrent.labels),
             selected_files: torrent.selected_files,
             added_unix_s: unix_now_s(),
             crosses: torrent.fetches,
@@ -514,7 +514,7 @@ impl Control {
                 selected_files,
                 is_sequential,
             } = change;
-            row.labels = labels.unwrap_or(std::mem::take(&mut row.labels));
+            row.labels = labels.map_or(std::mem::take(&mut row.labels), distinct);
             row.seed_ratio = seed_ratio.unwrap_or(row.seed_ratio);
             row.selected_files = selected_files.unwrap_or(row.selected_files.take());
             row.is_sequential = is_sequential.unwrap_or(row.is_sequential);

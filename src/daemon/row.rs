@@ -3,7 +3,7 @@
 //! A row is JSON behind a SHA-1 of it: whatever happens to the file, a row that is read is one that was written. Fields
 //! that are missing take their defaults, so that a later version may have more of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -215,6 +215,13 @@ pub enum RowError {
     BadChecksum,
     #[error("a row cannot be read: {0}")]
     BadValue(String),
+}
+
+/// Labels as a row has them: each once, where it stood first.
+pub fn distinct(mut labels: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    labels.retain(|label| seen.insert(label.clone()));
+    labels
 }
 
 impl TorrentRow {

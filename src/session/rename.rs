@@ -7,6 +7,7 @@ use super::config::{Rename, TorrentConfig};
 use super::error::SessionError;
 use super::load;
 use super::resume_store::found;
+use crate::storage::layout::FileLayout;
 use crate::uring::{copy, files};
 
 /// Whether the torrent's files can be called so. `config` has the renames before it.
@@ -21,23 +22,17 @@ pub fn check(config: &TorrentConfig, rename: &Rename) -> Result<(), SessionError
         let message = "the torrent's folder is that of its files, which has a name of its own";
         return Err(SessionError::new(message, "rename the folder itself"));
     }
-    let renamed = layout.renamed(Path::new(&rename.path), &rename.name);
-    renamed.map(drop).map_err(|error| {
-        let message = format!("{} cannot be called {}: {error}", rename.path, rename.name);
-        SessionError::new(
-            message,
-            "name a file of the torrent by its path, and a free name",
-        )
-    })
+    renamed(layout, rename)
 }
 
 /// Renames what is there; what is not there yet is made under its new name later. Done already is done.
 ///
 /// # Errors
-/// Something else has the name, or the file system refuses.
+/// The torrent has no such path, something else has the name, or the file system refuses.
 pub fn on_disk(config: &TorrentConfig, rename: &Rename) -> Result<(), SessionError> {
     let layout = load::layout_of(config)?;
     let (folder, located) = load::locate(config, layout.clone())?;
+    renamed(layout.clone(), rename)?;
     let path = Path::new(&rename.path);
     // The data may lie under another root than the torrent names.
     let below = path.strip_prefix(layout.root_name()).unwrap_or(path);
@@ -66,4 +61,18 @@ pub fn on_disk(config: &TorrentConfig, rename: &Rename) -> Result<(), SessionErr
     let parent = new.parent().unwrap_or(Path::new(""));
     let synced = files::open_dir_beneath(&base, parent).and_then(|dir| files::sync_dir(&dir));
     synced.map_err(cannot)
+}
+
+fn renamed(layout: FileLayout, rename: &Rename) -> Result<(), SessionError> {
+    let renamed = layout.renamed(Path::new(&rename.path), &rename.name);
+    renamed.map(drop).map_err(|error| {
+        let message = format!(
+            "{:?} cannot be called {:?}: {error}",
+            rename.path, rename.name
+        );
+        SessionError::new(
+            message,
+            "name a file of the torrent by its path, and a free name",
+        )
+    })
 }

@@ -160,7 +160,9 @@ impl FileLayout {
             return Err(RenameError::BadName);
         }
         let new = path.with_file_name(name);
-        if !self.files.iter().any(|file| file.path.starts_with(path)) {
+        // Every path begins with an empty one, which names nothing.
+        let is_name = path.file_name().is_some();
+        if !is_name || !self.files.iter().any(|file| file.path.starts_with(path)) {
             return Err(RenameError::Unknown);
         }
         if new == path {

@@ -563,6 +563,11 @@ fn vuetorrent_edits_files_trackers_and_names() {
             .collect()
     };
     assert_eq!(urls(), [old, new]);
+    let many = format!("hash={hash}&urls={}", format!("{new}%0A").repeat(201));
+    assert_eq!(
+        world.refused("torrents/addTrackers", &many),
+        (409, "a torrent has at most 200 trackers".into())
+    );
     assert_eq!(
         world
             .refused(
@@ -633,6 +638,10 @@ fn vuetorrent_edits_files_trackers_and_names() {
     assert!(world.fake.torrents.borrow()[0].is_sequential);
     world.set("torrents/setTags", &format!("hashes={hash}&tags=a,b"));
     world.set("torrents/setTags", &format!("hashes={hash}&tags=b,c"));
+    let many = format!("hashes={hash}&tags={}", "d,".repeat(64));
+    for method in ["torrents/setTags", "torrents/addTags"] {
+        assert_eq!(world.refused(method, &many).0, 400, "{method}");
+    }
     assert_eq!(world.labels(1), ["b", "c"]);
     let log = world.log();
     assert_eq!(

@@ -336,6 +336,29 @@ fn trackers_are_added_replaced_removed_and_listed() {
 }
 
 #[test]
+fn more_trackers_than_a_torrent_has_are_refused_before_they_are_looked_at() {
+    let world = World::new(1);
+    let url = "http://a.example/a";
+    let before = world.fake.torrents.borrow()[0].trackers.clone();
+    for (key, value) in [
+        ("trackerAdd", json!(vec![url; 201])),
+        ("trackerRemove", json!(vec![0; 201])),
+        (
+            "trackerReplace",
+            json!(vec![[json!(0), json!(url)]; 201].concat()),
+        ),
+        ("trackerList", json!(format!("{url}\n").repeat(201))),
+    ] {
+        let why = world.refused("torrent-set", json!({ "ids": [1], key: value }));
+        assert_eq!(why, "a torrent has at most 200 trackers", "{key}");
+    }
+    assert_eq!(world.fake.torrents.borrow()[0].trackers, before);
+    let again = json!(vec![url; 200]);
+    world.call("torrent-set", json!({ "ids": [1], "trackerAdd": again }));
+    assert_eq!(world.fake.torrents.borrow()[0].trackers.len(), 2);
+}
+
+#[test]
 fn tables_hold_the_names_once_and_recent_ones_tell_who_went() {
     let world = World::new(3);
     let asked =
@@ -455,6 +478,11 @@ fn folders_outside_addresses_and_programs_are_refused() {
     let name = |name: &str| json!({ "ids": [1], "path": "t", "name": name });
     for bad in ["../x", "a/b", "..", "", "a\0b"] {
         world.refused("torrent-rename-path", name(bad));
+    }
+    for bad in ["", "/", "//", ".", "./", ".."] {
+        let nothing = json!({ "ids": [1], "path": bad, "name": "z" });
+        let why = world.refused("torrent-rename-path", nothing);
+        assert_eq!(why, "path names no file or folder", "{bad}");
     }
     assert_eq!(world.log(), Vec::<String>::new(), "nothing was done");
     let inside = world.downloads.path().join("a.torrent");

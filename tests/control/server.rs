@@ -273,6 +273,21 @@ fn metrics_are_text_that_prometheus_reads() {
 }
 
 #[test]
+fn a_torrent_counts_once_for_a_label_that_it_has_twice() {
+    let server = Server::start(1);
+    let labels = json!({ "ids": 1, "labels": ["x", "y", "x"] });
+    let set = server.call("torrent-set", &labels);
+    assert_eq!(set["result"], "success", "{set}");
+    let answer = server.ask("GET /metrics", "", "");
+    for line in [
+        "\ngyre_label_torrents{label=\"x\"} 1\n",
+        "\ngyre_label_uploaded_bytes{label=\"x\"} 1000\n",
+    ] {
+        assert!(answer.contains(line), "{answer}");
+    }
+}
+
+#[test]
 fn the_page_has_its_headers_and_is_not_sent_twice() {
     let server = Server::start(0);
     let request = format!(

@@ -153,8 +153,11 @@ pub fn text<B: Backend>(shared: &Shared<B>) -> String {
             true => none.as_slice(),
             false => torrent.labels.as_slice(),
         };
-        for label in labels {
-            sum(&mut by_label, label, torrent);
+        for (at, label) in labels.iter().enumerate() {
+            // A row that was kept earlier may have one twice.
+            if !labels.iter().take(at).any(|before| before == label) {
+                sum(&mut by_label, label, torrent);
+            }
         }
         sum(&mut by_tracker, &torrent.tracker_host, torrent);
     }
@@ -297,11 +300,16 @@ fn sum(sums: &mut BTreeMap<String, Sum>, value: &str, torrent: &Torrent) {
     }
 }
 
-fn family(text: &mut String, label: &str, sums: BTreeMap<String, Sum>) {
+fn family(text: &mut String, label: &str, mut sums: BTreeMap<String, Sum>) {
+    let has_others = sums.len() > VALUES_MAX;
+    // One that is called so is among them: a series is there once.
+    let mut other = match has_others {
+        true => sums.remove("other").unwrap_or_default(),
+        false => Sum::default(),
+    };
     let mut sums: Vec<(String, Sum)> = sums.into_iter().collect();
-    if sums.len() > VALUES_MAX {
+    if has_others {
         sums.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.rank()));
-        let mut other = Sum::default();
         for (_, sum) in sums.drain(VALUES_MAX..) {
             other.join(&sum);
         }
@@ -381,7 +389,7 @@ fn policies(text: &mut String, policies: &[PolicyFigures]) {
     }
 }
 
-/// As the text format demands, with other control characters made harmless.
+/// As the text format demands, with other control characters made harmless: their numbers tell what differs in them alone.
 fn escape(value: &str) -> String {
     let mut text = String::new();
     for c in value.chars() {
@@ -389,7 +397,9 @@ fn escape(value: &str) -> String {
             '\\' => text.push_str("\\\\"),
             '"' => text.push_str("\\\""),
             '\n' => text.push_str("\\n"),
-            c if c.is_control() => text.push('\u{fffd}'),
+            c if c.is_control() || c == '\u{fffd}' => {
+                let _ = write!(text, "\u{fffd}{:04x}", u32::from(c));
+            }
             c => text.push(c),
         }
     }

@@ -10,7 +10,7 @@ use crate::daemon::TorrentSettings;
 use crate::daemon::control::backend::{Limit, SeedLimit};
 use crate::daemon::date::unix_now_s;
 use crate::daemon::rename::RENAMES_MAX;
-use crate::daemon::row::{Origin, TorrentRow};
+use crate::daemon::row::{Origin, TorrentRow, distinct};
 use crate::session::Rename;
 use crate::session::resume_store::{locate, observe};
 use crate::storage::layout::{FileLayout, LayoutFile};
@@ -131,7 +131,7 @@ fn notes_of(foreign: &Foreign) -> Vec<String> {
 fn row_of(foreign: &Foreign) -> TorrentRow {
     TorrentRow {
         is_wanted: !foreign.is_paused,
-        labels: foreign.labels.clone(),
+        labels: distinct(foreign.labels.clone()),
         is_sequential: foreign.is_sequential,
         seed_ratio: foreign.seed_ratio,
         settings: settings(foreign),

@@ -68,6 +68,12 @@ fn files_folders_and_the_root_take_other_names_and_no_taken_or_unsafe_ones() {
         ("r/b", "", RenameError::BadName),
         ("r/a/q", "z", RenameError::Unknown),
         ("../r", "z", RenameError::Unknown),
+        ("", "z", RenameError::Unknown),
+        ("/", "z", RenameError::Unknown),
+        ("//", "z", RenameError::Unknown),
+        (".", "z", RenameError::Unknown),
+        ("./", "z", RenameError::Unknown),
+        ("..", "z", RenameError::Unknown),
     ] {
         assert_eq!(to(path, name).unwrap_err(), why, "{path} {name}");
     }

@@ -19,8 +19,60 @@ fn values_are_escaped_and_their_number_has_a_limit() {
         .filter(|line| line.starts_with("gyre_label_torrents"));
     assert_eq!(lines.count(), VALUES_MAX + 1);
     assert!(text.contains("gyre_label_torrents{label=\"other\"} 400"));
-    assert!(text.contains("gyre_label_torrents{label=\"a\\\"\\n\u{fffd}499\"} 1"));
+    assert!(text.contains("gyre_label_torrents{label=\"a\\\"\\n\u{fffd}001b499\"} 1"));
     assert!(!text.contains('\u{1b}'));
+}
+
+#[test]
+fn every_series_is_there_once() {
+    let alike = [
+        "x",
+        "x\u{1}",
+        "x\u{2}",
+        "x\u{fffd}",
+        "x\u{fffd}0001",
+        "x\n",
+        "x\\n",
+    ];
+    let numbered = (0..VALUES_MAX).map(|n| n.to_string());
+    for values in [
+        alike.map(str::to_owned).to_vec(),
+        numbered.chain(["other".to_owned()]).collect(),
+    ] {
+        let mut text = String::new();
+        let one = |value| {
+            let sum = Sum {
+                torrents: 1,
+                ..Sum::default()
+            };
+            (value, sum)
+        };
+        let count = values.len();
+        family(&mut text, "label", values.into_iter().map(one).collect());
+        let lines = text.lines().filter_map(|line| line.rsplit_once("} "));
+        let series: std::collections::BTreeSet<&str> = lines.map(|(series, _)| series).collect();
+        assert_eq!(series.len(), count * Sum::default().figures().len());
+        assert_eq!(text.matches("label=").count(), series.len(), "{text}");
+    }
+    // Less than all have room.
+    let values = (0..VALUES_MAX * 2).map(|n| n.to_string());
+    let values = values.chain(["other".to_owned()]);
+    let busy = Sum {
+        torrents: 1,
+        up_bytes_per_s: 1,
+        ..Sum::default()
+    };
+    let mut text = String::new();
+    family(
+        &mut text,
+        "label",
+        values.map(|value| (value, busy)).collect(),
+    );
+    let lines = text.lines();
+    let others: Vec<&str> = lines
+        .filter(|line| line.starts_with("gyre_label_torrents{label=\"other\"}"))
+        .collect();
+    assert_eq!(others, ["gyre_label_torrents{label=\"other\"} 101"]);
 }
 
 #[test]

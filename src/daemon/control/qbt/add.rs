@@ -10,8 +10,6 @@ use crate::wire::metainfo::Metainfo;
 const TORRENT_BYTES_MAX: usize = 64 << 20;
 /// Torrents of one call.
 const TORRENTS_MAX: usize = 1_000;
-/// Tags of one torrent: the daemon's own limit, less the category.
-const TAGS_MAX: usize = 63;
 
 /// Where a torrent's files are to lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,12 +165,9 @@ impl<B: Backend> Call<'_, B> {
             self.keep_category(category, None).await?;
         }
         let tags = match self.params.get("tags") {
-            Some(_) => self.named_tags()?,
+            Some(_) => self.tags_of_one()?,
             None => Vec::new(),
         };
-        if tags.len() > TAGS_MAX {
-            return Err(Fault::bad(format!("a torrent has at most {TAGS_MAX} tags")));
-        }
         let labels = names::with_category(&[], category);
         Ok((category, names::with_tags(&labels, &tags)))
     }

@@ -4,6 +4,9 @@ use super::{Answer, Call, Fault, gone_is_fine, names};
 use crate::daemon::control::backend::{Backend, Change, Torrent};
 use crate::daemon::control::json::{Dialect, Json};
 
+/// Tags of one torrent: the daemon's own limit, less the category.
+const TAGS_MAX: usize = 63;
+
 impl<B: Backend> Call<'_, B> {
     pub(super) fn categories(&self) -> Result<Answer, Fault> {
         let catalog = self.rpc.catalog();
@@ -116,14 +119,14 @@ impl<B: Backend> Call<'_, B> {
     }
 
     pub(super) async fn add_tags(&self) -> Result<(), Fault> {
-        let tags = self.named_tags()?;
+        let tags = self.tags_of_one()?;
         self.label("hashes", |torrent| names::with_tags(&torrent.labels, &tags))
             .await
     }
 
     /// Exactly these tags.
     pub(super) async fn set_tags(&self) -> Result<(), Fault> {
-        let tags = self.named_tags()?;
+        let tags = self.tags_of_one()?;
         self.label("hashes", |torrent| {
             let bare = names::without_tags(&torrent.labels, &[]);
             names::with_tags(&bare, &tags)
@@ -155,12 +158,21 @@ impl<B: Backend> Call<'_, B> {
     }
 
     /// The names in `tags`, all of them good.
-    pub(super) fn named_tags(&self) -> Result<Vec<&str>, Fault> {
+    fn named_tags(&self) -> Result<Vec<&str>, Fault> {
         self.params.need("tags")?;
         let tags = self.params.list("tags", ',');
         match tags.iter().all(|tag| names::is_tag(tag)) {
             true => Ok(tags),
             false => Err(Fault::conflict("Incorrect tag name")),
+        }
+    }
+
+    /// The same, no more of them than one torrent has.
+    pub(super) fn tags_of_one(&self) -> Result<Vec<&str>, Fault> {
+        let tags = self.named_tags()?;
+        match tags.len() <= TAGS_MAX {
+            true => Ok(tags),
+            false => Err(Fault::bad(format!("a torrent has at most {TAGS_MAX} tags"))),
         }
     }
 

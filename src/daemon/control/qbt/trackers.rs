@@ -1,11 +1,12 @@
 //! Trackers of a torrent: the list of them, and its changes. Layer 6.
 
+use std::collections::HashSet;
+
 use super::{Answer, Call, Fault, form, gone_is_fine};
 use crate::daemon::control::backend::{Backend, Change, Details, Torrent, Tracker};
 use crate::daemon::control::json::{Dialect, Json};
+use crate::swarm::announce::TRACKERS_MAX;
 
-/// Trackers of one torrent.
-const TRACKERS_MAX: usize = 1_000;
 const URL_BYTES_MAX: usize = 2_048;
 
 impl<B: Backend> Call<'_, B> {
@@ -33,15 +34,16 @@ impl<B: Backend> Call<'_, B> {
     pub(super) async fn add_trackers(&self) -> Result<(), Fault> {
         let urls = self.params.need("urls")?.lines().map(str::trim);
         let urls: Vec<&str> = urls.filter(|url| !url.is_empty()).collect();
+        // Before anything is done with them: a form has room for a hundred thousand.
+        check_count(urls.len())?;
         urls.iter().try_for_each(|url| check(url))?;
         for torrent in self.chosen("hash")? {
-            let mut tiers = tiers(&torrent);
-            for url in &urls {
-                if tiers.iter().flatten().all(|known| known != url) {
-                    tiers.push(vec![(*url).to_owned()]);
-                }
-            }
-            self.put_trackers(&torrent, tiers).await?;
+            let mut all = tiers(&torrent);
+            let known = torrent.trackers.iter().map(|(_, url)| url.as_str());
+            let mut known: HashSet<&str> = known.collect();
+            let new = urls.iter().filter(|url| known.insert(url));
+            all.extend(new.map(|url| vec![(*url).to_owned()]));
+            self.put_trackers(&torrent, all).await?;
         }
         Ok(())
     }
@@ -74,7 +76,7 @@ impl<B: Backend> Call<'_, B> {
         let plain = urls
             .iter()
             .filter_map(|url| form::unescape(url.as_bytes(), false));
-        let urls: Vec<String> = urls
+        let urls: HashSet<String> = urls
             .iter()
             .map(|url| (*url).to_owned())
             .chain(plain)
@@ -98,14 +100,21 @@ impl<B: Backend> Call<'_, B> {
         if new == tiers(torrent) {
             return Ok(());
         }
-        if new.iter().flatten().count() > TRACKERS_MAX {
-            return Err(Fault::conflict("a torrent has no more trackers than that"));
-        }
+        check_count(new.iter().flatten().count())?;
         let change = Change {
             trackers: Some(new),
             ..Change::default()
         };
         gone_is_fine(self.backend().change(torrent.info_hash, change).await)
+    }
+}
+
+fn check_count(trackers: usize) -> Result<(), Fault> {
+    match trackers <= TRACKERS_MAX {
+        true => Ok(()),
+        false => Err(Fault::conflict(format!(
+            "a torrent has at most {TRACKERS_MAX} trackers"
+        ))),
     }
 }
 

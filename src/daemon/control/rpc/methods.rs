@@ -1,5 +1,7 @@
 //! The methods by name, and those about torrents. Layer 6.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::args::Args;
@@ -103,6 +105,9 @@ impl<B: Backend> Rpc<B> {
         let is_name = !name.is_empty() && name != "." && name != ".." && name.len() <= 255;
         if !is_name || name.contains(['/', '\0']) {
             return Err(Fault::bad_argument("name is no name of a file"));
+        }
+        if Path::new(path).file_name().is_none() {
+            return Err(Fault::bad_argument("path names no file or folder"));
         }
         let selected = self.select(args)?.torrents;
         let [torrent] = selected.as_slice() else {

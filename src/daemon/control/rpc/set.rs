@@ -4,10 +4,9 @@ use super::add::{file_changes, peers_max};
 use super::args::Args;
 use super::{Fault, Rpc};
 use crate::daemon::control::backend::{Backend, Change, Refusal, SeedLimit, Torrent};
+use crate::swarm::announce::TRACKERS_MAX;
 use serde_json::Value;
-
-/// Trackers of one torrent.
-const TRACKERS_MAX: usize = 1_000;
+use std::collections::HashSet;
 
 impl<B: Backend> Rpc<B> {
     pub(super) async fn torrent_set(&self, args: &Args) -> Result<(), Fault> {
@@ -103,6 +102,7 @@ fn trackers(args: &Args, torrent: &Torrent) -> Result<Option<Vec<Vec<String>>>, 
     if let Some(replace) = args.get("tracker_replace") {
         // Pairs of an id and its new URL, in one flat list.
         let pairs = replace.as_array().map(Vec::as_slice).unwrap_or_default();
+        check_count(pairs.len() / 2)?;
         for pair in pairs.chunks(2) {
             let place = pair.first().and_then(Value::as_u64);
             let place = place.and_then(|id| usize::try_from(id).ok());
@@ -116,6 +116,7 @@ fn trackers(args: &Args, torrent: &Torrent) -> Result<Option<Vec<Vec<String>>>, 
         }
     }
     if let Some(ids) = args.indices("tracker_remove")? {
+        check_count(ids.len())?;
         let before = entries.len();
         let mut place = 0;
         entries.retain(|_| {
@@ -128,8 +129,10 @@ fn trackers(args: &Args, torrent: &Torrent) -> Result<Option<Vec<Vec<String>>>, 
         is_changed = true;
     }
     if let Some(urls) = args.texts("tracker_add")? {
+        check_count(urls.len())?;
+        let mut known: HashSet<String> = entries.iter().map(|(_, url)| url.clone()).collect();
         for url in urls {
-            if entries.iter().all(|(_, known)| *known != url) {
+            if known.insert(url.clone()) {
                 let tier = entries.last().map_or(0, |(tier, _)| tier + 1);
                 entries.push((tier, url));
             }
@@ -152,8 +155,19 @@ fn trackers(args: &Args, torrent: &Torrent) -> Result<Option<Vec<Vec<String>>>, 
     tiers_of(&text).map(Some)
 }
 
+/// Before anything is done with them, which is done for each torrent: a call has room for a hundred thousand.
+fn check_count(trackers: usize) -> Result<(), Fault> {
+    match trackers <= TRACKERS_MAX {
+        true => Ok(()),
+        false => Err(Fault::bad_argument(format!(
+            "a torrent has at most {TRACKERS_MAX} trackers"
+        ))),
+    }
+}
+
 /// One URL a line, an empty line between tiers.
 fn tiers_of(list: &str) -> Result<Vec<Vec<String>>, Fault> {
+    check_count(list.lines().filter(|line| !line.trim().is_empty()).count())?;
     let mut tiers: Vec<Vec<String>> = vec![Vec::new()];
     for line in list.lines().map(str::trim) {
         match tiers.last_mut() {
@@ -163,13 +177,11 @@ fn tiers_of(list: &str) -> Result<Vec<Vec<String>>, Fault> {
         }
     }
     tiers.retain(|tier| !tier.is_empty());
-    let urls = tiers.iter().flatten();
     let is_tracker = |url: &String| {
         let scheme = url.split_once("://").map(|(scheme, _)| scheme);
         matches!(scheme, Some("http" | "https" | "udp")) && url.len() <= 2_048
     };
-    let is_good = urls.clone().all(is_tracker) && urls.count() <= TRACKERS_MAX;
-    match is_good {
+    match tiers.iter().flatten().all(is_tracker) {
         true => Ok(tiers),
         false => Err(Fault::new(
             2,
