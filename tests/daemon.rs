@@ -113,6 +113,28 @@ fn a_damaged_state_file_is_set_aside_and_named() {
 }
 
 #[test]
+fn a_torrent_file_that_is_never_read_holds_up_no_end() {
+    let samples = samples(1);
+    let state = samples[0].dir("state");
+    let mut daemon = Daemon::start(&state);
+    let info_hash = daemon.add(&samples[0], &samples[0].data);
+    let stopped = daemon.ask(json!({ "do": "stop", "info_hash": info_hash }));
+    assert_eq!(stopped["error"], Value::Null);
+    daemon.terminate();
+
+    let kept = state.join(format!("torrents/{info_hash}.torrent"));
+    std::fs::remove_file(&kept).unwrap();
+    nix::unistd::mkfifo(&kept, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let mut daemon = Daemon::start(&state);
+    assert_eq!(list(&mut daemon).len(), 1);
+    daemon.give(json!({ "do": "start", "info_hash": info_hash }));
+    list_until(&mut daemon, |list| list[0]["activity"] == "Running");
+    let told = std::time::Instant::now();
+    daemon.terminate();
+    assert!(told.elapsed() < Duration::from_secs(10), "{told:?}");
+}
+
+#[test]
 fn settings_that_are_none_are_named_with_their_line() {
     let state = samples(1)[0].dir("state");
     let config = state.join("gyre.toml");

@@ -37,13 +37,15 @@ const TICK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(20);
 /// Torrents whose settings are fetched at once: each takes a thread that may wait for a disk.
 const SOURCED_MAX: usize = 8;
+/// How long one that is to stop is waited for while that is under way: a disk that hangs lets nobody wait for ever.
+const SOURCE_END: Duration = Duration::from_secs(3);
 
 /// All torrents of a session.
 pub struct Fleet {
     source: Arc<dyn TorrentSource>,
     board: Board,
     table: RefCell<Table>,
-    sourced: Semaphore,
+    sourced: Arc<Semaphore>,
     /// Somebody had to wait for a place, and it was said.
     has_waited: Cell<bool>,
     /// Woken when a run, or a removal, is over.
@@ -60,7 +62,7 @@ impl Fleet {
             source,
             board,
             table: RefCell::default(),
-            sourced: Semaphore::new(SOURCED_MAX),
+            sourced: Arc::new(Semaphore::new(SOURCED_MAX)),
             has_waited: Cell::default(),
             over: Notify::new(),
         })
@@ -471,11 +473,17 @@ impl Fleet {
             () = shared.torrent_stopping(info_hash) => return Outcome::Stopped,
         };
         self.table.borrow_mut().set_waiting(info_hash, false);
-        let turn = self.sourced.acquire().await;
+        let turn = tokio::select! {
+            biased;
+            turn = self.sourced.clone().acquire_owned() => turn,
+            () = shared.torrent_stopping(info_hash) => return Outcome::Stopped,
+        };
         let source = self.source.clone();
         let is_stopped = Arc::new(AtomicBool::new(false));
         let is_over = is_stopped.clone();
         let job = off_ring(move || {
+            // Held by the thread: whoever waited may have gone long before.
+            let _turn = turn;
             source.before_run(info_hash, &is_over)?;
             source.job(info_hash)
         });
@@ -484,7 +492,13 @@ impl Fleet {
             job = &mut job => job,
             () = shared.torrent_stopping(info_hash) => {
                 is_stopped.store(true, Ordering::Relaxed);
-                job.await
+                match tokio::time::timeout(SOURCE_END, job).await {
+                    Ok(job) => job,
+                    Err(_) => {
+                        warn!(%info_hash, "the state folder or a disk does not answer; it is not waited for");
+                        return Outcome::Stopped;
+                    }
+                }
             }
         };
         let job = match job {
@@ -494,7 +508,6 @@ impl Fleet {
                 "please report it with the log (-vv)",
             )),
         };
-        drop(turn);
         let job = job.and_then(|job| match job.info_hash() == info_hash {
             true => Ok(job),
             false => Err(SessionError::new(
