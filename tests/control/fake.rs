@@ -16,7 +16,7 @@ pub struct Fake {
     pub session: RefCell<Session>,
     pub groups: RefCell<Vec<Group>>,
     /// Given back once the torrents are known.
-    pub unknown: tokio::sync::Mutex<()>,
+    pub unknown: Arc<tokio::sync::Mutex<()>>,
     /// What was done, in words.
     pub log: RefCell<Vec<String>>,
 }

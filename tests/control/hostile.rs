@@ -1,13 +1,13 @@
 //! HOSTILE.md A1 to A6 over real sockets; A7 is in `rpc.rs`.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use gyre::daemon::control::web_ui::WebUi;
 use serde_json::json;
 
-use crate::server::{PASSWORD, SESSION_ID, Server, status};
+use crate::server::{PASSWORD, PATIENCE, SESSION_ID, Server, status};
 
 fn with(server: &Server, first: &str, lines: &str) -> String {
     let request = format!("{first} HTTP/1.1\r\nConnection: close\r\n{lines}\r\n");
@@ -328,6 +328,63 @@ fn guessing_at_the_login_slows_down() {
         200,
         "who is in stays in"
     );
+}
+
+/// A call as it goes over the wire, with so much of its body as is given.
+fn called(length: usize, body: &str) -> String {
+    format!(
+        "POST /transmission/rpc HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {PASSWORD}\r\nX-Transmission-Session-Id: {SESSION_ID}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// A5: connections that wait for the torrents.
+#[test]
+fn who_left_before_the_torrents_are_known_keeps_nobody_out() {
+    let (server, known) = Server::starting(2);
+    let asked = |method: &str| json!({ "method": method, "arguments": { "fields": ["id"] } });
+    let get = asked("torrent-get").to_string();
+    let whole = called(get.len(), &get);
+    let begun = called(1 << 20, &" ".repeat(300_000));
+    let id = format!("X-Transmission-Session-Id: {SESSION_ID}\r\n");
+    let until_answered = || {
+        let (body, since) = (asked("session-get").to_string(), Instant::now());
+        while status(&server.ask("POST /transmission/rpc", &id, &body)) != 200 {
+            assert!(since.elapsed() < PATIENCE, "those who left keep the places");
+        }
+    };
+    for request in [&whole, &begun] {
+        for _ in 0..300 {
+            let _ = server.connect().write_all(request.as_bytes());
+        }
+        until_answered();
+    }
+    // Who only has nothing more to say still gets all answers.
+    let mut said_all = server.connect();
+    said_all.write_all(whole.repeat(2).as_bytes()).unwrap();
+    said_all.shutdown(Shutdown::Write).unwrap();
+    until_answered();
+    known.send(()).unwrap();
+    let mut answers = String::new();
+    said_all.read_to_string(&mut answers).unwrap();
+    assert_eq!(answers.matches("\"id\":2").count(), 2, "{answers}");
+}
+
+/// A5: values in a body.
+#[test]
+fn a_body_of_more_values_than_any_call_has_is_refused() {
+    let server = Server::start(1);
+    let id = format!("X-Transmission-Session-Id: {SESSION_ID}\r\n");
+    let asked = |zeros: usize| {
+        let files = "0,".repeat(zeros);
+        let body = format!(
+            "{{\"method\":\"torrent-add\",\"arguments\":{{\"files-unwanted\":[{files}0]}}}}"
+        );
+        server.ask("POST /transmission/rpc", &id, &body)
+    };
+    let answer = asked(999_999);
+    assert!(!answer.contains("too many values"), "{answer}");
+    let answer = asked(1_100_000);
+    assert!(answer.contains("this JSON has too many values"), "{answer}");
 }
 
 /// A5: bodies of this protocol.

@@ -91,6 +91,16 @@ fn the_session_answers_before_the_torrents_are_known_and_nothing_else_does() {
                 () = std::future::ready(()) => {}
             }
         }
+        // What waits was not read into values, which would be refused.
+        let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+        let deep = format!("{{\"method\":\"torrent-get\",\"tag\":{deep}}}");
+        tokio::select! {
+            biased;
+            _ = world.rpc.answer(deep.as_bytes()) => panic!("it was read"),
+            () = std::future::ready(()) => {}
+        }
+        let batch = json!([{ "jsonrpc": "2.0", "id": 1, "method": "session_get" }]).to_string();
+        assert_ne!(world.rpc.answer(batch.as_bytes()).await, Answer::Nothing);
         let asked = json!({ "method": "torrent-get", "arguments": { "fields": ["id"] } });
         let asked = asked.to_string();
         let answer = world.rpc.answer(asked.as_bytes());
@@ -372,6 +382,22 @@ fn tables_hold_the_names_once_and_recent_ones_tell_who_went() {
         json!({ "fields": ["id"], "ids": "recently-active" }),
     );
     assert_eq!(got["removed"], json!([2]));
+}
+
+/// A5.
+#[test]
+fn a_field_is_answered_once_however_often_it_is_named() {
+    let world = World::new(1);
+    let spellings = ["files", "name", "files", "name", "files"];
+    let asked = json!({ "method": "torrent-get", "arguments": { "fields": spellings } });
+    let Answer::Json(answer) = world.raw(asked.to_string().as_bytes()) else {
+        panic!("no answer");
+    };
+    let answer = String::from_utf8(answer).unwrap();
+    assert_eq!(answer.matches("\"files\":[").count(), 1, "{answer}");
+    let asked = json!({ "fields": ["id", "id"], "format": "table" });
+    let got = world.call("torrent-get", asked);
+    assert_eq!(got["torrents"], json!([["id", "id"], [1, 1]]));
 }
 
 #[test]

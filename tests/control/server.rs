@@ -37,8 +37,18 @@ impl Server {
         Server::with_page(torrents, None)
     }
 
+    /// One whose torrents are known once something is sent.
+    pub fn starting(torrents: u64) -> (Server, oneshot::Sender<()>) {
+        let (tell, known) = oneshot::channel();
+        (Server::with(torrents, None, Some(known)), tell)
+    }
+
     /// The same with a folder in place of the page.
     pub fn with_page(torrents: u64, web_ui: Option<WebUi>) -> Server {
+        Server::with(torrents, web_ui, None)
+    }
+
+    fn with(torrents: u64, web_ui: Option<WebUi>, known: Option<oneshot::Receiver<()>>) -> Server {
         let downloads = tempfile::tempdir().unwrap();
         let path = downloads.path().to_owned();
         let socket = path.join("s");
@@ -52,6 +62,13 @@ impl Server {
                 .unwrap();
             tokio::task::LocalSet::new().block_on(&runtime, async move {
                 let fake = Rc::new(Fake::with((1..=torrents).map(torrent), &path));
+                if let Some(known) = known {
+                    let reading = fake.unknown.clone().lock_owned().await;
+                    tokio::task::spawn_local(async move {
+                        let _ = known.await;
+                        drop(reading);
+                    });
+                }
                 let rpc = Rpc::new(fake, Roots::default(), SESSION_ID.into());
                 let access = Access {
                     credentials: Credentials {

@@ -791,11 +791,11 @@ pub fn control_request(data: &[u8]) {
         let is_allowed = is_host_allowed(request.host.as_deref(), &[]);
         assert!(!is_allowed || request.host.is_some());
         black_box(is_origin_allowed(&request));
-        json::read(data.get(used..).unwrap_or_default());
+        let _ = json::read(data.get(used..).unwrap_or_default());
     }
-    if let Some(value) = json::read(data) {
+    if let Ok(value) = json::read(data) {
         let mut written = json::Json::new(json::Dialect::Old);
         written.value(&value);
-        assert!(json::read(&written.into_bytes()).is_some());
+        assert!(json::read(&written.into_bytes()).is_ok());
     }
 }

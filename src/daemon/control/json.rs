@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 
 /// How deep what is read may be nested: the deepest request has four levels.
 const DEPTH_MAX: usize = 32;
+/// Keys, values and lists in what is read, each of which takes up to some hundred bytes: the longest list that a call may
+/// have, and room for the rest of it.
+const VALUES_MAX: usize = 1 << 20;
 
 /// Which names the keys have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,9 +214,13 @@ pub fn snake(name: &str) -> String {
     text
 }
 
-/// Reads JSON that is not nested deeper than `DEPTH_MAX`; `None` if it is, or if it is no JSON.
-pub fn read(bytes: &[u8]) -> Option<Value> {
-    let (mut depth, mut is_text, mut is_escaped) = (0_usize, false, false);
+/// Reads JSON that is not nested deeper than `DEPTH_MAX` and has no more than `VALUES_MAX` in it.
+///
+/// # Errors
+/// It is or has, or it is no JSON: in words.
+pub fn read(bytes: &[u8]) -> Result<Value, &'static str> {
+    let (mut depth, mut values) = (0_usize, 0_usize);
+    let (mut is_text, mut is_escaped) = (false, false);
     for byte in bytes {
         match byte {
             _ if is_escaped => is_escaped = false,
@@ -224,11 +231,15 @@ pub fn read(bytes: &[u8]) -> Option<Value> {
             b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
+        values += usize::from(!is_text && matches!(byte, b'[' | b'{' | b',' | b':'));
         if depth > DEPTH_MAX {
-            return None;
+            return Err("this JSON is nested too deeply");
+        }
+        if values > VALUES_MAX {
+            return Err("this JSON has too many values");
         }
     }
-    serde_json::from_slice(bytes).ok()
+    serde_json::from_slice(bytes).map_err(|_| "this is no JSON")
 }
 
 /// The same object with all of its own keys in snake_case. Keys of what lies in it stay as they are.
@@ -263,7 +274,7 @@ mod tests {
         let expected = serde_json::json!({
             "hashString": text, "list": [1, u64::MAX], "share": 0.5, "none": 0, "whole": 10
         });
-        assert_eq!(read(&bytes), Some(expected));
+        assert_eq!(read(&bytes), Ok(expected));
     }
 
     #[test]
@@ -284,10 +295,22 @@ mod tests {
     #[test]
     fn deep_json_is_not_read() {
         let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(read(deep(32).as_bytes()).is_some());
-        assert!(read(deep(33).as_bytes()).is_none());
-        assert!(read("[".repeat(1_000_000).as_bytes()).is_none());
+        assert!(read(deep(32).as_bytes()).is_ok());
+        assert!(read(deep(33).as_bytes()).is_err());
+        assert!(read("[".repeat(1_000_000).as_bytes()).is_err());
         let brackets_in_text = format!("\"{}\\\"[\"", "[".repeat(100));
-        assert!(read(brackets_in_text.as_bytes()).is_some());
+        assert!(read(brackets_in_text.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn json_of_too_many_values_is_not_read() {
+        let list = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+        assert!(read(list(1_000_000).as_bytes()).is_ok());
+        let refused = Err("this JSON has too many values");
+        assert_eq!(read(list(2_000_000).as_bytes()), refused);
+        let objects = format!("[{}0]", "{\"\":0},".repeat(400_000));
+        assert_eq!(read(objects.as_bytes()), refused);
+        let text = format!("\"{}\"", "0,".repeat(2_000_000));
+        assert!(read(text.as_bytes()).is_ok());
     }
 }

@@ -11,6 +11,7 @@ pub mod json;
 mod listen;
 mod live;
 mod metrics;
+mod places;
 pub mod qbt;
 pub mod roots;
 mod routes;

@@ -7,7 +7,7 @@ use super::guard::{is_host_allowed, is_origin_allowed, is_same_site};
 use super::http::{Request, Response};
 use super::metrics;
 use super::qbt::{self, Kind, Method, Qbt};
-use super::rpc::{Answer, RPC_VERSION_SEMVER};
+use super::rpc::{self, Answer, RPC_VERSION_SEMVER};
 use super::server::{Client, Shared};
 use crate::daemon::page;
 
@@ -202,6 +202,16 @@ fn sign_in<B: Backend>(
     }
     failures.failed(ip, now);
     Err(unauthorized())
+}
+
+/// Whether the answer waits for the torrents.
+pub fn is_about_torrents(route: &Route, body: &[u8]) -> bool {
+    match route {
+        Route::Rpc => rpc::is_about_torrents(body),
+        Route::Qbt(method) => method.is_about_torrents(),
+        Route::Events | Route::Metrics => true,
+        Route::Asset(_) | Route::File => false,
+    }
 }
 
 /// The answer to a request that was let through.

@@ -2,19 +2,21 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::backend::Backend;
 use super::events;
 use super::guard::{Credentials, Failures};
 use super::http::{Request, Response};
+use super::places::{Count, Places};
 use super::qbt::{Kind, Qbt};
 use super::routes::{self, Route};
 use super::rpc::Rpc;
@@ -36,6 +38,10 @@ const WRITE_TIME: Duration = Duration::from_secs(20);
 const WRITE_BYTES: usize = 256 << 10;
 /// Bodies that are not a .torrent being added.
 const BODY_BYTES_MAX: usize = 1 << 20;
+/// The part of one that is held while the torrents are not known: every connection may wait for them.
+const WAITING_BODY_BYTES_MAX: usize = 64 << 10;
+/// What is read of a connection that waits for them, to see it end.
+const AHEAD_BYTES_MAX: usize = 64 << 10;
 /// A login's, which anybody may send: a name and a password.
 const LOGIN_BODY_BYTES_MAX: usize = 16 << 10;
 /// 64 MiB in base64, and the rest of the request.
@@ -65,8 +71,8 @@ pub struct Shared<B> {
     /// A folder in place of the page.
     pub web_ui: Option<WebUi>,
     pub failures: RefCell<Failures>,
-    connections: Cell<usize>,
-    own_connections: Cell<usize>,
+    places: Places,
+    own_places: Places,
     streams: Cell<usize>,
     large_bodies: Semaphore,
 }
@@ -80,8 +86,8 @@ impl<B: Backend> Shared<B> {
             access,
             web_ui,
             failures: RefCell::default(),
-            connections: Cell::new(0),
-            own_connections: Cell::new(0),
+            places: Places::new(CONNECTIONS_MAX),
+            own_places: Places::new(OWN_CONNECTIONS_MAX),
             streams: Cell::new(0),
             large_bodies: Semaphore::new(LARGE_BODIES_MAX),
         })
@@ -89,7 +95,14 @@ impl<B: Backend> Shared<B> {
 
     /// Connections now.
     pub fn connections(&self) -> usize {
-        self.connections.get() + self.own_connections.get()
+        self.places.taken() + self.own_places.taken()
+    }
+
+    fn places_for(&self, client: Client) -> &Places {
+        match client {
+            Client::Remote(_) => &self.places,
+            Client::Owner => &self.own_places,
+        }
     }
 }
 
@@ -100,25 +113,6 @@ pub enum Client {
     Remote(IpAddr),
     /// Over the unix socket: the kernel told that it is the daemon's own user, or root.
     Owner,
-}
-
-/// Counts something while it lives.
-struct Count<'a>(&'a Cell<usize>);
-
-impl<'a> Count<'a> {
-    fn one(cell: &'a Cell<usize>, max: usize) -> Option<Count<'a>> {
-        if cell.get() >= max {
-            return None;
-        }
-        cell.set(cell.get() + 1);
-        Some(Count(cell))
-    }
-}
-
-impl Drop for Count<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
 }
 
 /// Serves TCP connections for ever, in tasks of this thread's `LocalSet`.
@@ -172,11 +166,7 @@ where
     let shared = shared.clone();
     tokio::task::spawn_local(async move {
         // Over the limit, the newest is closed at once: those that are there go on.
-        let (those_like_it, max) = match client {
-            Client::Remote(_) => (&shared.connections, CONNECTIONS_MAX),
-            Client::Owner => (&shared.own_connections, OWN_CONNECTIONS_MAX),
-        };
-        let Some(_counted) = Count::one(those_like_it, max) else {
+        let Some(_counted) = shared.places_for(client).take() else {
             return;
         };
         let mut connection = Connection {
@@ -230,8 +220,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Err(Some(status)) => return self.refuse(status, "the body is refused").await,
                 Err(None) => return None,
             };
+            // What is under way is never given up half done; what waits may be.
+            if routes::is_about_torrents(&route, &body) {
+                self.until_known(shared).await?;
+            }
             if matches!(route, Route::Events) {
-                shared.rpc.backend().known().await;
                 return self.stream_events(shared).await;
             }
             let response = routes::answer(shared, &request, self.client, &route, &body).await;
@@ -241,6 +234,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if !request.is_keep_alive {
                 return Some(());
             }
+        }
+    }
+
+    /// Waits for the torrents; `None` if the connection ended, or somebody needs its place, before.
+    async fn until_known<B: Backend>(&mut self, shared: &Shared<B>) -> Option<()> {
+        let mut known = pin!(shared.rpc.backend().known());
+        while self.input.len() < AHEAD_BYTES_MAX {
+            tokio::select! {
+                biased;
+                () = &mut known => return Some(()),
+                read = self.read_some() => if read? == 0 { break },
+            }
+        }
+        tokio::select! {
+            biased;
+            () = known => Some(()),
+            () = shared.places_for(self.client).lend() => None,
         }
     }
 
@@ -284,23 +294,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !request.has_body() {
             return Ok(Vec::new());
         }
-        let reading = self.read_body_bytes(shared, request, route);
         let time = match route {
             Route::Qbt(method) if method.kind == Kind::Login => HEAD_TIME,
             _ => BODY_TIME,
         };
-        match timeout(time, reading).await {
-            Ok(read) => read,
-            Err(_) => Err(Some(408)),
-        }
-    }
-
-    async fn read_body_bytes<B: Backend>(
-        &mut self,
-        shared: &Shared<B>,
-        request: &Request,
-        route: &Route,
-    ) -> Result<Vec<u8>, Option<u16>> {
+        let mut deadline = tokio::time::Instant::now() + time;
+        let too_late = |_| Some(408);
         let bytes_max = match route {
             Route::Rpc => TORRENT_BODY_BYTES_MAX,
             Route::Qbt(method) if method.kind == Kind::Adds => TORRENT_BODY_BYTES_MAX,
@@ -308,7 +307,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             _ => BODY_BYTES_MAX,
         };
         let mut framing = Unframer::new(request.framing);
-        let (mut body, mut large) = (Vec::new(), None);
+        let (mut body, mut large, mut may_be_long) = (Vec::new(), None, false);
         let is_over = |held: usize, more: u64| {
             let more = usize::try_from(more).unwrap_or(usize::MAX);
             held.saturating_add(more) > bytes_max
@@ -317,8 +316,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Err(Some(413));
         }
         if request.waits {
-            let go_on = self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
-            go_on.await.map_err(|_| None)?;
+            let go_on = self.write(b"HTTP/1.1 100 Continue\r\n\r\n");
+            go_on.await.ok_or(None)?;
         }
         loop {
             let input = std::mem::take(&mut self.input);
@@ -339,12 +338,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if framing.is_done() {
                 return Ok(body);
             }
-            if body.len() > BODY_BYTES_MAX && large.is_none() {
+            if body.len() > WAITING_BODY_BYTES_MAX && !may_be_long {
                 // It would be held until then, beside others.
-                shared.rpc.backend().known().await;
-                large = shared.large_bodies.acquire().await.ok();
+                self.until_known(shared).await.ok_or(None)?;
+                deadline = tokio::time::Instant::now() + time;
+                may_be_long = true;
+                continue;
             }
-            if self.read_some().await.ok_or(None)? == 0 {
+            if body.len() > BODY_BYTES_MAX && large.is_none() {
+                let place = timeout_at(deadline, shared.large_bodies.acquire());
+                large = place.await.map_err(too_late)?.ok();
+            }
+            let read = timeout_at(deadline, self.read_some());
+            if read.await.map_err(too_late)?.ok_or(None)? == 0 {
                 return Err(None);
             }
         }

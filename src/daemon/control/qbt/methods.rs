@@ -26,6 +26,17 @@ pub struct Method {
     pub kind: Kind,
 }
 
+impl Method {
+    /// Whether it is about more than the program itself, which is known at once.
+    pub fn is_about_torrents(&self) -> bool {
+        match self.kind {
+            Kind::Login => false,
+            Kind::Reads => !self.name.starts_with("app/"),
+            Kind::Writes | Kind::Adds => self.name != "app/shutdown",
+        }
+    }
+}
+
 const fn reads(name: &'static str) -> Method {
     Method {
         name,

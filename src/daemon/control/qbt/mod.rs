@@ -143,9 +143,7 @@ impl Qbt {
         request: &Request,
         body: &[u8],
     ) -> Response {
-        // What the program itself is, is known at once.
-        let is_about_program = method.name.starts_with("app/") && method.kind == Kind::Reads;
-        if !is_about_program && method.name != "app/shutdown" {
+        if method.is_about_torrents() {
             rpc.backend().known().await;
         }
         let done = match self.call(rpc, request, body) {

@@ -236,7 +236,7 @@ impl<B: Backend> Call<'_, B> {
     /// All or nothing: what is as it is may be said again, as pages do that send their whole form.
     pub(super) async fn set_preferences(&self) -> Result<(), Fault> {
         let text = self.params.need("json")?;
-        let Some(Wanted::Object(wanted)) = json::read(text.as_bytes()) else {
+        let Ok(Wanted::Object(wanted)) = json::read(text.as_bytes()) else {
             return Err(Fault::bad("json is no object"));
         };
         let now = self.backend().session();

@@ -1,12 +1,13 @@
 //! The methods by name, and those about torrents. Layer 6.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::args::Args;
 use super::fields::{self, Field};
-use super::{ANSWER_BYTES_MAX, Fault, Rpc, too_long};
+use super::{Fault, Rpc, bounded};
 use crate::daemon::control::backend::{Action, Backend, Details, QueueMove, Refusal, Torrent};
 use crate::daemon::control::json::{Json, snake};
 
@@ -24,10 +25,6 @@ impl<B: Backend> Rpc<B> {
         out: &mut Json,
     ) -> Result<(), Fault> {
         let method = snake(method);
-        // The session itself is known at once.
-        if !matches!(method.as_str(), "session_get" | "session_close") {
-            self.backend.known().await;
-        }
         match method.as_str() {
             "torrent_get" => return self.torrent_get(args, out).await,
             "torrent_add" => return self.torrent_add(args, out).await,
@@ -148,8 +145,11 @@ impl<B: Backend> Rpc<B> {
             return Err(Fault::bad_argument("fields has too many names"));
         }
         let is_table = args.text("format")? == Some("table");
+        // An object has each key once; clients do ask for one field in two spellings.
+        let mut seen = BTreeSet::new();
         let fields: Vec<(String, Field)> = names
             .into_iter()
+            .filter(|name| is_table || seen.insert(name.clone()))
             .filter_map(|name| fields::find(&name).map(|field| (name, field)))
             .collect();
         let needs_details = fields
@@ -176,10 +176,7 @@ impl<B: Backend> Rpc<B> {
                     .unwrap_or_default(),
                 false => Details::default(),
             };
-            write_torrent(torrent, &details, &fields, is_table, out);
-            if out.len() > ANSWER_BYTES_MAX {
-                return Err(too_long());
-            }
+            write_torrent(torrent, &details, &fields, is_table, out)?;
             if at % ROWS_A_BREATH == ROWS_A_BREATH - 1 {
                 tokio::task::yield_now().await;
             }
@@ -196,7 +193,7 @@ fn write_torrent(
     fields: &[(String, Field)],
     is_table: bool,
     out: &mut Json,
-) {
+) -> Result<(), Fault> {
     out.open(if is_table { b'[' } else { b'{' });
     for (name, field) in fields {
         if !is_table {
@@ -206,8 +203,11 @@ fn write_torrent(
             Field::Row(write) => write(torrent, out),
             Field::Detail(write) => write(torrent, details, out),
         }
+        // A column of files may be long, and be asked for again and again.
+        bounded(out)?;
     }
     out.close(if is_table { b']' } else { b'}' });
+    Ok(())
 }
 
 /// A torrent that went in the meantime needs nothing any more.
@@ -224,5 +224,24 @@ pub(super) fn names_of(value: Option<&Value>) -> Option<Vec<&str>> {
         Value::String(name) => Some(vec![name]),
         Value::Array(names) => Some(names.iter().filter_map(Value::as_str).collect()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ANSWER_BYTES_MAX;
+    use super::*;
+    use crate::base::InfoHash;
+    use crate::daemon::control::json::Dialect;
+
+    #[test]
+    fn one_torrent_alone_cannot_make_an_answer_too_long() {
+        let name = "x".repeat(64 << 20);
+        let torrent = Torrent::nothing(1, InfoHash::new([1; 20]), &name);
+        let fields = vec![("name".to_owned(), fields::find("name").unwrap()); 16];
+        let mut out = Json::new(Dialect::Old);
+        let written = write_torrent(&torrent, &Details::default(), &fields, true, &mut out);
+        assert!(written.is_err());
+        assert!(out.len() < ANSWER_BYTES_MAX + name.len() + 1_000);
     }
 }

@@ -13,10 +13,12 @@ mod select;
 mod session;
 mod set;
 
+use std::borrow::Cow;
 use std::cell::{Ref, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::backend::{Backend, Refusal};
@@ -147,13 +149,21 @@ impl<B: Backend> Rpc<B> {
 
     /// Does what the bytes ask for. Never panics, whatever they are.
     pub async fn answer(&self, body: &[u8]) -> Answer {
-        match json::read(body) {
-            Some(Value::Object(call)) if call.contains_key("jsonrpc") => {
+        // What was read takes many times the room of the bytes: nothing waits with that.
+        if is_about_torrents(body) {
+            self.backend.known().await;
+        }
+        let read = match json::read(body) {
+            Ok(read) => read,
+            Err(words) => return new_error(&Value::Null, &Fault::new(-32700, words)),
+        };
+        match read {
+            Value::Object(call) if call.contains_key("jsonrpc") => {
                 self.answer_new(call, body.len()).await
             }
-            Some(Value::Array(calls)) => self.answer_batch(calls, body.len()).await,
-            Some(Value::Object(call)) => self.answer_old(call, body.len()).await,
-            _ => new_error(&Value::Null, &Fault::new(-32700, "this is no JSON")),
+            Value::Array(calls) => self.answer_batch(calls, body.len()).await,
+            Value::Object(call) => self.answer_old(call, body.len()).await,
+            _ => new_error(&Value::Null, &Fault::new(-32700, "this is no request")),
         }
     }
 
@@ -262,6 +272,25 @@ impl<B: Backend> Rpc<B> {
         answers.push(b']');
         Answer::Json(answers)
     }
+}
+
+/// A call of which nothing but the method is looked at.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    method: Cow<'a, str>,
+}
+
+/// Whether what the bytes ask for is about more than the session itself, which is known at once. Builds nothing.
+pub fn is_about_torrents(body: &[u8]) -> bool {
+    let named = match body.trim_ascii_start().first() {
+        _ if body.len() > SMALL_BODY_BYTES_MAX => return true,
+        Some(b'[') => serde_json::from_slice::<Vec<Named>>(body),
+        _ => serde_json::from_slice::<Named>(body).map(|call| vec![call]),
+    };
+    let is_about_session =
+        |call: &Named| matches!(&*json::snake(&call.method), "session_get" | "session_close");
+    !named.is_ok_and(|calls| calls.iter().all(is_about_session))
 }
 
 fn is_too_large(method: &str, body_bytes: usize) -> bool {
