@@ -30,7 +30,7 @@ use crate::wire::metainfo::{Metainfo, MetainfoError};
 /// Without a peer for so long, a seed goes to sleep: longer than a peer that was sent away stays away.
 const SLEEPS_AFTER: Duration = Duration::from_secs(300);
 /// Labels of one torrent, and characters of one: operators use a handful of words.
-const LABELS_MAX: usize = 64;
+pub(super) const LABELS_MAX: usize = 64;
 const LABEL_CHARS_MAX: usize = 256;
 /// Between two tries to forget a torrent that was removed, on a disk that refuses.
 const FORGET_RETRY: Duration = Duration::from_secs(2);

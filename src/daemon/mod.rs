@@ -35,6 +35,7 @@ mod tuning;
 mod watch;
 mod writer;
 
+use handle::LABELS_MAX;
 pub use handle::{AddSource, AddTorrent, Change, Control, ControlError, Listed};
 pub use hooks::Hook;
 pub use kept::LiveSettings;

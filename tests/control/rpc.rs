@@ -346,6 +346,22 @@ fn trackers_are_added_replaced_removed_and_listed() {
 }
 
 #[test]
+fn more_labels_than_a_torrent_has_are_refused_for_all() {
+    let world = World::new(2);
+    let labels = json!(vec!["a"; 65]);
+    let why = world.refused("torrent-set", json!({ "labels": labels }));
+    assert_eq!(why, "a torrent has at most 64 labels");
+    assert!(
+        world
+            .fake
+            .torrents
+            .borrow()
+            .iter()
+            .all(|torrent| torrent.labels.is_empty())
+    );
+}
+
+#[test]
 fn more_trackers_than_a_torrent_has_are_refused_before_they_are_looked_at() {
     let world = World::new(1);
     let url = "http://a.example/a";

@@ -3,6 +3,7 @@
 use super::add::{file_changes, peers_max};
 use super::args::Args;
 use super::{Fault, Rpc};
+use crate::daemon::LABELS_MAX;
 use crate::daemon::control::backend::{Backend, Change, Refusal, SeedLimit, Torrent};
 use crate::swarm::announce::TRACKERS_MAX;
 use serde_json::Value;
@@ -15,12 +16,12 @@ impl<B: Backend> Rpc<B> {
             None => None,
         };
         let torrents = self.select(args)?.torrents;
-        // All values are looked at before the first torrent is changed.
-        let changes: Vec<Change> = torrents
-            .iter()
-            .map(|torrent| change(args, torrent))
-            .collect::<Result<_, Fault>>()?;
-        for (torrent, change) in torrents.iter().zip(changes) {
+        // All values are looked at before the first torrent is changed; kept for all, long lists would be there often.
+        for torrent in &torrents {
+            change(args, torrent)?;
+        }
+        for torrent in &torrents {
+            let change = change(args, torrent)?;
             if change != Change::default() {
                 let done = self.backend().change(torrent.info_hash, change).await;
                 gone_is_fine(done)?;
@@ -52,6 +53,13 @@ fn change(args: &Args, torrent: &Torrent) -> Result<Change, Fault> {
         && labels.iter().any(|label| label.contains(','))
     {
         return Err(Fault::bad_argument("a label has no comma in it"));
+    }
+    if labels
+        .as_ref()
+        .is_some_and(|labels| labels.len() > LABELS_MAX)
+    {
+        let text = format!("a torrent has at most {LABELS_MAX} labels");
+        return Err(Fault::bad_argument(text));
     }
     Ok(Change {
         labels,
