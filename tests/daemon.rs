@@ -229,8 +229,9 @@ fn a_state_file_of_somebody_else_is_left_alone_and_the_daemon_does_not_start() {
     let file = state.join("daemon.redb");
     std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let mut program = machine::as_ordinary_user(&[]);
+    program.args(["daemon", "--dht", "false", "--lsd", "false"]);
+    program.args(["--port-map", "false"]);
     program.args([
-        "daemon",
         "--api",
         "off",
         "--port",
