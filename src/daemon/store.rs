@@ -623,7 +623,7 @@ mod tests {
             Write::Put(Box::new(renamed.clone())),
             Write::Put(Box::new(row(500))),
             Write::Remove(renamed.info_hash),
-            Write::Keep(Box::new(Kept::default())),
+            Write::Keep(Box::default()),
         ];
         // As when the disk took it and then said that it did not.
         let database = store.database.take().unwrap();
