@@ -75,7 +75,7 @@ pub struct File {
 pub struct Peer {
     pub addr: SocketAddr,
     pub client: String,
-    /// One of [`SourceCounts::WORDS`].
+    /// One of [`SourceCounts::WORDS`](crate::swarm::sources::SourceCounts::WORDS).
     pub source: &'static str,
     pub is_incoming: bool,
     pub is_utp: bool,
