@@ -546,24 +546,41 @@ impl Control {
         info_hash: InfoHash,
         change: impl FnOnce(&mut TorrentRow),
     ) -> Result<(), ControlError> {
-        let (kept, before) = {
+        let (kept, before, changed) = {
             let mut rows = self.inner.torrents.rows();
             let row = rows.get_mut(&info_hash).filter(|row| row.leaving.is_none());
             let row = row.ok_or(ControlError::Unknown(info_hash))?;
             let before = row.clone();
-            let row = Arc::make_mut(row);
-            change(row);
-            let writes = vec![Write::Put(Box::new(row.clone()))];
-            (self.inner.torrents.writer.begin(writes), before)
+            change(Arc::make_mut(row));
+            let writes = vec![Write::Put(Box::new((**row).clone()))];
+            (
+                self.inner.torrents.writer.begin(writes),
+                before,
+                row.clone(),
+            )
         };
         kept.done().await.map_err(|error| {
-            // What was refused is not to come true later: whoever wrote the row meanwhile took it for granted.
-            let mut rows = self.inner.torrents.rows();
-            let writes = vec![Write::Put(Box::new((*before).clone()))];
-            drop(self.inner.torrents.writer.begin(writes));
-            rows.insert(info_hash, before);
+            self.take_back(&changed, &before);
             ControlError::NotKept(error)
         })
+    }
+
+    /// A change was refused. What others changed meanwhile stays, but nothing that was refused is begun at the next start.
+    fn take_back(&self, changed: &Arc<TorrentRow>, before: &Arc<TorrentRow>) {
+        let mut rows = self.inner.torrents.rows();
+        let Some(row) = rows.get_mut(&changed.info_hash) else {
+            return;
+        };
+        if Arc::ptr_eq(row, changed) {
+            row.clone_from(before);
+        } else {
+            let row = Arc::make_mut(row);
+            row.leaving = before.leaving;
+            row.moving.clone_from(&before.moving);
+            row.renaming.clone_from(&before.renaming);
+        }
+        let writes = vec![Write::Put(Box::new((**row).clone()))];
+        drop(self.inner.torrents.writer.begin(writes));
     }
 
     /// Adds to a row what its .torrent says. It is in no hurry to be on disk.
